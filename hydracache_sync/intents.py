@@ -1,0 +1,201 @@
+"""What a write invalidates: intents, their fixed hashes, and ordered batches of them.
+
+Values only; nothing here knows a database, a cache or a clock.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Iterator, NamedTuple
+
+from hydracache_sync.keys import (
+    MAX_TARGET,
+    checked_text,
+    collection_tag,
+    entity_tag,
+)
+
+#: Bytes of a batch's reason.
+MAX_REASON = 255
+
+KINDS = ("key", "tag", "entity", "collection", "flush")
+
+
+def _part(data: bytes) -> bytes:
+    return len(data).to_bytes(8, "big") + data
+
+
+def hash_parts(*parts: str) -> bytes:
+    """SHA-256 over length-prefixed parts, so that no delimiter can be forged."""
+    return sha256(b"".join([_part(part.encode("utf-8")) for part in parts])).digest()
+
+
+_HASH_PREFIX = {
+    kind: _part(b"hydracache-invalidation-intent-v1") + _part(kind.encode("ascii"))
+    for kind in KINDS
+}
+
+
+class CacheInvalidation(NamedTuple):
+    """What an intent means to a cache: drop one key, one tag, or everything."""
+
+    kind: str  # "key" | "tag" | "flush"
+    value: str | None
+
+
+class InvalidationIntent(NamedTuple):
+    """One thing to invalidate; immutable, hashable, safe to share between threads.
+
+    Build it with :meth:`key`, :meth:`tag`, :meth:`entity`, :meth:`collection` or
+    :meth:`flush`, which check their arguments: ``str`` of at most 4096 bytes of UTF-8,
+    ``ValueError`` or ``TypeError`` otherwise.
+
+    Source: ``InvalidationIntent`` in ``hydracache-db/src/outbox.rs``. A named tuple
+    because a worker builds one for every row it claims.
+    """
+
+    kind: str
+    value: str | None = None
+    entity_name: str | None = None
+
+    @classmethod
+    def key(cls, key: str) -> InvalidationIntent:
+        """Invalidate the one cached entry ``key``."""
+        return cls("key", checked_text("key", key, maximum=MAX_TARGET))
+
+    @classmethod
+    def tag(cls, tag: str) -> InvalidationIntent:
+        """Invalidate every entry that carries ``tag``."""
+        return cls("tag", checked_text("tag", tag, maximum=MAX_TARGET))
+
+    @classmethod
+    def entity(cls, entity: str, key: str) -> InvalidationIntent:
+        """Invalidate every entry that shows the entity ``entity`` with id ``key``."""
+        return cls(
+            "entity",
+            checked_text("entity key", key, maximum=MAX_TARGET),
+            checked_text("entity", entity, maximum=MAX_TARGET),
+        )
+
+    @classmethod
+    def collection(cls, name: str) -> InvalidationIntent:
+        """Invalidate every entry that lists the collection ``name``."""
+        return cls("collection", checked_text("collection", name, maximum=MAX_TARGET))
+
+    @classmethod
+    def flush(cls) -> InvalidationIntent:
+        """Invalidate the whole namespace."""
+        return cls("flush")
+
+    @classmethod
+    def from_storage(
+        cls, kind: str, value: str | None, entity_name: str | None
+    ) -> InvalidationIntent:
+        """Rebuild an intent out of a row's columns.
+
+        :raises ValueError: the columns do not form an intent; the message says why.
+        """
+        if kind not in _HASH_PREFIX:
+            raise ValueError(f"unknown kind {kind!r}")
+        if (value is None) != (kind == "flush"):
+            raise ValueError(
+                f"kind {kind} with{'out' if value is None else ''} a value"
+            )
+        if (entity_name is None) != (kind != "entity"):
+            raise ValueError(
+                f"kind {kind} with{'out' if entity_name is None else ''} an entity name"
+            )
+        return cls(kind, value, entity_name)
+
+    def target_hash(self) -> bytes:
+        """32 bytes that identify the target; the same in every version and language."""
+        data = _HASH_PREFIX[self.kind]
+        if self.entity_name is not None:
+            data += _part(self.entity_name.encode("utf-8"))
+        if self.value is not None:
+            data += _part(self.value.encode("utf-8"))
+        return sha256(data).digest()
+
+    def target_hash_hex(self) -> str:
+        return self.target_hash().hex()
+
+    def to_cache_invalidation(self) -> CacheInvalidation:
+        """Map entities and collections to the tags that reads of them carry."""
+        if self.entity_name is not None and self.value is not None:
+            return CacheInvalidation("tag", entity_tag(self.entity_name, self.value))
+        if self.kind == "collection" and self.value is not None:
+            return CacheInvalidation("tag", collection_tag(self.value))
+        return CacheInvalidation(self.kind, self.value)
+
+
+class InvalidationIntentBatch:
+    """What one transaction invalidates, in order, and why.
+
+    Methods add to the batch and return it. Not thread-safe: a batch belongs to the
+    transaction that is being built.
+
+    :param reason: for operators, at most 255 bytes of UTF-8.
+
+    Source: ``InvalidationIntentBatch`` in ``hydracache-db/src/outbox.rs``.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        self._reason = checked_text("reason", reason, maximum=MAX_REASON)
+        self._intents: list[InvalidationIntent] = []
+
+    @property
+    def reason(self) -> str:
+        return self._reason
+
+    @property
+    def intents(self) -> tuple[InvalidationIntent, ...]:
+        return tuple(self._intents)
+
+    def intent(self, intent: InvalidationIntent) -> InvalidationIntentBatch:
+        if not isinstance(intent, InvalidationIntent):
+            raise TypeError(
+                f"intent must be InvalidationIntent, not {type(intent).__name__}"
+            )
+        self._intents.append(intent)
+        return self
+
+    def invalidate_key(self, key: str) -> InvalidationIntentBatch:
+        return self.intent(InvalidationIntent.key(key))
+
+    def invalidate_tag(self, tag: str) -> InvalidationIntentBatch:
+        return self.intent(InvalidationIntent.tag(tag))
+
+    def invalidate_entity(self, entity: str, key: str) -> InvalidationIntentBatch:
+        return self.intent(InvalidationIntent.entity(entity, key))
+
+    def invalidate_collection(self, name: str) -> InvalidationIntentBatch:
+        return self.intent(InvalidationIntent.collection(name))
+
+    def flush(self) -> InvalidationIntentBatch:
+        return self.intent(InvalidationIntent.flush())
+
+    def distinct(self) -> list[InvalidationIntent]:
+        """Intents without repetitions, in order of first appearance."""
+        return list(dict.fromkeys(self._intents))
+
+    def copy(self) -> InvalidationIntentBatch:
+        """Return a batch of its own, so that later changes to this one do not show."""
+        copied = InvalidationIntentBatch(self._reason)
+        copied._intents = list(self._intents)
+        return copied
+
+    def __len__(self) -> int:
+        return len(self._intents)
+
+    def __iter__(self) -> Iterator[InvalidationIntent]:
+        return iter(self.intents)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, InvalidationIntentBatch):
+            return NotImplemented
+        return self._reason == other._reason and self._intents == other._intents
+
+    __hash__ = None  # type: ignore[assignment]  # changes while it is being built
+
+    def __repr__(self) -> str:
+        return f"InvalidationIntentBatch({self._reason!r}, {len(self)} intents)"

@@ -1,0 +1,23 @@
+"""Outboxes: the durable table of invalidations in SQLite, in memory, in MySQL."""
+
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.memory import MemoryOutbox
+from hydracache_sync.outbox.row import (
+    CommitStatus,
+    OutboxRow,
+    OutboxState,
+    OutboxStatus,
+)
+from hydracache_sync.outbox.sqlite import SQLiteOutbox
+from hydracache_sync.outbox.url import open_outbox
+
+__all__ = [
+    "CommitStatus",
+    "InvalidationOutbox",
+    "MemoryOutbox",
+    "OutboxRow",
+    "OutboxState",
+    "OutboxStatus",
+    "SQLiteOutbox",
+    "open_outbox",
+]

@@ -1,0 +1,333 @@
+"""The contract of every outbox: what producers, workers, waiters and operators may ask.
+
+Adapters subclass :class:`InvalidationOutbox` and keep what the docstrings here promise;
+``tests/outbox_contract.py`` checks them. Knows no database, no applier and no cache.
+"""
+
+from __future__ import annotations
+
+import abc
+import logging
+import threading
+from typing import Any, Callable, ContextManager, Iterable, Sequence
+
+from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.keys import checked_namespace, checked_text
+from hydracache_sync.outbox.row import (
+    CommitStatus,
+    OutboxRow,
+    OutboxState,
+    OutboxStatus,
+)
+from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of a claim owner's name.
+MAX_OWNER = 255
+
+#: Rows that :meth:`InvalidationOutbox.status` counts of each state before it stops:
+#: counting a million rows takes 100 to 250 ms, and beyond this nobody needs the digit.
+STATUS_CAP = 10_000
+
+#: Called with the namespaces that have new rows, after a commit.
+Subscriber = Callable[[frozenset[str]], None]
+
+
+class InvalidationOutbox(abc.ABC):
+    """Durable table of invalidations. Thread-safe; usable again in a forked child.
+
+    Namespaces are 1 to 64, positions 1 to 128, reasons up to 255 bytes of UTF-8; what
+    does not fit is a ``ValueError`` before anything is written. Every method but
+    :meth:`subscribe` raises :class:`~hydracache_sync.errors.OutboxError` when storage
+    fails, and then has changed nothing.
+
+    Source: trait ``InvalidationOutbox`` in ``hydracache-db/src/outbox.rs``.
+    """
+
+    def __init__(self) -> None:
+        self._subscribers: tuple[Subscriber, ...] = ()
+        self._subscribers_lock = threading.Lock()
+
+    # The tables
+
+    @abc.abstractmethod
+    def install_schema(self) -> None:
+        """Create what is missing of the tables; harmless to repeat and to race.
+
+        :raises SchemaError: tables of another version are there; they are not touched.
+        """
+
+    @abc.abstractmethod
+    def check_schema(self) -> None:
+        """Return if the tables are there and of this library's version.
+
+        :raises SchemaError: missing, older, newer or altered; says what to run.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close the connections of this process. A later call opens new ones.
+
+        Not while other threads are inside a call.
+        """
+
+    # Producers
+
+    @abc.abstractmethod
+    def enqueue(
+        self,
+        namespace: str,
+        batch: InvalidationIntentBatch,
+        *,
+        commit_position: CommitPosition | str | None = None,
+    ) -> InvalidationReceipt:
+        """Write ``batch`` in a transaction of its own and commit it.
+
+        For invalidations that belong to no transaction of yours. Where data changes,
+        :meth:`enqueue_in` or :meth:`transaction` keep both together.
+
+        :param commit_position: idempotency key; rows that are there already under the
+            same position and target are left as they are. By default a new one.
+        :return: the receipt; an empty batch writes nothing and is satisfied at once.
+        """
+
+    @abc.abstractmethod
+    def enqueue_in(
+        self,
+        connection: Any,
+        namespace: str,
+        batch: InvalidationIntentBatch,
+        *,
+        commit_position: CommitPosition | str | None = None,
+    ) -> InvalidationReceipt:
+        """Write ``batch`` with one INSERT inside the caller's open transaction.
+
+        The rows exist if and only if the caller commits. Never begins, commits, rolls
+        back or retries; never waits on a cache.
+
+        :param connection: a driver's connection to the outbox's database.
+        :param commit_position: as for :meth:`enqueue`.
+        :raises NotInTransactionError: the connection would commit the rows at once, or
+            has another database open. Nothing was written.
+        :raises OutboxBusyError: the database is locked; roll back and run again.
+        """
+
+    @abc.abstractmethod
+    def transaction(self) -> ContextManager[Any]:
+        """Open a transaction on an own connection; commit at the end of the block.
+
+        Yields the connection, for the caller's statements and :meth:`enqueue_in`.
+        An exception rolls back. Inside the block this thread may use the outbox through
+        :meth:`enqueue_in` only.
+
+        :raises OutboxBusyError: could not begin, or could not commit: nothing was
+            written.
+        """
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Have ``callback(namespaces)`` called after each commit this object makes.
+
+        It runs in the committing thread and must be quick; what it raises is logged
+        and dropped, since the commit is done. A commit of the caller's own connection
+        is unseen. Thread-safe.
+
+        :return: call it to unsubscribe.
+        """
+        with self._subscribers_lock:
+            self._subscribers += (callback,)
+
+        def unsubscribe() -> None:
+            with self._subscribers_lock:
+                self._subscribers = tuple(
+                    each for each in self._subscribers if each is not callback
+                )
+
+        return unsubscribe
+
+    def _committed(self, namespaces: Iterable[str]) -> None:
+        if not self._subscribers:
+            return
+        changed = frozenset(namespaces)
+        for callback in self._subscribers:
+            try:
+                callback(changed)
+            except Exception:
+                # The rows are committed and will be found by polling.
+                logger.exception("subscriber %r failed after a commit", callback)
+
+    # Workers
+
+    @abc.abstractmethod
+    def claim(
+        self, namespace: str, owner: str, *, limit: int, claim_ttl: float
+    ) -> list[OutboxRow]:
+        """Take up to ``limit`` due rows for ``owner``, the longest due first.
+
+        A row is due when it is pending, its ``available_at_ms`` has come, and nobody
+        holds it or the holder's claim has ended. Two callers never hold the same row.
+        When a claim ends was settled when it was made: another's shorter ``claim_ttl``
+        cannot shorten it.
+
+        :param owner: 1 to 255 bytes, for operators; the claim is told apart from all
+            others by its token, also from those of an equal owner.
+        :param limit: rows; 0 returns an empty list without touching storage.
+        :param claim_ttl: seconds until others may take the rows over, above 0.
+        :return: rows by ``available_at_ms``, ``created_at_ms``, ``id``, with their
+            claim. A malformed row has :attr:`~OutboxRow.intent` None.
+
+        Source: ``claim``. Differs: see the table in the README.
+        """
+
+    @abc.abstractmethod
+    def mark_published(self, rows: Sequence[OutboxRow]) -> int:
+        """Finish rows that were applied.
+
+        :param rows: as :meth:`claim` returned them.
+        :return: rows that their claim still held. The others have been taken over or
+            finished by another, and are left to it.
+        """
+
+    @abc.abstractmethod
+    def mark_failed(
+        self, rows: Sequence[OutboxRow], error: str, *, backoff: float, dead: bool
+    ) -> int:
+        """Count a failed attempt and give the rows back, or make them dead letters.
+
+        :param error: for operators; beyond 1000 characters it says how many are left
+            out.
+        :param backoff: seconds until the rows are due again; of no effect if ``dead``.
+        :return: rows that their claim still held; others are not changed.
+        """
+
+    @abc.abstractmethod
+    def release(
+        self, rows: Sequence[OutboxRow], *, delay: float = 0.0, error: str | None = None
+    ) -> int:
+        """Give rows back without counting an attempt.
+
+        :param delay: seconds until they are due again; 0 keeps their place.
+        :param error: why, for operators; None keeps what is there.
+        :return: rows that their claim still held; others are not changed.
+        """
+
+    @abc.abstractmethod
+    def publish_commit(
+        self, receipt: InvalidationReceipt, *, timeout: float | None = None
+    ) -> int:
+        """Finish the pending rows of ``receipt``'s batch, claimed or not.
+
+        For a writer that applied its own batch after its commit had returned.
+
+        :param timeout: seconds to go on trying while the database is busy; by default
+            the outbox's own.
+        :return: rows finished; 0 if none is visible, or all were finished before.
+        :raises ValueError: the receipt came as text and has no batch.
+        """
+
+    # Waiters
+
+    @abc.abstractmethod
+    def status(self, namespace: str) -> OutboxStatus:
+        """Count what is not yet published, in a fresh snapshot.
+
+        Costs the same however many rows have been finished.
+        """
+
+    @abc.abstractmethod
+    def status_for_commit(
+        self, namespace: str, commit_position: CommitPosition | str
+    ) -> CommitStatus:
+        """Count the rows of one commit by state, in a fresh snapshot."""
+
+    # Operators
+
+    @abc.abstractmethod
+    def row(self, id: int) -> OutboxRow | None:
+        """Return the row with the integer key ``id``."""
+
+    @abc.abstractmethod
+    def rows(
+        self,
+        namespace: str,
+        *,
+        state: OutboxState | None = None,
+        commit_position: CommitPosition | str | None = None,
+        limit: int = 100,
+        after: int = 0,
+    ) -> list[OutboxRow]:
+        """List rows by ``id``.
+
+        :param after: the last ``id`` of the page before.
+        """
+
+    def dead_letters(
+        self, namespace: str, *, limit: int = 100, after: int = 0
+    ) -> list[OutboxRow]:
+        """List dead letters by ``id``; ``after`` is the last ``id`` of the page before."""
+        return self.rows(namespace, state=OutboxState.DEAD, limit=limit, after=after)
+
+    @abc.abstractmethod
+    def reset_dead_letters(
+        self, namespace: str, ids: Iterable[int] | None = None
+    ) -> int:
+        """Make dead letters pending again, due now, attempts and error cleared.
+
+        :param ids: only these; None means all. Rows that are not dead, or of another
+            namespace, are left alone.
+        :return: rows changed. Large numbers are done in several transactions; after an
+            error the rows done so far stay done.
+        """
+
+    @abc.abstractmethod
+    def discard_dead_letters(self, namespace: str, ids: Iterable[int]) -> int:
+        """Delete dead letters for good; returns how many.
+
+        What they were to invalidate may stay stale until a flush or its TTL.
+        """
+
+    @abc.abstractmethod
+    def purge_published(
+        self, namespace: str, *, older_than: float, limit: int = 5000
+    ) -> int:
+        """Delete up to ``limit`` rows that were published ``older_than`` seconds ago.
+
+        Small bites keep the locks short: call again while it returns ``limit``.
+        A receipt whose rows are gone can be waited on no longer, so keep them for
+        longer than receipts live.
+        """
+
+    @abc.abstractmethod
+    def escalate(self, namespace: str) -> bool:
+        """Enqueue a flush of ``namespace`` because an invalidation is given up.
+
+        A dead letter may leave something stale; a flush, as durable as any row, makes
+        it a miss. At most one a minute and namespace, whoever asks: where this minute's
+        flush has been applied already, the next minute's is scheduled.
+
+        :return: whether a flush was added; False if one that is still to be applied
+            covers the case.
+        """
+
+
+def checked_position(
+    position: CommitPosition | str | None,
+) -> tuple[CommitPosition, bool]:
+    """Return the position and whether it is a new one, which nothing collides with."""
+    if position is None:
+        return CommitPosition.generate(), True
+    if isinstance(position, CommitPosition):
+        return position, False
+    return CommitPosition(position), False
+
+
+def checked_batch(
+    namespace: str, batch: InvalidationIntentBatch
+) -> InvalidationIntentBatch:
+    """Check the arguments of an enqueue; return a copy that the receipt may keep."""
+    checked_namespace(namespace)
+    if not isinstance(batch, InvalidationIntentBatch):
+        raise TypeError(
+            f"batch must be InvalidationIntentBatch, not {type(batch).__name__}"
+        )
+    return batch.copy()

@@ -1,0 +1,73 @@
+"""Own connections of an outbox: one per thread and process, never shared.
+
+The process id is compared at each use, since some servers fork without telling
+Python (uWSGI) and a thread-local survives a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any, Callable
+
+#: Connections that a fork left in the child. Kept alive on purpose: closing or
+#: collecting them here would speak on the parent's socket, or make SQLite drop
+#: the parent's locks on the file.
+_inherited: list[Any] = []
+
+
+class _Slot:
+    """One thread's connection; closes it when the thread ends."""
+
+    def __init__(self, connection: Any, close: Callable[[Any], None]) -> None:
+        self.connection = connection
+        self.pid = os.getpid()
+        self._close = close
+
+    def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        if self.pid == os.getpid():
+            self._close(connection)
+        else:
+            _inherited.append(connection)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class ThreadConnections:
+    """Opens a connection at a thread's first use and keeps it for that thread.
+
+    :param connect: opens a connection; called in the thread that uses it.
+    :param close: closes one; also called from another thread, by :meth:`close_all`.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Any], close: Callable[[Any], None]
+    ) -> None:
+        self._connect = connect
+        self._close = close
+        self._local = threading.local()
+        self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
+
+    def get(self) -> Any:
+        """Return this thread's connection, opening it if there is none."""
+        slot = getattr(self._local, "slot", None)
+        if slot is None or slot.connection is None or slot.pid != os.getpid():
+            self._local.slot = slot = _Slot(self._connect(), self._close)
+            self._slots.add(slot)
+        return slot.connection
+
+    def discard(self) -> None:
+        """Close this thread's connection; the next use opens another."""
+        slot = getattr(self._local, "slot", None)
+        if slot is not None:
+            slot.close()
+
+    def close_all(self) -> None:
+        """Close the connections of all threads of this process."""
+        for slot in list(self._slots):
+            slot.close()

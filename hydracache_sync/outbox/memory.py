@@ -1,0 +1,79 @@
+"""The outbox in the memory of one process, for tests, demos and development."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from typing import Any, Callable, Iterator
+
+from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
+from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLiteOutbox
+
+
+class MemoryOutbox(SQLiteOutbox):
+    """Outbox without a file: the SQLite one on a private database in memory.
+
+    The same statements and so the same behaviour, but nothing outlives the process and
+    no other process sees it; in a forked child every call raises ``OutboxError``.
+    Thread-safe: threads take turns on one connection, and one that is inside
+    :meth:`transaction` keeps the others waiting.
+
+    Its rows are part of a transaction through :meth:`transaction` only.
+    """
+
+    def __init__(
+        self,
+        *,
+        busy_timeout: float = BUSY_TIMEOUT,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        super().__init__(":memory:", busy_timeout=busy_timeout, clock=clock)
+        self._pid = os.getpid()
+        self._turn = threading.Lock()
+        self._connection = self._connect()
+        self.install_schema()
+
+    def __repr__(self) -> str:
+        return "MemoryOutbox()"
+
+    def _connect(self, mode: str = "rw") -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            ":memory:", timeout=0.0, isolation_level=None, check_same_thread=False
+        )
+        connection.text_factory = bytes
+        return connection
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[sqlite3.Connection]:
+        if os.getpid() != self._pid:
+            raise OutboxError(
+                f"a MemoryOutbox lives in process {self._pid} and this is its child"
+                f" {os.getpid()}; use SQLiteOutbox across processes"
+            )
+        self._refuse_in_block()
+        if not self._turn.acquire(timeout=self._busy_timeout_ms / 1000):
+            raise OutboxBusyError(f"{self}: another thread is inside transaction()")
+        try:
+            yield self._connection
+        finally:
+            self._turn.release()
+
+    def _require_transaction(self, connection: Any) -> None:
+        block = self._open_block()
+        if block is None or block[2] is not connection:
+            raise NotInTransactionError(
+                "a MemoryOutbox takes part in no connection but its own: use"
+                " `with outbox.transaction() as connection`"
+            )
+
+    def _guard(self) -> None:
+        """No other connection gets past :meth:`_require_transaction`."""
+
+    def install_schema(self) -> None:
+        with self._session() as connection:
+            self._retried(lambda: self._install(connection))
+
+    def close(self) -> None:
+        """Do nothing: the rows live as long as this object."""

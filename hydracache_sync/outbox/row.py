@@ -1,0 +1,277 @@
+"""What is read out of the outbox: rows, and counts of them.
+
+A row keeps the record as the driver gave it and decodes a field when it is asked
+for: a worker that drains a backlog reads three fields of each row, and one malformed
+row must not spoil the claim of its neighbours.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, NamedTuple
+
+from hydracache_sync.intents import InvalidationIntent, hash_parts
+from hydracache_sync.keys import MAX_TARGET
+from hydracache_sync.receipts import CommitPosition
+
+
+class OutboxState(enum.Enum):
+    """Durable state of a row. Stored as a small integer, see :attr:`code`."""
+
+    PENDING = "pending"
+    PUBLISHED = "published"
+    DEAD = "dead"
+
+    @property
+    def code(self) -> int:
+        return _CODES[self]
+
+    @classmethod
+    def from_storage(cls, value: object) -> OutboxState | None:
+        """Return the state stored as ``value``, a code or a name; None if unknown."""
+        return _STORED.get(value) if isinstance(value, (int, str)) else None
+
+
+_CODES = {OutboxState.PENDING: 0, OutboxState.PUBLISHED: 1, OutboxState.DEAD: 2}
+_STORED: dict[int | str, OutboxState] = {
+    **{code: state for state, code in _CODES.items()},
+    **{state.value: state for state in OutboxState},
+}
+
+#: Columns of a record, in the order of the tuples that :class:`OutboxRow` takes.
+COLUMNS = (
+    "id",
+    "namespace",
+    "commit_position",
+    "target_hash",
+    "kind",
+    "value",
+    "entity_name",
+    "reason",
+    "created_at_ms",
+    "state",
+    "at_ms",
+    "attempts",
+    "claimed_at_ms",
+    "claim_until_ms",
+    "claim_owner",
+    "claim_token",
+    "last_error",
+)
+
+
+class Claim(NamedTuple):
+    """Who holds a row; the same for all rows of one claim."""
+
+    claimed_at_ms: int | None
+    until_ms: int | None
+    owner: str | None
+    token: int | None
+
+
+class OutboxRow:
+    """One durable invalidation, as it was when it was read. Immutable.
+
+    Source: ``OutboxRow`` in ``hydracache-db/src/outbox.rs``. Differs: :attr:`id` is the
+    table's integer key and the hash is :attr:`row_id`; a row that cannot be decoded is
+    returned with :attr:`intent` None and :attr:`last_error` saying why.
+    """
+
+    __slots__ = ("_record", "_claim", "_intent", "_fault")
+
+    def __init__(self, record: tuple[Any, ...], claim: Claim | None = None) -> None:
+        self._record = record
+        self._claim = claim
+        self._fault: str | None = None
+        self._intent: InvalidationIntent | None = None
+
+    @property
+    def id(self) -> int:
+        return int(self._record[0])
+
+    @property
+    def namespace(self) -> str:
+        return _readable(self._record[1])
+
+    @property
+    def commit_position(self) -> CommitPosition:
+        try:
+            return CommitPosition(_readable(self._record[2]))
+        except ValueError:
+            # Written by a foreign hand; the row is found by its id, never by this.
+            return CommitPosition("(malformed)")
+
+    @property
+    def target_hash(self) -> str:
+        """Hex of the 32 bytes."""
+        return bytes(self._record[3]).hex()
+
+    @property
+    def row_id(self) -> str:
+        """Hex SHA-256 of namespace, position and target, the id of the Rust module."""
+        return hash_parts(
+            "hydracache-outbox-row-id-v1",
+            self.namespace,
+            self.commit_position.value,
+            self.target_hash,
+        ).hex()
+
+    @property
+    def intent(self) -> InvalidationIntent | None:
+        """What to invalidate; None for a malformed row."""
+        if self._intent is None and self._fault is None:
+            self._decode()
+        return self._intent
+
+    @property
+    def reason(self) -> str:
+        return _readable(self._record[7])
+
+    @property
+    def created_at_ms(self) -> int:
+        return int(self._record[8])
+
+    @property
+    def state(self) -> OutboxState | None:
+        """None for a state that this version does not know."""
+        return OutboxState.from_storage(self._record[9])
+
+    @property
+    def available_at_ms(self) -> int:
+        """When a pending row may be claimed; for others, when they were finished."""
+        return int(self._record[10])
+
+    @property
+    def published_at_ms(self) -> int | None:
+        return self.available_at_ms if self.is_published else None
+
+    @property
+    def attempts(self) -> int:
+        """Failed attempts to apply the row; a column that is no number counts 0."""
+        attempts = self._record[11]
+        return attempts if isinstance(attempts, int) else 0
+
+    @property
+    def claim(self) -> Claim:
+        if self._claim is not None:
+            return self._claim
+        at_ms, until_ms, owner, token = self._record[12:16]
+        return Claim(
+            at_ms, until_ms, None if owner is None else _readable(owner), token
+        )
+
+    @property
+    def claimed_at_ms(self) -> int | None:
+        return self.claim.claimed_at_ms
+
+    @property
+    def claim_until_ms(self) -> int | None:
+        return self.claim.until_ms
+
+    @property
+    def claim_owner(self) -> str | None:
+        return self.claim.owner
+
+    @property
+    def claim_token(self) -> int | None:
+        return self.claim.token
+
+    @property
+    def last_error(self) -> str | None:
+        if self.intent is None:
+            return self._fault
+        error = self._record[16]
+        return None if error is None else _readable(error)
+
+    @property
+    def is_published(self) -> bool:
+        return self.state is OutboxState.PUBLISHED
+
+    @property
+    def is_dead_lettered(self) -> bool:
+        return self.state is OutboxState.DEAD
+
+    def _decode(self) -> None:
+        kind, value, entity_name = self._record[4:7]
+        try:
+            if OutboxState.from_storage(self._record[9]) is None:
+                raise ValueError(f"unknown state {self._record[9]!r}")
+            self._intent = InvalidationIntent.from_storage(
+                _text("kind", kind) or "",
+                _text("value", value),
+                _text("entity_name", entity_name),
+            )
+        except ValueError as exc:
+            # The row stays as it is; the worker dead-letters it with this reason.
+            self._fault = f"malformed row: {exc}"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, OutboxRow):
+            return NotImplemented
+        return self._record == other._record and self.claim == other.claim
+
+    def __hash__(self) -> int:
+        return hash(self._record[0])
+
+    def __repr__(self) -> str:
+        state = self.state.value if self.state else "unknown"
+        what = self.intent if self.intent is not None else self.last_error
+        return f"<OutboxRow {self.id} {state} {what} attempts={self.attempts}>"
+
+
+def _text(column: str, raw: object) -> str | None:
+    if raw is None:
+        return None
+    if isinstance(raw, str):
+        text = raw
+    elif isinstance(raw, (bytes, bytearray)):
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as exc:
+            raise ValueError(f"column {column} is not UTF-8: {exc.reason}") from exc
+    else:
+        raise ValueError(f"column {column} holds {type(raw).__name__}")
+    if len(raw) > MAX_TARGET:
+        raise ValueError(f"column {column} has {len(raw)} bytes, limit {MAX_TARGET}")
+    return text
+
+
+def _readable(raw: object) -> str:
+    """Text for people, whatever a foreign hand wrote into the column."""
+    if isinstance(raw, (bytes, bytearray)):
+        return raw.decode("utf-8", "backslashreplace")
+    return str(raw)
+
+
+class OutboxStatus(NamedTuple):
+    """Backlog of one namespace at one moment.
+
+    :ivar pending: rows to be applied, due or not, claimed or not.
+    :ivar oldest_pending_age_ms: since the oldest of them was enqueued.
+    :ivar dead_lettered: rows given up, for an operator to retry or discard.
+    :ivar last_published_at_ms: Unix milliseconds, None if no published row is kept.
+    :ivar failed_attempts: sum over the pending and the dead rows.
+    :ivar capped: a count reached the cap: counts, ages and sums are then lower bounds.
+
+    Source: ``OutboxStatus`` in ``hydracache-db/src/outbox.rs``. Differs: attempts of
+    published rows are not summed and counts are capped, so that asking stays cheap.
+    """
+
+    pending: int = 0
+    oldest_pending_age_ms: int = 0
+    dead_lettered: int = 0
+    last_published_at_ms: int | None = None
+    failed_attempts: int = 0
+    capped: bool = False
+
+
+class CommitStatus(NamedTuple):
+    """Rows of one commit by state; all 0 if none is visible.
+
+    :ivar now_ms: the outbox's clock at that moment, in Unix milliseconds.
+    """
+
+    pending: int = 0
+    published: int = 0
+    dead_lettered: int = 0
+    now_ms: int = 0

@@ -1,0 +1,51 @@
+-- The outbox of hydracache_sync in SQLite. Safe to run twice.
+
+-- One row per invalidation. Text is compared byte by byte (SQLite's default collation
+-- BINARY): with NOCASE the position tx:A would be lost after tx:a.
+create table if not exists hydracache_outbox (
+    -- order of arrival; never used twice, also after a purge
+    id integer primary key autoincrement,
+    namespace text not null,
+    commit_position text not null,
+    -- SHA-256 of the target, 32 bytes
+    target_hash blob not null,
+    -- key, tag, entity, collection or flush
+    kind text not null,
+    -- key, tag, entity's key or collection; null for flush
+    value text,
+    -- null but for kind entity
+    entity_name text,
+    reason text not null,
+    created_at_ms integer not null,
+    -- 0 pending, 1 published, 2 dead
+    state integer not null default 0,
+    -- pending: not to be claimed before; published: when; dead: since when.
+    -- One column for the three, so that one index serves claims, status and purge.
+    at_ms integer not null,
+    attempts integer not null default 0,
+    -- the claim: all four null while nobody holds the row
+    claimed_at_ms integer,
+    claim_until_ms integer,
+    claim_owner text,
+    -- new at each claim: a worker that is late finishes nothing
+    claim_token integer,
+    last_error text
+);
+
+-- An intent is enqueued once per commit; waits look here.
+create unique index if not exists hydracache_outbox_commit
+    on hydracache_outbox (namespace, commit_position, target_hash);
+
+-- Claims, status, dead letters and purge look here.
+create index if not exists hydracache_outbox_state
+    on hydracache_outbox (namespace, state, at_ms, created_at_ms);
+
+-- One row: the version of the tables above.
+create table if not exists hydracache_outbox_schema (
+    id integer primary key check (id = 1),
+    version integer not null
+);
+
+insert into hydracache_outbox_schema (id, version)
+values (1, 1)
+on conflict (id) do nothing;

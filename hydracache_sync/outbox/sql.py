@@ -1,0 +1,649 @@
+"""The outbox over a DB-API connection: statements and transactions of every database.
+
+What the statements are is in :mod:`~hydracache_sync.outbox.statements`. Knows nothing
+of appliers, caches or threads.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import math
+import os
+import random
+import secrets
+import threading
+import time
+from typing import Any, Callable, ContextManager, Iterable, Iterator, Sequence, TypeVar
+
+from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
+from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
+from hydracache_sync.keys import checked_namespace, checked_text
+from hydracache_sync.outbox import statements
+from hydracache_sync.outbox.base import (
+    MAX_OWNER,
+    STATUS_CAP,
+    InvalidationOutbox,
+    checked_batch,
+    checked_position,
+)
+from hydracache_sync.outbox.row import (
+    Claim,
+    CommitStatus,
+    OutboxRow,
+    OutboxState,
+    OutboxStatus,
+)
+from hydracache_sync.outbox.statements import Dialect, Statements
+from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+
+T = TypeVar("T")
+
+#: Version of the tables that this library reads and writes.
+SCHEMA_VERSION = 1
+
+#: Ids or hashes in one statement: old SQLite takes 999 parameters.
+IDS_PER_STATEMENT = 500
+
+#: Characters of an error that a row keeps; the rest is counted, not kept.
+MAX_ERROR = 1000
+
+#: First and longest pause, in seconds, before an own transaction that found the
+#: database busy is run again. The first is about one commit.
+FIRST_PAUSE = 0.001
+LONGEST_PAUSE = 0.05
+
+#: Longest duration taken, a hundred years: beyond it stored milliseconds overflow.
+MAX_SECONDS = 100 * 365 * 86400.0
+
+
+class SQLOutbox(InvalidationOutbox):
+    """What SQLite and MySQL share. See :class:`InvalidationOutbox` for the contract."""
+
+    #: Set by the adapter.
+    dialect: Dialect
+
+    def __init__(
+        self, *, table: str, busy_timeout: float, clock: Callable[[], float] | None
+    ) -> None:
+        super().__init__()
+        self._table = table
+        self._statements = Statements(self.dialect, table)
+        self._busy_timeout_ms = duration_ms("busy_timeout", busy_timeout)
+        self._clock = clock
+        self._block = threading.local()
+        self._schema_checked = False
+
+    # What an adapter supplies
+
+    @abc.abstractmethod
+    def _session(self) -> ContextManager[Any]:
+        """Lend this thread its connection, outside of any transaction."""
+
+    @abc.abstractmethod
+    def _translated(self) -> ContextManager[None]:
+        """Turn the driver's errors into ours."""
+
+    @abc.abstractmethod
+    def _abandon(self, connection: Any) -> None:
+        """Roll back whatever is open; if that fails, drop the connection."""
+
+    @abc.abstractmethod
+    def _in_transaction(self, connection: Any) -> bool:
+        """Whether the own ``connection`` has a transaction open."""
+
+    # Producers
+
+    def enqueue(
+        self,
+        namespace: str,
+        batch: InvalidationIntentBatch,
+        *,
+        commit_position: CommitPosition | str | None = None,
+    ) -> InvalidationReceipt:
+        batch = checked_batch(namespace, batch)
+        position, new = checked_position(commit_position)
+        return self._enqueue(namespace, batch, position, new)
+
+    def _enqueue(
+        self,
+        namespace: str,
+        batch: InvalidationIntentBatch,
+        position: CommitPosition,
+        new: bool,
+        delay_ms: int = 0,
+    ) -> InvalidationReceipt:
+        intents = batch.distinct()
+
+        def insert(cursor: Any) -> int | None:
+            return self._insert(
+                cursor, namespace, batch.reason, intents, position, new, delay_ms
+            )
+
+        inserted: int | None = 0
+        if 0 < len(intents) <= self.dialect.rows_per_insert:
+            inserted = self._run(insert)
+        elif intents:
+            inserted = self._transact(insert)
+        if inserted != 0:
+            self._committed([namespace])
+        return self._receipt(namespace, batch, position, len(intents), inserted)
+
+    def _receipt(
+        self,
+        namespace: str,
+        batch: InvalidationIntentBatch,
+        position: CommitPosition,
+        targets: int,
+        inserted: int | None,
+    ) -> InvalidationReceipt:
+        created_at_ms = self._host_now_ms()
+        return InvalidationReceipt(
+            namespace, position, created_at_ms, targets, batch, inserted
+        )
+
+    def _insert(
+        self,
+        cursor: Any,
+        namespace: str,
+        reason: str,
+        intents: Sequence[InvalidationIntent],
+        position: CommitPosition,
+        new: bool,
+        delay_ms: int = 0,
+        guard: tuple[str, dict[str, Any]] | None = None,
+    ) -> int | None:
+        """Insert rows through ``cursor``; return how many, None if it cannot tell.
+
+        :param guard: expression for the first row's state, and its parameters.
+        """
+        encode = self.dialect.encode
+        params = self._params(
+            namespace=encode(namespace),
+            position=encode(position.value),
+            reason=encode(reason),
+            delay_ms=delay_ms,
+        )
+        state = "0"
+        if guard is not None:
+            state, extra = guard
+            params.update(extra)
+        inserted: int | None = 0
+        for part in _parts(intents, self.dialect.rows_per_insert):
+            for n, intent in enumerate(part):
+                params[f"hash{n}"] = intent.target_hash()
+                params[f"kind{n}"] = intent.kind
+                params[f"value{n}"] = (
+                    None if intent.value is None else encode(intent.value)
+                )
+                params[f"entity{n}"] = (
+                    None if intent.entity_name is None else encode(intent.entity_name)
+                )
+            text = self._statements.insert(len(part), skip_present=not new, state=state)
+            cursor.execute(text, params)
+            count = self._insert_count(cursor, new, len(part))
+            inserted = None if inserted is None or count is None else inserted + count
+        return inserted
+
+    def _insert_count(self, cursor: Any, new: bool, rows: int) -> int | None:
+        """How many of ``rows`` the statement just run has inserted."""
+        return int(cursor.rowcount)
+
+    def transaction(self) -> ContextManager[Any]:
+        return self._transaction()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        self._check_once()
+        with self._session() as connection:
+            self._retried(lambda: connection.cursor().execute(self.dialect.begin))
+            namespaces: list[str] = []
+            self._block.entry = (os.getpid(), namespaces, connection)
+            try:
+                self._lend(connection)
+                yield connection
+                if not self._in_transaction(connection):
+                    raise OutboxError(
+                        "the transaction was ended inside the transaction() block;"
+                        " leave commit and rollback to the block"
+                    )
+                # COMMIT may be tried again: SQLite keeps the transaction when
+                # readers were in its way.
+                self._retried(connection.commit)
+            except BaseException:
+                self._abandon(connection)
+                raise
+            finally:
+                self._block.entry = None
+                self._take_back(connection)
+        if namespaces:
+            self._committed(namespaces)
+
+    def _lend(self, connection: Any) -> None:
+        """Prepare an own connection for the caller of :meth:`transaction`."""
+
+    def _take_back(self, connection: Any) -> None:
+        """Undo :meth:`_lend`."""
+
+    def _open_block(self) -> tuple[int, list[str], Any] | None:
+        """This thread's open ``transaction()`` block, if it has one."""
+        entry: tuple[int, list[str], Any] | None = getattr(self._block, "entry", None)
+        return entry if entry is not None and entry[0] == os.getpid() else None
+
+    def _note_enqueued(self, connection: Any, namespace: str) -> None:
+        """Have subscribers told, if ``connection`` is the one of an own block."""
+        block = self._open_block()
+        if block is not None and block[2] is connection:
+            block[1].append(namespace)
+
+    # Workers
+
+    def claim(
+        self, namespace: str, owner: str, *, limit: int, claim_ttl: float
+    ) -> list[OutboxRow]:
+        checked_namespace(namespace)
+        checked_text("owner", owner, minimum=1, maximum=MAX_OWNER)
+        ttl_ms = duration_ms("claim_ttl", claim_ttl)
+        if ttl_ms == 0:
+            raise ValueError("claim_ttl must be at least 0.001 seconds, not 0")
+        if checked_count("limit", limit) == 0:
+            return []
+        params = self._params(namespace=self.dialect.encode(namespace), limit=limit)
+        if self.dialect.peek and not self._read(statements.CLAIM_PEEK, params):
+            return []
+        # Drawn from the system at each claim: unlike a counter or an owner's name it
+        # cannot repeat after a restart or a fork. 63 bits fit a signed column.
+        token = secrets.randbits(63)
+
+        def take(cursor: Any) -> list[OutboxRow]:
+            # The clock is read again: a wait for the lock may have taken seconds.
+            cursor.execute(
+                self._statements.text(statements.CLAIM_SELECT), self._params(**params)
+            )
+            records = cursor.fetchall()
+            if not records:
+                return []
+            now_ms = int(records[0][-1])
+            claim = Claim(now_ms, now_ms + ttl_ms, owner, token)
+            for part in _parts([record[0] for record in records], IDS_PER_STATEMENT):
+                text, ids = self._statements.with_ids(statements.CLAIM_UPDATE, part)
+                cursor.execute(
+                    text,
+                    {
+                        **ids,
+                        "claimed_at_ms": claim.claimed_at_ms,
+                        "until_ms": claim.until_ms,
+                        "owner": self.dialect.encode(owner),
+                        "token": token,
+                    },
+                )
+            return [OutboxRow(record, claim) for record in records]
+
+        return self._transact(take)
+
+    def mark_published(self, rows: Sequence[OutboxRow]) -> int:
+        return self._mark(statements.MARK_PUBLISHED, rows)
+
+    def mark_failed(
+        self, rows: Sequence[OutboxRow], error: str, *, backoff: float, dead: bool
+    ) -> int:
+        delay_ms = duration_ms("backoff", backoff)
+        return self._mark(
+            statements.MARK_FAILED,
+            rows,
+            state=OutboxState.DEAD.code if dead else OutboxState.PENDING.code,
+            delay_ms=0 if dead else delay_ms,
+            error=self._kept_error(error),
+        )
+
+    def release(
+        self, rows: Sequence[OutboxRow], *, delay: float = 0.0, error: str | None = None
+    ) -> int:
+        return self._mark(
+            statements.RELEASE,
+            rows,
+            delay_ms=duration_ms("delay", delay),
+            error=None if error is None else self._kept_error(error),
+        )
+
+    def _mark(self, template: str, rows: Sequence[OutboxRow], **params: Any) -> int:
+        """Change the rows that their claim still holds; count them."""
+        held: dict[int, list[int]] = {}
+        for row in rows:
+            token = row.claim_token
+            if token is not None:
+                held.setdefault(token, []).append(row.id)
+        parts = [
+            (token, part)
+            for token, ids in held.items()
+            for part in _parts(ids, IDS_PER_STATEMENT)
+        ]
+
+        def mark(cursor: Any) -> int:
+            changed = 0
+            for token, part in parts:
+                text, ids = self._statements.with_ids(template, part)
+                cursor.execute(text, self._params(**params, **ids, token=token))
+                changed += cursor.rowcount
+            return changed
+
+        if not parts:
+            return 0
+        return self._run(mark) if len(parts) == 1 else self._transact(mark)
+
+    def publish_commit(
+        self, receipt: InvalidationReceipt, *, timeout: float | None = None
+    ) -> int:
+        if receipt.batch is None:
+            raise ValueError(
+                "the receipt came as text and has no batch: which rows were applied"
+                " is not known"
+            )
+        hashes = [intent.target_hash() for intent in receipt.batch.distinct()]
+        parts = list(_parts(hashes, IDS_PER_STATEMENT))
+        position = self.dialect.encode(receipt.commit_position.value)
+
+        def publish(cursor: Any) -> int:
+            changed = 0
+            for part in parts:
+                text, ids = self._statements.with_ids(statements.PUBLISH_COMMIT, part)
+                params = self._params(
+                    **ids,
+                    namespace=self.dialect.encode(receipt.namespace),
+                    position=position,
+                )
+                cursor.execute(text, params)
+                changed += cursor.rowcount
+            return changed
+
+        if not parts:
+            return 0
+        if len(parts) == 1:
+            return self._run(publish, timeout=timeout)
+        return self._transact(publish, timeout=timeout)
+
+    # Waiters
+
+    def status(self, namespace: str) -> OutboxStatus:
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            cap=STATUS_CAP + 1,
+        )
+        [record] = self._read(statements.STATUS, params)
+        now_ms, pending, oldest, tried, dead, died, published = record
+        return OutboxStatus(
+            pending=min(pending, STATUS_CAP),
+            oldest_pending_age_ms=(
+                0 if oldest is None else max(0, int(now_ms) - int(oldest))
+            ),
+            dead_lettered=min(dead, STATUS_CAP),
+            last_published_at_ms=None if published is None else int(published),
+            failed_attempts=int(tried or 0) + int(died or 0),
+            capped=max(pending, dead) > STATUS_CAP,
+        )
+
+    def status_for_commit(
+        self, namespace: str, commit_position: CommitPosition | str
+    ) -> CommitStatus:
+        position, _ = checked_position(commit_position)
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            position=self.dialect.encode(position.value),
+        )
+        [record] = self._read(statements.STATUS_FOR_COMMIT, params)
+        now_ms, pending, published, dead = (int(value or 0) for value in record)
+        return CommitStatus(pending, published, dead, now_ms)
+
+    # Operators
+
+    def row(self, id: int) -> OutboxRow | None:
+        records = self._read(statements.ROW, {"id": checked_count("id", id)})
+        return OutboxRow(records[0]) if records else None
+
+    def rows(
+        self,
+        namespace: str,
+        *,
+        state: OutboxState | None = None,
+        commit_position: CommitPosition | str | None = None,
+        limit: int = 100,
+        after: int = 0,
+    ) -> list[OutboxRow]:
+        params = {
+            "namespace": self.dialect.encode(checked_namespace(namespace)),
+            "state": None if state is None else state.code,
+            "limit": checked_count("limit", limit),
+            "after": checked_count("after", after),
+        }
+        if commit_position is not None:
+            position, _ = checked_position(commit_position)
+            params["position"] = self.dialect.encode(position.value)
+            template = statements.ROWS_OF_COMMIT
+        else:
+            template = statements.ROWS if state is None else statements.ROWS_OF_STATE
+        return [OutboxRow(record) for record in self._read(template, params)]
+
+    def reset_dead_letters(
+        self, namespace: str, ids: Iterable[int] | None = None
+    ) -> int:
+        if ids is None:
+            # Listed first: rows that die again meanwhile are not reset in a circle.
+            params = {"namespace": self.dialect.encode(checked_namespace(namespace))}
+            ids = [record[0] for record in self._read(statements.DEAD_IDS, params)]
+        reset = self._change_dead(statements.RESET_DEAD, namespace, ids)
+        if reset:
+            self._committed([namespace])
+        return reset
+
+    def discard_dead_letters(self, namespace: str, ids: Iterable[int]) -> int:
+        return self._change_dead(statements.DISCARD_DEAD, namespace, ids)
+
+    def _change_dead(self, template: str, namespace: str, ids: Iterable[int]) -> int:
+        encoded = self.dialect.encode(checked_namespace(namespace))
+        changed = 0
+        for part in _parts([checked_count("id", id) for id in ids], IDS_PER_STATEMENT):
+            changed += self._run_with_ids(template, part, namespace=encoded)
+        return changed
+
+    def purge_published(
+        self, namespace: str, *, older_than: float, limit: int = 5000
+    ) -> int:
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            age_ms=duration_ms("older_than", older_than),
+            limit=checked_count("limit", limit),
+        )
+        ids = [record[0] for record in self._read(statements.PURGE_SELECT, params)]
+        # Each part commits by itself: producers wait for 500 rows, not for 5000.
+        return sum(
+            self._run_with_ids(statements.PURGE_DELETE, part)
+            for part in _parts(ids, IDS_PER_STATEMENT)
+        )
+
+    def escalate(self, namespace: str) -> bool:
+        checked_namespace(namespace)
+        batch = InvalidationIntentBatch("an invalidation was given up").flush()
+        minute = self._host_now_ms() // 60_000
+        later = 0
+        while True:
+            # The position makes the unique key count: one flush a minute, whoever
+            # asks. One that is still pending will be applied after this moment, and
+            # so covers the case; one that was applied may have come too early.
+            position = CommitPosition(f"dead-letter:{minute + later}")
+            delay_ms = 60_000 * later
+            receipt = self._enqueue(namespace, batch, position, False, delay_ms)
+            if receipt.inserted:
+                return True
+            if self.status_for_commit(namespace, position).pending:
+                return False
+            later += 1
+
+    # The tables
+
+    def check_schema(self) -> None:
+        found = self._found_version()
+        if found is None:
+            raise SchemaError(
+                f"table {self._table} is missing in {self}; run `hydracache schema"
+                " install` or install_schema()",
+                expected=SCHEMA_VERSION,
+            )
+        if found != SCHEMA_VERSION:
+            age, mend = (
+                ("older", "run `hydracache schema install` with this version")
+                if found < SCHEMA_VERSION
+                else ("newer", "upgrade hydracache_sync here")
+            )
+            raise SchemaError(
+                f"the tables of {self} have version {found}, {age} than version"
+                f" {SCHEMA_VERSION} of this library; {mend}",
+                found=found,
+                expected=SCHEMA_VERSION,
+            )
+        self._check_tables()
+
+    @abc.abstractmethod
+    def _check_tables(self) -> None:
+        """Raise SchemaError if tables of the right version were altered."""
+
+    def _found_version(self) -> int | None:
+        """Version in the database; None where there are no tables."""
+        try:
+            records = self._read(statements.SCHEMA_VERSION_SELECT, {}, check=False)
+        except SchemaError:
+            return None
+        return int(records[0][0]) if records else None
+
+    def _check_once(self) -> None:
+        """Check the tables before the first use of them by this object."""
+        if not self._schema_checked:
+            self.check_schema()
+            self._schema_checked = True
+
+    # Running statements
+
+    def _host_now_ms(self) -> int:
+        return int((self._clock or time.time)() * 1000)
+
+    def _params(self, **params: Any) -> dict[str, Any]:
+        """Add the clock's reading, for dialects that bind it."""
+        params["now"] = self._host_now_ms()
+        return params
+
+    def _run_with_ids(self, template: str, part: Sequence[int], **params: Any) -> int:
+        text, ids = self._statements.with_ids(template, part)
+
+        def change(cursor: Any) -> int:
+            cursor.execute(text, self._params(**params, **ids))
+            return int(cursor.rowcount)
+
+        return self._run(change)
+
+    def _read(
+        self, template: str, params: dict[str, Any], *, check: bool = True
+    ) -> list[tuple[Any, ...]]:
+        """Run one select by itself, so that it sees what is committed now."""
+
+        def select(cursor: Any) -> list[tuple[Any, ...]]:
+            cursor.execute(self._statements.text(template), params)
+            return list(cursor.fetchall())
+
+        return self._run(select, check=check)
+
+    def _run(
+        self,
+        work: Callable[[Any], T],
+        *,
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> T:
+        """Run ``work``, a single statement, which commits by itself."""
+
+        def attempt() -> T:
+            with self._session() as connection:
+                return work(connection.cursor())
+
+        if check:
+            self._check_once()
+        return self._retried(attempt, timeout)
+
+    def _transact(
+        self,
+        work: Callable[[Any], T],
+        *,
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> T:
+        """Run ``work`` in an own transaction; run it again whole if it was busy."""
+
+        def attempt() -> T:
+            with self._session() as connection:
+                cursor = connection.cursor()
+                try:
+                    cursor.execute(self.dialect.begin)
+                    result = work(cursor)
+                    connection.commit()
+                except BaseException:
+                    self._abandon(connection)
+                    raise
+                return result
+
+        if check:
+            self._check_once()
+        return self._retried(attempt, timeout)
+
+    def _retried(self, attempt: Callable[[], T], timeout: float | None = None) -> T:
+        """Call ``attempt`` until the database is not busy, or the time is up."""
+        budget = (
+            self._busy_timeout_ms / 1000
+            if timeout is None
+            else duration_ms("timeout", timeout) / 1000
+        )
+        deadline = time.monotonic() + budget
+        longest = FIRST_PAUSE
+        while True:
+            try:
+                with self._translated():
+                    return attempt()
+            except OutboxBusyError:
+                # Nothing was changed; the attempt begins anew. Our own pauses, not
+                # SQLite's busy handler, which would stop every greenlet of gevent.
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    raise
+                time.sleep(min(remaining, random.uniform(longest / 2, longest)))
+                longest = min(longest * 2, LONGEST_PAUSE)
+
+    def _kept_error(self, error: str) -> Any:
+        """Text of an error as a row keeps it: storable, and its cut made visible."""
+        text = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+        if len(text) > MAX_ERROR:
+            text = f"{text[:MAX_ERROR]} ... ({len(text) - MAX_ERROR} more characters)"
+        return self.dialect.encode(text)
+
+
+def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def duration_ms(name: str, seconds: float) -> int:
+    """Check a duration in seconds and return it in whole milliseconds."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(
+            f"{name} must be seconds as a number, not {type(seconds).__name__}"
+        )
+    if math.isnan(seconds) or not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError(
+            f"{name} must be 0 to {MAX_SECONDS:.0f} seconds, not {seconds}"
+        )
+    return round(seconds * 1000)
+
+
+def checked_count(name: str, value: int) -> int:
+    """Check a whole number that is not negative and fits a database's integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be int, not {type(value).__name__}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be 0 or more, not {value}")
+    return value

@@ -1,0 +1,328 @@
+"""The outbox in a SQLite file, beside the data of the app that writes to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+from importlib import resources
+from typing import Any, Callable, Iterator
+from urllib.parse import quote
+
+from hydracache_sync.errors import (
+    ConfigurationError,
+    NotInTransactionError,
+    OutboxBusyError,
+    OutboxError,
+    SchemaError,
+)
+from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.outbox.base import checked_batch, checked_position
+from hydracache_sync.outbox.connections import ThreadConnections
+from hydracache_sync.outbox.row import COLUMNS
+from hydracache_sync.outbox.sql import SCHEMA_VERSION, SQLOutbox
+from hydracache_sync.outbox.statements import Dialect
+from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+
+DEFAULT_TABLE = "hydracache_outbox"
+
+#: Seconds to go on trying while others hold SQLite's write lock. Producers hold it
+#: for milliseconds; a backup or a long import may hold it for seconds.
+BUSY_TIMEOUT = 5.0
+
+#: SQLITE_BUSY and SQLITE_LOCKED, without their extended parts (such as 517, a
+#: snapshot that can no longer be written to).
+_BUSY_CODES = (5, 6)
+
+#: State of the first inserted row: null, which the column refuses, if the connection
+#: has another file open. Asked inside the INSERT, so that enqueueing stays one
+#: statement, and each time, since connections cannot be remembered: they take no weak
+#: reference, and the next one may get the same id().
+_SAME_FILE = (
+    "case when (select file from pragma_database_list where name = 'main')"
+    " = :file then 0 end"
+)
+
+SQLITE = Dialect(
+    # SQLite has no clock but the host's, and one file is used on one host.
+    now=":now",
+    parameter=":{}",
+    on_conflict="\non conflict (namespace, commit_position, target_hash) do nothing",
+    lock_rows="",
+    begin="begin immediate",
+    # An idle worker must not take the one write lock at each poll.
+    peek=True,
+    # Five parameters for the statement, four a row; before 3.32 the limit is 999.
+    rows_per_insert=5000 if sqlite3.sqlite_version_info >= (3, 32) else 240,
+    encode=str,
+)
+
+
+class SQLiteOutbox(SQLOutbox):
+    """Outbox in the SQLite file ``path``, which is the file of the app's data.
+
+    Thread-safe: each thread gets a connection of its own at its first use, and so does
+    a forked child. The file is not created, nor its journal mode changed, except that
+    :meth:`install_schema` creates a file that is missing.
+
+    :param path: made absolute at once; a later ``chdir`` has no effect.
+    :param table: name of the table; ``<table>_schema`` holds its version.
+    :param busy_timeout: seconds to go on trying while others hold the write lock.
+    :param clock: returns Unix seconds, for tests; by default ``time.time``.
+    """
+
+    dialect = SQLITE
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        table: str = DEFAULT_TABLE,
+        busy_timeout: float = BUSY_TIMEOUT,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        super().__init__(table=table, busy_timeout=busy_timeout, clock=clock)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", table):
+            raise ConfigurationError(
+                f"table {table!r} is not a plain name of letters, digits and underscores"
+            )
+        self.path = os.path.abspath(os.fspath(path))
+        self._connections = ThreadConnections(self._connect, sqlite3.Connection.close)
+
+    def __repr__(self) -> str:
+        return f"SQLiteOutbox({self.path!r})"
+
+    # Producers
+
+    def enqueue_in(
+        self,
+        connection: Any,
+        namespace: str,
+        batch: InvalidationIntentBatch,
+        *,
+        commit_position: CommitPosition | str | None = None,
+    ) -> InvalidationReceipt:
+        batch = checked_batch(namespace, batch)
+        position, new = checked_position(commit_position)
+        self._require_transaction(connection)
+        intents = batch.distinct()
+        inserted: int | None = 0
+        if intents:
+            # Not connection.execute(): a subclass may give it other habits.
+            cursor = sqlite3.Cursor(connection)
+            began = not connection.in_transaction
+            try:
+                inserted = self._insert(
+                    cursor,
+                    namespace,
+                    batch.reason,
+                    intents,
+                    position,
+                    new,
+                    guard=self._guard(),
+                )
+            except sqlite3.Error as exc:
+                if began and connection.in_transaction:
+                    # Opened by the driver for our INSERT, and empty.
+                    connection.rollback()
+                if isinstance(exc, sqlite3.IntegrityError):
+                    self._refuse_other_file(connection, exc)
+                raise self._error(exc) from exc
+            self._note_enqueued(connection, namespace)
+        return self._receipt(namespace, batch, position, len(intents), inserted)
+
+    def _require_transaction(self, connection: Any) -> None:
+        """Refuse a connection that would commit our rows at once."""
+        if not isinstance(connection, sqlite3.Connection):
+            raise TypeError(
+                "connection must be sqlite3.Connection, not"
+                f" {type(connection).__name__}"
+            )
+        if connection.in_transaction:
+            return
+        # Before 3.12 there is no attribute; -1 says that isolation_level decides.
+        legacy = getattr(connection, "autocommit", -1) == -1
+        if legacy and connection.isolation_level is not None:
+            return  # the driver begins a transaction before our INSERT
+        mode = "isolation_level=None" if legacy else "autocommit=True"
+        raise NotInTransactionError(
+            f"the connection has {mode} and no transaction open: the invalidation would"
+            ' be committed without the data. Execute "BEGIN" first, or use'
+            " transaction() of the outbox"
+        )
+
+    def _guard(self) -> tuple[str, dict[str, Any]] | None:
+        return _SAME_FILE, {"file": os.path.realpath(self.path)}
+
+    def _refuse_other_file(
+        self, connection: sqlite3.Connection, cause: sqlite3.IntegrityError
+    ) -> None:
+        files = sqlite3.Cursor(connection).execute("pragma database_list").fetchall()
+        opened = next((_str(file) for _, name, file in files if _str(name) == "main"))
+        if opened != os.path.realpath(self.path):
+            raise NotInTransactionError(
+                f"the connection has {opened or 'a database in memory'} open, the"
+                f" outbox is in {self.path}: rows written there would never be drained"
+            ) from cause
+
+    # Connections
+
+    def _connect(self, mode: str = "rw") -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"file:{quote(self.path)}?mode={mode}",
+            uri=True,
+            # Waiting is done by SQLOutbox, in pauses that let greenlets run.
+            timeout=0.0,
+            isolation_level=None,
+            # Used by one thread, closed by any.
+            check_same_thread=False,
+        )
+        # What is not UTF-8 must not fail the rows beside it; a row decodes itself.
+        connection.text_factory = bytes
+        # In WAL mode the default of some builds may lose the last commits.
+        connection.execute("pragma synchronous = full")
+        return connection
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[sqlite3.Connection]:
+        self._refuse_in_block()
+        with self._translated():
+            connection = self._connections.get()
+        yield connection
+
+    def _refuse_in_block(self) -> None:
+        if self._open_block() is not None:
+            raise OutboxError(
+                "this thread is inside a transaction() block of the outbox; there it"
+                " may call enqueue_in with the block's connection only"
+            )
+
+    def _lend(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = str
+
+    def _take_back(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = bytes
+        connection.row_factory = None
+
+    def _in_transaction(self, connection: sqlite3.Connection) -> bool:
+        return connection.in_transaction
+
+    def _abandon(self, connection: sqlite3.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("rollback")
+        except sqlite3.Error:
+            # Closing ends the transaction all the same: nothing of it is kept.
+            self._connections.discard()
+
+    def close(self) -> None:
+        self._connections.close_all()
+
+    # Errors
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise self._error(exc) from exc
+
+    def _error(self, exc: sqlite3.Error) -> OutboxError:
+        text = str(exc)
+        # The code is there from Python 3.11 on.
+        code = getattr(exc, "sqlite_errorcode", None)
+        if (code is not None and code & 0xFF in _BUSY_CODES) or "is locked" in text:
+            return OutboxBusyError(
+                f"{self}: {text}; another connection writes. Roll back and run the"
+                " transaction again, if it is yours; BEGIN IMMEDIATE avoids most of it"
+            )
+        if "no such table" in text:
+            return SchemaError(
+                f"{self}: {text}; run `hydracache schema install` or install_schema()",
+                expected=SCHEMA_VERSION,
+            )
+        if "no such column" in text or "has no column" in text:
+            return SchemaError(
+                f"{self}: {text}; the table was made by another version or altered",
+                expected=SCHEMA_VERSION,
+            )
+        if "unable to open" in text:
+            return OutboxError(
+                f"{self}: {text}; check the path and its rights, or create the file"
+                " with `hydracache schema install`"
+            )
+        return OutboxError(f"{self}: {text}")
+
+    # The tables
+
+    def install_schema(self) -> None:
+        with self._translated():
+            connection = self._connect("rwc")
+        try:
+            self._retried(lambda: self._install(connection))
+        finally:
+            connection.close()
+        self.check_schema()
+
+    def _install(self, connection: sqlite3.Connection) -> None:
+        connection.execute("begin immediate")
+        try:
+            for statement in _statements(self.schema()):
+                connection.execute(statement)
+            connection.execute("commit")
+        except BaseException:
+            self._abandon(connection)
+            raise
+
+    def schema(self) -> str:
+        """Return the DDL, for a DBA to read or run."""
+        return schema_text("sqlite").replace(DEFAULT_TABLE, self._table)
+
+    def _check_tables(self) -> None:
+        self._read(
+            f"select {', '.join(COLUMNS)} from {{table}} limit 0", {}, check=False
+        )
+        indexes = self._read(
+            "select list.name, info.name, info.coll"
+            " from pragma_index_list('{table}') as list,"
+            " pragma_index_xinfo(list.name) as info"
+            ' where list."unique" = 1 and info.key = 1'
+            " order by list.name, info.seqno",
+            {},
+            check=False,
+        )
+        unique: dict[str, list[tuple[str, str]]] = {}
+        for index, column, collation in indexes:
+            unique.setdefault(_str(index), []).append((_str(column), _str(collation)))
+        wanted = [
+            (column, "BINARY")
+            for column in ("namespace", "commit_position", "target_hash")
+        ]
+        if wanted not in unique.values():
+            raise SchemaError(
+                f"{self}: {self._table} has no unique index on namespace,"
+                " commit_position and target_hash with collation BINARY; compare it"
+                " with `hydracache schema show`",
+                found=SCHEMA_VERSION,
+                expected=SCHEMA_VERSION,
+            )
+
+
+def _str(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def schema_text(database: str) -> str:
+    """Return the packaged DDL for ``database``."""
+    package = resources.files("hydracache_sync.outbox")
+    return (package / "schema" / f"{database}.sql").read_text("utf-8")

@@ -1,0 +1,310 @@
+"""Every statement of the outbox, once, and the words in which databases differ.
+
+Parameters are named, ``:name``; only names from :class:`Dialect` and the table's are
+formatted in. States are written as their codes: 0 pending, 1 published, 2 dead.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence
+
+from hydracache_sync.outbox.row import COLUMNS
+
+_COLUMNS = ", ".join(COLUMNS)
+_PARAMETER = re.compile(r":([a-z][a-z0-9_]*)")
+
+INSERT = """
+insert into {table} (
+  namespace, commit_position, reason, created_at_ms, at_ms,
+  target_hash, kind, value, entity_name, state
+)
+values {values}{on_conflict}
+"""
+
+INSERT_ROW = (
+    "(:namespace, :position, :reason, {now}, {now} + :delay_ms,"
+    " :hash{n}, :kind{n}, :value{n}, :entity{n}, {state})"
+)
+
+CLAIM_PEEK = """
+select 1
+from {table}
+where namespace = :namespace
+  and state = 0
+  and at_ms <= {now}
+  and (claim_until_ms is null or claim_until_ms <= {now})
+limit 1
+"""
+
+CLAIM_SELECT = f"""
+select {_COLUMNS}, {{now}}
+from {{table}}
+where namespace = :namespace
+  and state = 0
+  and at_ms <= {{now}}
+  and (claim_until_ms is null or claim_until_ms <= {{now}})
+order by at_ms, created_at_ms, id
+limit :limit{{lock_rows}}
+"""
+
+CLAIM_UPDATE = """
+update {table}
+set claimed_at_ms = :claimed_at_ms,
+    claim_until_ms = :until_ms,
+    claim_owner = :owner,
+    claim_token = :token
+where id in ({ids})
+"""
+
+_CLEAR_CLAIM = """claimed_at_ms = null,
+    claim_until_ms = null,
+    claim_owner = null,
+    claim_token = null"""
+
+# A mark finds rows by primary key, which locks nothing else, and changes only those
+# whose claim is the one it was made with.
+_HELD = """where id in ({ids})
+  and claim_token = :token
+  and state = 0"""
+
+MARK_PUBLISHED = f"""
+update {{table}}
+set state = 1,
+    at_ms = {{now}},
+    last_error = null,
+    {_CLEAR_CLAIM}
+{_HELD}
+"""
+
+MARK_FAILED = f"""
+update {{table}}
+set state = :state,
+    at_ms = {{now}} + :delay_ms,
+    attempts = attempts + 1,
+    last_error = :error,
+    {_CLEAR_CLAIM}
+{_HELD}
+"""
+
+RELEASE = f"""
+update {{table}}
+set at_ms = case when :delay_ms = 0 then at_ms else {{now}} + :delay_ms end,
+    last_error = coalesce(:error, last_error),
+    {_CLEAR_CLAIM}
+{_HELD}
+"""
+
+PUBLISH_COMMIT = f"""
+update {{table}}
+set state = 1,
+    at_ms = {{now}},
+    last_error = null,
+    {_CLEAR_CLAIM}
+where namespace = :namespace
+  and commit_position = :position
+  and target_hash in ({{ids}})
+  and state = 0
+"""
+
+_COUNT = """(
+  select count(*) as n, min(created_at_ms) as oldest, sum(attempts) as attempts
+  from (
+    select created_at_ms, attempts
+    from {{table}}
+    where namespace = :namespace
+      and state = {state}
+    order by at_ms, created_at_ms
+    limit :cap
+  ) as counted
+)"""
+
+STATUS = f"""
+select {{now}}, pending.n, pending.oldest, pending.attempts, dead.n, dead.attempts, (
+  select at_ms
+  from {{table}}
+  where namespace = :namespace
+    and state = 1
+  order by at_ms desc
+  limit 1
+)
+from {_COUNT.format(state=0)} as pending, {_COUNT.format(state=2)} as dead
+"""
+
+STATUS_FOR_COMMIT = """
+select {now},
+  sum(case when state = 0 then 1 else 0 end),
+  sum(case when state = 1 then 1 else 0 end),
+  sum(case when state = 2 then 1 else 0 end)
+from {table}
+where namespace = :namespace
+  and commit_position = :position
+"""
+
+ROW = f"""
+select {_COLUMNS}
+from {{table}}
+where id = :id
+"""
+
+ROWS = f"""
+select {_COLUMNS}
+from {{table}}
+where namespace = :namespace
+  and id > :after
+order by id
+limit :limit
+"""
+
+# "id + 0" keeps the planner from walking the primary key over every finished row.
+ROWS_OF_STATE = f"""
+select {_COLUMNS}
+from {{table}}
+where namespace = :namespace
+  and state = :state
+  and id + 0 > :after
+order by id + 0
+limit :limit
+"""
+
+ROWS_OF_COMMIT = f"""
+select {_COLUMNS}
+from {{table}}
+where namespace = :namespace
+  and commit_position = :position
+  and (:state is null or state = :state)
+  and id + 0 > :after
+order by id + 0
+limit :limit
+"""
+
+DEAD_IDS = """
+select id
+from {table}
+where namespace = :namespace
+  and state = 2
+"""
+
+RESET_DEAD = f"""
+update {{table}}
+set state = 0,
+    at_ms = {{now}},
+    attempts = 0,
+    last_error = null,
+    {_CLEAR_CLAIM}
+where id in ({{ids}})
+  and namespace = :namespace
+  and state = 2
+"""
+
+DISCARD_DEAD = """
+delete from {table}
+where id in ({ids})
+  and namespace = :namespace
+  and state = 2
+"""
+
+PURGE_SELECT = """
+select id
+from {table}
+where namespace = :namespace
+  and state = 1
+  and at_ms < {now} - :age_ms
+order by at_ms
+limit :limit
+"""
+
+PURGE_DELETE = """
+delete from {table}
+where id in ({ids})
+  and state = 1
+"""
+
+SCHEMA_VERSION_SELECT = """
+select version
+from {table}_schema
+"""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The words that differ between databases; everything else is shared."""
+
+    #: Milliseconds of the database's clock. ``:now`` is bound from Python, right
+    #: where the database has no clock but the host's.
+    now: str
+    #: How a named parameter is written, with ``{}`` for its name.
+    parameter: str
+    #: Appended to an insert so that rows that are there already are left alone.
+    on_conflict: str
+    #: Appended to the claim's select so that it skips rows that others hold.
+    lock_rows: str
+    #: Begins a transaction that may write.
+    begin: str
+    #: Whether to look for due rows before beginning a transaction that writes.
+    peek: bool
+    #: Rows of one insert, for the limits of a statement.
+    rows_per_insert: int
+    #: Turns text that identifies into what is stored.
+    encode: Callable[[str], Any]
+
+
+class Statements:
+    """The statements in one dialect and for one table, rendered once each."""
+
+    def __init__(self, dialect: Dialect, table: str) -> None:
+        self._dialect = dialect
+        self._table = table
+        self._texts: dict[tuple[str, int], str] = {}
+
+    def text(self, template: str) -> str:
+        """Return ``template`` ready to run."""
+        return self._cached(template, 0, lambda: template)
+
+    def with_ids(self, template: str, ids: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+        """Return ``template`` with a parameter for each id, and the parameters."""
+        text = self._cached(
+            template,
+            len(ids),
+            lambda: template.replace(
+                "{ids}", ", ".join(f":id{n}" for n in range(len(ids)))
+            ),
+        )
+        return text, {f"id{n}": id for n, id in enumerate(ids)}
+
+    def insert(self, rows: int, *, skip_present: bool, state: str) -> str:
+        """Return one INSERT of ``rows`` rows.
+
+        :param skip_present: leave rows alone whose key is there already.
+        :param state: expression for the state of the first row.
+        """
+
+        def build() -> str:
+            values = [
+                INSERT_ROW.replace("{n}", str(n)).replace(
+                    "{state}", "0" if n else state
+                )
+                for n in range(rows)
+            ]
+            return INSERT.replace("{values}", ",\n".join(values)).replace(
+                "{on_conflict}", self._dialect.on_conflict if skip_present else ""
+            )
+
+        return self._cached(f"insert {skip_present} {state}", rows, build)
+
+    def _cached(self, name: str, count: int, build: Callable[[], str]) -> str:
+        # Two threads may render the same text at once; either result will do.
+        text = self._texts.get((name, count))
+        if text is None:
+            text = self._texts[name, count] = self._render(build())
+        return text
+
+    def _render(self, template: str) -> str:
+        text = template.format(
+            table=self._table,
+            now=self._dialect.now,
+            lock_rows=self._dialect.lock_rows,
+        )
+        parameter = self._dialect.parameter
+        return _PARAMETER.sub(lambda match: parameter.format(match.group(1)), text)
