@@ -1,0 +1,47 @@
+"""Fixtures for the whole suite, and Hypothesis' settings.
+
+The servers themselves are in ``servers.py``; a test that kills, pauses or fills one
+starts its own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import Iterator
+
+import hypothesis
+import pytest
+
+from servers import Memcached
+
+# No deadline anywhere: one slow example on a busy machine is not a defect.
+hypothesis.settings.register_profile("dev", deadline=None)
+# The same examples in every run, so that CI does not fail on a change that is not at
+# fault, and nothing written to the checkout.
+hypothesis.settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session")
+def memcached() -> Iterator[Memcached]:
+    """A memcached for all tests, or the one that HYDRACACHE_TEST_MEMCACHED names.
+
+    It is never emptied (``flush_all`` counts in whole seconds and would reach into the
+    next test): a test keeps to keys of its own with ``unique``.
+    """
+    with Memcached.of_environment() as server:
+        yield server
+
+
+@pytest.fixture
+def unique() -> str:
+    """A short string that no other test has: a namespace, a ring, a part of a key."""
+    return "t" + secrets.token_hex(5)

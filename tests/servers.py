@@ -1,0 +1,485 @@
+"""Private servers for the suite and for the programs beside it.
+
+Each server is a real one, on a free port of 127.0.0.1 or a socket of its own, with its
+data in a directory of its own. It ends when it is stopped, and also when the process
+that started it ends in any way, SIGKILL included: between the two stands a supervisor
+(this file run as a program) that watches the one and ends the other.
+
+The kernel could do that alone (PR_SET_PDEATHSIG), but what it watches is the *thread*
+that started the server, and tests start servers from threads that end early.
+
+Knows nothing of pytest. Uses the standard library only: the supervisor has to start
+fast. A server of a new kind is a subclass of ``Server`` with its three methods.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Sequence, TypeVar
+
+#: Tries to find a port that nobody takes between our look at it and the server's bind.
+PORT_TRIES = 10
+
+#: Ports to choose from. Below 32768, where Linux takes the local end of connections
+#: from: a port that must still be free at a restart is not lost to one of them.
+PORTS = range(10_000, 32_768)
+
+#: Seconds between two looks of the supervisor at who its parent is. The end of the pipe
+#: tells it at once; this is for a parent whose forked children hold the pipe open.
+SUPERVISOR_LOOK = 0.5
+
+#: Seconds until a server that was killed and is still there is an error.
+KILL_TIMEOUT = 10.0
+
+#: Linux, <sys/prctl.h>.
+PR_SET_PDEATHSIG = 1
+
+S = TypeVar("S", bound="Server")
+
+
+class ServerError(Exception):
+    """A test server is missing, did not start, has ended, or is not ours to handle."""
+
+
+class Server:
+    """A server process of our own. Like ``Popen``, the constructor starts it.
+
+    Not for several threads at once. In a forked child only the address is of use:
+    ``stop`` does nothing there, so a child cannot end its parent's server.
+
+    :param external: address of a server that is used instead and never started,
+        stopped or harmed.
+    """
+
+    #: The program, and the Debian package that has it.
+    program: str
+    package: str
+
+    #: Environment variable that names an external server for the suite.
+    variable: str
+
+    #: Seconds from the start of the process to its first answer.
+    start_timeout = 10.0
+
+    def __init__(self, *, external: str | None = None) -> None:
+        self._external = external
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._directory: Path | None = None
+        self._port: int | None = None
+        self._pid: int | None = None
+        self._started_in = os.getpid()
+        self.start()
+
+    # What a server of a new kind has to say.
+
+    def _prepare(self) -> None:
+        """Fill ``self.directory``, which is new and empty, before the first start."""
+
+    def _command(self, program: str) -> list[str]:
+        """The command that runs the server in the foreground, on ``self.port``."""
+        raise NotImplementedError
+
+    def _answering_pid(self) -> int | None:
+        """Ask the server at our address for its process id; None if nobody answers.
+
+        The id tells our server from one that took the port just before it.
+        """
+        raise NotImplementedError
+
+    # What all servers do.
+
+    @property
+    def address(self) -> str:
+        """``host:port``, or the path of a unix socket."""
+        return self._external or f"127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        if self._external is not None:
+            return int(self._external.rpartition(":")[2])
+        if self._port is None:
+            raise ServerError(f"{self.program} has no port: it listens on a socket")
+        return self._port
+
+    @property
+    def directory(self) -> Path:
+        """The server's files; gone after ``stop``."""
+        if self._directory is None:
+            raise ServerError(f"{self.program} has no directory: not ours, or stopped")
+        return self._directory
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server itself. Signals go through the methods below."""
+        self._must_be_ours("ask for the process id of")
+        if self._pid is None or not self.running:
+            raise ServerError(f"{self.program} is not running")
+        return self._pid
+
+    @property
+    def running(self) -> bool:
+        """Whether a process of ours is there; a paused one is."""
+        return self._supervisor is not None and self._supervisor.poll() is None
+
+    def start(self: S) -> S:
+        """Start the server, if it is not running, and wait until it answers.
+
+        Keeps the address of an earlier start.
+
+        :raises ServerError: the program is not installed, or there was no answer in
+            ``start_timeout`` seconds; nothing is left running.
+        """
+        if self._external is not None:
+            if self._answering_pid() is None:
+                raise ServerError(
+                    f"{self.variable} names {self._external}, which does not answer"
+                )
+            return self
+        self._must_be_ours("start")
+        if self.running:
+            return self
+        self._forget_process()
+        if self._directory is None:
+            prefix = f"hydracache-{self.program}-"
+            self._directory = Path(tempfile.mkdtemp(prefix=prefix))
+            self._prepare()
+        try:
+            self._start_on_some_port()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Kill the server and remove its directory. Safe to call again."""
+        if os.getpid() != self._started_in:
+            return
+        # Not SIGTERM: nothing of the server is kept, memcached takes a second to end by
+        # itself, and a paused server would not see it.
+        self._send(signal.SIGKILL)
+        self._forget_process()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def kill(self) -> None:
+        """End the server with SIGKILL; when this returns, it is gone.
+
+        Address and directory stay for a later ``start``.
+        """
+        self._must_be_ours("kill")
+        self._send(signal.SIGKILL)
+        self._forget_process()
+
+    def restart(self) -> None:
+        """Kill the server and start it on the same address."""
+        self._must_be_ours("restart")
+        self.kill()
+        self.start()
+
+    def pause(self) -> None:
+        """Stop the server with SIGSTOP: it accepts connections, but never answers."""
+        self._must_be_ours("pause")
+        self._send(signal.SIGSTOP, wait=True)
+
+    def resume(self) -> None:
+        """Let a paused server go on."""
+        self._must_be_ours("resume")
+        self._send(signal.SIGCONT, wait=True)
+
+    def __enter__(self: S) -> S:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _must_be_ours(self, action: str) -> None:
+        if self._external is not None:
+            raise ServerError(
+                f"cannot {action} {self._external}: that server is not ours;"
+                f" unset {self.variable} to let the suite start its own"
+            )
+        if os.getpid() != self._started_in:
+            raise ServerError(f"cannot {action} {self.program} from a forked child")
+
+    def _start_on_some_port(self) -> None:
+        program = find_program(self.program, self.package, self.variable)
+        if self._port is not None or not self._uses_a_port():
+            self._start(program)
+            return
+        for tries_left in reversed(range(PORT_TRIES)):
+            self._port = free_port()
+            try:
+                self._start(program)
+                return
+            except _EndedAtOnce:
+                self._port = None
+                if not tries_left:
+                    raise
+
+    def _uses_a_port(self) -> bool:
+        return True
+
+    def _start(self, program: str) -> None:
+        log = self.directory / "log"
+        with log.open("wb") as output:
+            self._supervisor = subprocess.Popen(
+                [sys.executable, "-I", os.path.abspath(__file__)]
+                + [str(os.getpid()), str(self.directory)]
+                + self._command(program),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                # Out of reach of a Ctrl-C that is meant for the tests: they still
+                # need the server while they end.
+                start_new_session=True,
+            )
+        assert self._supervisor.stdout is not None
+        self._pid = int(self._supervisor.stdout.readline() or 0)
+
+        deadline = time.monotonic() + self.start_timeout
+        while True:
+            if self._supervisor.poll() is not None:
+                self._forget_process()
+                raise _EndedAtOnce(f"{self.program} ended at once: {_tail(log)}")
+            if self._answering_pid() == self._pid:
+                return
+            if time.monotonic() > deadline:
+                self.kill()
+                raise ServerError(
+                    f"{self.program} gave no answer at {self.address} in"
+                    f" {self.start_timeout:g} s: {_tail(log)}"
+                )
+            time.sleep(0.01)
+
+    def _send(self, number: signal.Signals, *, wait: bool = False) -> None:
+        """Have the supervisor signal the server: only its parent can know that the
+        process id is still the server's.
+
+        :param wait: until the server has stopped or gone on.
+        """
+        supervisor = self._supervisor
+        done = b""
+        if supervisor is not None:
+            assert supervisor.stdin is not None and supervisor.stdout is not None
+            try:
+                os.write(supervisor.stdin.fileno(), b"%d\n" % number)
+                if wait:
+                    done = supervisor.stdout.readline()
+            except BrokenPipeError:
+                pass
+        if wait and not done:
+            raise ServerError(f"{self.program} is not running")
+
+    def _forget_process(self) -> None:
+        supervisor, self._supervisor, self._pid = self._supervisor, None, None
+        if supervisor is not None:
+            supervisor.wait(KILL_TIMEOUT)
+            assert supervisor.stdin is not None and supervisor.stdout is not None
+            supervisor.stdin.close()
+            supervisor.stdout.close()
+
+
+class _EndedAtOnce(ServerError):
+    """The server ended before it answered: its port was taken, or an option is bad."""
+
+
+class Memcached(Server):
+    """A memcached. ``restart`` leaves it empty.
+
+    :param unix_socket: listen on this path instead of a port; True chooses one.
+    :param arguments: further command-line arguments, as ``("-m", "16")``.
+    """
+
+    program = "memcached"
+    package = "memcached"
+    variable = "HYDRACACHE_TEST_MEMCACHED"
+
+    def __init__(
+        self,
+        *,
+        unix_socket: str | bool = False,
+        arguments: Sequence[str] = (),
+        external: str | None = None,
+    ) -> None:
+        self._unix_socket = unix_socket
+        self._arguments = list(arguments)
+        super().__init__(external=external)
+
+    @classmethod
+    def of_environment(cls) -> Memcached:
+        """The server that HYDRACACHE_TEST_MEMCACHED names, or else a private one."""
+        return cls(external=os.environ.get(cls.variable) or None)
+
+    @property
+    def address(self) -> str:
+        if isinstance(self._unix_socket, str):
+            return self._unix_socket
+        if self._unix_socket:
+            return str(self.directory / "socket")
+        return super().address
+
+    def _uses_a_port(self) -> bool:
+        return not self._unix_socket
+
+    def _command(self, program: str) -> list[str]:
+        command = [program]
+        if os.geteuid() == 0:
+            # It refuses to run as root unless told so.
+            command += ["-u", "root"]
+        if self._unix_socket:
+            command += ["-s", self.address]
+        else:
+            command += ["-l", "127.0.0.1", "-p", str(self.port), "-U", "0"]
+        return command + self._arguments
+
+    def _answering_pid(self) -> int | None:
+        answer = b""
+        try:
+            with _connect(self.address) as connection:
+                connection.sendall(b"stats\r\n")
+                while not answer.endswith(b"END\r\n"):
+                    data = connection.recv(65536)
+                    if not data:
+                        return None
+                    answer += data
+        except OSError:
+            return None
+        for line in answer.splitlines():
+            if line.startswith(b"STAT pid "):
+                return int(line.split()[2])
+        return None
+
+
+def find_program(program: str, package: str, variable: str) -> str:
+    """Path of a server's program, also outside PATH, where Debian keeps servers.
+
+    :raises ServerError: not installed; the message names the package.
+    """
+    path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
+    found = shutil.which(program, path=path)
+    if found is None:
+        raise ServerError(
+            f"{program} is not installed: apt-get install {package},"
+            f" or name a running server in {variable}"
+        )
+    return found
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at this moment."""
+    # Not the shared generator: Hypothesis seeds it, and then two runs of the suite
+    # would choose the same ports.
+    choose = random.SystemRandom().choice
+    while True:
+        port = choose(PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
+def _connect(address: str) -> socket.socket:
+    if address.startswith("/"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(1.0)
+        try:
+            connection.connect(address)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=1.0)
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:].strip() or "it said nothing"
+
+
+def _supervise(parent: int, directory: str, command: list[str]) -> None:
+    """Run ``command`` until it ends by itself or ``parent`` is gone.
+
+    Tells the server's process id on standard output. Sends it the signals whose
+    numbers come in on standard input, and says so when it has stopped or gone on.
+    """
+    # SIGCHLD ends the select below, through this pipe.
+    awake, wake = os.pipe()
+    os.set_blocking(awake, False)
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+
+    # Should the supervisor itself be killed: it has one thread, so here the kernel's
+    # way is right.
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    server = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        preexec_fn=prctl and (lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))),
+    )
+    os.write(1, b"%d\n" % server.pid)
+
+    # Only waitpid knows when every thread of the server has stopped, so it is called
+    # here, and never by the Popen object.
+    paused = False
+
+    def look(options: int) -> bool:
+        nonlocal paused
+        process, status = os.waitpid(server.pid, options | os.WUNTRACED | os.WCONTINUED)
+        if process == 0:
+            return False
+        if not os.WIFSTOPPED(status) and not os.WIFCONTINUED(status):
+            os._exit(0)
+        paused = os.WIFSTOPPED(status)
+        return True
+
+    orders = b""
+    while os.getppid() == parent:
+        ready, _, _ = select.select([0, awake], [], [], SUPERVISOR_LOOK)
+        if awake in ready:
+            os.read(awake, 4096)
+            while look(os.WNOHANG):
+                pass
+        if 0 not in ready:
+            continue
+        data = os.read(0, 4096)
+        if not data:
+            break
+        *numbers, orders = (orders + data).split(b"\n")
+        for number in map(int, numbers):
+            os.kill(server.pid, number)
+            if number in (signal.SIGSTOP, signal.SIGCONT):
+                while paused != (number == signal.SIGSTOP):
+                    look(0)
+                os.write(1, b"done\n")
+
+    os.kill(server.pid, signal.SIGKILL)
+    os.waitpid(server.pid, 0)
+    shutil.rmtree(directory, ignore_errors=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _supervise(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
