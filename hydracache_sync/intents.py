@@ -21,8 +21,15 @@ MAX_REASON = 255
 KINDS = ("key", "tag", "entity", "collection", "flush")
 
 
+#: The common lengths of parts, written out: a producer hashes in its transaction.
+_LENGTHS = [length.to_bytes(8, "big") for length in range(256)]
+
+
 def _part(data: bytes) -> bytes:
-    return len(data).to_bytes(8, "big") + data
+    length = len(data)
+    if length < 256:
+        return _LENGTHS[length] + data
+    return length.to_bytes(8, "big") + data
 
 
 def hash_parts(*parts: str) -> bytes:
@@ -109,11 +116,12 @@ class InvalidationIntent(NamedTuple):
 
     def target_hash(self) -> bytes:
         """32 bytes that identify the target; the same in every version and language."""
-        data = _HASH_PREFIX[self.kind]
-        if self.entity_name is not None:
-            data += _part(self.entity_name.encode("utf-8"))
-        if self.value is not None:
-            data += _part(self.value.encode("utf-8"))
+        kind, value, entity_name = self
+        data = _HASH_PREFIX[kind]
+        if entity_name is not None:
+            data += _part(entity_name.encode())
+        if value is not None:
+            data += _part(value.encode())
         return sha256(data).digest()
 
     def target_hash_hex(self) -> str:
@@ -160,19 +168,24 @@ class InvalidationIntentBatch:
         return self
 
     def invalidate_key(self, key: str) -> InvalidationIntentBatch:
-        return self.intent(InvalidationIntent.key(key))
+        self._intents.append(InvalidationIntent.key(key))
+        return self
 
     def invalidate_tag(self, tag: str) -> InvalidationIntentBatch:
-        return self.intent(InvalidationIntent.tag(tag))
+        self._intents.append(InvalidationIntent.tag(tag))
+        return self
 
     def invalidate_entity(self, entity: str, key: str) -> InvalidationIntentBatch:
-        return self.intent(InvalidationIntent.entity(entity, key))
+        self._intents.append(InvalidationIntent.entity(entity, key))
+        return self
 
     def invalidate_collection(self, name: str) -> InvalidationIntentBatch:
-        return self.intent(InvalidationIntent.collection(name))
+        self._intents.append(InvalidationIntent.collection(name))
+        return self
 
     def flush(self) -> InvalidationIntentBatch:
-        return self.intent(InvalidationIntent.flush())
+        self._intents.append(InvalidationIntent.flush())
+        return self
 
     def distinct(self) -> list[InvalidationIntent]:
         """Intents without repetitions, in order of first appearance."""
@@ -180,8 +193,9 @@ class InvalidationIntentBatch:
 
     def copy(self) -> InvalidationIntentBatch:
         """Return a batch of its own, so that later changes to this one do not show."""
-        copied = InvalidationIntentBatch(self._reason)
-        copied._intents = list(self._intents)
+        copied = InvalidationIntentBatch.__new__(InvalidationIntentBatch)
+        copied._reason = self._reason
+        copied._intents = self._intents.copy()
         return copied
 
     def __len__(self) -> int:

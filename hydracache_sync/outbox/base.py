@@ -12,7 +12,7 @@ import threading
 from typing import Any, Callable, ContextManager, Iterable, Sequence
 
 from hydracache_sync.intents import InvalidationIntentBatch
-from hydracache_sync.keys import checked_namespace, checked_text
+from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.row import (
     CommitStatus,
     OutboxRow,
@@ -228,17 +228,27 @@ class InvalidationOutbox(abc.ABC):
     # Waiters
 
     @abc.abstractmethod
-    def status(self, namespace: str) -> OutboxStatus:
+    def status(self, namespace: str, *, timeout: float | None = None) -> OutboxStatus:
         """Count what is not yet published, in a fresh snapshot.
 
         Costs the same however many rows have been finished.
+
+        :param timeout: seconds to go on trying while the database is busy; by default
+            the outbox's own.
         """
 
     @abc.abstractmethod
     def status_for_commit(
-        self, namespace: str, commit_position: CommitPosition | str
+        self,
+        namespace: str,
+        commit_position: CommitPosition | str,
+        *,
+        timeout: float | None = None,
     ) -> CommitStatus:
-        """Count the rows of one commit by state, in a fresh snapshot."""
+        """Count the rows of one commit by state, in a fresh snapshot.
+
+        :param timeout: as for :meth:`status`.
+        """
 
     # Operators
 
@@ -264,7 +274,7 @@ class InvalidationOutbox(abc.ABC):
     def dead_letters(
         self, namespace: str, *, limit: int = 100, after: int = 0
     ) -> list[OutboxRow]:
-        """List dead letters by ``id``; ``after`` is the last ``id`` of the page before."""
+        """List dead letters by ``id``; ``after`` as in :meth:`rows`."""
         return self.rows(namespace, state=OutboxState.DEAD, limit=limit, after=after)
 
     @abc.abstractmethod

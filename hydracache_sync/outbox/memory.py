@@ -68,7 +68,7 @@ class MemoryOutbox(SQLiteOutbox):
                 " `with outbox.transaction() as connection`"
             )
 
-    def _guard(self) -> None:
+    def _require_same_file(self, connection: sqlite3.Connection) -> None:
         """No other connection gets past :meth:`_require_transaction`."""
 
     def install_schema(self) -> None:

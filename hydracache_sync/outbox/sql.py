@@ -14,7 +14,15 @@ import random
 import secrets
 import threading
 import time
-from typing import Any, Callable, ContextManager, Iterable, Iterator, Sequence, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Iterable,
+    Iterator,
+    Sequence,
+    TypeVar,
+)
 
 from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
@@ -117,7 +125,13 @@ class SQLOutbox(InvalidationOutbox):
 
         def insert(cursor: Any) -> int | None:
             return self._insert(
-                cursor, namespace, batch.reason, intents, position, new, delay_ms
+                cursor,
+                namespace,
+                batch.reason,
+                intents,
+                position,
+                new,
+                delay_ms=delay_ms,
             )
 
         inserted: int | None = 0
@@ -150,36 +164,27 @@ class SQLOutbox(InvalidationOutbox):
         intents: Sequence[InvalidationIntent],
         position: CommitPosition,
         new: bool,
+        *,
         delay_ms: int = 0,
-        guard: tuple[str, dict[str, Any]] | None = None,
     ) -> int | None:
-        """Insert rows through ``cursor``; return how many, None if it cannot tell.
-
-        :param guard: expression for the first row's state, and its parameters.
-        """
+        """Insert rows through ``cursor``; return how many, None if it cannot tell."""
         encode = self.dialect.encode
-        params = self._params(
-            namespace=encode(namespace),
-            position=encode(position.value),
-            reason=encode(reason),
-            delay_ms=delay_ms,
-        )
-        state = "0"
-        if guard is not None:
-            state, extra = guard
-            params.update(extra)
+        shared = [encode(namespace), encode(position.value), encode(reason)]
+        if self.dialect.binds_clock:
+            now_ms = self._host_now_ms()
+            shared += (now_ms, now_ms + delay_ms)
+        else:
+            shared.append(delay_ms)
         inserted: int | None = 0
         for part in _parts(intents, self.dialect.rows_per_insert):
-            for n, intent in enumerate(part):
-                params[f"hash{n}"] = intent.target_hash()
-                params[f"kind{n}"] = intent.kind
-                params[f"value{n}"] = (
-                    None if intent.value is None else encode(intent.value)
-                )
-                params[f"entity{n}"] = (
-                    None if intent.entity_name is None else encode(intent.entity_name)
-                )
-            text = self._statements.insert(len(part), skip_present=not new, state=state)
+            params: list[Any] = []
+            for intent in part:
+                kind, value, entity_name = intent
+                params += (intent.target_hash(), kind)
+                params.append(None if value is None else encode(value))
+                params.append(None if entity_name is None else encode(entity_name))
+                params += shared
+            text = self._statements.insert(len(part), skip_present=not new)
             cursor.execute(text, params)
             count = self._insert_count(cursor, new, len(part))
             inserted = None if inserted is None or count is None else inserted + count
@@ -364,12 +369,12 @@ class SQLOutbox(InvalidationOutbox):
 
     # Waiters
 
-    def status(self, namespace: str) -> OutboxStatus:
+    def status(self, namespace: str, *, timeout: float | None = None) -> OutboxStatus:
         params = self._params(
             namespace=self.dialect.encode(checked_namespace(namespace)),
             cap=STATUS_CAP + 1,
         )
-        [record] = self._read(statements.STATUS, params)
+        [record] = self._read(statements.STATUS, params, timeout=timeout)
         now_ms, pending, oldest, tried, dead, died, published = record
         return OutboxStatus(
             pending=min(pending, STATUS_CAP),
@@ -383,14 +388,18 @@ class SQLOutbox(InvalidationOutbox):
         )
 
     def status_for_commit(
-        self, namespace: str, commit_position: CommitPosition | str
+        self,
+        namespace: str,
+        commit_position: CommitPosition | str,
+        *,
+        timeout: float | None = None,
     ) -> CommitStatus:
         position, _ = checked_position(commit_position)
         params = self._params(
             namespace=self.dialect.encode(checked_namespace(namespace)),
             position=self.dialect.encode(position.value),
         )
-        [record] = self._read(statements.STATUS_FOR_COMMIT, params)
+        [record] = self._read(statements.STATUS_FOR_COMMIT, params, timeout=timeout)
         now_ms, pending, published, dead = (int(value or 0) for value in record)
         return CommitStatus(pending, published, dead, now_ms)
 
@@ -540,7 +549,12 @@ class SQLOutbox(InvalidationOutbox):
         return self._run(change)
 
     def _read(
-        self, template: str, params: dict[str, Any], *, check: bool = True
+        self,
+        template: str,
+        params: dict[str, Any],
+        *,
+        timeout: float | None = None,
+        check: bool = True,
     ) -> list[tuple[Any, ...]]:
         """Run one select by itself, so that it sees what is committed now."""
 
@@ -548,7 +562,7 @@ class SQLOutbox(InvalidationOutbox):
             cursor.execute(self._statements.text(template), params)
             return list(cursor.fetchall())
 
-        return self._run(select, check=check)
+        return self._run(select, timeout=timeout, check=check)
 
     def _run(
         self,

@@ -22,6 +22,7 @@ from hydracache_sync.outbox.base import checked_batch, checked_position
 from hydracache_sync.outbox.connections import ThreadConnections
 from hydracache_sync.outbox.row import COLUMNS
 from hydracache_sync.outbox.sql import SCHEMA_VERSION, SQLOutbox
+from hydracache_sync.outbox.sqlite_files import opened_file
 from hydracache_sync.outbox.statements import Dialect
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
@@ -35,27 +36,19 @@ BUSY_TIMEOUT = 5.0
 #: snapshot that can no longer be written to).
 _BUSY_CODES = (5, 6)
 
-#: State of the first inserted row: null, which the column refuses, if the connection
-#: has another file open. Asked inside the INSERT, so that enqueueing stays one
-#: statement, and each time, since connections cannot be remembered: they take no weak
-#: reference, and the next one may get the same id().
-_SAME_FILE = (
-    "case when (select file from pragma_database_list where name = 'main')"
-    " = :file then 0 end"
-)
-
 SQLITE = Dialect(
     # SQLite has no clock but the host's, and one file is used on one host.
     now=":now",
     parameter=":{}",
+    marker="?",
     on_conflict="\non conflict (namespace, commit_position, target_hash) do nothing",
     lock_rows="",
     begin="begin immediate",
     # An idle worker must not take the one write lock at each poll.
     peek=True,
-    # Five parameters for the statement, four a row; before 3.32 the limit is 999.
-    rows_per_insert=5000 if sqlite3.sqlite_version_info >= (3, 32) else 240,
-    encode=str,
+    # Nine parameters a row of 32766, or of 999 before 3.32.
+    rows_per_insert=3600 if sqlite3.sqlite_version_info >= (3, 32) else 110,
+    encode=lambda text: text,
 )
 
 
@@ -85,9 +78,10 @@ class SQLiteOutbox(SQLOutbox):
         super().__init__(table=table, busy_timeout=busy_timeout, clock=clock)
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", table):
             raise ConfigurationError(
-                f"table {table!r} is not a plain name of letters, digits and underscores"
+                f"table {table!r} is not a name of letters, digits and underscores"
             )
         self.path = os.path.abspath(os.fspath(path))
+        self._file: str | None = None
         self._connections = ThreadConnections(self._connect, sqlite3.Connection.close)
 
     def __repr__(self) -> str:
@@ -109,25 +103,18 @@ class SQLiteOutbox(SQLOutbox):
         intents = batch.distinct()
         inserted: int | None = 0
         if intents:
-            # Not connection.execute(): a subclass may give it other habits.
-            cursor = sqlite3.Cursor(connection)
-            began = not connection.in_transaction
+            idle = not connection.in_transaction
             try:
+                self._require_same_file(connection)
+                # Not connection.cursor(): a subclass may give it other habits.
+                cursor = sqlite3.Cursor(connection)
                 inserted = self._insert(
-                    cursor,
-                    namespace,
-                    batch.reason,
-                    intents,
-                    position,
-                    new,
-                    guard=self._guard(),
+                    cursor, namespace, batch.reason, intents, position, new
                 )
             except sqlite3.Error as exc:
-                if began and connection.in_transaction:
-                    # Opened by the driver for our INSERT, and empty.
+                if idle and connection.in_transaction:
+                    # Begun by the driver for our INSERT, and empty.
                     connection.rollback()
-                if isinstance(exc, sqlite3.IntegrityError):
-                    self._refuse_other_file(connection, exc)
                 raise self._error(exc) from exc
             self._note_enqueued(connection, namespace)
         return self._receipt(namespace, batch, position, len(intents), inserted)
@@ -152,19 +139,15 @@ class SQLiteOutbox(SQLOutbox):
             " transaction() of the outbox"
         )
 
-    def _guard(self) -> tuple[str, dict[str, Any]] | None:
-        return _SAME_FILE, {"file": os.path.realpath(self.path)}
-
-    def _refuse_other_file(
-        self, connection: sqlite3.Connection, cause: sqlite3.IntegrityError
-    ) -> None:
-        files = sqlite3.Cursor(connection).execute("pragma database_list").fetchall()
-        opened = next((_str(file) for _, name, file in files if _str(name) == "main"))
-        if opened != os.path.realpath(self.path):
+    def _require_same_file(self, connection: sqlite3.Connection) -> None:
+        """Refuse a connection whose main database is another file."""
+        opened = opened_file(connection)
+        if opened != self._file and opened != os.path.realpath(self.path):
             raise NotInTransactionError(
                 f"the connection has {opened or 'a database in memory'} open, the"
                 f" outbox is in {self.path}: rows written there would never be drained"
-            ) from cause
+            )
+        self._file = opened
 
     # Connections
 

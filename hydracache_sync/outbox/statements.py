@@ -17,16 +17,15 @@ _PARAMETER = re.compile(r":([a-z][a-z0-9_]*)")
 
 INSERT = """
 insert into {table} (
-  namespace, commit_position, reason, created_at_ms, at_ms,
-  target_hash, kind, value, entity_name, state
+  target_hash, kind, value, entity_name,
+  namespace, commit_position, reason, created_at_ms, at_ms, state
 )
 values {values}{on_conflict}
 """
 
-INSERT_ROW = (
-    "(:namespace, :position, :reason, {now}, {now} + :delay_ms,"
-    " :hash{n}, :kind{n}, :value{n}, :entity{n}, {state})"
-)
+# Parameters of the one statement in a producer's way are not named: binding by name
+# costs as much as hashing.
+INSERT_ROW = "({p}, {p}, {p}, {p}, {p}, {p}, {p}, {moments}, 0)"
 
 CLAIM_PEEK = """
 select 1
@@ -234,8 +233,9 @@ class Dialect:
     #: Milliseconds of the database's clock. ``:now`` is bound from Python, right
     #: where the database has no clock but the host's.
     now: str
-    #: How a named parameter is written, with ``{}`` for its name.
+    #: How a named parameter is written, with ``{}`` for its name, and one without.
     parameter: str
+    marker: str
     #: Appended to an insert so that rows that are there already are left alone.
     on_conflict: str
     #: Appended to the claim's select so that it skips rows that others hold.
@@ -248,6 +248,10 @@ class Dialect:
     rows_per_insert: int
     #: Turns text that identifies into what is stored.
     encode: Callable[[str], Any]
+
+    @property
+    def binds_clock(self) -> bool:
+        return self.now == ":now"
 
 
 class Statements:
@@ -273,25 +277,23 @@ class Statements:
         )
         return text, {f"id{n}": id for n, id in enumerate(ids)}
 
-    def insert(self, rows: int, *, skip_present: bool, state: str) -> str:
+    def insert(self, rows: int, *, skip_present: bool) -> str:
         """Return one INSERT of ``rows`` rows.
 
         :param skip_present: leave rows alone whose key is there already.
-        :param state: expression for the state of the first row.
         """
 
         def build() -> str:
-            values = [
-                INSERT_ROW.replace("{n}", str(n)).replace(
-                    "{state}", "0" if n else state
-                )
-                for n in range(rows)
-            ]
-            return INSERT.replace("{values}", ",\n".join(values)).replace(
-                "{on_conflict}", self._dialect.on_conflict if skip_present else ""
+            dialect = self._dialect
+            moments = "{p}, {p}" if dialect.binds_clock else "{now}, {now} + {p}"
+            row = INSERT_ROW.replace("{moments}", moments)
+            return (
+                INSERT.replace("{values}", ",\n".join([row] * rows))
+                .replace("{p}", dialect.marker)
+                .replace("{on_conflict}", dialect.on_conflict if skip_present else "")
             )
 
-        return self._cached(f"insert {skip_present} {state}", rows, build)
+        return self._cached("insert or skip" if skip_present else "insert", rows, build)
 
     def _cached(self, name: str, count: int, build: Callable[[], str]) -> str:
         # Two threads may render the same text at once; either result will do.

@@ -27,7 +27,8 @@ def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
     if parts.scheme == "sqlite":
         return SQLiteOutbox(_sqlite_path(url), **options)
     raise ConfigurationError(
-        f"outbox URL {redacted(url)!r} has the scheme {parts.scheme!r}; known is {_FORMS}"
+        f"outbox URL {redacted(url)!r} has the scheme {parts.scheme!r}, known is"
+        f" {_FORMS}"
     )
 
 
