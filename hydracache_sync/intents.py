@@ -114,6 +114,16 @@ class InvalidationIntent(NamedTuple):
             )
         return cls(kind, value, entity_name)
 
+    def checked(self) -> InvalidationIntent:
+        """Return the intent if one of the constructors could have built it.
+
+        :raises TypeError, ValueError: it was put together by hand and is none.
+        """
+        for field, text in (("value", self.value), ("entity", self.entity_name)):
+            if text is not None:
+                checked_text(f"{self.kind} {field}", text, maximum=MAX_TARGET)
+        return self.from_storage(*self)
+
     def target_hash(self) -> bytes:
         """32 bytes that identify the target; the same in every version and language."""
         kind, value, entity_name = self
@@ -164,7 +174,7 @@ class InvalidationIntentBatch:
             raise TypeError(
                 f"intent must be InvalidationIntent, not {type(intent).__name__}"
             )
-        self._intents.append(intent)
+        self._intents.append(intent.checked())
         return self
 
     def invalidate_key(self, key: str) -> InvalidationIntentBatch:

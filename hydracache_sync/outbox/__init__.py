@@ -2,6 +2,7 @@
 
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.memory import MemoryOutbox
+from hydracache_sync.outbox.mysql import MySQLOutbox
 from hydracache_sync.outbox.row import (
     CommitStatus,
     OutboxRow,
@@ -15,6 +16,7 @@ __all__ = [
     "CommitStatus",
     "InvalidationOutbox",
     "MemoryOutbox",
+    "MySQLOutbox",
     "OutboxRow",
     "OutboxState",
     "OutboxStatus",

@@ -31,7 +31,7 @@ class MemoryOutbox(SQLiteOutbox):
     ) -> None:
         super().__init__(":memory:", busy_timeout=busy_timeout, clock=clock)
         self._pid = os.getpid()
-        self._turn = threading.Lock()
+        self._mutex = threading.Lock()
         self._connection = self._connect()
         self.install_schema()
 
@@ -53,12 +53,12 @@ class MemoryOutbox(SQLiteOutbox):
                 f" {os.getpid()}; use SQLiteOutbox across processes"
             )
         self._refuse_in_block()
-        if not self._turn.acquire(timeout=self._busy_timeout_ms / 1000):
+        if not self._mutex.acquire(timeout=self._busy_timeout_ms / 1000):
             raise OutboxBusyError(f"{self}: another thread is inside transaction()")
         try:
             yield self._connection
         finally:
-            self._turn.release()
+            self._mutex.release()
 
     def _require_transaction(self, connection: Any) -> None:
         block = self._open_block()

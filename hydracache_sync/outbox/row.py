@@ -223,7 +223,7 @@ def _text(column: str, raw: object) -> str | None:
     if raw is None:
         return None
     if isinstance(raw, str):
-        text = raw
+        text, raw = raw, raw.encode("utf-8", "surrogatepass")
     elif isinstance(raw, (bytes, bytearray)):
         try:
             text = raw.decode("utf-8")

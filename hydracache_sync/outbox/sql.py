@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import math
 import os
 import random
 import secrets
@@ -24,8 +23,9 @@ from typing import (
     TypeVar,
 )
 
+from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
-from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
+from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.base import (
@@ -42,13 +42,11 @@ from hydracache_sync.outbox.row import (
     OutboxState,
     OutboxStatus,
 )
+from hydracache_sync.outbox.schema import SCHEMA_VERSION
 from hydracache_sync.outbox.statements import Dialect, Statements
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 T = TypeVar("T")
-
-#: Version of the tables that this library reads and writes.
-SCHEMA_VERSION = 1
 
 #: Ids or hashes in one statement: old SQLite takes 999 parameters.
 IDS_PER_STATEMENT = 500
@@ -61,8 +59,12 @@ MAX_ERROR = 1000
 FIRST_PAUSE = 0.001
 LONGEST_PAUSE = 0.05
 
-#: Longest duration taken, a hundred years: beyond it stored milliseconds overflow.
-MAX_SECONDS = 100 * 365 * 86400.0
+
+class ConnectionLostError(OutboxError):
+    """An own connection was dead; it has been dropped. Never seen by callers as such.
+
+    What was under way may have been done or not.
+    """
 
 
 class SQLOutbox(InvalidationOutbox):
@@ -75,8 +77,8 @@ class SQLOutbox(InvalidationOutbox):
         self, *, table: str, busy_timeout: float, clock: Callable[[], float] | None
     ) -> None:
         super().__init__()
-        self._table = table
         self._statements = Statements(self.dialect, table)
+        self._table = table
         self._busy_timeout_ms = duration_ms("busy_timeout", busy_timeout)
         self._clock = clock
         self._block = threading.local()
@@ -113,6 +115,39 @@ class SQLOutbox(InvalidationOutbox):
         position, new = checked_position(commit_position)
         return self._enqueue(namespace, batch, position, new)
 
+    def enqueue_in(
+        self,
+        connection: Any,
+        namespace: str,
+        batch: InvalidationIntentBatch,
+        *,
+        commit_position: CommitPosition | str | None = None,
+    ) -> InvalidationReceipt:
+        batch = checked_batch(namespace, batch)
+        position, new = checked_position(commit_position)
+        rows = self._new_rows(namespace, batch, position)
+        inserted: int | None = 0
+        with self._joined(connection) as cursor:
+            if rows:
+                inserted = self._insert(cursor, rows, new)
+        if not new and not self._tells_inserted(connection):
+            inserted = None
+        block = self._open_block()
+        if block is not None and block[2] is connection:
+            block[1].append(namespace)
+        return self._receipt(namespace, batch, position, len(rows), inserted)
+
+    @abc.abstractmethod
+    def _joined(self, connection: Any) -> ContextManager[Any]:
+        """Check the caller's connection and lend a cursor on it.
+
+        :raises NotInTransactionError: as :meth:`enqueue_in`.
+        """
+
+    def _tells_inserted(self, connection: Any) -> bool:
+        """Whether rows that are there already are left out of a statement's count."""
+        return True
+
     def _enqueue(
         self,
         namespace: str,
@@ -121,27 +156,22 @@ class SQLOutbox(InvalidationOutbox):
         new: bool,
         delay_ms: int = 0,
     ) -> InvalidationReceipt:
-        intents = batch.distinct()
+        rows = self._new_rows(namespace, batch, position, delay_ms)
+        tries = 0
 
         def insert(cursor: Any) -> int | None:
-            return self._insert(
-                cursor,
-                namespace,
-                batch.reason,
-                intents,
-                position,
-                new,
-                delay_ms=delay_ms,
-            )
+            nonlocal tries
+            tries += 1
+            # A connection that was lost may have taken the rows with its last breath.
+            return self._insert(cursor, rows, new and tries == 1)
 
         inserted: int | None = 0
-        if 0 < len(intents) <= self.dialect.rows_per_insert:
-            inserted = self._run(insert)
-        elif intents:
-            inserted = self._transact(insert)
-        if inserted != 0:
-            self._committed([namespace])
-        return self._receipt(namespace, batch, position, len(intents), inserted)
+        if rows:
+            alone = len(self._insert_parts(rows)) == 1
+            inserted = self._run(insert) if alone else self._transact(insert)
+            if inserted != 0:
+                self._committed([namespace])
+        return self._receipt(namespace, batch, position, len(rows), inserted)
 
     def _receipt(
         self,
@@ -156,43 +186,53 @@ class SQLOutbox(InvalidationOutbox):
             namespace, position, created_at_ms, targets, batch, inserted
         )
 
-    def _insert(
+    def _new_rows(
         self,
-        cursor: Any,
         namespace: str,
-        reason: str,
-        intents: Sequence[InvalidationIntent],
+        batch: InvalidationIntentBatch,
         position: CommitPosition,
-        new: bool,
-        *,
         delay_ms: int = 0,
-    ) -> int | None:
-        """Insert rows through ``cursor``; return how many, None if it cannot tell."""
+    ) -> list[list[Any]]:
+        """The parameters of :data:`statements.INSERT_ROW` for each distinct intent."""
         encode = self.dialect.encode
-        shared = [encode(namespace), encode(position.value), encode(reason)]
+        shared = [encode(namespace), encode(position.value), encode(batch.reason)]
         if self.dialect.binds_clock:
             now_ms = self._host_now_ms()
             shared += (now_ms, now_ms + delay_ms)
         else:
             shared.append(delay_ms)
+        return [
+            [
+                intent.target_hash(),
+                intent.kind,
+                None if intent.value is None else encode(intent.value),
+                None if intent.entity_name is None else encode(intent.entity_name),
+                *shared,
+            ]
+            for intent in batch.distinct()
+        ]
+
+    def _insert(self, cursor: Any, rows: list[list[Any]], new: bool) -> int | None:
+        """Insert rows through ``cursor``; return how many, None if it cannot tell.
+
+        :param new: their position was generated: no row can be there already.
+        """
         inserted: int | None = 0
-        for part in _parts(intents, self.dialect.rows_per_insert):
-            params: list[Any] = []
-            for intent in part:
-                kind, value, entity_name = intent
-                params += (intent.target_hash(), kind)
-                params.append(None if value is None else encode(value))
-                params.append(None if entity_name is None else encode(entity_name))
-                params += shared
+        for part in self._insert_parts(rows):
             text = self._statements.insert(len(part), skip_present=not new)
-            cursor.execute(text, params)
-            count = self._insert_count(cursor, new, len(part))
+            count = self._execute_insert(cursor, text, part, new)
             inserted = None if inserted is None or count is None else inserted + count
         return inserted
 
-    def _insert_count(self, cursor: Any, new: bool, rows: int) -> int | None:
-        """How many of ``rows`` the statement just run has inserted."""
-        return int(cursor.rowcount)
+    @abc.abstractmethod
+    def _insert_parts(self, rows: list[list[Any]]) -> Sequence[list[list[Any]]]:
+        """Split rows by what one statement takes; most often into one part."""
+
+    @abc.abstractmethod
+    def _execute_insert(
+        self, cursor: Any, text: str, rows: list[list[Any]], new: bool
+    ) -> int | None:
+        """Run one INSERT; return the rows inserted, None if it cannot tell."""
 
     def transaction(self) -> ContextManager[Any]:
         return self._transaction()
@@ -200,23 +240,18 @@ class SQLOutbox(InvalidationOutbox):
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:
         self._check_once()
-        with self._session() as connection:
-            self._retried(lambda: connection.cursor().execute(self.dialect.begin))
-            namespaces: list[str] = []
-            self._block.entry = (os.getpid(), namespaces, connection)
+        namespaces: list[str] = []
+        with contextlib.ExitStack() as stack:
+            connection = self._retried(lambda: self._begin(stack))
+            pid = os.getpid()
+            self._block.entry = (pid, namespaces, connection)
             try:
                 self._lend(connection)
                 yield connection
-                if not self._in_transaction(connection):
-                    raise OutboxError(
-                        "the transaction was ended inside the transaction() block;"
-                        " leave commit and rollback to the block"
-                    )
-                # COMMIT may be tried again: SQLite keeps the transaction when
-                # readers were in its way.
-                self._retried(connection.commit)
+                self._end_block(connection, pid)
             except BaseException:
-                self._abandon(connection)
+                if os.getpid() == pid:
+                    self._abandon(connection)
                 raise
             finally:
                 self._block.entry = None
@@ -224,22 +259,44 @@ class SQLOutbox(InvalidationOutbox):
         if namespaces:
             self._committed(namespaces)
 
+    def _end_block(self, connection: Any, pid: int) -> None:
+        if os.getpid() != pid:
+            raise OutboxError(
+                f"a transaction() block of process {pid} was left in its child; it ends"
+                " in the parent"
+            )
+        if not self._in_transaction(connection):
+            raise OutboxError(
+                "the transaction was ended inside the transaction() block; leave commit"
+                " and rollback to the block"
+            )
+        self._retried(connection.commit, replace=False)
+
+    def _begin(self, stack: contextlib.ExitStack) -> Any:
+        """Begin a transaction on an own connection that ``stack`` gives back."""
+        with contextlib.ExitStack() as lent:
+            connection = lent.enter_context(self._session())
+            connection.cursor().execute(self.dialect.begin)
+            stack.push(lent.pop_all())
+        return connection
+
     def _lend(self, connection: Any) -> None:
         """Prepare an own connection for the caller of :meth:`transaction`."""
 
     def _take_back(self, connection: Any) -> None:
         """Undo :meth:`_lend`."""
 
+    def _refuse_in_block(self) -> None:
+        if self._open_block() is not None:
+            raise OutboxError(
+                "this thread is inside a transaction() block of the outbox; there it"
+                " may call enqueue_in with the block's connection only"
+            )
+
     def _open_block(self) -> tuple[int, list[str], Any] | None:
         """This thread's open ``transaction()`` block, if it has one."""
         entry: tuple[int, list[str], Any] | None = getattr(self._block, "entry", None)
         return entry if entry is not None and entry[0] == os.getpid() else None
-
-    def _note_enqueued(self, connection: Any, namespace: str) -> None:
-        """Have subscribers told, if ``connection`` is the one of an own block."""
-        block = self._open_block()
-        if block is not None and block[2] is connection:
-            block[1].append(namespace)
 
     # Workers
 
@@ -254,7 +311,8 @@ class SQLOutbox(InvalidationOutbox):
         if checked_count("limit", limit) == 0:
             return []
         params = self._params(namespace=self.dialect.encode(namespace), limit=limit)
-        if self.dialect.peek and not self._read(statements.CLAIM_PEEK, params):
+        # An idle worker begins no transaction and takes no lock.
+        if not self._read(statements.CLAIM_PEEK, params):
             return []
         # Drawn from the system at each claim: unlike a counter or an owner's name it
         # cannot repeat after a restart or a fork. 63 bits fit a signed column.
@@ -262,29 +320,48 @@ class SQLOutbox(InvalidationOutbox):
 
         def take(cursor: Any) -> list[OutboxRow]:
             # The clock is read again: a wait for the lock may have taken seconds.
-            cursor.execute(
-                self._statements.text(statements.CLAIM_SELECT), self._params(**params)
-            )
+            text = statements.CLAIM_SELECT + self._lock_rows(cursor)
+            cursor.execute(self._statements.text(text), self._params(**params))
             records = cursor.fetchall()
             if not records:
                 return []
             now_ms = int(records[0][-1])
             claim = Claim(now_ms, now_ms + ttl_ms, owner, token)
+            taken = 0
             for part in _parts([record[0] for record in records], IDS_PER_STATEMENT):
                 text, ids = self._statements.with_ids(statements.CLAIM_UPDATE, part)
                 cursor.execute(
                     text,
-                    {
+                    self._params(
                         **ids,
-                        "claimed_at_ms": claim.claimed_at_ms,
-                        "until_ms": claim.until_ms,
-                        "owner": self.dialect.encode(owner),
-                        "token": token,
-                    },
+                        claimed_at_ms=claim.claimed_at_ms,
+                        until_ms=claim.until_ms,
+                        owner=self.dialect.encode(owner),
+                        token=token,
+                    ),
                 )
+                taken += cursor.rowcount
+            if taken < len(records):
+                # Rows that were not locked while they were read may have been
+                # finished or discarded in between.
+                records = self._still_claimed(cursor, records, token)
             return [OutboxRow(record, claim) for record in records]
 
-        return self._transact(take)
+        return self._transact(take, exclusive=True)
+
+    def _lock_rows(self, cursor: Any) -> str:
+        """End of the claim's select, to lock what it reads and skip what is locked."""
+        return ""
+
+    def _still_claimed(
+        self, cursor: Any, records: Sequence[tuple[Any, ...]], token: int
+    ) -> list[tuple[Any, ...]]:
+        held: set[int] = set()
+        for part in _parts([record[0] for record in records], IDS_PER_STATEMENT):
+            text, ids = self._statements.with_ids(statements.CLAIMED_IDS, part)
+            cursor.execute(text, {**ids, "token": token})
+            held.update(record[0] for record in cursor.fetchall())
+        return [record for record in records if record[0] in held]
 
     def mark_published(self, rows: Sequence[OutboxRow]) -> int:
         return self._mark(statements.MARK_PUBLISHED, rows)
@@ -476,14 +553,18 @@ class SQLOutbox(InvalidationOutbox):
         later = 0
         while True:
             # The position makes the unique key count: one flush a minute, whoever
-            # asks. One that is still pending will be applied after this moment, and
-            # so covers the case; one that was applied may have come too early.
+            # asks. One that nobody has claimed yet will be applied after this moment,
+            # and so covers the case; any other may have been applied too early.
             position = CommitPosition(f"dead-letter:{minute + later}")
             delay_ms = 60_000 * later
             receipt = self._enqueue(namespace, batch, position, False, delay_ms)
             if receipt.inserted:
                 return True
-            if self.status_for_commit(namespace, position).pending:
+            flushes = self.rows(namespace, commit_position=position)
+            if any(
+                row.state is OutboxState.PENDING and row.claim_token is None
+                for row in flushes
+            ):
                 return False
             later += 1
 
@@ -497,19 +578,23 @@ class SQLOutbox(InvalidationOutbox):
                 " install` or install_schema()",
                 expected=SCHEMA_VERSION,
             )
-        if found != SCHEMA_VERSION:
-            age, mend = (
-                ("older", "run `hydracache schema install` with this version")
-                if found < SCHEMA_VERSION
-                else ("newer", "upgrade hydracache_sync here")
-            )
-            raise SchemaError(
-                f"the tables of {self} have version {found}, {age} than version"
-                f" {SCHEMA_VERSION} of this library; {mend}",
-                found=found,
-                expected=SCHEMA_VERSION,
-            )
+        self._require_version(found)
         self._check_tables()
+
+    def _require_version(self, found: int) -> None:
+        if found == SCHEMA_VERSION:
+            return
+        age, mend = (
+            ("older", "run `hydracache schema install` with this version")
+            if found < SCHEMA_VERSION
+            else ("newer", "upgrade hydracache_sync here")
+        )
+        raise SchemaError(
+            f"the tables of {self} have version {found}, {age} than version"
+            f" {SCHEMA_VERSION} of this library; {mend}",
+            found=found,
+            expected=SCHEMA_VERSION,
+        )
 
     @abc.abstractmethod
     def _check_tables(self) -> None:
@@ -586,28 +671,47 @@ class SQLOutbox(InvalidationOutbox):
         work: Callable[[Any], T],
         *,
         timeout: float | None = None,
-        check: bool = True,
+        exclusive: bool = False,
     ) -> T:
-        """Run ``work`` in an own transaction; run it again whole if it was busy."""
+        """Run ``work`` in an own transaction; run it again whole if it was busy.
+
+        :param exclusive: take turns with other claims where the database cannot skip
+            the rows that they hold.
+        """
 
         def attempt() -> T:
             with self._session() as connection:
                 cursor = connection.cursor()
-                try:
-                    cursor.execute(self.dialect.begin)
-                    result = work(cursor)
-                    connection.commit()
-                except BaseException:
-                    self._abandon(connection)
-                    raise
+                turn = self._turn(cursor) if exclusive else contextlib.nullcontext()
+                with turn:
+                    try:
+                        cursor.execute(self.dialect.begin)
+                        result = work(cursor)
+                        connection.commit()
+                    except BaseException:
+                        self._abandon(connection)
+                        raise
                 return result
 
-        if check:
-            self._check_once()
+        self._check_once()
         return self._retried(attempt, timeout)
 
-    def _retried(self, attempt: Callable[[], T], timeout: float | None = None) -> T:
-        """Call ``attempt`` until the database is not busy, or the time is up."""
+    def _turn(self, cursor: Any) -> ContextManager[None]:
+        """Let one claim at a time through, where the dialect needs it."""
+        return contextlib.nullcontext()
+
+    def _retried(
+        self,
+        attempt: Callable[[], T],
+        timeout: float | None = None,
+        *,
+        replace: bool = True,
+    ) -> T:
+        """Call ``attempt`` until the database is not busy, or the time is up.
+
+        :param replace: on a connection that turns out to be dead, call once more on a
+            new one. Every attempt is whole and may be made twice.
+        """
         budget = (
             self._busy_timeout_ms / 1000
             if timeout is None
@@ -627,6 +731,10 @@ class SQLOutbox(InvalidationOutbox):
                     raise
                 time.sleep(min(remaining, random.uniform(longest / 2, longest)))
                 longest = min(longest * 2, LONGEST_PAUSE)
+            except ConnectionLostError:
+                if not replace:
+                    raise
+                replace = False
 
     def _kept_error(self, error: str) -> Any:
         """Text of an error as a row keeps it: storable, and its cut made visible."""
@@ -639,19 +747,6 @@ class SQLOutbox(InvalidationOutbox):
 def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def duration_ms(name: str, seconds: float) -> int:
-    """Check a duration in seconds and return it in whole milliseconds."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise TypeError(
-            f"{name} must be seconds as a number, not {type(seconds).__name__}"
-        )
-    if math.isnan(seconds) or not 0 <= seconds <= MAX_SECONDS:
-        raise ValueError(
-            f"{name} must be 0 to {MAX_SECONDS:.0f} seconds, not {seconds}"
-        )
-    return round(seconds * 1000)
 
 
 def checked_count(name: str, value: int) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import sqlite3
-from importlib import resources
 from typing import Any, Callable, Iterator
 from urllib.parse import quote
 
@@ -17,16 +16,17 @@ from hydracache_sync.errors import (
     OutboxError,
     SchemaError,
 )
-from hydracache_sync.intents import InvalidationIntentBatch
-from hydracache_sync.outbox.base import checked_batch, checked_position
 from hydracache_sync.outbox.connections import ThreadConnections
 from hydracache_sync.outbox.row import COLUMNS
-from hydracache_sync.outbox.sql import SCHEMA_VERSION, SQLOutbox
+from hydracache_sync.outbox.schema import (
+    DEFAULT_TABLE,
+    SCHEMA_VERSION,
+    schema_statements,
+    schema_text,
+)
+from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.sqlite_files import opened_file
-from hydracache_sync.outbox.statements import Dialect
-from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
-
-DEFAULT_TABLE = "hydracache_outbox"
+from hydracache_sync.outbox.statements import SCHEMA_VERSION_SELECT, Dialect
 
 #: Seconds to go on trying while others hold SQLite's write lock. Producers hold it
 #: for milliseconds; a backup or a long import may hold it for seconds.
@@ -36,18 +36,16 @@ BUSY_TIMEOUT = 5.0
 #: snapshot that can no longer be written to).
 _BUSY_CODES = (5, 6)
 
+#: Rows of one INSERT with nine parameters each; SQLite takes 32766, or 999 before 3.32.
+_ROWS_PER_INSERT = 3600 if sqlite3.sqlite_version_info >= (3, 32) else 110
+
 SQLITE = Dialect(
     # SQLite has no clock but the host's, and one file is used on one host.
     now=":now",
     parameter=":{}",
     marker="?",
     on_conflict="\non conflict (namespace, commit_position, target_hash) do nothing",
-    lock_rows="",
     begin="begin immediate",
-    # An idle worker must not take the one write lock at each poll.
-    peek=True,
-    # Nine parameters a row of 32766, or of 999 before 3.32.
-    rows_per_insert=3600 if sqlite3.sqlite_version_info >= (3, 32) else 110,
     encode=lambda text: text,
 )
 
@@ -89,35 +87,33 @@ class SQLiteOutbox(SQLOutbox):
 
     # Producers
 
-    def enqueue_in(
-        self,
-        connection: Any,
-        namespace: str,
-        batch: InvalidationIntentBatch,
-        *,
-        commit_position: CommitPosition | str | None = None,
-    ) -> InvalidationReceipt:
-        batch = checked_batch(namespace, batch)
-        position, new = checked_position(commit_position)
+    @contextlib.contextmanager
+    def _joined(self, connection: Any) -> Iterator[sqlite3.Cursor]:
         self._require_transaction(connection)
-        intents = batch.distinct()
-        inserted: int | None = 0
-        if intents:
-            idle = not connection.in_transaction
-            try:
-                self._require_same_file(connection)
-                # Not connection.cursor(): a subclass may give it other habits.
-                cursor = sqlite3.Cursor(connection)
-                inserted = self._insert(
-                    cursor, namespace, batch.reason, intents, position, new
-                )
-            except sqlite3.Error as exc:
-                if idle and connection.in_transaction:
-                    # Begun by the driver for our INSERT, and empty.
-                    connection.rollback()
-                raise self._error(exc) from exc
-            self._note_enqueued(connection, namespace)
-        return self._receipt(namespace, batch, position, len(intents), inserted)
+        idle = not connection.in_transaction
+        try:
+            self._require_same_file(connection)
+            # Not connection.cursor(): a subclass may give it other habits.
+            yield sqlite3.Cursor(connection)
+        except sqlite3.Error as exc:
+            if idle and connection.in_transaction:
+                # Begun by the driver for our INSERT, and empty.
+                connection.rollback()
+            raise self._error(exc) from exc
+
+    def _insert_parts(self, rows: list[list[Any]]) -> list[list[list[Any]]]:
+        if len(rows) <= _ROWS_PER_INSERT:
+            return [rows]
+        return [
+            rows[start : start + _ROWS_PER_INSERT]
+            for start in range(0, len(rows), _ROWS_PER_INSERT)
+        ]
+
+    def _execute_insert(
+        self, cursor: sqlite3.Cursor, text: str, rows: list[list[Any]], new: bool
+    ) -> int:
+        cursor.execute(text, [value for row in rows for value in row])
+        return cursor.rowcount
 
     def _require_transaction(self, connection: Any) -> None:
         """Refuse a connection that would commit our rows at once."""
@@ -173,13 +169,6 @@ class SQLiteOutbox(SQLOutbox):
         with self._translated():
             connection = self._connections.get()
         yield connection
-
-    def _refuse_in_block(self) -> None:
-        if self._open_block() is not None:
-            raise OutboxError(
-                "this thread is inside a transaction() block of the outbox; there it"
-                " may call enqueue_in with the block's connection only"
-            )
 
     def _lend(self, connection: sqlite3.Connection) -> None:
         connection.text_factory = str
@@ -251,7 +240,11 @@ class SQLiteOutbox(SQLOutbox):
     def _install(self, connection: sqlite3.Connection) -> None:
         connection.execute("begin immediate")
         try:
-            for statement in _statements(self.schema()):
+            version = self._statements.text(SCHEMA_VERSION_SELECT)
+            with contextlib.suppress(sqlite3.OperationalError):  # there is no table
+                for (found,) in connection.execute(version).fetchall():
+                    self._require_version(found)
+            for statement in schema_statements(self.schema()):
                 connection.execute(statement)
             connection.execute("commit")
         except BaseException:
@@ -260,7 +253,7 @@ class SQLiteOutbox(SQLOutbox):
 
     def schema(self) -> str:
         """Return the DDL, for a DBA to read or run."""
-        return schema_text("sqlite").replace(DEFAULT_TABLE, self._table)
+        return schema_text("sqlite", self._table)
 
     def _check_tables(self) -> None:
         self._read(
@@ -294,18 +287,3 @@ class SQLiteOutbox(SQLOutbox):
 
 def _str(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
-
-
-def _statements(script: str) -> Iterator[str]:
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def schema_text(database: str) -> str:
-    """Return the packaged DDL for ``database``."""
-    package = resources.files("hydracache_sync.outbox")
-    return (package / "schema" / f"{database}.sql").read_text("utf-8")

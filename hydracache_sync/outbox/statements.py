@@ -45,7 +45,7 @@ where namespace = :namespace
   and at_ms <= {{now}}
   and (claim_until_ms is null or claim_until_ms <= {{now}})
 order by at_ms, created_at_ms, id
-limit :limit{{lock_rows}}
+limit :limit
 """
 
 CLAIM_UPDATE = """
@@ -55,6 +55,15 @@ set claimed_at_ms = :claimed_at_ms,
     claim_owner = :owner,
     claim_token = :token
 where id in ({ids})
+  and state = 0
+  and (claim_until_ms is null or claim_until_ms <= :claimed_at_ms)
+"""
+
+CLAIMED_IDS = """
+select id
+from {table}
+where id in ({ids})
+  and claim_token = :token
 """
 
 _CLEAR_CLAIM = """claimed_at_ms = null,
@@ -238,14 +247,8 @@ class Dialect:
     marker: str
     #: Appended to an insert so that rows that are there already are left alone.
     on_conflict: str
-    #: Appended to the claim's select so that it skips rows that others hold.
-    lock_rows: str
     #: Begins a transaction that may write.
     begin: str
-    #: Whether to look for due rows before beginning a transaction that writes.
-    peek: bool
-    #: Rows of one insert, for the limits of a statement.
-    rows_per_insert: int
     #: Turns text that identifies into what is stored.
     encode: Callable[[str], Any]
 
@@ -306,7 +309,6 @@ class Statements:
         text = template.format(
             table=self._table,
             now=self._dialect.now,
-            lock_rows=self._dialect.lock_rows,
         )
         parameter = self._dialect.parameter
         return _PARAMETER.sub(lambda match: parameter.format(match.group(1)), text)

@@ -3,33 +3,89 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.mysql import MySQLOutbox
 from hydracache_sync.outbox.sqlite import SQLiteOutbox
 
-_FORMS = "sqlite:///relative.db or sqlite:////absolute.db"
+_FORMS = (
+    "sqlite:///relative.db, sqlite:////absolute.db or mysql://user:pass@host:3306/db"
+)
+
+#: What the query of a MySQL URL may say, beside what it says before the query.
+_TLS_FILES = {"ssl_ca": "ca", "ssl_cert": "cert", "ssl_key": "key"}
+_SECONDS = ("connect_timeout", "read_timeout", "write_timeout")
 
 
 def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
     """Return the outbox at ``url``; nothing is connected yet.
 
-    :param url: ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; characters
-        such as ``?`` and ``#`` in a path are written ``%3F`` and ``%23``.
-    :param options: keyword arguments of the outbox's class, such as ``busy_timeout``.
+    :param url: ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; or
+        ``mysql://user:password@host:3306/database``, for MariaDB as well, with
+        ``unix_socket``, ``ssl_ca``, ``ssl_cert``, ``ssl_key``, ``connect_timeout``,
+        ``read_timeout`` and ``write_timeout`` in its query. Special characters are
+        written as in any URL: ``%2F`` for ``/``, ``%40`` for ``@``.
+    :param options: keyword arguments of the outbox's class, such as ``busy_timeout``;
+        they go before what the URL says.
     :raises ConfigurationError: the URL names no outbox.
     """
     try:
         parts = urlsplit(url)
+        port = parts.port
     except ValueError as exc:
-        raise ConfigurationError(f"outbox URL is malformed: {exc}") from exc
+        raise ConfigurationError(f"outbox URL is malformed: {exc}") from None
     if parts.scheme == "sqlite":
         return SQLiteOutbox(_sqlite_path(url), **options)
+    if parts.scheme in ("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"):
+        named: dict[str, Any] = _mysql_options(url)
+        if port is not None:
+            named["port"] = port
+        return MySQLOutbox(**{**named, **options})
     raise ConfigurationError(
-        f"outbox URL {redacted(url)!r} has the scheme {parts.scheme!r}, known is"
+        f"outbox URL {redacted(url)!r} has the scheme {parts.scheme!r}, known are"
         f" {_FORMS}"
     )
+
+
+def _mysql_options(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    database = unquote(parts.path[1:])
+    if not database or "/" in database:
+        raise ConfigurationError(
+            f"outbox URL {redacted(url)!r} names no database; write {_FORMS}"
+        )
+    options: dict[str, Any] = {"database": database}
+    if parts.hostname:
+        options["host"] = unquote(parts.hostname)
+    if parts.username:
+        options["user"] = unquote(parts.username)
+    if parts.password:
+        options["password"] = unquote(parts.password)
+    tls = {}
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name == "unix_socket":
+            options[name] = value
+        elif name in _TLS_FILES:
+            tls[_TLS_FILES[name]] = value
+        elif name in _SECONDS:
+            try:
+                options[name] = float(value)
+            except ValueError:
+                raise ConfigurationError(
+                    f"outbox URL {redacted(url)!r}: {name} must be seconds, not"
+                    f" {value!r}"
+                ) from None
+        else:
+            known = ", ".join(("unix_socket", *_TLS_FILES, *_SECONDS))
+            raise ConfigurationError(
+                f"outbox URL {redacted(url)!r} has the unknown option {name!r}; known"
+                f" are {known}"
+            )
+    if tls:
+        options["ssl"] = tls
+    return options
 
 
 def _sqlite_path(url: str) -> str:

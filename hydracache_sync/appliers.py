@@ -1,0 +1,261 @@
+"""What carries an invalidation to a cache, and says honestly whether it got there.
+
+An applier knows a cache and no outbox. The classes of errors that it raises decide
+what happens to the row, see :mod:`hydracache_sync.errors`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Union
+
+from hydracache_sync.cache.keyspace import (
+    Address,
+    Keyspace,
+    app_address,
+    checked_app_key,
+)
+from hydracache_sync.cache.store import CacheStore
+from hydracache_sync.cache.tokens import fresh_tokens
+from hydracache_sync.errors import (
+    ApplyPermanent,
+    ApplyUnavailable,
+    ConfigurationError,
+)
+from hydracache_sync.intents import InvalidationIntent
+
+
+class InvalidationApplier:
+    """Base of all appliers: override :meth:`apply_invalidation`, or the batch's.
+
+    A worker may call it from several threads at once. An invalidation may be applied
+    more than once, and late; applying must be idempotent.
+
+    Source: trait ``InvalidationApplier`` in ``hydracache-db/src/outbox.rs``.
+    """
+
+    #: Namespace that the applier serves; None if it leaves that to the worker.
+    namespace: str | None = None
+
+    #: Whether an intent of kind ``flush`` means something to this applier. Only then
+    #: does a worker flush when it gives an invalidation up.
+    can_flush: bool = True
+
+    def apply_invalidation(self, intent: InvalidationIntent) -> None:
+        """Apply ``intent``; return only when the cache has acknowledged it.
+
+        :raises ApplyUnavailable: the cache is away; the row waits, no attempt counts.
+            ``OSError`` means the same.
+        :raises ApplyPermanent: never possible; the row becomes a dead letter.
+        :raises Exception: any other counts an attempt and is retried with backoff.
+        """
+        raise NotImplementedError
+
+    def apply_batch(
+        self, intents: Sequence[InvalidationIntent]
+    ) -> list[Exception | None]:
+        """Apply ``intents``, all different; return the failure of each, or None.
+
+        By default one by one. A worker then looks after each at the end of its claim;
+        an override gets the whole batch at once and should be done within seconds.
+        """
+        failures: list[Exception | None] = []
+        for intent in intents:
+            try:
+                self.apply_invalidation(intent)
+            except Exception as exc:
+                # Handed to the worker, which settles the row by the error's class.
+                failures.append(exc)
+            else:
+                failures.append(None)
+        return failures
+
+
+class MemcachedApplier(InvalidationApplier):
+    """Makes entries of :class:`~hydracache_sync.TaggedCache` unservable for good.
+
+    Each target gets a fresh random token. An entry that was loaded under another one,
+    stored before this moment or after it, by whatever reader, never matches again. A
+    batch is one acknowledged round trip to each node.
+
+    Thread-safe, usable after a fork.
+
+    :param store: the store that the readers use, with the same servers and ring.
+    :param namespace: the namespace that the readers use.
+    :param clock: returns Unix seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        store: CacheStore,
+        namespace: str,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._keyspace = Keyspace(store.ring, namespace)
+        self._clock = clock
+        self.namespace = namespace
+
+    def __repr__(self) -> str:
+        return f"MemcachedApplier({self._store!r}, {self.namespace!r})"
+
+    def apply_invalidation(self, intent: InvalidationIntent) -> None:
+        [failure] = self.apply_batch([intent])
+        if failure is not None:
+            raise failure
+
+    def apply_batch(
+        self, intents: Sequence[InvalidationIntent]
+    ) -> list[Exception | None]:
+        addresses = [self._address(intent) for intent in intents]
+        # Distinct intents may meet in one tag. Tokens are new at every attempt: one
+        # that is sent twice could match entries filled in between.
+        targets = list(dict.fromkeys(addresses))
+        tokens = fresh_tokens(len(targets), int(self._clock() * 1000))
+        failures = self._store.set_many(
+            [(address, token, None) for address, token in zip(targets, tokens)]
+        )
+        return [failures.get(address) for address in addresses]
+
+    def _address(self, intent: InvalidationIntent) -> Address:
+        kind, value = intent.to_cache_invalidation()
+        if value is None:
+            return self._keyspace.namespace_token()
+        if kind == "key":
+            return self._keyspace.key_token(value)
+        return self._keyspace.tag_token(value)
+
+
+class AcknowledgingClient(Protocol):
+    """The part of ``pymemcache``'s ``Client`` and ``PooledClient`` that is used."""
+
+    def delete(self, key: Any, noreply: bool | None = None) -> bool: ...
+
+
+#: Keys of one intent: one, several, or None for nothing to delete.
+Keys = Union[str, bytes, Iterable[Union[str, bytes]], None]
+
+
+class PlainKeyApplier(InvalidationApplier):
+    """Deletes keys that the app itself writes to memcached, acknowledged.
+
+    For code that keeps its own ``get`` and ``set``. The guarantee is weaker than that
+    of :class:`MemcachedApplier`: the delete is not lost, but a reader that loaded the
+    old value before the commit may put it back after the delete, and then it stays
+    until its TTL. Only tokens close that race.
+
+    Thread-safe if ``client`` is.
+
+    :param client: a :class:`~hydracache_sync.MemcachedStore`, or pymemcache's
+        ``PooledClient`` (``Client`` for one thread). Not ``HashClient``: it drops
+        deletes in silence while a node is away.
+    :param key: maps an intent to the key or keys to delete, or None for nothing. A key
+        memcached cannot take makes the row a dead letter.
+    :param flush: called for a ``flush``, to drop everything; raises if it cannot.
+        Without it a flush is a dead letter, and the worker asks for none.
+    """
+
+    def __init__(
+        self,
+        client: CacheStore | AcknowledgingClient,
+        *,
+        key: Callable[[InvalidationIntent], Keys],
+        flush: Callable[[], None] | None = None,
+        namespace: str | None = None,
+    ) -> None:
+        if any(base.__name__ == "HashClient" for base in type(client).__mro__):
+            raise ConfigurationError(
+                "pymemcache's HashClient loses deletes in silence while a node is away"
+                " and then moves keys to another node; give PlainKeyApplier a"
+                " MemcachedStore or a PooledClient"
+            )
+        self._client = client
+        self._key = key
+        self._flush = flush
+        self.namespace = namespace
+        self.can_flush = flush is not None
+
+    def apply_invalidation(self, intent: InvalidationIntent) -> None:
+        [failure] = self.apply_batch([intent])
+        if failure is not None:
+            raise failure
+
+    def apply_batch(
+        self, intents: Sequence[InvalidationIntent]
+    ) -> list[Exception | None]:
+        failures: dict[InvalidationIntent, Exception | None] = {}
+        keys: dict[InvalidationIntent, list[bytes]] = {}
+        for intent in intents:
+            try:
+                keys[intent] = self._keys(intent)
+                failures[intent] = None
+            except Exception as exc:
+                # The mapping or the flush failed: that row alone, by its class.
+                failures[intent] = exc
+        undeleted = self._delete({key for some in keys.values() for key in some})
+        for intent, some in keys.items():
+            failures[intent] = next(
+                (undeleted[key] for key in some if key in undeleted), None
+            )
+        return [failures[intent] for intent in intents]
+
+    def _keys(self, intent: InvalidationIntent) -> list[bytes]:
+        if intent.kind == "flush":
+            if self._flush is None:
+                raise ApplyPermanent(
+                    "plain keys cannot be flushed: no flush= was given"
+                )
+            self._flush()
+            return []
+        keys = self._key(intent)
+        if keys is None:
+            return []
+        if isinstance(keys, (str, bytes)):
+            keys = (keys,)
+        try:
+            return [checked_app_key(key) for key in keys]
+        except ValueError as exc:
+            raise ApplyPermanent(str(exc)) from exc
+
+    def _delete(self, keys: set[bytes]) -> Mapping[bytes, Exception]:
+        """Delete ``keys``; return those that were not acknowledged."""
+        if isinstance(self._client, CacheStore):
+            addresses = {app_address(key): key for key in keys}
+            lost = self._client.delete_many(list(addresses))
+            return {addresses[address]: failure for address, failure in lost.items()}
+        failures: dict[bytes, Exception] = {}
+        for key in keys:
+            try:
+                self._client.delete(key, noreply=False)
+            except Exception as exc:
+                # Not acknowledged: the rows of this key wait. pymemcache's own errors
+                # (SERVER_ERROR, a closed or garbled connection) are outages.
+                failures[key] = _as_unavailable(exc)
+        return failures
+
+
+def _as_unavailable(exc: Exception) -> Exception:
+    """Translate pymemcache's errors, without importing it."""
+    name = type(exc).__name__
+    if name in ("MemcacheClientError", "MemcacheIllegalInputError"):
+        return ApplyPermanent(f"memcached refused the key: {exc}")
+    if name.startswith("Memcache"):
+        return ApplyUnavailable(f"memcached failed: {name}: {exc}")
+    return exc
+
+
+class RecordingApplier(InvalidationApplier):
+    """Applies to a list, for tests of an app's own invalidations. Thread-safe.
+
+    :ivar applied: the intents, in order.
+    """
+
+    can_flush = False
+
+    def __init__(self, namespace: str | None = None) -> None:
+        self.namespace = namespace
+        self.applied: list[InvalidationIntent] = []
+
+    def apply_invalidation(self, intent: InvalidationIntent) -> None:
+        self.applied.append(intent)  # atomic

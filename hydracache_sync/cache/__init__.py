@@ -1,0 +1,31 @@
+"""The read side: stores, and the cache that compares tokens.
+
+Importing it loads no memcached client; that happens when a ``MemcachedStore`` connects.
+"""
+
+from hydracache_sync.cache.diagnostics import CacheDiagnostics
+from hydracache_sync.cache.keyspace import Address, Keyspace, app_address
+from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync.cache.memory import MemoryStore
+from hydracache_sync.cache.store import CacheStore, Failures, Write
+from hydracache_sync.cache.tagged import Reservation, TaggedCache
+from hydracache_sync.cache.tokens import fresh_token, fresh_tokens
+
+__all__ = [
+    # reading
+    "TaggedCache",
+    "Reservation",
+    "CacheDiagnostics",
+    # stores
+    "CacheStore",
+    "MemcachedStore",
+    "MemoryStore",
+    # what appliers need
+    "Address",
+    "Failures",
+    "Keyspace",
+    "Write",
+    "app_address",
+    "fresh_token",
+    "fresh_tokens",
+]

@@ -1,0 +1,198 @@
+"""Connections to one memcached, lent to one caller each.
+
+A connection is given to the next caller only if the last one read every answer to its
+end. Threads wait for a free one instead of failing. Each process has connections of its
+own: two that share a socket read each other's acknowledgements.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from os import getpid
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from hydracache_sync.cache.server_list import Server
+from hydracache_sync.cache.transport import Connection, Limits
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+#: Seconds after which an idle connection is closed rather than used. Firewalls and
+#: load balancers forget silent connections after some minutes, without telling us.
+MAX_IDLE = 60.0
+
+
+class _Lendings:
+    """What a pool has in one process. Replaced as a whole after a fork."""
+
+    __slots__ = ("pid", "lock", "free", "waiting", "idle", "all", "__weakref__")
+
+    def __init__(self) -> None:
+        self.pid = getpid()
+        self.lock = threading.Lock()
+        self.free = threading.Condition(self.lock)
+        self.waiting = 0
+        # Used last, taken first: the others stay idle and age out.
+        self.idle: list[Connection] = []
+        # Weak, so that a connection lost to an exception between two lines of ours
+        # gives its place back when it is collected.
+        self.all: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+class ConnectionPool:
+    """Lend connections to ``server``. Safe for threads and forks; connects on demand.
+
+    :param size: connections open at most, 1 or more.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        limits: Limits,
+        *,
+        size: int,
+        tls_context: SSLContext | None = None,
+    ) -> None:
+        self.server = server
+        self.limits = limits
+        self.size = size
+        self._tls_context = tls_context
+        self._lendings = _Lendings()
+        _pools.add(self)
+
+    def take(self, now: float, deadline: float, *, proven: bool = False) -> Connection:
+        """Take a connection; give it to :meth:`put` or :meth:`drop` afterwards.
+
+        :param now: ``time.monotonic()``.
+        :param proven: look first whether an idle connection has ended meanwhile. For
+            what must not be sent twice.
+        :raises TimeoutError: all were in use until the deadline.
+        :raises OSError: could not connect.
+        """
+        lendings = self._lendings
+        if lendings.pid != getpid():
+            lendings = self.start_anew(lendings)
+        while True:
+            # A list pops and appends whole, so without a crowd no lock is taken.
+            try:
+                connection = lendings.idle.pop()
+            except IndexError:
+                connection = self._wait_or_make(lendings, deadline)
+            if connection.used_at is None:
+                return self._opened(connection, now, deadline)
+            if now - connection.used_at < MAX_IDLE:
+                if not proven or not connection.is_stale():
+                    connection.used_at = now
+                    connection.reused = True
+                    return connection
+            self.drop(connection)
+
+    def put(self, connection: Connection) -> None:
+        """Give back a connection on which every answer was read to its end."""
+        lendings = self._lendings
+        if connection.home is not lendings:
+            # It was taken before close() or before a fork.
+            self.drop(connection)
+            return
+        lendings.idle.append(connection)
+        # Who waits has said so before looking at the list, and so is seen here or has
+        # seen the connection.
+        if lendings.waiting:
+            with lendings.lock:
+                lendings.free.notify()
+
+    def drop(self, connection: Connection) -> None:
+        """Give back a connection that must not be used again."""
+        connection.close()
+        lendings: _Lendings = connection.home
+        if lendings.pid != getpid():
+            # Its lock is a copy that nobody may ever give back.
+            return
+        with lendings.lock:
+            lendings.all.discard(connection)
+            lendings.free.notify()
+
+    def drop_idle(self) -> None:
+        """Close what is idle: one of them had ended, so the others have too."""
+        self._drop_idle_of(self._lendings)
+
+    def close(self) -> None:
+        """Close what is idle now, and what is in use when it comes back."""
+        lendings, self._lendings = self._lendings, _Lendings()
+        self._drop_idle_of(lendings)
+
+    def start_anew(self, inherited: _Lendings | None = None) -> _Lendings:
+        """Forget what belongs to the parent process, after a fork.
+
+        The descriptors are this process's copies: closing them leaves the parent's
+        connections alive, and nothing is said on them.
+        """
+        if inherited is None:
+            inherited = self._lendings
+        if self._lendings is inherited:
+            self._lendings = _Lendings()
+        for connection in list(inherited.all):
+            connection.close()
+        return self._lendings
+
+    def _wait_or_make(self, lendings: _Lendings, deadline: float) -> Connection:
+        """Return an idle connection, or one that is not open yet."""
+        with lendings.lock:
+            lendings.waiting += 1
+            try:
+                while True:
+                    if lendings.idle:
+                        try:
+                            return lendings.idle.pop()
+                        except IndexError:
+                            # Somebody who holds no lock was faster.
+                            continue
+                    if len(lendings.all) < self.size:
+                        connection = Connection(self.server, self.limits, lendings)
+                        lendings.all.add(connection)
+                        return connection
+                    remaining = deadline - monotonic()
+                    if remaining <= 0:
+                        raise TimeoutError(
+                            f"all {self.size} connections stayed in use; raise"
+                            " pool_size, or let fewer threads use the store"
+                        )
+                    lendings.free.wait(remaining)
+            finally:
+                lendings.waiting -= 1
+
+    def _opened(
+        self, connection: Connection, now: float, deadline: float
+    ) -> Connection:
+        try:
+            connection.open(self._tls_context, deadline)
+        except BaseException:
+            self.drop(connection)
+            raise
+        connection.used_at = now
+        return connection
+
+    def _drop_idle_of(self, lendings: _Lendings) -> None:
+        while lendings.idle:
+            try:
+                connection = lendings.idle.pop()
+            except IndexError:
+                return
+            self.drop(connection)
+
+
+_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+
+
+def _start_all_anew() -> None:
+    for pool in _pools:
+        pool.start_anew()
+
+
+# Only tidies up early. What holds is the comparison of process ids in take(), also
+# where a server forks without Python's knowledge.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_all_anew)

@@ -1,0 +1,154 @@
+"""What things are called in memcached, for the reader and for the applier alike.
+
+Two different (ring, namespace, role, name) never share a physical key, whatever text
+they hold: a write that stamped another token than the one its readers compare would be
+an invalidation that never happened. Knows no store and no value.
+
+A physical key reads ``hc1:<ring>:<namespace>:<role><name>``. The role is one letter:
+``e`` an entry, ``k`` a key's token, ``t`` a tag's token, ``n`` the namespace's token
+(no name); upper case where the name is a hash.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64encode
+from hashlib import sha256
+from typing import Optional, Tuple
+
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.keys import (
+    MAX_TARGET,
+    checked_namespace,
+    checked_text,
+    escape_segment,
+)
+
+#: Where something is kept: what chooses the node, and the physical key on that node.
+#: A store with one node looks at the second only. The first is None for "on every
+#: node", which makes sense in a write alone. A plain tuple: five are made per read.
+Address = Tuple[Optional[bytes], bytes]
+
+#: Changes when keys, tokens or entries change so that old and new must not meet.
+SCHEME = "hc1"
+
+#: Bytes of a name that stays readable. With the longest ring and namespace before it
+#: a key still fits memcached's 250.
+MAX_PLAIN_NAME = 180
+
+#: Bytes of an escaped namespace that stays readable.
+MAX_PLAIN_NAMESPACE = 44
+
+_plain_name = re.compile(r"[!-~]{1,%d}" % MAX_PLAIN_NAME).fullmatch
+_plain_namespace = re.compile(r"[!-~]{1,%d}" % MAX_PLAIN_NAMESPACE).fullmatch
+_ring = re.compile(r"[A-Za-z0-9._-]{1,16}").fullmatch
+
+#: What memcached takes as a key. Anything else ends the command early, or adds one.
+_app_key = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
+
+
+def checked_ring(ring: object) -> str:
+    """Return ``ring`` if it can be part of every key, else raise.
+
+    :raises ConfigurationError: not 1 to 16 of ``A-Z a-z 0-9 . _ -``.
+    """
+    if not isinstance(ring, str) or not _ring(ring):
+        raise ConfigurationError(
+            f"ring {ring!r} must be 1 to 16 characters out of A-Z a-z 0-9 . _ -"
+        )
+    return ring
+
+
+def checked_app_key(key: str | bytes) -> bytes:
+    """Return an application's own memcached key as it goes over the wire.
+
+    :raises ValueError: memcached could not take it: empty, over 250 bytes, or with a
+        blank or a control character, which would let a key carry commands.
+    """
+    raw = key.encode("utf-8") if isinstance(key, str) else key
+    if not _app_key(raw):
+        raise ValueError(
+            f"{key!r} is no memcached key: 1 to 250 bytes without blanks and"
+            " control characters"
+        )
+    return raw
+
+
+def app_address(key: str | bytes) -> Address:
+    """Address of a key that the application itself writes, outside every keyspace.
+
+    :raises ValueError: as :func:`checked_app_key`.
+    """
+    raw = checked_app_key(key)
+    return raw, raw
+
+
+class Keyspace:
+    """Addresses of one namespace on one ring. Immutable, safe to share.
+
+    Key and tag are text of 0 to 4096 bytes of UTF-8. A name outside ``[!-~]{1,180}``
+    is replaced by its SHA-256.
+
+    :param ring: the store's ring id; a new one makes every entry and token new.
+    :raises TypeError, ValueError: in all methods, for a key or tag that is not such
+        text.
+    """
+
+    def __init__(self, ring: str, namespace: str) -> None:
+        self.ring = checked_ring(ring)
+        self.namespace = checked_namespace(namespace)
+        segment = escape_segment(namespace)
+        if not _plain_namespace(segment):
+            # No escaped text holds "%%", so a hash is never taken for a name.
+            digest = sha256(namespace.encode("utf-8")).digest()
+            segment = "%%" + urlsafe_b64encode(digest).decode("ascii").rstrip("=")
+        prefix = f"{SCHEME}:{ring}:{segment}:".encode("ascii")
+        self._namespace_token = prefix + b"n"
+        self._entry = prefix + b"e", prefix + b"E"
+        self._key_token = prefix + b"k", prefix + b"K"
+        self._tag_token = prefix + b"t", prefix + b"T"
+
+    def entry(self, key: str) -> Address:
+        """Where the entry of ``key`` is."""
+        return self.of_key(key)[0]
+
+    def key_token(self, key: str) -> Address:
+        """Where the token of ``key`` is: on the node of its entry."""
+        return self.of_key(key)[2]
+
+    def of_key(self, key: str) -> tuple[Address, Address, Address]:
+        """Entry, the namespace's token on the entry's node, and the key's token.
+
+        The order in which an entry's tokens are compared begins so; tags follow.
+        """
+        hashed, name = _name("key", key)
+        entry = self._entry[hashed] + name
+        return (
+            (entry, entry),
+            (entry, self._namespace_token),
+            (entry, self._key_token[hashed] + name),
+        )
+
+    def tag_token(self, tag: str) -> Address:
+        """Where the token of ``tag`` is."""
+        hashed, name = _name("tag", tag)
+        token = self._tag_token[hashed] + name
+        return token, token
+
+    def namespace_token(self) -> Address:
+        """All copies of the namespace's token, one on each node: for writes."""
+        return None, self._namespace_token
+
+    def __repr__(self) -> str:
+        return f"Keyspace(ring={self.ring!r}, namespace={self.namespace!r})"
+
+
+def _name(field: str, text: str) -> tuple[bool, bytes]:
+    """Tell whether ``text`` must be hashed, and its bytes in a physical key."""
+    if type(text) is str and _plain_name(text):
+        return False, text.encode()
+    checked_text(field, text, maximum=MAX_TARGET)
+    data = text.encode("utf-8")
+    if _plain_name(text):
+        return False, data
+    return True, sha256(data).hexdigest().encode()

@@ -1,0 +1,185 @@
+"""Read memcached's answers off a stream, however the stream is cut into pieces.
+
+Takes only what was asked for, in the classic ASCII protocol: a key that was not asked
+for, a line that does not belong here, a length that does not fit or a byte too many is
+refused, because it is somebody else's answer or no memcached. After a refusal, and
+after any exception from the stream, the place in the stream is unknown and nothing more
+may be read from it. Needs no socket, only a function that gives bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from time import monotonic
+from typing import Callable, Sequence
+
+#: Bytes per read. pymemcache's 4096 take three reads for a value of 10 KB.
+RECEIVE_SIZE = 64 * 1024
+
+#: Bytes of a line without an end. The longest of memcached is a key with its numbers.
+MAX_LINE = 2048
+
+#: Bytes of an answer in which looking for each line's end takes less time than skipping
+#: from length to length.
+SHORT_ANSWER = 4096
+
+#: Bytes of a value; what ``-I`` allows at most. More is no memcached.
+MAX_VALUE = 1024 * 1024 * 1024
+
+#: A timeout of Python's, in the spelling of 3.9 too, and of the kernel's (SO_RCVTIMEO).
+TIMEOUTS = (TimeoutError, socket.timeout, BlockingIOError)
+
+_value_line = b"VALUE %b 0 %d".__mod__
+
+
+class BrokenReply(ConnectionError):
+    """The peer sent what memcached would not send here."""
+
+
+class Unanswered(ConnectionError):
+    """The connection ended before the first byte of an answer."""
+
+
+class Replies:
+    """The answers of one connection. Not for several threads at once.
+
+    :param receive: returns up to so many bytes, ``b""`` at the end of the stream.
+
+    :ivar deadline: moment of ``time.monotonic`` after which no second read is begun,
+        so that a peer which sends a byte now and then cannot hold the caller for ever.
+    """
+
+    __slots__ = ("deadline", "_receive", "_buffer")
+
+    def __init__(self, receive: Callable[[int], bytes]) -> None:
+        self.deadline = math.inf
+        self._receive = receive
+        self._buffer = b""
+
+    def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Read the answer to a ``get``, the last one awaited, to its end.
+
+        :return: values in the order of the keys, None where there is none.
+        :raises OSError: as the stream does; ``Unanswered`` if it ended without a byte,
+            ``BrokenReply`` for a wrong answer, ``TimeoutError`` past the deadline.
+        """
+        buffer = self._buffer or self._first()
+        if len(buffer) <= SHORT_ANSWER:
+            # Mostly all was found and is here, in order. To say what the lines must be
+            # and compare takes half as long as to take them apart.
+            values = buffer.split(b"\r\n")
+            lines = values[::2]
+            del values[::2]
+            if len(values) == len(keys) + 1 and not values.pop():
+                if lines.pop() == b"END" and lines == list(
+                    map(_value_line, zip(keys, map(len, values)))
+                ):
+                    self._buffer = b""
+                    return values  # type: ignore[return-value]
+        found = self._values_one_by_one(buffer, set(keys))
+        return [found.get(key) for key in keys]
+
+    def _values_one_by_one(
+        self, buffer: bytes, wanted: set[bytes]
+    ) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        position = 0
+        while True:
+            end = buffer.find(b"\r\n", position)
+            if end < 0:
+                buffer = self._longer_line(buffer[position:])
+                position = 0
+                continue
+            words = buffer[position:end].split(b" ")
+            if len(words) != 4 or words[0] != b"VALUE":
+                if words != [b"END"]:
+                    raise _unexpected(buffer[position:end], "a VALUE or END")
+                self._buffer = buffer[end + 2 :]
+                self.finish()
+                return found
+            _, key, flags, digits = words
+            if key not in wanted:
+                raise _unexpected(key, "the value of a key that was asked for")
+            if not (digits.isdigit() and flags.isdigit() and len(digits) <= 10):
+                raise _unexpected(buffer[position:end], "flags and a length")
+            start = end + 2
+            stop = start + int(digits)
+            if stop - start > MAX_VALUE:
+                raise _unexpected(digits, "the length of a value")
+            if stop + 2 > len(buffer):
+                buffer = self._at_least(stop + 2 - start, buffer[start:])
+                start, stop = 0, stop - start
+            if not buffer.startswith(b"\r\n", stop):
+                raise _unexpected(buffer[stop : stop + 2], "the end of a value")
+            # A key that was asked for twice is answered twice.
+            found[key] = buffer[start:stop]
+            position = stop + 2
+
+    def line(self) -> bytes:
+        """Read one line, without its end.
+
+        :raises OSError: as :meth:`values`.
+        """
+        buffer = self._buffer or self._more()
+        end = buffer.find(b"\r\n")
+        while end < 0:
+            buffer = self._longer_line(buffer)
+            end = buffer.find(b"\r\n")
+        self._buffer = buffer[end + 2 :]
+        return buffer[:end]
+
+    def finish(self) -> None:
+        """State that every answer has been read.
+
+        :raises BrokenReply: something is left, so one of them was not ours.
+        """
+        if self._buffer:
+            raise _unexpected(self._buffer, "nothing after the last reply")
+
+    def _first(self) -> bytes:
+        """The first piece since something was sent; comes before any deadline."""
+        try:
+            data = self._receive(RECEIVE_SIZE)
+        except TIMEOUTS as exc:
+            raise TimeoutError("no answer in time; is it overloaded, or hung?") from exc
+        except OSError as exc:
+            raise Unanswered(f"it ended the connection: {exc}") from exc
+        if not data:
+            raise Unanswered("it ended the connection; did it restart?")
+        return data
+
+    def _more(self) -> bytes:
+        if monotonic() >= self.deadline:
+            raise TimeoutError("its answer was not complete in time; is it overloaded?")
+        try:
+            return self._first()
+        except Unanswered as exc:
+            raise ConnectionResetError(
+                "it ended the connection before its answer was complete; did it restart?"
+            ) from exc
+
+    def _longer_line(self, buffer: bytes) -> bytes:
+        if len(buffer) > MAX_LINE:
+            raise _unexpected(buffer, "a line")
+        return buffer + self._more()
+
+    def _at_least(self, size: int, buffer: bytes) -> bytes:
+        """Read until there are ``size`` bytes, in time linear in the size."""
+        pieces = [buffer]
+        missing = size - len(buffer)
+        while missing > 0:
+            data = self._more()
+            pieces.append(data)
+            missing -= len(data)
+        return b"".join(pieces)
+
+
+_errors = (b"ERROR", b"CLIENT_ERROR ", b"SERVER_ERROR ")
+
+
+def _unexpected(found: bytes, expected: str) -> BrokenReply:
+    # Anything but an error line may be part of a value, and those are never logged.
+    if found.startswith(_errors):
+        return BrokenReply(f"expected {expected}, got {found[:200]!r}")
+    return BrokenReply(f"expected {expected}, got other bytes")

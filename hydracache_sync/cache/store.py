@@ -1,0 +1,129 @@
+"""The store interface: what ``TaggedCache`` and the appliers ask of a memory for bytes.
+
+The docstrings are the contract; ``tests/store_contract.py`` runs it against every
+store. A store keeps bytes under addresses and may lose them at any time. It never gives
+back bytes older than a write it has acknowledged, and it never claims an
+acknowledgement that it has not got.
+"""
+
+from __future__ import annotations
+
+from math import ceil, isfinite
+from types import TracebackType
+from typing import Dict, Optional, Sequence, Tuple, TypeVar, Union
+
+from hydracache_sync.cache.keyspace import Address, checked_ring
+from hydracache_sync.errors import ApplyError, ApplyUnavailable
+
+#: One thing to store: where, what, and for how many seconds (see ``whole_seconds``).
+Write = Tuple[Address, bytes, Optional[float]]
+
+#: What was *not* acknowledged, and why. Empty: everything was.
+Failures = Dict[Address, ApplyError]
+
+S = TypeVar("S", bound="CacheStore")
+
+
+class CacheStore:
+    """Bytes under addresses, on one node or on several. Safe for threads.
+
+    Reads raise when they do not know; writes return what was not acknowledged, so that
+    one bad address does not hide what happened to the others.
+
+    No call takes longer than the store's stated time limits. Constructors do not
+    connect.
+
+    :param ring: id of this arrangement of nodes, part of every key. It must be new at
+        each change of the nodes, also when going back to an earlier arrangement, since
+        nodes that come back hold what they held.
+    :raises TypeError, ValueError: in all methods, for a value that is not ``bytes``, a
+        TTL that :func:`whole_seconds` refuses; nothing was sent.
+    """
+
+    def __init__(self, ring: str) -> None:
+        self.ring = checked_ring(ring)
+
+    def get_many(self, addresses: Sequence[Address]) -> list[bytes | None]:
+        """Return what is stored at each address, None where nothing is.
+
+        One round trip time, whatever the number of nodes (up to 100 addresses a node).
+
+        :raises ApplyUnavailable: a node did not answer properly; nothing is known.
+        """
+        raise NotImplementedError
+
+    def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
+        """Store where nothing is stored yet, and return what is there afterwards.
+
+        Storing and reading back take one round trip together. The own value comes back
+        where it was stored, another's where that was first, None where the answer is
+        already gone again.
+
+        :param writes: with values that differ from every other caller's, if the caller
+            wants to know whether it was its own.
+        :raises ApplyUnavailable: some node did not answer properly. Any of the values
+            may have been stored, also in the next case.
+        :raises ApplyPermanent: a value is over the item limit, or a key is none.
+        """
+        raise NotImplementedError
+
+    def set_many(self, writes: Sequence[Write]) -> Failures:
+        """Store, replacing what is there, and return what was not acknowledged.
+
+        An address that failed may hold the new value, the old one, or none.
+
+        :return: ``ApplyUnavailable`` where trying again can help, ``ApplyPermanent``
+            where it cannot: the value is over the item limit, or the key is none.
+        """
+        raise NotImplementedError
+
+    def delete_many(self, addresses: Sequence[Address]) -> Failures:
+        """Remove, and return what was not acknowledged. Removing nothing is success.
+
+        Takes an application's own keys too (``app_address``).
+
+        :return: as :meth:`set_many`.
+        """
+        raise NotImplementedError
+
+    def ping(self) -> dict[str, str | ApplyUnavailable]:
+        """Ask every node for its version; a node that fails has its error instead."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give up connections. The store stays usable and connects anew if used."""
+        raise NotImplementedError
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def whole_seconds(ttl: Union[float, None]) -> int:
+    """Return a TTL in the whole seconds that stores keep, 0 for no expiry.
+
+    :param ttl: seconds, rounded up; None and 0 mean no expiry.
+    :raises TypeError: not a number.
+    :raises ValueError: negative or not finite.
+    """
+    if ttl is None:
+        return 0
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
+        raise TypeError(f"ttl must be seconds or None, not {type(ttl).__name__}")
+    if not isfinite(ttl) or ttl < 0:
+        raise ValueError(f"ttl must be 0 or more seconds and finite, not {ttl!r}")
+    return ceil(ttl)
+
+
+def checked_value(value: object) -> bytes:
+    """Return ``value`` if it is ``bytes``, else raise ``TypeError``."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"a store keeps bytes, not {type(value).__name__}")
+    return value

@@ -1,0 +1,62 @@
+"""Sets of tags as given by callers, checked, in order, with their addresses.
+
+The same few sets are asked for again and again, so what they come to is remembered.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable, NamedTuple, Tuple
+
+from hydracache_sync.cache.codec import tag_digest
+from hydracache_sync.cache.keyspace import Address, Keyspace
+
+#: Sets remembered. When full all are forgotten: finding out again costs microseconds.
+MAX_REMEMBERED = 1024
+
+#: Characters in all tags of a set that is remembered, so that 4096-byte tags cannot
+#: hold on to megabytes.
+MAX_REMEMBERED_TEXT = 512
+
+
+class TagSet(NamedTuple):
+    """Where the tokens of some tags are, in the order of the digest."""
+
+    addresses: Tuple[Address, ...]
+    digest: bytes
+
+
+class TagSets:
+    """The tag sets of one keyspace. Safe for threads."""
+
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._remembered: dict[tuple[str, ...], TagSet] = {}
+
+    def of(self, tags: Iterable[str]) -> TagSet:
+        """Check ``tags``; their order and repetitions do not matter.
+
+        :raises TypeError: a single text (its letters would be the tags), or a tag that
+            is not text.
+        :raises ValueError: a tag that is not 0 to 4096 bytes of UTF-8.
+        """
+        if isinstance(tags, (str, bytes)):
+            raise TypeError(
+                f"tags must be several texts, as in ({tags!r},), not one {tags!r}"
+            )
+        given = tags if type(tags) is tuple else tuple(tags)
+        try:
+            known = self._remembered.get(given)
+        except TypeError:
+            # Something in it has no hash, so it is no text. Named below.
+            known = None
+        return known or self._learn(given)
+
+    def _learn(self, given: tuple[str, ...]) -> TagSet:
+        addresses = {tag: self._keyspace.tag_token(tag) for tag in given}
+        tags = sorted(addresses)
+        tag_set = TagSet(tuple(addresses[tag] for tag in tags), tag_digest(tags))
+        if sum(map(len, given)) + len(given) <= MAX_REMEMBERED_TEXT:
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[given] = tag_set
+        return tag_set

@@ -1,0 +1,56 @@
+"""Tokens: what an entry must agree with to be served.
+
+A token is never equal to one made before it, by any process at any time. A counter, a
+row id or a time alone would come back after an eviction, a restart or a late worker,
+and with it every entry that was loaded under it.
+
+On the wire: one byte of kind, 64 random bits, the moment of creation in Unix
+milliseconds. What is not exactly that is not live, and what is not live neither serves
+nor allows a fill.
+"""
+
+from __future__ import annotations
+
+import os
+
+#: Bytes of a token.
+TOKEN_SIZE = 17
+
+#: Bytes of it, from the front, that an entry is compared by: kind and random part.
+TOKEN_ID_SIZE = 9
+
+#: The kind that may serve and be filled under. Strict namespaces add kinds of their
+#: own; to this version, and to older ones, any of them is simply not live.
+LIVE = b"L"
+
+_LIVE_BYTE = LIVE[0]
+
+
+def fresh_token(stamp_ms: int) -> bytes:
+    """Make a live token that was never there before.
+
+    :param stamp_ms: now, in Unix milliseconds. Only ``since`` looks at it.
+    """
+    # The kernel's randomness, because a generator of our own could be seeded, by
+    # Hypothesis for one, and a fork would copy its state.
+    return LIVE + os.urandom(8) + stamp_ms.to_bytes(8, "big")
+
+
+def fresh_tokens(count: int, stamp_ms: int) -> list[bytes]:
+    """Make ``count`` live tokens at once, each different."""
+    randomness = os.urandom(8 * count)
+    stamp = stamp_ms.to_bytes(8, "big")
+    return [
+        LIVE + randomness[start : start + 8] + stamp
+        for start in range(0, len(randomness), 8)
+    ]
+
+
+def is_live(token: bytes | None) -> bool:
+    """Tell whether what a store gave back may serve and be filled under."""
+    return token is not None and len(token) == TOKEN_SIZE and token[0] == _LIVE_BYTE
+
+
+def stamp_ms(token: bytes) -> int:
+    """When a live token was made, in Unix milliseconds of its maker's clock."""
+    return int.from_bytes(token[TOKEN_ID_SIZE:], "big")

@@ -1,0 +1,234 @@
+"""One connection to one memcached: connect, send, receive, as separate steps.
+
+The steps are apart so that several nodes can be sent to before any of them is read.
+Only this file knows pymemcache: its ``Client`` makes the socket (names, TLS, unix
+sockets, timeouts) and hands it over. What is said on it is said here, because a shared
+client, a ``noreply`` and a cut-off answer each lose an invalidation in silence.
+"""
+
+from __future__ import annotations
+
+import _socket
+import select
+import socket
+import struct
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+
+from hydracache_sync.cache.replies import TIMEOUTS, Replies, Unanswered
+from hydracache_sync.cache.server_list import Server
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+
+class Limits(NamedTuple):
+    """How long a connection may take; seconds.
+
+    :ivar connect_timeout: to connect to one address, TLS included. Looking up a name
+        takes what the system's resolver takes.
+    :ivar timeout: from one piece of an answer to the next.
+    :ivar call_timeout: for a whole round trip, however slowly its pieces come.
+    """
+
+    connect_timeout: float
+    timeout: float
+    call_timeout: float
+
+
+class Connection:
+    """A socket to one server and the answers that come on it.
+
+    Not for several threads at once, and not for two processes. After any exception out
+    of it the place in the stream is unknown: close it.
+
+    :ivar reused: whether it has served an earlier caller.
+    :ivar used_at: moment of ``time.monotonic`` when it was last taken, None until it
+        has been opened; for its pool.
+    :ivar home: the pool's record that it belongs to.
+    """
+
+    __slots__ = (
+        "server",
+        "limits",
+        "replies",
+        "reused",
+        "used_at",
+        "home",
+        "_socket",
+        "_send",
+        "__weakref__",
+    )
+
+    replies: Replies
+    _send: Callable[[Any], int]
+
+    def __init__(self, server: Server, limits: Limits, home: Any) -> None:
+        self.server = server
+        self.limits = limits
+        self.home = home
+        self.reused = False
+        self.used_at: float | None = None
+        self._socket: socket.socket | None = None
+
+    def open(self, tls_context: SSLContext | None, deadline: float) -> None:
+        """Connect, trying each address that the name has.
+
+        :raises ConnectionError: none could be reached before the deadline.
+        """
+        try:
+            connection = _connect(self.server, self.limits, tls_context, deadline)
+        except OSError as exc:
+            raise ConnectionError(
+                f"cannot connect: {exc}; is memcached running there, and reachable?"
+            ) from exc
+        self._socket = connection
+        if tls_context is None:
+            _let_kernel_time_out(connection, self.limits.timeout)
+        self._send = connection.send
+        self.replies = Replies(connection.recv)
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send it all; the answers to it are due by ``deadline``.
+
+        :raises OSError: ``TimeoutError`` if the server does not take it in time;
+            ``Unanswered`` if the connection has ended. Part of it may have been sent.
+        """
+        self.replies.deadline = deadline
+        try:
+            sent = self._send(data)
+            if sent < len(data):
+                rest = memoryview(data)
+                while sent < len(data):
+                    if monotonic() >= deadline:
+                        raise TimeoutError
+                    sent += self._send(rest[sent:])
+        except TIMEOUTS as exc:
+            raise TimeoutError("it takes no data; is it overloaded, or hung?") from exc
+        except OSError as exc:
+            raise Unanswered(f"it ended the connection: {exc}") from exc
+
+    def died_idle(self, failure: OSError) -> bool:
+        """Tell by how it failed whether it was dead before the last :meth:`send`."""
+        return self.reused and isinstance(failure, Unanswered)
+
+    def is_stale(self) -> bool:
+        """Tell whether an idle connection has an end or a surprise waiting in it.
+
+        Catches the end of a server that ended while the connection was idle, so that a
+        write need not be sent twice to find out.
+        """
+        connection = self._socket
+        return connection is None or _readable(connection)
+
+    def close(self) -> None:
+        """Close this process's copy of the socket, and say nothing to the server.
+
+        In a forked child that leaves the parent's connection as it is.
+        """
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            try:
+                connection.close()
+            except OSError:
+                # What the peer did meanwhile, reported by the last flush. It is closed.
+                pass
+
+    def __del__(self) -> None:
+        # A store is rarely closed; its sockets are no leak worth a ResourceWarning.
+        self.close()
+
+
+def _connect(
+    server: Server, limits: Limits, tls_context: SSLContext | None, deadline: float
+) -> socket.socket:
+    if server.path is not None:
+        return _connect_to(server.path, socket, limits, tls_context, deadline)
+    addresses = socket.getaddrinfo(
+        server.host, server.port, socket.AF_UNSPEC, socket.SOCK_STREAM
+    )
+    failure: OSError | None = None
+    for address in addresses:
+        try:
+            return _connect_to(
+                (server.host, server.port),
+                _OneAddress(address),
+                limits,
+                tls_context,
+                deadline,
+            )
+        except OSError as exc:
+            failure = exc
+    raise failure or OSError("the name has no address")
+
+
+def _connect_to(
+    where: Any,
+    socket_module: Any,
+    limits: Limits,
+    tls_context: SSLContext | None,
+    deadline: float,
+) -> socket.socket:
+    # Here, so that whoever uses no memcached need not have it loaded.
+    from pymemcache.client.base import Client
+
+    remaining = deadline - monotonic()
+    if remaining <= 0:
+        raise TimeoutError("no time was left to connect")
+    client = Client(
+        where,
+        connect_timeout=min(limits.connect_timeout, remaining),
+        timeout=limits.timeout,
+        no_delay=True,
+        socket_module=socket_module,
+        tls_context=tls_context,
+    )
+    client._connect()
+    connection: socket.socket = client.sock
+    client.sock = None
+    return connection
+
+
+class _OneAddress:
+    """The socket module, for a name with one address.
+
+    pymemcache connects to the first address only: "localhost" then fails where ``::1``
+    comes first and memcached listens on 127.0.0.1.
+    """
+
+    def __init__(self, address: object) -> None:
+        self._address = address
+
+    def getaddrinfo(self, *arguments: object) -> list[object]:
+        return [self._address]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(socket, name)
+
+
+def _let_kernel_time_out(connection: socket.socket, timeout: float) -> None:
+    """Replace Python's timeout, a ``poll`` before each call, by the kernel's.
+
+    Half of the system calls of a cached read. Not for TLS, which would wait on after
+    the kernel has given up, nor for the sockets of gevent and eventlet, which are none
+    of the interpreter's own and do their waiting themselves. A signal that Python
+    handles makes the kernel's wait begin anew.
+    """
+    if not sys.platform.startswith("linux") or not isinstance(
+        connection, _socket.socket
+    ):
+        return
+    microseconds = max(1, round(timeout * 1_000_000))
+    interval = struct.pack("@ll", *divmod(microseconds, 1_000_000))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, interval)
+    connection.settimeout(None)
+
+
+def _readable(connection: socket.socket) -> bool:
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([connection], [], [], 0)[0])

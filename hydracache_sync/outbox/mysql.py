@@ -1,0 +1,459 @@
+"""The outbox in MySQL or MariaDB, beside the data of the apps that write to it.
+
+Own connections are PyMySQL's. The caller's may be of PyMySQL, mysqlclient or
+mysql-connector-python; how each tells whether a transaction is open is in
+:mod:`~hydracache_sync.outbox.mysql_drivers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import replace
+from typing import Any, Callable, Iterator, NamedTuple
+
+from hydracache_sync.durations import duration_ms
+from hydracache_sync.errors import (
+    ConfigurationError,
+    NotInTransactionError,
+    OutboxBusyError,
+    OutboxError,
+    SchemaError,
+)
+from hydracache_sync.outbox.connections import ThreadConnections
+from hydracache_sync.outbox.mysql_drivers import (
+    driver_of,
+    error_number,
+    require_transaction,
+)
+from hydracache_sync.outbox.row import COLUMNS
+from hydracache_sync.outbox.schema import (
+    DEFAULT_TABLE,
+    SCHEMA_VERSION,
+    schema_statements,
+    schema_text,
+)
+from hydracache_sync.outbox.sql import ConnectionLostError, SQLOutbox
+from hydracache_sync.outbox.statements import Dialect
+
+#: Seconds. Connecting takes milliseconds, a statement of ours too; the rest is for a
+#: server under load. Without them a network that swallows packets hangs a worker.
+CONNECT_TIMEOUT = 3.0
+READ_TIMEOUT = 10.0
+WRITE_TIMEOUT = 10.0
+
+#: Seconds that an own transaction is run again while others hold its rows.
+BUSY_TIMEOUT = 5.0
+
+#: Seconds that one own statement waits for a row lock. Producers hold ours only from
+#: their INSERT to their COMMIT.
+LOCK_WAIT_TIMEOUT = 2
+
+#: Bytes of one INSERT. The smallest default of max_allowed_packet is 1 MB.
+STATEMENT_BYTES = 512 * 1024
+
+#: Bytes of one INSERT below which the server is not asked for its limit.
+SURE_BYTES = 60_000
+
+#: Bytes of a packet that are not the statement's.
+PACKET_MARGIN = 1024
+
+#: Seconds to wait for the turn to claim, on servers without SKIP LOCKED.
+TURN_TIMEOUT = 1
+
+#: Another transaction was in the way: deadlock, lock wait timeout, and the same said
+#: of NOWAIT.
+_BUSY = (1205, 1213, 3572)
+
+#: The connection is dead, or its stream of packets is out of step.
+_LOST = frozenset(
+    (0, 1053, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927)
+    + (2000, 2002, 2003, 2006, 2013, 2014, 2027, 2055)
+)
+
+_READ_ONLY = "; the server is read-only: a replica? Name the primary in the URL"
+_RIGHTS = "; the user lacks a right: see the grants in the README"
+_HINTS = {
+    1044: _RIGHTS,
+    1045: _RIGHTS,
+    1142: _RIGHTS,
+    1143: _RIGHTS,
+    1049: "; the database in the URL does not exist on that server",
+    1290: _READ_ONLY,
+    1792: _READ_ONLY,
+    1836: _READ_ONLY,
+    1153: "; max_allowed_packet is too small for one row",
+}
+
+MYSQL = Dialect(
+    # The database's clock, in UTC: now() repeats an hour when summer time ends.
+    now=(
+        "(timestampdiff(microsecond, '1970-01-01 00:00:00', utc_timestamp(3))"
+        " div 1000)"
+    ),
+    parameter="%({})s",
+    marker="%s",
+    # Not INSERT IGNORE, which also cuts what is too long and drops what is wrong.
+    on_conflict="\non duplicate key update id = id",
+    begin="start transaction",
+    encode=lambda text: text.encode("utf-8"),
+)
+
+
+class Server(NamedTuple):
+    """What was read of a server when a connection to it was opened."""
+
+    version: tuple[int, ...]
+    is_mariadb: bool
+    #: READ COMMITTED writes are refused under statement based replication, the
+    #: default of MySQL 5.6 with a binary log.
+    statement_binlog: bool
+
+    @property
+    def skips_locked(self) -> bool:
+        """Whether it has SKIP LOCKED."""
+        return self.version >= ((10, 6) if self.is_mariadb else (8, 0, 1))
+
+
+class MySQLOutbox(SQLOutbox):
+    """Outbox in the MySQL or MariaDB database of the app's data.
+
+    Thread-safe: each thread gets a connection of its own at its first use, and so does
+    a forked child. Nothing is connected before.
+
+    :param database: the schema that the tables are in; statements name it, so that it
+        need not be the current one of a caller's connection.
+    :param password: never shown.
+    :param unix_socket: path, in place of host and port.
+    :param ssl: TLS, as in ``pymysql.connect``: an ``ssl.SSLContext`` or a dict.
+    :param table: name of the table; ``<table>_schema`` holds its version.
+    :param busy_timeout: seconds that an own transaction is run again while others hold
+        its rows.
+    :param connect_timeout, read_timeout, write_timeout: seconds.
+    :param clock: returns Unix seconds, for tests; by default the server's clock.
+    """
+
+    dialect = MYSQL
+
+    def __init__(
+        self,
+        *,
+        database: str,
+        host: str = "localhost",
+        port: int = 3306,
+        user: str | None = None,
+        password: str = "",
+        unix_socket: str | None = None,
+        ssl: Any = None,
+        table: str = DEFAULT_TABLE,
+        busy_timeout: float = BUSY_TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        read_timeout: float = READ_TIMEOUT,
+        write_timeout: float = WRITE_TIMEOUT,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        if clock is not None:
+            self.dialect = replace(MYSQL, now=":now")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,50}", table):
+            raise ConfigurationError(
+                f"table {table!r} is not a name of letters, digits and underscores"
+            )
+        if not database or "`" in database or "\0" in database or "%" in database:
+            raise ConfigurationError(f"database {database!r} is not a usable name")
+        super().__init__(
+            table=f"`{database}`.{table}", busy_timeout=busy_timeout, clock=clock
+        )
+        for name, seconds in (
+            ("connect_timeout", connect_timeout),
+            ("read_timeout", read_timeout),
+            ("write_timeout", write_timeout),
+        ):
+            duration_ms(name, seconds)
+        self.database = database
+        self._name = table
+        self._where = unix_socket or f"{host}:{port}"
+        self._options: dict[str, Any] = {
+            "host": host,
+            "port": port,
+            "user": user,
+            "password": password,
+            "database": database,
+            "unix_socket": unix_socket,
+            "ssl": ssl,
+            "connect_timeout": connect_timeout,
+            "read_timeout": read_timeout,
+            "write_timeout": write_timeout,
+        }
+        self._connections = ThreadConnections(self._connect, _close)
+
+    def __repr__(self) -> str:
+        return f"MySQLOutbox({self._where!r}, {self.database!r}, {self._name!r})"
+
+    # Producers
+
+    @contextlib.contextmanager
+    def _joined(self, connection: Any) -> Iterator[Any]:
+        driver = driver_of(connection)
+        try:
+            require_transaction(driver)
+            cursor = connection.cursor()
+            try:
+                yield cursor
+            finally:
+                cursor.close()
+            if driver.committed_at_once():
+                raise NotInTransactionError(
+                    "the connection committed the invalidation at once: its transaction"
+                    " had been ended before, by an error or by a statement that commits"
+                )
+        except driver.errors as exc:
+            raise self._error(exc, own=False) from exc
+
+    def _insert_parts(self, rows: list[list[Any]]) -> list[list[list[Any]]]:
+        return _split(rows, STATEMENT_BYTES)
+
+    def _execute_insert(
+        self, cursor: Any, text: str, rows: list[list[Any]], new: bool
+    ) -> int:
+        # Literals in hex, no parameters: what a driver, its converters, the character
+        # set of the connection and the sql_mode make of text does not matter then.
+        statement = text % tuple([_literal(value) for row in rows for value in row])
+        if len(statement) > SURE_BYTES and len(rows) > 1:
+            cursor.execute("select @@max_allowed_packet")
+            if len(statement) + PACKET_MARGIN > _only_value(cursor.fetchone()):
+                middle = len(rows) // 2
+                return sum(
+                    self._execute_insert(
+                        cursor,
+                        self._statements.insert(len(half), skip_present=not new),
+                        half,
+                        new,
+                    )
+                    for half in (rows[:middle], rows[middle:])
+                )
+        cursor.execute(statement)
+        return len(rows) if new else int(cursor.rowcount)
+
+    def _tells_inserted(self, connection: Any) -> bool:
+        return driver_of(connection).tells_inserted()
+
+    # Workers
+
+    def _lock_rows(self, cursor: Any) -> str:
+        return "for update skip locked\n" if _server(cursor).skips_locked else ""
+
+    @contextlib.contextmanager
+    def _turn(self, cursor: Any) -> Iterator[None]:
+        if _server(cursor).skips_locked:
+            yield
+            return
+        # Claims that take the same rows undo each other's work, and deadlock. They take
+        # turns instead; one that has waited in vain, behind a process that was stopped
+        # in its turn, goes on: its update takes only rows that are still free.
+        name = f"hydracache_sync {self.database}.{self._name}"[-64:]
+        cursor.execute(f"select get_lock(%s, {TURN_TIMEOUT})", (name,))
+        mine = _only_value(cursor.fetchone()) == 1
+        try:
+            yield
+        finally:
+            if mine:
+                cursor.execute("do release_lock(%s)", (name,))
+
+    # Connections
+
+    def _connect(self) -> Any:
+        import pymysql  # the one place that does: an app on SQLite never loads it
+
+        connection: Any = pymysql.connect(
+            charset="utf8mb4", autocommit=True, **self._options
+        )
+        try:
+            with connection.cursor() as cursor:
+                connection.hydracache_server = server = _ask(cursor)
+                # One statement each, so that a poller sees what was committed since,
+                # and a claim locks no gap that a producer wants to insert into.
+                isolation = (
+                    "repeatable read" if server.statement_binlog else "read committed"
+                )
+                cursor.execute(f"set session transaction isolation level {isolation}")
+                # Strict, whatever the server's default: nothing of ours is cut.
+                cursor.execute(
+                    "set session sql_mode = 'STRICT_ALL_TABLES',"
+                    f" innodb_lock_wait_timeout = {LOCK_WAIT_TIMEOUT}"
+                )
+        except BaseException:
+            _close(connection)
+            raise
+        return connection
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Any]:
+        self._refuse_in_block()
+        try:
+            connection = self._connections.get()
+        except Exception as exc:
+            raise self._error(exc, own=False) from exc
+        yield connection
+
+    def _in_transaction(self, connection: Any) -> bool:
+        return bool(connection.server_status & 1)  # SERVER_STATUS_IN_TRANS
+
+    def _abandon(self, connection: Any) -> None:
+        try:
+            connection.rollback()
+        except Exception:
+            # The server rolls back when the connection ends: nothing of it is kept.
+            self._connections.discard()
+
+    def close(self) -> None:
+        self._connections.close_all()
+
+    # Errors
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        import pymysql
+
+        try:
+            yield
+        except (pymysql.Error, OSError) as exc:
+            error = self._error(exc, own=True)
+            if isinstance(error, ConnectionLostError):
+                self._connections.discard()
+            raise error from exc
+
+    def _error(self, exc: BaseException, *, own: bool) -> OutboxError:
+        if isinstance(exc, OutboxError):
+            return exc
+        number = error_number(exc)
+        text = f"{self}: {exc}"
+        if number in _BUSY:
+            return OutboxBusyError(
+                f"{text}; another transaction was in the way. Roll back and run the"
+                " transaction again, if it is yours"
+            )
+        if number is None or number in _LOST or isinstance(exc, OSError):
+            return (ConnectionLostError if own else OutboxError)(text)
+        if number == 1146:
+            return SchemaError(
+                f"{text}; run `hydracache schema install` or install_schema()",
+                expected=SCHEMA_VERSION,
+            )
+        if number == 1054:
+            return SchemaError(
+                f"{text}; the table was made by another version or altered",
+                expected=SCHEMA_VERSION,
+            )
+        return OutboxError(text + _HINTS.get(number, ""))
+
+    # The tables
+
+    def schema(self) -> str:
+        """Return the DDL, for a DBA to read or run."""
+        return schema_text("mysql", self._name)
+
+    def install_schema(self) -> None:
+        if self._found_version() is None:
+            for statement in schema_statements(self.schema()):
+                self._run(lambda cursor: cursor.execute(statement), check=False)
+        self.check_schema()
+
+    def _check_tables(self) -> None:
+        where = (
+            " where table_schema = :database and table_name = :name order by 1, 2, 3"
+        )
+        params = {"database": self.database, "name": self._name}
+
+        def of(columns: str, table: str) -> list[tuple[Any, ...]]:
+            text = f"select {columns} from information_schema.{table}{where}"
+            return self._read(text, params, check=False)
+
+        [(engine, *_)] = of("engine, 1, 1", "tables")
+        if str(engine).lower() != "innodb":
+            self._altered(
+                f"has engine {engine}, on which rows do not roll back with the data"
+            )
+        types = {
+            str(column): str(kind)
+            for column, kind, _ in of("column_name, data_type, 1", "columns")
+        }
+        missing = [column for column in COLUMNS if column not in types]
+        if missing:
+            self._altered(f"lacks {', '.join(missing)}")
+        for column in ("namespace", "commit_position", "target_hash"):
+            if types[column] not in ("varbinary", "binary"):
+                self._altered(
+                    f"has {column} as {types[column]}, which takes different bytes for"
+                    " the same"
+                )
+        unique: dict[str, list[str]] = {}
+        for index, _, column, other in of(
+            "index_name, seq_in_index, column_name, non_unique", "statistics"
+        ):
+            if not int(other):
+                unique.setdefault(str(index), []).append(str(column))
+        if ["namespace", "commit_position", "target_hash"] not in unique.values():
+            self._altered(
+                "has no unique key on namespace, commit_position and target_hash"
+            )
+
+    def _altered(self, what: str) -> None:
+        raise SchemaError(
+            f"{self}: the table {what}; compare it with `hydracache schema show`",
+            found=SCHEMA_VERSION,
+            expected=SCHEMA_VERSION,
+        )
+
+
+def _ask(cursor: Any) -> Server:
+    """Read what a server can do; variables that it lacks are taken as off."""
+    cursor.execute(
+        "show variables where variable_name in ('version', 'log_bin', 'binlog_format')"
+    )
+    variables = dict(cursor.fetchall())
+    version = variables["version"]
+    return Server(
+        version=tuple(int(part) for part in re.findall(r"\d+", version)[:3]),
+        is_mariadb="mariadb" in version.lower(),
+        statement_binlog=variables.get("log_bin") == "ON"
+        and variables.get("binlog_format") == "STATEMENT",
+    )
+
+
+def _server(cursor: Any) -> Server:
+    server: Server = cursor.connection.hydracache_server
+    return server
+
+
+def _close(connection: Any) -> None:
+    with contextlib.suppress(Exception):  # it was dead already, and is now closed
+        connection.close()
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, int):
+        return str(value)
+    data = value.encode("ascii") if isinstance(value, str) else value
+    return f"x'{data.hex()}'"
+
+
+def _only_value(record: Any) -> int:
+    """The value of a record of one, whatever the cursor's class makes of records."""
+    values = record.values() if isinstance(record, dict) else record
+    return int(next(iter(values)) or 0)
+
+
+def _split(rows: list[list[Any]], size: int) -> list[list[list[Any]]]:
+    """Split rows so that the hex of each part stays below ``size`` bytes."""
+    parts: list[list[list[Any]]] = [[]]
+    total = 0
+    for row in rows:
+        length = 100 + 2 * sum(len(v) for v in row if isinstance(v, (bytes, str)))
+        if parts[-1] and total + length > size:
+            parts.append([])
+            total = 0
+        parts[-1].append(row)
+        total += length
+    return parts

@@ -1,0 +1,150 @@
+"""What must be known of a caller's MySQL connection, for each driver it may be of.
+
+The row of an invalidation may only be written where the caller's commit decides on it.
+Each driver tells in its own way whether a transaction is open; where one cannot, the
+server is asked, and only then. No driver is imported: a connection of one brings it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Callable, Protocol
+
+from hydracache_sync.errors import NotInTransactionError
+
+_IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
+_AUTOCOMMIT = 2  # SERVER_STATUS_AUTOCOMMIT
+_FOUND_ROWS = 2  # CLIENT_FOUND_ROWS
+
+#: No savepoint of that name outside a transaction: RELEASE fails.
+_NO_SAVEPOINT = 1305
+_SAVEPOINT = "hydracache_sync_probe"
+
+
+class Driver(Protocol):
+    """What the outbox asks of a caller's connection."""
+
+    #: What the driver raises.
+    errors: tuple[type[Exception], ...]
+
+    def in_transaction(self) -> bool:
+        """Whether the next statement is part of a transaction that stays open."""
+
+    def committed_at_once(self) -> bool:
+        """Whether the statement just run was a transaction of its own."""
+
+    def tells_inserted(self) -> bool:
+        """Whether a row that is there already is left out of a statement's count."""
+
+
+class PyMySQLDriver:
+    """PyMySQL: keeps the status that the server sent with the last acknowledgement."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.errors: tuple[type[Exception], ...] = (connection.Error, OSError)
+
+    def in_transaction(self) -> bool:
+        status = self.connection.server_status
+        return not status & _AUTOCOMMIT or bool(status & _IN_TRANSACTION)
+
+    def committed_at_once(self) -> bool:
+        return not self.connection.server_status & _IN_TRANSACTION
+
+    def tells_inserted(self) -> bool:
+        return not self.connection.client_flag & _FOUND_ROWS
+
+
+class MySQLClientDriver:
+    """mysqlclient: knows autocommit, but not whether BEGIN was sent."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.errors: tuple[type[Exception], ...] = (connection.Error, OSError)
+
+    def in_transaction(self) -> bool:
+        return not self.connection.get_autocommit() or self._has_savepoints()
+
+    def _has_savepoints(self) -> bool:
+        """Ask the server, in a way that every version and right allows.
+
+        Outside a transaction a savepoint is gone as soon as it is made.
+        """
+        cursor = self.connection.cursor()
+        try:
+            cursor.execute(f"savepoint {_SAVEPOINT}")
+            cursor.execute(f"release savepoint {_SAVEPOINT}")
+        except self.connection.Error as exc:
+            if error_number(exc) == _NO_SAVEPOINT:
+                return False
+            raise
+        finally:
+            cursor.close()
+        return True
+
+    def committed_at_once(self) -> bool:
+        return False  # the server has been asked a moment ago
+
+    def tells_inserted(self) -> bool:
+        return False  # the flag is not kept where it could be read
+
+
+class ConnectorDriver:
+    """mysql-connector-python: knows a transaction, asks the server for autocommit."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.errors: tuple[type[Exception], ...] = (
+            sys.modules["mysql.connector"].Error,
+            OSError,
+        )
+
+    def in_transaction(self) -> bool:
+        return bool(self.connection.in_transaction) or not self.connection.autocommit
+
+    def committed_at_once(self) -> bool:
+        return not self.connection.in_transaction
+
+    def tells_inserted(self) -> bool:
+        flags = getattr(self.connection, "_client_flags", None)
+        return isinstance(flags, int) and not flags & _FOUND_ROWS
+
+
+_DRIVERS: dict[str, Callable[[Any], Driver]] = {
+    "pymysql": PyMySQLDriver,
+    "MySQLdb": MySQLClientDriver,
+    "mysql": ConnectorDriver,
+}
+
+
+def driver_of(connection: Any) -> Driver:
+    """Return what knows ``connection``.
+
+    :raises TypeError: it is of none of the three drivers.
+    """
+    for base in type(connection).__mro__:
+        driver = _DRIVERS.get(base.__module__.partition(".")[0])
+        if driver is not None:
+            return driver(connection)
+    raise TypeError(
+        "connection must be of PyMySQL, mysqlclient or mysql-connector-python, not"
+        f" {type(connection).__module__}.{type(connection).__name__}"
+    )
+
+
+def require_transaction(driver: Driver) -> None:
+    """Refuse a connection that would commit our rows at once."""
+    if not driver.in_transaction():
+        raise NotInTransactionError(
+            "the connection is in autocommit mode and has no transaction open: the"
+            " invalidation would be committed without the data. Call begin() first, or"
+            " switch autocommit off, or use transaction() of the outbox"
+        )
+
+
+def error_number(exc: BaseException) -> int | None:
+    """Return the server's or the client library's number of an error."""
+    number = getattr(exc, "errno", None)
+    if number is None and exc.args:
+        number = exc.args[0]
+    return number if isinstance(number, int) else None

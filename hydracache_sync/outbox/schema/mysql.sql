@@ -1,0 +1,51 @@
+-- The outbox of hydracache_sync in MySQL (5.6 to 8.4) and MariaDB (10.6 and newer).
+-- Safe to run twice. Needs the right to create tables; workers and producers do not.
+
+-- One row per invalidation. What identifies is UTF-8 in binary columns: a collation that
+-- ignores case would lose the position tx:A after tx:a, and even utf8mb4_bin takes
+-- "a " for "a". InnoDB, because the rows must commit and roll back with the data.
+create table if not exists hydracache_outbox (
+    -- order of arrival
+    id bigint not null auto_increment,
+    namespace varbinary(64) not null,
+    commit_position varbinary(128) not null,
+    -- SHA-256 of the target
+    target_hash binary(32) not null,
+    -- key, tag, entity, collection or flush
+    kind varbinary(16) not null,
+    -- key, tag, entity's key or collection; null for flush
+    value varbinary(4096) null,
+    -- null but for kind entity
+    entity_name varbinary(4096) null,
+    reason varbinary(255) not null,
+    created_at_ms bigint not null,
+    -- 0 pending, 1 published, 2 dead
+    state tinyint not null default 0,
+    -- pending: not to be claimed before; published: when; dead: since when.
+    -- One column for the three, so that one index serves claims, status and purge.
+    at_ms bigint not null,
+    attempts int not null default 0,
+    -- the claim: all four null while nobody holds the row
+    claimed_at_ms bigint null,
+    claim_until_ms bigint null,
+    claim_owner varbinary(255) null,
+    -- new at each claim: a worker that is late finishes nothing
+    claim_token bigint null,
+    last_error blob null,
+    primary key (id),
+    -- an intent is enqueued once per commit; waits look here
+    unique key hydracache_outbox_commit (namespace, commit_position, target_hash),
+    -- claims, status, dead letters and purge look here
+    key hydracache_outbox_state (namespace, state, at_ms, created_at_ms)
+) engine = InnoDB;
+
+-- One row: the version of the table above.
+create table if not exists hydracache_outbox_schema (
+    id tinyint not null,
+    version int not null,
+    primary key (id)
+) engine = InnoDB;
+
+insert into hydracache_outbox_schema (id, version)
+values (1, 1)
+on duplicate key update id = 1;

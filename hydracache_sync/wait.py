@@ -1,0 +1,225 @@
+"""Read your writes: wait until the rows of a receipt are seen published.
+
+Each look is a statement by itself, so that it sees what is committed at that moment,
+and not what an open transaction saw first.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Callable
+
+from hydracache_sync.errors import OutboxBusyError
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.receipts import InvalidationReceipt
+
+#: Seconds between two looks.
+POLL_INTERVAL = 0.01
+
+#: Seconds that published rows are kept before a purge. A receipt older than that
+#: whose rows are gone counts as published; keep it at or below what you purge by.
+KEEP_PUBLISHED = 86_400.0
+
+
+class ConsistencyMode(enum.Enum):
+    """What a writer asks for after its commit.
+
+    NO_WAIT promises nothing. LOCAL and BEST_EFFORT wait alike and differ in name only,
+    as in the Rust module.
+    """
+
+    NO_WAIT = "no_wait"
+    LOCAL = "local"
+    BEST_EFFORT = "best_effort"
+
+
+@dataclass(frozen=True)
+class WaitOutcome:
+    """What was known when the wait ended.
+
+    :ivar satisfied: every row was seen published; always so for NO_WAIT.
+    :ivar degraded: the reader should not rely on the cache: rows are dead, or the time
+        was up. Ask the database.
+    :ivar timed_out: the time was up.
+    :ivar pending: rows not seen finished: waiting, or not visible (not committed yet,
+        rolled back, discarded).
+    :ivar dead_lettered: rows given up.
+    :ivar elapsed_ms: how long the wait took.
+
+    Source: ``InvalidationWaitOutcome`` in ``hydracache-db/src/outbox.rs``.
+    """
+
+    mode: ConsistencyMode
+    satisfied: bool
+    degraded: bool
+    timed_out: bool
+    pending: int
+    dead_lettered: int
+    elapsed_ms: int
+
+
+@dataclass(frozen=True)
+class WaitDiagnostics:
+    """Counts of waits since the helper was made, in this process."""
+
+    waits: int = 0
+    satisfied: int = 0
+    timed_out: int = 0
+    degraded: int = 0
+
+
+class InvalidationWait:
+    """Waits for receipts. Thread-safe; make one and keep it for its counts.
+
+    Build it with :meth:`no_wait`, :meth:`local` or :meth:`best_effort`.
+
+    Source: ``InvalidationWait`` in ``hydracache-db/src/outbox.rs``. Differs: it watches
+    the rows of the receipt and not the whole namespace, which in a busy app never
+    drains, and neither a dead letter nor a commit that is not visible satisfies it.
+    """
+
+    def __init__(
+        self,
+        mode: ConsistencyMode,
+        timeout: float = 0.0,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not timeout >= 0:
+            raise ValueError(f"timeout must be 0 or more seconds, not {timeout}")
+        self._mode = mode
+        self._timeout = timeout
+        self._poll_interval = POLL_INTERVAL
+        self._keep_published = KEEP_PUBLISHED
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._diagnostics = WaitDiagnostics()
+
+    @classmethod
+    def no_wait(cls) -> InvalidationWait:
+        """Return at once, satisfied; nothing is promised."""
+        return cls(ConsistencyMode.NO_WAIT)
+
+    @classmethod
+    def local(cls, timeout: float) -> InvalidationWait:
+        """Wait up to ``timeout`` seconds; 0 looks once."""
+        return cls(ConsistencyMode.LOCAL, timeout)
+
+    @classmethod
+    def best_effort(cls, timeout: float) -> InvalidationWait:
+        """As :meth:`local`; the name says that the caller goes on either way."""
+        return cls(ConsistencyMode.BEST_EFFORT, timeout)
+
+    def poll_interval(self, seconds: float) -> InvalidationWait:
+        """Set the seconds between two looks, above 0; returns the helper."""
+        if not seconds > 0:
+            raise ValueError(f"poll_interval must be above 0 seconds, not {seconds}")
+        self._poll_interval = seconds
+        return self
+
+    def keep_published(self, seconds: float) -> InvalidationWait:
+        """Set how long published rows are kept before a purge; returns the helper."""
+        if not seconds >= 0:
+            raise ValueError(f"keep_published must be 0 or more, not {seconds}")
+        self._keep_published = seconds
+        return self
+
+    @property
+    def mode(self) -> ConsistencyMode:
+        return self._mode
+
+    def diagnostics(self) -> WaitDiagnostics:
+        """Return the counts so far; they start anew in each process."""
+        return self._diagnostics
+
+    def wait(
+        self, outbox: InvalidationOutbox, receipt: InvalidationReceipt
+    ) -> WaitOutcome:
+        """Wait until every row of ``receipt`` is published.
+
+        Call it after the commit. Looks once before and once after the timeout, so that
+        0 is a question and not a refusal. Ends early when a row is dead: waiting will
+        not mend it.
+
+        :raises OutboxError: the outbox could not be read; nothing is known.
+        """
+
+        def look(timeout: float) -> tuple[bool, int, int]:
+            if receipt.targets == 0:
+                return True, 0, 0
+            found = outbox.status_for_commit(
+                receipt.namespace, receipt.commit_position, timeout=timeout
+            )
+            seen = found.published + found.dead_lettered
+            pending = max(found.pending, receipt.targets - seen)
+            if found.pending == 0 and found.dead_lettered == 0:
+                # Purged rows cannot be told from rows never committed but by age. A
+                # row that still waits is never purged, however old.
+                age_ms = found.now_ms - receipt.created_at_ms
+                if pending == 0 or age_ms > self._keep_published * 1000:
+                    return True, 0, 0
+            return False, pending, found.dead_lettered
+
+        return self._until(look)
+
+    def wait_drained(self, outbox: InvalidationOutbox, namespace: str) -> WaitOutcome:
+        """Wait until nothing in ``namespace`` is pending; dead letters degrade it.
+
+        For scripts and tests. In a busy app there is always something pending.
+
+        :raises OutboxError: the outbox could not be read; nothing is known.
+        """
+
+        def look(timeout: float) -> tuple[bool, int, int]:
+            status = outbox.status(namespace, timeout=timeout)
+            done = status.pending == 0 and status.dead_lettered == 0
+            return done, status.pending, status.dead_lettered
+
+        return self._until(look)
+
+    def _until(self, look: Callable[[float], tuple[bool, int, int]]) -> WaitOutcome:
+        """Look until ``(done, pending, dead)`` says done or dead, or the time is up."""
+        started = self._monotonic()
+        outcome = WaitOutcome(self._mode, True, False, False, 0, 0, 0)
+        if self._mode is not ConsistencyMode.NO_WAIT:
+            outcome = self._poll(look, started)
+        elapsed_ms = int((self._monotonic() - started) * 1000)
+        outcome = replace(outcome, elapsed_ms=elapsed_ms)
+        with self._lock:
+            before = self._diagnostics
+            self._diagnostics = WaitDiagnostics(
+                waits=before.waits + 1,
+                satisfied=before.satisfied + outcome.satisfied,
+                timed_out=before.timed_out + outcome.timed_out,
+                degraded=before.degraded + outcome.degraded,
+            )
+        return outcome
+
+    def _poll(
+        self, look: Callable[[float], tuple[bool, int, int]], started: float
+    ) -> WaitOutcome:
+        deadline = started + self._timeout
+        last = False
+        while True:
+            remaining = max(0.0, deadline - self._monotonic())
+            try:
+                done, pending, dead = look(remaining)
+            except OutboxBusyError:
+                if last:
+                    raise
+                # Locked all the while: what a last look says is what counts.
+                done, pending, dead = False, 0, 0
+            if done or dead or last:
+                timed_out = last and not done and not dead
+                return WaitOutcome(
+                    self._mode, done, not done, timed_out, pending, dead, 0
+                )
+            remaining = deadline - self._monotonic()
+            last = remaining <= self._poll_interval
+            if remaining > 0:
+                self._sleep(min(self._poll_interval, remaining))

@@ -1,0 +1,490 @@
+"""The worker: claims rows, applies them, settles each row by what came of it.
+
+One claim, one apply, one acknowledgement a batch. A row is published only after the
+cache has acknowledged it; whatever else happens, it comes back. Owns no thread and no
+connection: run it in a loop, a thread or a cron job.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import astuple, dataclass, fields, replace
+from typing import Sequence
+
+from hydracache_sync.appliers import InvalidationApplier
+from hydracache_sync.backoff import full_jitter
+from hydracache_sync.durations import duration_ms
+from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable, OutboxError
+from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
+from hydracache_sync.keys import checked_namespace
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.row import OutboxRow
+from hydracache_sync.receipts import InvalidationReceipt
+
+logger = logging.getLogger(__name__)
+
+#: Rows of a claim. Memcached takes them in milliseconds; more rows save little and
+#: make a batch that is killed repeat more.
+BATCH_SIZE = 256
+
+#: Seconds until a dead worker's rows are taken over by others.
+CLAIM_TTL = 30.0
+
+#: Part of the claim's time after which nothing new is started: what is running then
+#: must end while the rows are still ours.
+CLAIM_SHARE = 0.5
+
+#: Seconds: the first wait of a failed row at most, and the longest of a row that
+#: fails again and again.
+BACKOFF = 1.0
+MAX_BACKOFF = 300.0
+
+#: Seconds: the longest wait of rows whose cache is away. Short, so that they are
+#: applied within seconds of its return; no attempt is counted meanwhile.
+MAX_OUTAGE_BACKOFF = 5.0
+
+#: Failed attempts that make a dead letter.
+MAX_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What became of the rows of one call; reports add up with ``+``.
+
+    :ivar claimed: rows taken, or targets of a published receipt. The sum of the rest.
+    :ivar published: applied, acknowledged and finished.
+    :ivar retried: failed and counted an attempt; due again after a backoff.
+    :ivar dead_lettered: given up; an operator's to retry or discard.
+    :ivar released: given back without counting an attempt: the cache was away, the
+        claim's time was running out, or the worker was told to stop.
+    :ivar lost: the claim had ended and another worker has the row, or had it.
+    :ivar unseen: :meth:`OutboxWorker.publish` found no row: not committed yet, rolled
+        back, or purged. Rows that are committed later wait for a worker.
+    """
+
+    claimed: int = 0
+    published: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    released: int = 0
+    lost: int = 0
+    unseen: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row was published: what was written before is readable."""
+        return self.published == self.claimed
+
+    def __add__(self, other: PublishReport) -> PublishReport:
+        return PublishReport(*map(sum, zip(astuple(self), astuple(other))))
+
+
+@dataclass(frozen=True)
+class WorkerDiagnostics:
+    """Counts since the worker was made, in this process.
+
+    ``iterations`` and ``escalations`` count calls and flushes, the rest as in
+    :class:`PublishReport`. ``outages`` counts how often the cache went away.
+    """
+
+    iterations: int = 0
+    claimed: int = 0
+    published: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    released: int = 0
+    lost: int = 0
+    unseen: int = 0
+    outages: int = 0
+    escalations: int = 0
+
+
+class OutboxWorker:
+    """Carries the rows of one namespace to one applier. Thread-safe.
+
+    :param namespace: by default the applier's.
+    :param owner: name written to claimed rows; by default one that is unique to host,
+        process, thread and start.
+    :param batch_size: rows of a claim; at least 1.
+    :param claim_ttl: seconds until others take over the rows of a worker that died.
+    :param backoff: seconds a row waits at most after its first failed attempt; doubled
+        by each further one, each wait drawn from 0 to that (full jitter).
+    :param max_backoff: seconds, the bound of that.
+    :param max_attempts: failed attempts that make a dead letter; at least 1.
+    :param escalate: flush the namespace when a row becomes a dead letter, at most once
+        a minute, so that what it was to invalidate is not served for ever.
+
+    Source: ``InvalidationOutboxWorker`` in ``hydracache-db/src/outbox.rs``.
+    """
+
+    def __init__(
+        self,
+        outbox: InvalidationOutbox,
+        applier: InvalidationApplier,
+        namespace: str | None = None,
+        *,
+        owner: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        claim_ttl: float = CLAIM_TTL,
+        backoff: float = BACKOFF,
+        max_backoff: float = MAX_BACKOFF,
+        max_attempts: int = MAX_ATTEMPTS,
+        escalate: bool = True,
+    ) -> None:
+        if None not in (namespace, applier.namespace) and (
+            namespace != applier.namespace
+        ):
+            raise ValueError(
+                f"namespace {namespace!r} is not the applier's, {applier.namespace!r}"
+            )
+        if namespace is None and applier.namespace is None:
+            raise ValueError("namespace is missing: the applier has none of its own")
+        if duration_ms("claim_ttl", claim_ttl) == 0:
+            raise ValueError(f"claim_ttl must be at least 0.001, not {claim_ttl}")
+        if duration_ms("backoff", backoff) > duration_ms("max_backoff", max_backoff):
+            raise ValueError(
+                f"max_backoff must not be below backoff, {max_backoff} < {backoff}"
+            )
+        self.outbox = outbox
+        self.applier = applier
+        self.namespace = checked_namespace(
+            applier.namespace if namespace is None else namespace
+        )
+        self.batch_size = max(1, batch_size)
+        self.claim_ttl = claim_ttl
+        self.backoff = backoff
+        self.max_backoff = max_backoff
+        self.max_attempts = max(1, max_attempts)
+        self.escalate = escalate
+        self._owner = owner
+        self._start = secrets.token_hex(4)
+        self._lock = threading.Lock()
+        self._diagnostics = WorkerDiagnostics()
+        self._failures_in_a_row = 0
+
+    @property
+    def owner(self) -> str:
+        """Name that claims of the calling thread are made under."""
+        if self._owner is not None:
+            return self._owner
+        thread = threading.get_ident()
+        return f"{socket.gethostname()}/{os.getpid()}/{thread}/{self._start}"
+
+    def __repr__(self) -> str:
+        return f"OutboxWorker({self.outbox!r}, {self.applier!r}, {self.namespace!r})"
+
+    # Running
+
+    def run_once(self, *, stop: threading.Event | None = None) -> PublishReport:
+        """Claim one batch, apply it and settle each row.
+
+        :param stop: when set, what was not yet handed to the applier is released.
+        :raises OutboxError: the database failed. Rows that could not be settled stay
+            claimed until the claim ends and are then applied again.
+        """
+        started = time.monotonic()
+        rows = self.outbox.claim(
+            self.namespace,
+            self.owner,
+            limit=self.batch_size,
+            claim_ttl=self.claim_ttl,
+        )
+        batch = _Batch(rows)
+        try:
+            self._apply(batch, started + self.claim_ttl * CLAIM_SHARE, stop)
+        except BaseException:
+            # The process is being ended, or a greenlet is: what has an outcome keeps
+            # it, the other rows are released at once instead of when the claim ends.
+            try:
+                self._settle(batch)
+            except OutboxError:
+                logger.exception("rows stay claimed for up to %s s", self.claim_ttl)
+            raise
+        report = self._settle(batch)
+        return report
+
+    def drain(
+        self, *, max_seconds: float | None = None, stop: threading.Event | None = None
+    ) -> PublishReport:
+        """Run batches until nothing is due, the time is up or the cache is away.
+
+        :param max_seconds: start no further batch after that.
+        :param stop: when set, finish what the applier is doing and return.
+        :raises OutboxError: as :meth:`run_once`; batches finished before stay finished.
+        """
+        deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        total = PublishReport()
+        while True:
+            report = self.run_once(stop=stop)
+            total += report
+            if report.claimed == report.released:
+                # Nothing was due, or nothing can be done now: the cache is away.
+                return total
+            if stop is not None and stop.is_set():
+                return total
+            if deadline is not None and time.monotonic() >= deadline:
+                return total
+
+    def publish(
+        self, receipt: InvalidationReceipt, *, timeout: float = 1.0
+    ) -> PublishReport:
+        """Apply a receipt's batch now, in the writer's own thread, after its commit.
+
+        The commit must have returned. Called earlier, nothing is lost: the rows are
+        found by a worker later and the report says ``unseen``.
+
+        Never raises for an outage of cache or database: the rows stay for a worker
+        and the report says so (``released``).
+
+        :param timeout: seconds to wait at most for a busy database. The cache's own
+            timeouts come on top.
+        :return: ``complete`` if every later read, anywhere, sees the write.
+        """
+        if receipt.namespace != self.namespace:
+            raise ValueError(
+                f"the receipt is of namespace {receipt.namespace!r}, this worker of"
+                f" {self.namespace!r}"
+            )
+        try:
+            report = self._publish(receipt, timeout)
+        except OutboxError as exc:
+            # Pending rows stay pending: a worker applies them, once more.
+            logger.warning("inline publish left %s to a worker: %s", receipt, exc)
+            report = PublishReport(claimed=receipt.targets, released=receipt.targets)
+        self._record(report)
+        return report
+
+    def _publish(self, receipt: InvalidationReceipt, timeout: float) -> PublishReport:
+        if receipt.batch is None:
+            receipt = replace(receipt, batch=self._stored_batch(receipt))
+        assert receipt.batch is not None
+        intents = receipt.batch.distinct()
+        applied = InvalidationIntentBatch()
+        for intent, failure in zip(intents, self._apply_portion(intents)):
+            if failure is None:
+                applied.intent(intent)
+            else:
+                logger.info("inline publish left a row to a worker: %s", failure)
+        published = self.outbox.publish_commit(
+            replace(receipt, batch=applied), timeout=timeout
+        )
+        unseen = 0
+        if published < len(applied):
+            found = self.outbox.status_for_commit(
+                receipt.namespace, receipt.commit_position, timeout=timeout
+            )
+            unfinished = found.pending + found.dead_lettered
+            if not unfinished and found.published >= receipt.targets:
+                published = len(applied)  # another worker was faster
+            else:
+                unseen = max(0, receipt.targets - unfinished - found.published)
+        targets = max(receipt.targets, len(intents))
+        return PublishReport(
+            claimed=targets,
+            published=published,
+            released=targets - published - unseen,
+            unseen=unseen,
+        )
+
+    def _stored_batch(self, receipt: InvalidationReceipt) -> InvalidationIntentBatch:
+        """The batch of a receipt that came as text, out of its rows."""
+        batch = InvalidationIntentBatch()
+        after = 0
+        while True:
+            rows = self.outbox.rows(
+                receipt.namespace,
+                commit_position=receipt.commit_position,
+                after=after,
+            )
+            for row in rows:
+                if row.intent is not None:
+                    batch.intent(row.intent)
+                after = row.id
+            if not rows:
+                return batch
+
+    def diagnostics(self) -> WorkerDiagnostics:
+        """Return the counts so far; they start anew in each process."""
+        return self._diagnostics
+
+    def reset_dead_letters(self) -> int:
+        """Make all dead letters of the namespace pending again; returns how many."""
+        return self.outbox.reset_dead_letters(self.namespace)
+
+    # Applying
+
+    def _apply(
+        self, batch: _Batch, deadline: float, stop: threading.Event | None
+    ) -> None:
+        """Apply the batch's intents until the deadline, noting each outcome."""
+        intents = list(batch.rows)
+        # An applier that takes intents one by one is looked after between them; one
+        # that takes them together gets them together.
+        own = type(self.applier).apply_batch is not InvalidationApplier.apply_batch
+        size = len(intents) if own else 1
+        for start in range(0, len(intents), max(1, size)):
+            if stop is not None and stop.is_set():
+                return
+            if time.monotonic() >= deadline:
+                logger.warning(
+                    "half of the claim's %s s are over: %d of %d invalidations are"
+                    " given back; a smaller batch_size suits this applier",
+                    self.claim_ttl,
+                    len(intents) - start,
+                    len(intents),
+                )
+                return
+            portion = intents[start : start + size]
+            for intent, failure in zip(portion, self._apply_portion(portion)):
+                batch.outcomes[intent] = failure
+
+    def _apply_portion(
+        self, intents: Sequence[InvalidationIntent]
+    ) -> Sequence[Exception | None]:
+        try:
+            failures = self.applier.apply_batch(intents)
+            if len(failures) != len(intents):
+                raise TypeError(
+                    f"{type(self.applier).__name__}.apply_batch returned"
+                    f" {len(failures)} results for {len(intents)} intents"
+                )
+        except Exception as exc:
+            # Which were applied is not known: each row is settled as failed by the
+            # error's class, and applying once more does no harm.
+            return [exc] * len(intents)
+        return failures
+
+    # Settling
+
+    def _settle(self, batch: _Batch) -> PublishReport:
+        """Write down what became of each row; as few statements as outcomes."""
+        published: list[OutboxRow] = []
+        unavailable: dict[str, list[OutboxRow]] = {}
+        failed: dict[tuple[str, int], list[OutboxRow]] = {}
+        dead: dict[str, list[OutboxRow]] = {}
+        released: list[OutboxRow] = []
+        for row in batch.malformed:
+            dead.setdefault(row.last_error or "malformed row", []).append(row)
+        for intent, rows in batch.rows.items():
+            if intent not in batch.outcomes:
+                released += rows
+                continue
+            failure = batch.outcomes[intent]
+            if failure is None:
+                published += rows
+                continue
+            error = f"{type(failure).__name__}: {failure}"
+            if isinstance(failure, (ApplyUnavailable, OSError)):
+                unavailable.setdefault(error, []).extend(rows)
+                continue
+            for row in rows:
+                tries = row.attempts + 1
+                if isinstance(failure, ApplyPermanent) or tries >= self.max_attempts:
+                    dead.setdefault(error, []).append(row)
+                else:
+                    failed.setdefault((error, tries), []).append(row)
+
+        report = PublishReport(claimed=batch.size)
+        try:
+            if published:
+                done = self.outbox.mark_published(published)
+                report += PublishReport(published=done, lost=len(published) - done)
+            self._note_outage(unavailable, answered=bool(published or failed))
+            for error, rows in unavailable.items():
+                delay = full_jitter(
+                    self.backoff, MAX_OUTAGE_BACKOFF, self._failures_in_a_row
+                )
+                done = self.outbox.release(rows, delay=delay, error=error)
+                report += PublishReport(released=done, lost=len(rows) - done)
+            if released:
+                done = self.outbox.release(released)
+                report += PublishReport(released=done, lost=len(released) - done)
+            for (error, tries), rows in failed.items():
+                wait = full_jitter(self.backoff, self.max_backoff, tries)
+                done = self.outbox.mark_failed(rows, error, backoff=wait, dead=False)
+                report += PublishReport(retried=done, lost=len(rows) - done)
+            for error, rows in dead.items():
+                done = self._bury(rows, error)
+                report += PublishReport(dead_lettered=done, lost=len(rows) - done)
+        finally:
+            self._record(report, iterations=1)
+        return report
+
+    def _bury(self, rows: Sequence[OutboxRow], error: str) -> int:
+        """Make dead letters of ``rows``, with a flush in place of what they lack."""
+        flush = InvalidationIntent.flush()
+        if (
+            self.escalate
+            and self.applier.can_flush
+            # A flush that cannot be applied is no help against itself.
+            and any(row.intent != flush for row in rows)
+        ):
+            # Before the mark: killed in between, the row is applied once more and
+            # dies again; the other way round the flush would be lost.
+            if self.outbox.escalate(self.namespace):
+                self._record(PublishReport(), escalations=1)
+                logger.warning(
+                    "namespace %s will be flushed: an invalidation was given up",
+                    self.namespace,
+                )
+        done = self.outbox.mark_failed(rows, error, backoff=0.0, dead=True)
+        for row in rows:
+            logger.error(
+                "row %d of namespace %s is a dead letter after %d attempts: %s",
+                row.id,
+                self.namespace,
+                row.attempts + 1,
+                error,
+            )
+        return done
+
+    def _note_outage(
+        self, unavailable: dict[str, list[OutboxRow]], *, answered: bool
+    ) -> None:
+        """Count batches that met no cache; log the first and the end of it."""
+        with self._lock:
+            before = self._failures_in_a_row
+            if unavailable:
+                self._failures_in_a_row += 1
+            elif answered:
+                self._failures_in_a_row = 0
+        if unavailable and before == 0:
+            self._record(PublishReport(), outages=1)
+            logger.warning(
+                "the cache of namespace %s is away, rows wait: %s",
+                self.namespace,
+                next(iter(unavailable)),
+            )
+        elif before and not unavailable and answered:
+            logger.info("the cache of namespace %s is back", self.namespace)
+
+    def _record(self, report: PublishReport, **more: int) -> None:
+        with self._lock:
+            counts = {
+                field.name: getattr(self._diagnostics, field.name)
+                + getattr(report, field.name, 0)
+                + more.get(field.name, 0)
+                for field in fields(WorkerDiagnostics)
+            }
+            self._diagnostics = WorkerDiagnostics(**counts)
+
+
+class _Batch:
+    """The rows of one claim by what they invalidate, and what came of it."""
+
+    def __init__(self, rows: Sequence[OutboxRow]) -> None:
+        self.size = len(rows)
+        #: Rows with the same target are applied once.
+        self.rows: dict[InvalidationIntent, list[OutboxRow]] = {}
+        self.malformed: list[OutboxRow] = []
+        self.outcomes: dict[InvalidationIntent, Exception | None] = {}
+        for row in rows:
+            if row.intent is None:
+                self.malformed.append(row)
+            else:
+                self.rows.setdefault(row.intent, []).append(row)
