@@ -43,6 +43,20 @@ _HASH_PREFIX = {
 }
 
 
+#: Of each kind, whether it has a value and an entity name.
+_SHAPES = {
+    "key": (True, False),
+    "tag": (True, False),
+    "entity": (True, True),
+    "collection": (True, False),
+    "flush": (False, False),
+}
+
+
+def _missing(wanted: bool) -> str:
+    return "without a" if wanted else "with a"
+
+
 class CacheInvalidation(NamedTuple):
     """What an intent means to a cache: drop one key, one tag, or everything."""
 
@@ -102,17 +116,14 @@ class InvalidationIntent(NamedTuple):
 
         :raises ValueError: the columns do not form an intent; the message says why.
         """
-        if kind not in _HASH_PREFIX:
+        shape = _SHAPES.get(kind)
+        if shape == (value is not None, entity_name is not None):
+            return tuple.__new__(cls, (kind, value, entity_name))
+        if shape is None:
             raise ValueError(f"unknown kind {kind!r}")
-        if (value is None) != (kind == "flush"):
-            raise ValueError(
-                f"kind {kind} with{'out' if value is None else ''} a value"
-            )
-        if (entity_name is None) != (kind != "entity"):
-            raise ValueError(
-                f"kind {kind} with{'out' if entity_name is None else ''} an entity name"
-            )
-        return cls(kind, value, entity_name)
+        if shape[0] != (value is not None):
+            raise ValueError(f"kind {kind} {_missing(shape[0])} value")
+        raise ValueError(f"kind {kind} {_missing(shape[1])}n entity name")
 
     def checked(self) -> InvalidationIntent:
         """Return the intent if one of the constructors could have built it.
@@ -139,11 +150,13 @@ class InvalidationIntent(NamedTuple):
 
     def to_cache_invalidation(self) -> CacheInvalidation:
         """Map entities and collections to the tags that reads of them carry."""
-        if self.entity_name is not None and self.value is not None:
-            return CacheInvalidation("tag", entity_tag(self.entity_name, self.value))
-        if self.kind == "collection" and self.value is not None:
-            return CacheInvalidation("tag", collection_tag(self.value))
-        return CacheInvalidation(self.kind, self.value)
+        kind, value, entity_name = self
+        if value is not None:
+            if entity_name is not None:
+                return CacheInvalidation("tag", entity_tag(entity_name, value))
+            if kind == "collection":
+                return CacheInvalidation("tag", collection_tag(value))
+        return CacheInvalidation(kind, value)
 
 
 class InvalidationIntentBatch:

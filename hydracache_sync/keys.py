@@ -48,6 +48,8 @@ def checked_namespace(namespace: object) -> str:
 
 def escape_segment(segment: str) -> str:
     """Make ``segment`` free of the separator ``:``, reversibly."""
+    if "%" not in segment and ":" not in segment:
+        return segment
     return segment.replace("%", "%25").replace(":", "%3A")
 
 

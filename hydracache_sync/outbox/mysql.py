@@ -91,7 +91,6 @@ MYSQL = Dialect(
         "(timestampdiff(microsecond, '1970-01-01 00:00:00', utc_timestamp(3))"
         " div 1000)"
     ),
-    parameter="%({})s",
     marker="%s",
     # Not INSERT IGNORE, which also cuts what is too long and drops what is wrong.
     on_conflict="\non duplicate key update id = id",

@@ -38,10 +38,9 @@ _STORED: dict[int | str, OutboxState] = {
     **{state.value: state for state in OutboxState},
 }
 
-#: Columns of a record, in the order of the tuples that :class:`OutboxRow` takes.
-COLUMNS = (
+#: Columns that differ from row to row of one claim, as :class:`OutboxRow` takes them.
+ROW_COLUMNS = (
     "id",
-    "namespace",
     "commit_position",
     "target_hash",
     "kind",
@@ -49,24 +48,22 @@ COLUMNS = (
     "entity_name",
     "reason",
     "created_at_ms",
-    "state",
     "at_ms",
     "attempts",
+    "last_error",
+)
+
+#: Columns that all rows of one claim have in common.
+CLAIM_COLUMNS = (
+    "namespace",
+    "state",
     "claimed_at_ms",
     "claim_until_ms",
     "claim_owner",
     "claim_token",
-    "last_error",
 )
 
-
-class Claim(NamedTuple):
-    """Who holds a row; the same for all rows of one claim."""
-
-    claimed_at_ms: int | None
-    until_ms: int | None
-    owner: str | None
-    token: int | None
+COLUMNS = ROW_COLUMNS + CLAIM_COLUMNS
 
 
 class OutboxRow:
@@ -77,26 +74,32 @@ class OutboxRow:
     returned with :attr:`intent` None and :attr:`last_error` saying why.
     """
 
-    __slots__ = ("_record", "_claim", "_intent", "_fault")
+    __slots__ = ("_record", "_common", "_intent", "_fault")
 
-    def __init__(self, record: tuple[Any, ...], claim: Claim | None = None) -> None:
+    def __init__(
+        self, record: tuple[Any, ...], common: tuple[Any, ...] | None = None
+    ) -> None:
+        """Take a record of :data:`ROW_COLUMNS`, and the values of the others.
+
+        :param common: of :data:`CLAIM_COLUMNS`; None if the record goes on with them.
+        """
         self._record = record
-        self._claim = claim
-        self._fault: str | None = None
+        self._common = record[len(ROW_COLUMNS) :] if common is None else common
         self._intent: InvalidationIntent | None = None
+        self._fault: str | None = None
 
     @property
     def id(self) -> int:
-        return int(self._record[0])
+        return self._record[0]  # type: ignore[no-any-return]
 
     @property
     def namespace(self) -> str:
-        return _readable(self._record[1])
+        return _readable(self._common[0])
 
     @property
     def commit_position(self) -> CommitPosition:
         try:
-            return CommitPosition(_readable(self._record[2]))
+            return CommitPosition(_readable(self._record[1]))
         except ValueError:
             # Written by a foreign hand; the row is found by its id, never by this.
             return CommitPosition("(malformed)")
@@ -104,7 +107,7 @@ class OutboxRow:
     @property
     def target_hash(self) -> str:
         """Hex of the 32 bytes."""
-        return bytes(self._record[3]).hex()
+        return bytes(self._record[2]).hex()
 
     @property
     def row_id(self) -> str:
@@ -125,21 +128,21 @@ class OutboxRow:
 
     @property
     def reason(self) -> str:
-        return _readable(self._record[7])
+        return _readable(self._record[6])
 
     @property
     def created_at_ms(self) -> int:
-        return int(self._record[8])
+        return int(self._record[7])
 
     @property
     def state(self) -> OutboxState | None:
         """None for a state that this version does not know."""
-        return OutboxState.from_storage(self._record[9])
+        return OutboxState.from_storage(self._common[1])
 
     @property
     def available_at_ms(self) -> int:
         """When a pending row may be claimed; for others, when they were finished."""
-        return int(self._record[10])
+        return int(self._record[8])
 
     @property
     def published_at_ms(self) -> int | None:
@@ -148,39 +151,33 @@ class OutboxRow:
     @property
     def attempts(self) -> int:
         """Failed attempts to apply the row; a column that is no number counts 0."""
-        attempts = self._record[11]
+        attempts = self._record[9]
         return attempts if isinstance(attempts, int) else 0
 
     @property
-    def claim(self) -> Claim:
-        if self._claim is not None:
-            return self._claim
-        at_ms, until_ms, owner, token = self._record[12:16]
-        return Claim(
-            at_ms, until_ms, None if owner is None else _readable(owner), token
-        )
-
-    @property
     def claimed_at_ms(self) -> int | None:
-        return self.claim.claimed_at_ms
+        return self._common[2]  # type: ignore[no-any-return]
 
     @property
     def claim_until_ms(self) -> int | None:
-        return self.claim.until_ms
+        """When the claim ends, as it was settled when it was made."""
+        return self._common[3]  # type: ignore[no-any-return]
 
     @property
     def claim_owner(self) -> str | None:
-        return self.claim.owner
+        owner = self._common[4]
+        return None if owner is None else _readable(owner)
 
     @property
     def claim_token(self) -> int | None:
-        return self.claim.token
+        """New at each claim: only a mark that carries it finishes the row."""
+        return self._common[5]  # type: ignore[no-any-return]
 
     @property
     def last_error(self) -> str | None:
         if self.intent is None:
             return self._fault
-        error = self._record[16]
+        error = self._record[10]
         return None if error is None else _readable(error)
 
     @property
@@ -192,14 +189,14 @@ class OutboxRow:
         return self.state is OutboxState.DEAD
 
     def _decode(self) -> None:
-        kind, value, entity_name = self._record[4:7]
+        kind, value, entity_name = self._record[3:6]
         try:
-            if OutboxState.from_storage(self._record[9]) is None:
-                raise ValueError(f"unknown state {self._record[9]!r}")
+            if self._common[1] not in _STORED:
+                raise ValueError(f"unknown state {self._common[1]!r}")
             self._intent = InvalidationIntent.from_storage(
-                _text("kind", kind) or "",
-                _text("value", value),
-                _text("entity_name", entity_name),
+                kind.decode() if type(kind) is bytes else str(kind),
+                None if value is None else _text("value", value),
+                None if entity_name is None else _text("entity_name", entity_name),
             )
         except ValueError as exc:
             # The row stays as it is; the worker dead-letters it with this reason.
@@ -208,10 +205,13 @@ class OutboxRow:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, OutboxRow):
             return NotImplemented
-        return self._record == other._record and self.claim == other.claim
+        return self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._record[0])
+
+    def _key(self) -> tuple[Any, ...]:
+        return self._record[: len(ROW_COLUMNS)] + tuple(self._common)
 
     def __repr__(self) -> str:
         state = self.state.value if self.state else "unknown"
@@ -219,21 +219,20 @@ class OutboxRow:
         return f"<OutboxRow {self.id} {state} {what} attempts={self.attempts}>"
 
 
-def _text(column: str, raw: object) -> str | None:
-    if raw is None:
-        return None
-    if isinstance(raw, str):
-        text, raw = raw, raw.encode("utf-8", "surrogatepass")
-    elif isinstance(raw, (bytes, bytearray)):
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as exc:
-            raise ValueError(f"column {column} is not UTF-8: {exc.reason}") from exc
+def _text(column: str, raw: object) -> str:
+    # Most often bytes: MySQL has them and SQLite is asked for them.
+    if type(raw) is bytes:
+        data = raw
+    elif isinstance(raw, str):
+        data = raw.encode("utf-8", "surrogatepass")
     else:
         raise ValueError(f"column {column} holds {type(raw).__name__}")
-    if len(raw) > MAX_TARGET:
-        raise ValueError(f"column {column} has {len(raw)} bytes, limit {MAX_TARGET}")
-    return text
+    if len(data) > MAX_TARGET:
+        raise ValueError(f"column {column} has {len(data)} bytes, limit {MAX_TARGET}")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"column {column} is not UTF-8: {exc.reason}") from exc
 
 
 def _readable(raw: object) -> str:

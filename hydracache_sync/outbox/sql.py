@@ -36,7 +36,6 @@ from hydracache_sync.outbox.base import (
     checked_position,
 )
 from hydracache_sync.outbox.row import (
-    Claim,
     CommitStatus,
     OutboxRow,
     OutboxState,
@@ -320,32 +319,31 @@ class SQLOutbox(InvalidationOutbox):
 
         def take(cursor: Any) -> list[OutboxRow]:
             # The clock is read again: a wait for the lock may have taken seconds.
-            text = statements.CLAIM_SELECT + self._lock_rows(cursor)
-            cursor.execute(self._statements.text(text), self._params(**params))
+            self._statements.run(
+                cursor,
+                statements.CLAIM_SELECT + self._lock_rows(cursor),
+                self._params(**params),
+            )
             records = cursor.fetchall()
             if not records:
                 return []
             now_ms = int(records[0][-1])
-            claim = Claim(now_ms, now_ms + ttl_ms, owner, token)
+            claim = {
+                "claimed_at_ms": now_ms,
+                "until_ms": now_ms + ttl_ms,
+                "owner": self.dialect.encode(owner),
+                "token": token,
+            }
             taken = 0
             for part in _parts([record[0] for record in records], IDS_PER_STATEMENT):
-                text, ids = self._statements.with_ids(statements.CLAIM_UPDATE, part)
-                cursor.execute(
-                    text,
-                    self._params(
-                        **ids,
-                        claimed_at_ms=claim.claimed_at_ms,
-                        until_ms=claim.until_ms,
-                        owner=self.dialect.encode(owner),
-                        token=token,
-                    ),
-                )
+                self._statements.run(cursor, statements.CLAIM_UPDATE, claim, part)
                 taken += cursor.rowcount
             if taken < len(records):
                 # Rows that were not locked while they were read may have been
                 # finished or discarded in between.
                 records = self._still_claimed(cursor, records, token)
-            return [OutboxRow(record, claim) for record in records]
+            common = (namespace, OutboxState.PENDING.code, *claim.values())
+            return [OutboxRow(record, common) for record in records]
 
         return self._transact(take, exclusive=True)
 
@@ -358,8 +356,7 @@ class SQLOutbox(InvalidationOutbox):
     ) -> list[tuple[Any, ...]]:
         held: set[int] = set()
         for part in _parts([record[0] for record in records], IDS_PER_STATEMENT):
-            text, ids = self._statements.with_ids(statements.CLAIMED_IDS, part)
-            cursor.execute(text, {**ids, "token": token})
+            self._statements.run(cursor, statements.CLAIMED_IDS, {"token": token}, part)
             held.update(record[0] for record in cursor.fetchall())
         return [record for record in records if record[0] in held]
 
@@ -404,8 +401,8 @@ class SQLOutbox(InvalidationOutbox):
         def mark(cursor: Any) -> int:
             changed = 0
             for token, part in parts:
-                text, ids = self._statements.with_ids(template, part)
-                cursor.execute(text, self._params(**params, **ids, token=token))
+                fenced = self._params(**params, token=token)
+                self._statements.run(cursor, template, fenced, part)
                 changed += cursor.rowcount
             return changed
 
@@ -428,13 +425,11 @@ class SQLOutbox(InvalidationOutbox):
         def publish(cursor: Any) -> int:
             changed = 0
             for part in parts:
-                text, ids = self._statements.with_ids(statements.PUBLISH_COMMIT, part)
                 params = self._params(
-                    **ids,
                     namespace=self.dialect.encode(receipt.namespace),
                     position=position,
                 )
-                cursor.execute(text, params)
+                self._statements.run(cursor, statements.PUBLISH_COMMIT, params, part)
                 changed += cursor.rowcount
             return changed
 
@@ -625,10 +620,8 @@ class SQLOutbox(InvalidationOutbox):
         return params
 
     def _run_with_ids(self, template: str, part: Sequence[int], **params: Any) -> int:
-        text, ids = self._statements.with_ids(template, part)
-
         def change(cursor: Any) -> int:
-            cursor.execute(text, self._params(**params, **ids))
+            self._statements.run(cursor, template, self._params(**params), part)
             return int(cursor.rowcount)
 
         return self._run(change)
@@ -644,7 +637,7 @@ class SQLOutbox(InvalidationOutbox):
         """Run one select by itself, so that it sees what is committed now."""
 
         def select(cursor: Any) -> list[tuple[Any, ...]]:
-            cursor.execute(self._statements.text(template), params)
+            self._statements.run(cursor, template, params)
             return list(cursor.fetchall())
 
         return self._run(select, timeout=timeout, check=check)

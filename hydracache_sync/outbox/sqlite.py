@@ -42,7 +42,6 @@ _ROWS_PER_INSERT = 3600 if sqlite3.sqlite_version_info >= (3, 32) else 110
 SQLITE = Dialect(
     # SQLite has no clock but the host's, and one file is used on one host.
     now=":now",
-    parameter=":{}",
     marker="?",
     on_conflict="\non conflict (namespace, commit_position, target_hash) do nothing",
     begin="begin immediate",
