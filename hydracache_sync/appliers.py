@@ -132,6 +132,8 @@ class AcknowledgingClient(Protocol):
 
     def delete(self, key: Any, noreply: bool | None = None) -> bool: ...
 
+    def get(self, key: Any) -> Any: ...
+
 
 #: Keys of one intent: one, several, or None for nothing to delete.
 Keys = Union[str, bytes, Iterable[Union[str, bytes]], None]
@@ -211,10 +213,12 @@ class PlainKeyApplier(InvalidationApplier):
         keys = self._key(intent)
         if keys is None:
             return []
-        if isinstance(keys, (str, bytes)):
-            keys = (keys,)
+        several = (keys,) if isinstance(keys, (str, bytes)) else list(keys)
+        for key in several:
+            if not isinstance(key, (str, bytes)):
+                raise TypeError(f"key= gave a {type(key).__name__}, not str or bytes")
         try:
-            return [checked_app_key(key) for key in keys]
+            return [checked_app_key(key) for key in several]
         except ValueError as exc:
             raise ApplyPermanent(str(exc)) from exc
 
@@ -225,23 +229,35 @@ class PlainKeyApplier(InvalidationApplier):
             lost = self._client.delete_many(list(addresses))
             return {addresses[address]: failure for address, failure in lost.items()}
         failures: dict[bytes, Exception] = {}
-        for key in keys:
+        away: Exception | None = None
+        for key in sorted(keys):
+            if away is not None:
+                # Each key could wait for its whole timeout, and outlast the claim.
+                failures[key] = away
+                continue
             try:
-                self._client.delete(key, noreply=False)
+                # False is NOT_FOUND, or any line that was not understood. Only a key
+                # that is then seen to be missing has been deleted.
+                if not self._client.delete(key, noreply=False):
+                    if self._client.get(key) is not None:
+                        raise ApplyUnavailable("memcached acknowledged no delete")
             except Exception as exc:
-                # Not acknowledged: the rows of this key wait. pymemcache's own errors
-                # (SERVER_ERROR, a closed or garbled connection) are outages.
-                failures[key] = _as_unavailable(exc)
+                # Not acknowledged: the rows of this key wait, or are tried again.
+                failures[key] = error = _as_ours(exc)
+                if isinstance(error, (ApplyUnavailable, OSError)):
+                    away = error
         return failures
 
 
-def _as_unavailable(exc: Exception) -> Exception:
+def _as_ours(exc: Exception) -> Exception:
     """Translate pymemcache's errors, without importing it."""
     name = type(exc).__name__
     if name in ("MemcacheClientError", "MemcacheIllegalInputError"):
         return ApplyPermanent(f"memcached refused the key: {exc}")
     if name.startswith("Memcache"):
         return ApplyUnavailable(f"memcached failed: {name}: {exc}")
+    if isinstance(exc, RuntimeError) and "Too many objects" in str(exc):
+        return ApplyUnavailable(f"no connection is free, max_pool_size: {exc}")
     return exc
 
 

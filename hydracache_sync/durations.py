@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 #: Longest duration taken, a hundred years: beyond it stored milliseconds overflow.
 MAX_SECONDS = 100 * 365 * 86400.0
 
@@ -14,7 +12,7 @@ def duration_ms(name: str, seconds: float) -> int:
         raise TypeError(
             f"{name} must be seconds as a number, not {type(seconds).__name__}"
         )
-    if math.isnan(seconds) or not 0 <= seconds <= MAX_SECONDS:
+    if not 0 <= seconds <= MAX_SECONDS:  # nan is not
         raise ValueError(
             f"{name} must be 0 to {MAX_SECONDS:.0f} seconds, not {seconds}"
         )

@@ -10,6 +10,8 @@ from __future__ import annotations
 MAX_NAMESPACE = 64
 #: Bytes of a key, tag, entity or collection.
 MAX_TARGET = 4096
+#: Bytes of a tag: that of an entity is two escaped names and the separator.
+MAX_TAG = 2 * 3 * MAX_TARGET + 1
 
 
 def checked_text(field: str, value: object, *, maximum: int, minimum: int = 0) -> str:

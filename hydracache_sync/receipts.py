@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+from base64 import b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
-from urllib.parse import quote, unquote
 
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace, checked_text
@@ -91,11 +91,11 @@ class InvalidationReceipt:
 
         The batch is left out: the other side needs to know how many rows, not which.
         """
-        return ":".join(
+        return ".".join(
             (
                 _SCHEME,
-                quote(self.namespace, safe=""),
-                quote(self.commit_position.value, safe=""),
+                _packed(self.namespace),
+                _packed(self.commit_position.value),
                 str(self.created_at_ms),
                 str(self.targets),
             )
@@ -112,20 +112,34 @@ class InvalidationReceipt:
         """
         if not isinstance(text, str):
             raise TypeError(f"receipt must be str, not {type(text).__name__}")
-        parts = text.split(":")
+        parts = text.split(".")
         if parts[0] != _SCHEME:
             raise ValueError(
-                f"receipt of {len(text)} characters does not begin with {_SCHEME}:"
+                f"receipt of {len(text)} characters does not begin with {_SCHEME}."
             )
         if len(parts) != 5:
             raise ValueError(f"receipt has {len(parts)} parts, expected 5")
         namespace, position, created_at_ms, targets = parts[1:]
         return cls(
-            checked_namespace(unquote(namespace, errors="strict")),
-            CommitPosition(unquote(position, errors="strict")),
+            checked_namespace(_unpacked("namespace", namespace)),
+            CommitPosition(_unpacked("commit_position", position)),
             _count("created_at_ms", created_at_ms),
             _count("targets", targets),
         )
+
+
+def _packed(text: str) -> str:
+    """Letters, digits, "-" and "_": nothing that a cookie or a URL would quote."""
+    return urlsafe_b64encode(text.encode("utf-8")).decode("ascii").rstrip("=")
+
+
+def _unpacked(name: str, text: str) -> str:
+    try:
+        data = text.encode("ascii")
+        raw = b64decode(data + b"=" * (-len(data) % 4), b"-_", validate=True)
+        return raw.decode("utf-8")
+    except ValueError as exc:
+        raise ValueError(f"receipt: {name} is not what was packed: {exc}") from exc
 
 
 def _count(name: str, text: str) -> int:

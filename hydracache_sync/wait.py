@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from dataclasses import dataclass, replace
-from typing import Callable
+from dataclasses import dataclass
+from typing import Callable, NamedTuple
 
+from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import OutboxBusyError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.receipts import InvalidationReceipt
@@ -71,6 +72,16 @@ class WaitDiagnostics:
     degraded: int = 0
 
 
+class _Look(NamedTuple):
+    """What one look at the outbox saw."""
+
+    done: bool = False
+    #: Nothing that could still happen by itself would make it done.
+    hopeless: bool = False
+    pending: int = 0
+    dead_lettered: int = 0
+
+
 class InvalidationWait:
     """Waits for receipts. Thread-safe; make one and keep it for its counts.
 
@@ -89,8 +100,7 @@ class InvalidationWait:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if not timeout >= 0:
-            raise ValueError(f"timeout must be 0 or more seconds, not {timeout}")
+        duration_ms("timeout", timeout)
         self._mode = mode
         self._timeout = timeout
         self._poll_interval = POLL_INTERVAL
@@ -117,15 +127,14 @@ class InvalidationWait:
 
     def poll_interval(self, seconds: float) -> InvalidationWait:
         """Set the seconds between two looks, above 0; returns the helper."""
-        if not seconds > 0:
-            raise ValueError(f"poll_interval must be above 0 seconds, not {seconds}")
+        if duration_ms("poll_interval", seconds) == 0:
+            raise ValueError(f"poll_interval must be at least 0.001, not {seconds}")
         self._poll_interval = seconds
         return self
 
     def keep_published(self, seconds: float) -> InvalidationWait:
         """Set how long published rows are kept before a purge; returns the helper."""
-        if not seconds >= 0:
-            raise ValueError(f"keep_published must be 0 or more, not {seconds}")
+        duration_ms("keep_published", seconds)
         self._keep_published = seconds
         return self
 
@@ -149,21 +158,23 @@ class InvalidationWait:
         :raises OutboxError: the outbox could not be read; nothing is known.
         """
 
-        def look(timeout: float) -> tuple[bool, int, int]:
+        def look(timeout: float) -> _Look:
             if receipt.targets == 0:
-                return True, 0, 0
+                return _Look(done=True)
             found = outbox.status_for_commit(
-                receipt.namespace, receipt.commit_position, timeout=timeout
+                receipt.namespace,
+                receipt.commit_position,
+                batch=receipt.batch,
+                timeout=timeout,
             )
-            seen = found.published + found.dead_lettered
-            pending = max(found.pending, receipt.targets - seen)
-            if found.pending == 0 and found.dead_lettered == 0:
-                # Purged rows cannot be told from rows never committed but by age. A
-                # row that still waits is never purged, however old.
-                age_ms = found.now_ms - receipt.created_at_ms
-                if pending == 0 or age_ms > self._keep_published * 1000:
-                    return True, 0, 0
-            return False, pending, found.dead_lettered
+            dead = found.dead_lettered
+            pending = max(found.pending, receipt.targets - found.published - dead)
+            # Purged rows cannot be told from rows never committed but by age. A row
+            # that still waits is never purged, however old.
+            age_ms = found.now_ms - receipt.created_at_ms
+            if found.pending == 0 and age_ms > self._keep_published * 1000:
+                pending = 0
+            return _Look(pending == 0 and dead == 0, dead > 0, pending, dead)
 
         return self._until(look)
 
@@ -175,21 +186,30 @@ class InvalidationWait:
         :raises OutboxError: the outbox could not be read; nothing is known.
         """
 
-        def look(timeout: float) -> tuple[bool, int, int]:
+        def look(timeout: float) -> _Look:
             status = outbox.status(namespace, timeout=timeout)
-            done = status.pending == 0 and status.dead_lettered == 0
-            return done, status.pending, status.dead_lettered
+            pending, dead = status.pending, status.dead_lettered
+            return _Look(
+                pending == 0 and dead == 0, pending == 0 and dead > 0, pending, dead
+            )
 
         return self._until(look)
 
-    def _until(self, look: Callable[[float], tuple[bool, int, int]]) -> WaitOutcome:
-        """Look until ``(done, pending, dead)`` says done or dead, or the time is up."""
+    def _until(self, look: Callable[[float], _Look]) -> WaitOutcome:
+        """Look until it is done or hopeless, or the time is up."""
         started = self._monotonic()
-        outcome = WaitOutcome(self._mode, True, False, False, 0, 0, 0)
+        seen, timed_out = _Look(done=True), False
         if self._mode is not ConsistencyMode.NO_WAIT:
-            outcome = self._poll(look, started)
-        elapsed_ms = int((self._monotonic() - started) * 1000)
-        outcome = replace(outcome, elapsed_ms=elapsed_ms)
+            seen, timed_out = self._poll(look, started)
+        outcome = WaitOutcome(
+            self._mode,
+            satisfied=seen.done,
+            degraded=not seen.done,
+            timed_out=timed_out,
+            pending=seen.pending,
+            dead_lettered=seen.dead_lettered,
+            elapsed_ms=int((self._monotonic() - started) * 1000),
+        )
         with self._lock:
             before = self._diagnostics
             self._diagnostics = WaitDiagnostics(
@@ -201,24 +221,22 @@ class InvalidationWait:
         return outcome
 
     def _poll(
-        self, look: Callable[[float], tuple[bool, int, int]], started: float
-    ) -> WaitOutcome:
+        self, look: Callable[[float], _Look], started: float
+    ) -> tuple[_Look, bool]:
         deadline = started + self._timeout
-        last = False
+        last = self._timeout == 0
         while True:
-            remaining = max(0.0, deadline - self._monotonic())
             try:
-                done, pending, dead = look(remaining)
+                seen = look(max(0.0, deadline - self._monotonic()))
             except OutboxBusyError:
                 if last:
                     raise
-                # Locked all the while: what a last look says is what counts.
-                done, pending, dead = False, 0, 0
-            if done or dead or last:
-                timed_out = last and not done and not dead
-                return WaitOutcome(
-                    self._mode, done, not done, timed_out, pending, dead, 0
-                )
+                # Locked all the while: what a later look says is what counts.
+                seen = _Look()
+            if seen.done or seen.hopeless:
+                return seen, False
+            if last:
+                return seen, True
             remaining = deadline - self._monotonic()
             last = remaining <= self._poll_interval
             if remaining > 0:

@@ -23,7 +23,7 @@ from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable, OutboxError
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.row import OutboxRow
+from hydracache_sync.outbox.row import OutboxRow, OutboxState
 from hydracache_sync.receipts import InvalidationReceipt
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,9 @@ MAX_BACKOFF = 300.0
 #: Seconds: the longest wait of rows whose cache is away. Short, so that they are
 #: applied within seconds of its return; no attempt is counted meanwhile.
 MAX_OUTAGE_BACKOFF = 5.0
+
+#: Rows of a commit that an inline publish reads at once.
+PUBLISH_PAGE = 1000
 
 #: Failed attempts that make a dead letter.
 MAX_ATTEMPTS = 5
@@ -233,10 +236,10 @@ class OutboxWorker:
     def publish(
         self, receipt: InvalidationReceipt, *, timeout: float = 1.0
     ) -> PublishReport:
-        """Apply a receipt's batch now, in the writer's own thread, after its commit.
+        """Apply a receipt's rows now, in the writer's own thread, after its commit.
 
-        The commit must have returned. Called earlier, nothing is lost: the rows are
-        found by a worker later and the report says ``unseen``.
+        Only rows that are seen committed are applied: called before the commit it does
+        nothing, says ``unseen``, and a worker finds the rows later.
 
         Never raises for an outage of cache or database: the rows stay for a worker
         and the report says so (``released``).
@@ -250,8 +253,10 @@ class OutboxWorker:
                 f"the receipt is of namespace {receipt.namespace!r}, this worker of"
                 f" {self.namespace!r}"
             )
+        if duration_ms("timeout", timeout) < 0 or receipt.targets == 0:
+            return PublishReport()
         try:
-            report = self._publish(receipt, timeout)
+            report = self._publish(receipt, time.monotonic() + timeout)
         except OutboxError as exc:
             # Pending rows stay pending: a worker applies them, once more.
             logger.warning("inline publish left %s to a worker: %s", receipt, exc)
@@ -259,54 +264,57 @@ class OutboxWorker:
         self._record(report)
         return report
 
-    def _publish(self, receipt: InvalidationReceipt, timeout: float) -> PublishReport:
-        if receipt.batch is None:
-            receipt = replace(receipt, batch=self._stored_batch(receipt))
-        assert receipt.batch is not None
-        intents = receipt.batch.distinct()
-        applied = InvalidationIntentBatch()
-        for intent, failure in zip(intents, self._apply_portion(intents)):
-            if failure is None:
-                applied.intent(intent)
-            else:
-                logger.info("inline publish left a row to a worker: %s", failure)
-        published = self.outbox.publish_commit(
-            replace(receipt, batch=applied), timeout=timeout
+    def _publish(self, receipt: InvalidationReceipt, deadline: float) -> PublishReport:
+        rows = self._rows_of(receipt, deadline)
+        waiting = dict.fromkeys(
+            row.intent
+            for row in rows
+            if row.state is OutboxState.PENDING and row.intent is not None
         )
-        unseen = 0
-        if published < len(applied):
-            found = self.outbox.status_for_commit(
-                receipt.namespace, receipt.commit_position, timeout=timeout
+        intents = [intent for intent in waiting if intent is not None]
+        applied = InvalidationIntentBatch()
+        if intents:
+            for intent, failure in zip(intents, self._apply_portion(intents)):
+                if failure is None:
+                    applied.intent(intent)
+                else:
+                    logger.info("inline publish left a row to a worker: %s", failure)
+        if applied:
+            self.outbox.publish_commit(
+                replace(receipt, batch=applied),
+                timeout=max(0.0, deadline - time.monotonic()),
             )
-            unfinished = found.pending + found.dead_lettered
-            if not unfinished and found.published >= receipt.targets:
-                published = len(applied)  # another worker was faster
-            else:
-                unseen = max(0, receipt.targets - unfinished - found.published)
-        targets = max(receipt.targets, len(intents))
+        # Applied is what counts for a reader, also where another worker, that was at
+        # the same row, has written it down first.
+        published = len(applied) + sum(row.is_published for row in rows)
+        claimed = max(receipt.targets, len(rows))
+        unseen = claimed - len(rows)
         return PublishReport(
-            claimed=targets,
+            claimed=claimed,
             published=published,
-            released=targets - published - unseen,
+            released=claimed - published - unseen,
             unseen=unseen,
         )
 
-    def _stored_batch(self, receipt: InvalidationReceipt) -> InvalidationIntentBatch:
-        """The batch of a receipt that came as text, out of its rows."""
-        batch = InvalidationIntentBatch()
+    def _rows_of(
+        self, receipt: InvalidationReceipt, deadline: float
+    ) -> list[OutboxRow]:
+        """Rows of the receipt; of its whole commit if it came as text."""
+        wanted = None if receipt.batch is None else set(receipt.batch.intents)
+        found: list[OutboxRow] = []
         after = 0
         while True:
-            rows = self.outbox.rows(
+            page = self.outbox.rows(
                 receipt.namespace,
                 commit_position=receipt.commit_position,
+                limit=PUBLISH_PAGE,
                 after=after,
+                timeout=max(0.0, deadline - time.monotonic()),
             )
-            for row in rows:
-                if row.intent is not None:
-                    batch.intent(row.intent)
-                after = row.id
-            if not rows:
-                return batch
+            found += [row for row in page if wanted is None or row.intent in wanted]
+            if len(page) < PUBLISH_PAGE:
+                return found
+            after = page[-1].id
 
     def diagnostics(self) -> WorkerDiagnostics:
         """Return the counts so far; they start anew in each process."""
@@ -378,7 +386,7 @@ class OutboxWorker:
             if failure is None:
                 published += rows
                 continue
-            error = f"{type(failure).__name__}: {failure}"
+            error = _described(failure)
             if isinstance(failure, (ApplyUnavailable, OSError)):
                 unavailable.setdefault(error, []).extend(rows)
                 continue
@@ -433,6 +441,16 @@ class OutboxWorker:
                     self.namespace,
                 )
         done = self.outbox.mark_failed(rows, error, backoff=0.0, dead=True)
+        if done < len(rows):
+            logger.warning(
+                "%d of %d rows of namespace %s are another worker's by now, who will"
+                " see: %s",
+                len(rows) - done,
+                len(rows),
+                self.namespace,
+                error,
+            )
+            return done
         for row in rows:
             logger.error(
                 "row %d of namespace %s is a dead letter after %d attempts: %s",
@@ -472,6 +490,14 @@ class OutboxWorker:
                 for field in fields(WorkerDiagnostics)
             }
             self._diagnostics = WorkerDiagnostics(**counts)
+
+
+def _described(failure: Exception) -> str:
+    try:
+        return f"{type(failure).__name__}: {failure}"
+    except Exception:
+        # Its text cannot be had; the row is settled by its class all the same.
+        return type(failure).__name__
 
 
 class _Batch:

@@ -18,6 +18,7 @@ from typing import Optional, Tuple
 
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.keys import (
+    MAX_TAG,
     MAX_TARGET,
     checked_namespace,
     checked_text,
@@ -86,8 +87,8 @@ def app_address(key: str | bytes) -> Address:
 class Keyspace:
     """Addresses of one namespace on one ring. Immutable, safe to share.
 
-    Key and tag are text of 0 to 4096 bytes of UTF-8. A name outside ``[!-~]{1,180}``
-    is replaced by its SHA-256.
+    A key is text of 0 to 4096 bytes of UTF-8, a tag of 0 to 24577: that of an entity is
+    made of two names. A name outside ``[!-~]{1,180}`` is replaced by its SHA-256.
 
     :param ring: the store's ring id; a new one makes every entry and token new.
     :raises TypeError, ValueError: in all methods, for a key or tag that is not such
@@ -121,7 +122,7 @@ class Keyspace:
 
         The order in which an entry's tokens are compared begins so; tags follow.
         """
-        hashed, name = _name("key", key)
+        hashed, name = _name("key", key, MAX_TARGET)
         entry = self._entry[hashed] + name
         return (
             (entry, entry),
@@ -131,7 +132,7 @@ class Keyspace:
 
     def tag_token(self, tag: str) -> Address:
         """Where the token of ``tag`` is."""
-        hashed, name = _name("tag", tag)
+        hashed, name = _name("tag", tag, MAX_TAG)
         token = self._tag_token[hashed] + name
         return token, token
 
@@ -143,12 +144,9 @@ class Keyspace:
         return f"Keyspace(ring={self.ring!r}, namespace={self.namespace!r})"
 
 
-def _name(field: str, text: str) -> tuple[bool, bytes]:
+def _name(field: str, text: str, maximum: int) -> tuple[bool, bytes]:
     """Tell whether ``text`` must be hashed, and its bytes in a physical key."""
-    if type(text) is str and _plain_name(text):
-        return False, text.encode()
-    checked_text(field, text, maximum=MAX_TARGET)
-    data = text.encode("utf-8")
-    if _plain_name(text):
-        return False, data
-    return True, sha256(data).hexdigest().encode()
+    if isinstance(text, str) and _plain_name(text):
+        return False, text.encode("ascii")
+    checked_text(field, text, maximum=maximum)
+    return True, sha256(text.encode("utf-8")).hexdigest().encode("ascii")

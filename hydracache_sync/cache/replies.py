@@ -146,7 +146,7 @@ class Replies:
         except OSError as exc:
             raise Unanswered(f"it ended the connection: {exc}") from exc
         if not data:
-            raise Unanswered("it ended the connection; did it restart?")
+            raise Unanswered("it ended the connection: a restart?")
         return data
 
     def _more(self) -> bytes:
@@ -156,7 +156,7 @@ class Replies:
             return self._first()
         except Unanswered as exc:
             raise ConnectionResetError(
-                "it ended the connection before its answer was complete; did it restart?"
+                "it ended the connection before its answer was complete: a restart?"
             ) from exc
 
     def _longer_line(self, buffer: bytes) -> bytes:

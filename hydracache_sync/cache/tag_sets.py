@@ -13,8 +13,8 @@ from hydracache_sync.cache.keyspace import Address, Keyspace
 #: Sets remembered. When full all are forgotten: finding out again costs microseconds.
 MAX_REMEMBERED = 1024
 
-#: Characters in all tags of a set that is remembered, so that 4096-byte tags cannot
-#: hold on to megabytes.
+#: Characters in all tags of a set that is remembered, so that long tags cannot hold on
+#: to megabytes.
 MAX_REMEMBERED_TEXT = 512
 
 
@@ -37,7 +37,7 @@ class TagSets:
 
         :raises TypeError: a single text (its letters would be the tags), or a tag that
             is not text.
-        :raises ValueError: a tag that is not 0 to 4096 bytes of UTF-8.
+        :raises ValueError: a tag that is not 0 to 24577 bytes of UTF-8.
         """
         if isinstance(tags, (str, bytes)):
             raise TypeError(

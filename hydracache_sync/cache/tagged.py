@@ -36,8 +36,9 @@ class TaggedCache:
     Never raises because of the store: when that fails, reads are misses, values come
     from the loader and are not stored, and ``diagnostics()`` counts it.
 
-    A key and a tag are text of 0 to 4096 bytes of UTF-8. The tags of a key must be the
-    same in every read of it: other tags are a miss. Their order does not matter.
+    A key is text of 0 to 4096 bytes of UTF-8, a tag of 0 to 24577 (``entity_tag`` makes
+    long ones). The tags of a key must be the same in every read of it: other tags are a
+    miss. Their order does not matter.
 
     Values are ``bytes``, ``str``, None, ``bool``, ``int``, finite ``float``, and
     ``list`` and ``dict`` (with ``str`` keys) of these. They come back equal and of the

@@ -140,6 +140,11 @@ class Connection:
         self.close()
 
 
+def load_client() -> None:
+    """Load pymemcache now: in a call, its time limit would pay for it."""
+    import pymemcache.client.base  # noqa: F401
+
+
 def _connect(
     server: Server, limits: Limits, tls_context: SSLContext | None, deadline: float
 ) -> socket.socket:
@@ -170,7 +175,7 @@ def _connect_to(
     tls_context: SSLContext | None,
     deadline: float,
 ) -> socket.socket:
-    # Here, so that whoever uses no memcached need not have it loaded.
+    # Not at the top: whoever uses no memcached need not have it loaded.
     from pymemcache.client.base import Client
 
     remaining = deadline - monotonic()

@@ -46,7 +46,7 @@ class InvalidationOutbox(abc.ABC):
     """
 
     def __init__(self) -> None:
-        self._subscribers: tuple[Subscriber, ...] = ()
+        self._subscribers: dict[object, Subscriber] = {}
         self._subscribers_lock = threading.Lock()
 
     # The tables
@@ -134,14 +134,18 @@ class InvalidationOutbox(abc.ABC):
 
         :return: call it to unsubscribe.
         """
+        # A key of its own: the same callback may be subscribed twice.
+        key = object()
         with self._subscribers_lock:
-            self._subscribers += (callback,)
+            self._subscribers = {**self._subscribers, key: callback}
 
         def unsubscribe() -> None:
             with self._subscribers_lock:
-                self._subscribers = tuple(
-                    each for each in self._subscribers if each is not callback
-                )
+                self._subscribers = {
+                    other: each
+                    for other, each in self._subscribers.items()
+                    if other is not key
+                }
 
         return unsubscribe
 
@@ -149,7 +153,7 @@ class InvalidationOutbox(abc.ABC):
         if not self._subscribers:
             return
         changed = frozenset(namespaces)
-        for callback in self._subscribers:
+        for callback in self._subscribers.values():
             try:
                 callback(changed)
             except Exception:
@@ -243,10 +247,13 @@ class InvalidationOutbox(abc.ABC):
         namespace: str,
         commit_position: CommitPosition | str,
         *,
+        batch: InvalidationIntentBatch | None = None,
         timeout: float | None = None,
     ) -> CommitStatus:
         """Count the rows of one commit by state, in a fresh snapshot.
 
+        :param batch: count only rows of these targets: others may have been enqueued
+            under the same position.
         :param timeout: as for :meth:`status`.
         """
 
@@ -265,10 +272,12 @@ class InvalidationOutbox(abc.ABC):
         commit_position: CommitPosition | str | None = None,
         limit: int = 100,
         after: int = 0,
+        timeout: float | None = None,
     ) -> list[OutboxRow]:
-        """List rows by ``id``.
+        """List rows by ``id``, in a fresh snapshot.
 
         :param after: the last ``id`` of the page before.
+        :param timeout: as for :meth:`status`.
         """
 
     def dead_letters(

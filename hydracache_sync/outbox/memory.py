@@ -9,6 +9,7 @@ import threading
 from typing import Any, Callable, Iterator
 
 from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
+from hydracache_sync.outbox.sql import LONGEST_PAUSE
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLiteOutbox
 
 
@@ -53,23 +54,27 @@ class MemoryOutbox(SQLiteOutbox):
                 f" {os.getpid()}; use SQLiteOutbox across processes"
             )
         self._refuse_in_block()
-        if not self._mutex.acquire(timeout=self._busy_timeout_ms / 1000):
+        # Short: how long to wait in all is the caller's to count.
+        if not self._mutex.acquire(timeout=LONGEST_PAUSE):
             raise OutboxBusyError(f"{self}: another thread is inside transaction()")
         try:
             yield self._connection
         finally:
             self._mutex.release()
 
-    def _require_transaction(self, connection: Any) -> None:
+    @contextlib.contextmanager
+    def _joined(self, connection: Any) -> Iterator[sqlite3.Cursor]:
         block = self._open_block()
         if block is None or block[2] is not connection:
             raise NotInTransactionError(
                 "a MemoryOutbox takes part in no connection but its own: use"
                 " `with outbox.transaction() as connection`"
             )
+        with super()._joined(connection) as cursor:
+            yield cursor
 
     def _require_same_file(self, connection: sqlite3.Connection) -> None:
-        """No other connection gets past :meth:`_require_transaction`."""
+        """No other connection gets past :meth:`_joined`."""
 
     def install_schema(self) -> None:
         with self._session() as connection:

@@ -357,7 +357,7 @@ class MySQLOutbox(SQLOutbox):
                 self._run(lambda cursor: cursor.execute(statement), check=False)
         self.check_schema()
 
-    def _check_tables(self) -> None:
+    def _check_tables(self, timeout: float | None) -> None:
         where = (
             " where table_schema = :database and table_name = :name order by 1, 2, 3"
         )
@@ -365,7 +365,7 @@ class MySQLOutbox(SQLOutbox):
 
         def of(columns: str, table: str) -> list[tuple[Any, ...]]:
             text = f"select {columns} from information_schema.{table}{where}"
-            return self._read(text, params, check=False)
+            return self._read(text, params, timeout=timeout, check=False)
 
         [(engine, *_)] = of("engine, 1, 1", "tables")
         if str(engine).lower() != "innodb":
@@ -385,22 +385,14 @@ class MySQLOutbox(SQLOutbox):
                     f"has {column} as {types[column]}, which takes different bytes for"
                     " the same"
                 )
-        unique: dict[str, list[str]] = {}
+        indexes: dict[tuple[str, int], list[str]] = {}
         for index, _, column, other in of(
             "index_name, seq_in_index, column_name, non_unique", "statistics"
         ):
-            if not int(other):
-                unique.setdefault(str(index), []).append(str(column))
-        if ["namespace", "commit_position", "target_hash"] not in unique.values():
-            self._altered(
-                "has no unique key on namespace, commit_position and target_hash"
-            )
-
-    def _altered(self, what: str) -> None:
-        raise SchemaError(
-            f"{self}: the table {what}; compare it with `hydracache schema show`",
-            found=SCHEMA_VERSION,
-            expected=SCHEMA_VERSION,
+            indexes.setdefault((str(index), int(other)), []).append(str(column))
+        self._require_indexes(
+            [columns for (_, other), columns in indexes.items() if not other],
+            list(indexes.values()),
         )
 
 

@@ -211,7 +211,13 @@ class OutboxRow:
         return hash(self._record[0])
 
     def _key(self) -> tuple[Any, ...]:
-        return self._record[: len(ROW_COLUMNS)] + tuple(self._common)
+        # A claim knows its text, a record may have it as bytes.
+        return (
+            *self._record[: len(ROW_COLUMNS)],
+            self.namespace,
+            self.claim_owner,
+            *(self._common[i] for i in (1, 2, 3, 5)),
+        )
 
     def __repr__(self) -> str:
         state = self.state.value if self.state else "unknown"

@@ -19,6 +19,7 @@ from typing import (
     ContextManager,
     Iterable,
     Iterator,
+    NoReturn,
     Sequence,
     TypeVar,
 )
@@ -78,7 +79,8 @@ class SQLOutbox(InvalidationOutbox):
         super().__init__()
         self._statements = Statements(self.dialect, table)
         self._table = table
-        self._busy_timeout_ms = duration_ms("busy_timeout", busy_timeout)
+        duration_ms("busy_timeout", busy_timeout)
+        self._busy_timeout = busy_timeout
         self._clock = clock
         self._block = threading.local()
         self._schema_checked = False
@@ -413,6 +415,10 @@ class SQLOutbox(InvalidationOutbox):
     def publish_commit(
         self, receipt: InvalidationReceipt, *, timeout: float | None = None
     ) -> int:
+        if not isinstance(receipt, InvalidationReceipt):
+            raise TypeError(
+                f"receipt must be InvalidationReceipt, not {type(receipt).__name__}"
+            )
         if receipt.batch is None:
             raise ValueError(
                 "the receipt came as text and has no batch: which rows were applied"
@@ -464,6 +470,7 @@ class SQLOutbox(InvalidationOutbox):
         namespace: str,
         commit_position: CommitPosition | str,
         *,
+        batch: InvalidationIntentBatch | None = None,
         timeout: float | None = None,
     ) -> CommitStatus:
         position, _ = checked_position(commit_position)
@@ -471,8 +478,21 @@ class SQLOutbox(InvalidationOutbox):
             namespace=self.dialect.encode(checked_namespace(namespace)),
             position=self.dialect.encode(position.value),
         )
-        [record] = self._read(statements.STATUS_FOR_COMMIT, params, timeout=timeout)
-        now_ms, pending, published, dead = (int(value or 0) for value in record)
+        if batch is None:
+            records = self._read(statements.STATUS_FOR_COMMIT, params, timeout=timeout)
+        else:
+            hashes = [intent.target_hash() for intent in batch.distinct()]
+            records = [
+                record
+                for part in _parts(hashes, IDS_PER_STATEMENT)
+                for record in self._read(
+                    statements.STATUS_FOR_TARGETS, params, part, timeout=timeout
+                )
+            ]
+        now_ms = max((int(record[0]) for record in records), default=0)
+        pending, published, dead = (
+            sum(int(record[state] or 0) for record in records) for state in (1, 2, 3)
+        )
         return CommitStatus(pending, published, dead, now_ms)
 
     # Operators
@@ -489,7 +509,10 @@ class SQLOutbox(InvalidationOutbox):
         commit_position: CommitPosition | str | None = None,
         limit: int = 100,
         after: int = 0,
+        timeout: float | None = None,
     ) -> list[OutboxRow]:
+        if state is not None and not isinstance(state, OutboxState):
+            raise TypeError(f"state must be OutboxState, not {type(state).__name__}")
         params = {
             "namespace": self.dialect.encode(checked_namespace(namespace)),
             "state": None if state is None else state.code,
@@ -502,7 +525,8 @@ class SQLOutbox(InvalidationOutbox):
             template = statements.ROWS_OF_COMMIT
         else:
             template = statements.ROWS if state is None else statements.ROWS_OF_STATE
-        return [OutboxRow(record) for record in self._read(template, params)]
+        records = self._read(template, params, timeout=timeout)
+        return [OutboxRow(record) for record in records]
 
     def reset_dead_letters(
         self, namespace: str, ids: Iterable[int] | None = None
@@ -566,7 +590,10 @@ class SQLOutbox(InvalidationOutbox):
     # The tables
 
     def check_schema(self) -> None:
-        found = self._found_version()
+        self._check_schema(None)
+
+    def _check_schema(self, timeout: float | None) -> None:
+        found = self._found_version(timeout)
         if found is None:
             raise SchemaError(
                 f"table {self._table} is missing in {self}; run `hydracache schema"
@@ -574,7 +601,7 @@ class SQLOutbox(InvalidationOutbox):
                 expected=SCHEMA_VERSION,
             )
         self._require_version(found)
-        self._check_tables()
+        self._check_tables(timeout)
 
     def _require_version(self, found: int) -> None:
         if found == SCHEMA_VERSION:
@@ -592,21 +619,50 @@ class SQLOutbox(InvalidationOutbox):
         )
 
     @abc.abstractmethod
-    def _check_tables(self) -> None:
+    def _check_tables(self, timeout: float | None) -> None:
         """Raise SchemaError if tables of the right version were altered."""
 
-    def _found_version(self) -> int | None:
+    def _require_indexes(
+        self, unique: Sequence[list[str]], indexes: Sequence[list[str]]
+    ) -> None:
+        """Raise SchemaError if the indexes that are needed are not there.
+
+        :param unique: columns of the unique indexes; those that are not compared byte
+            by byte say so in their names.
+        :param indexes: columns of all indexes.
+        """
+        identity = ["namespace", "commit_position", "target_hash"]
+        if identity not in unique:
+            self._altered(f"has no unique index on {', '.join(identity)}, as bytes")
+        if not any(
+            columns[:3] == ["namespace", "state", "at_ms"] for columns in indexes
+        ):
+            self._altered(
+                "has no index that begins with namespace, state, at_ms: each claim"
+                " would read every finished row"
+            )
+
+    def _altered(self, what: str) -> NoReturn:
+        raise SchemaError(
+            f"{self}: the table {what}; compare it with `hydracache schema show`",
+            found=SCHEMA_VERSION,
+            expected=SCHEMA_VERSION,
+        )
+
+    def _found_version(self, timeout: float | None = None) -> int | None:
         """Version in the database; None where there are no tables."""
         try:
-            records = self._read(statements.SCHEMA_VERSION_SELECT, {}, check=False)
+            records = self._read(
+                statements.SCHEMA_VERSION_SELECT, {}, timeout=timeout, check=False
+            )
         except SchemaError:
             return None
         return int(records[0][0]) if records else None
 
-    def _check_once(self) -> None:
+    def _check_once(self, timeout: float | None = None) -> None:
         """Check the tables before the first use of them by this object."""
         if not self._schema_checked:
-            self.check_schema()
+            self._check_schema(timeout)
             self._schema_checked = True
 
     # Running statements
@@ -630,6 +686,7 @@ class SQLOutbox(InvalidationOutbox):
         self,
         template: str,
         params: dict[str, Any],
+        ids: Sequence[Any] = (),
         *,
         timeout: float | None = None,
         check: bool = True,
@@ -637,7 +694,7 @@ class SQLOutbox(InvalidationOutbox):
         """Run one select by itself, so that it sees what is committed now."""
 
         def select(cursor: Any) -> list[tuple[Any, ...]]:
-            self._statements.run(cursor, template, params)
+            self._statements.run(cursor, template, params, ids)
             return list(cursor.fetchall())
 
         return self._run(select, timeout=timeout, check=check)
@@ -656,7 +713,7 @@ class SQLOutbox(InvalidationOutbox):
                 return work(connection.cursor())
 
         if check:
-            self._check_once()
+            self._check_once(timeout)
         return self._retried(attempt, timeout)
 
     def _transact(
@@ -686,7 +743,7 @@ class SQLOutbox(InvalidationOutbox):
                         raise
                 return result
 
-        self._check_once()
+        self._check_once(timeout)
         return self._retried(attempt, timeout)
 
     def _turn(self, cursor: Any) -> ContextManager[None]:
@@ -705,12 +762,11 @@ class SQLOutbox(InvalidationOutbox):
         :param replace: on a connection that turns out to be dead, call once more on a
             new one. Every attempt is whole and may be made twice.
         """
-        budget = (
-            self._busy_timeout_ms / 1000
-            if timeout is None
-            else duration_ms("timeout", timeout) / 1000
-        )
-        deadline = time.monotonic() + budget
+        if timeout is None:
+            timeout = self._busy_timeout
+        else:
+            duration_ms("timeout", timeout)
+        deadline = time.monotonic() + timeout
         longest = FIRST_PAUSE
         while True:
             try:

@@ -77,7 +77,9 @@ class SQLiteOutbox(SQLOutbox):
             raise ConfigurationError(
                 f"table {table!r} is not a name of letters, digits and underscores"
             )
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = os.path.abspath(os.fsdecode(path))
+        if "\0" in self.path:
+            raise ConfigurationError(f"path {self.path!r} has a NUL in it")
         self._file: str | None = None
         self._connections = ThreadConnections(self._connect, sqlite3.Connection.close)
 
@@ -88,17 +90,28 @@ class SQLiteOutbox(SQLOutbox):
 
     @contextlib.contextmanager
     def _joined(self, connection: Any) -> Iterator[sqlite3.Cursor]:
-        self._require_transaction(connection)
-        idle = not connection.in_transaction
+        if not isinstance(connection, sqlite3.Connection):
+            raise TypeError(
+                "connection must be sqlite3.Connection, not"
+                f" {type(connection).__name__}"
+            )
+        idle = False
         try:
+            idle = not connection.in_transaction
+            self._require_transaction(connection)
             self._require_same_file(connection)
             # Not connection.cursor(): a subclass may give it other habits.
             yield sqlite3.Cursor(connection)
         except sqlite3.Error as exc:
-            if idle and connection.in_transaction:
-                # Begun by the driver for our INSERT, and empty.
-                connection.rollback()
+            if idle:
+                self._end_implicit_transaction(connection)
             raise self._error(exc) from exc
+
+    def _end_implicit_transaction(self, connection: sqlite3.Connection) -> None:
+        """Undo the BEGIN that the driver sent for our INSERT; it holds nothing."""
+        with contextlib.suppress(sqlite3.Error):  # the connection was closed
+            if connection.in_transaction:
+                sqlite3.Connection.rollback(connection)
 
     def _insert_parts(self, rows: list[list[Any]]) -> list[list[list[Any]]]:
         if len(rows) <= _ROWS_PER_INSERT:
@@ -114,13 +127,8 @@ class SQLiteOutbox(SQLOutbox):
         cursor.execute(text, [value for row in rows for value in row])
         return cursor.rowcount
 
-    def _require_transaction(self, connection: Any) -> None:
+    def _require_transaction(self, connection: sqlite3.Connection) -> None:
         """Refuse a connection that would commit our rows at once."""
-        if not isinstance(connection, sqlite3.Connection):
-            raise TypeError(
-                "connection must be sqlite3.Connection, not"
-                f" {type(connection).__name__}"
-            )
         if connection.in_transaction:
             return
         # Before 3.12 there is no attribute; -1 says that isolation_level decides.
@@ -158,8 +166,12 @@ class SQLiteOutbox(SQLOutbox):
         )
         # What is not UTF-8 must not fail the rows beside it; a row decodes itself.
         connection.text_factory = bytes
-        # In WAL mode the default of some builds may lose the last commits.
-        connection.execute("pragma synchronous = full")
+        try:
+            # In WAL mode the default of some builds may lose the last commits.
+            connection.execute("pragma synchronous = full")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextlib.contextmanager
@@ -177,7 +189,8 @@ class SQLiteOutbox(SQLOutbox):
         connection.row_factory = None
 
     def _in_transaction(self, connection: sqlite3.Connection) -> bool:
-        return connection.in_transaction
+        with self._translated():
+            return connection.in_transaction
 
     def _abandon(self, connection: sqlite3.Connection) -> None:
         try:
@@ -215,7 +228,8 @@ class SQLiteOutbox(SQLOutbox):
             )
         if "no such column" in text or "has no column" in text:
             return SchemaError(
-                f"{self}: {text}; the table was made by another version or altered",
+                f"{self}: {text}; the table was made by another version or altered,"
+                " compare it with `hydracache schema show`",
                 expected=SCHEMA_VERSION,
             )
         if "unable to open" in text:
@@ -228,8 +242,7 @@ class SQLiteOutbox(SQLOutbox):
     # The tables
 
     def install_schema(self) -> None:
-        with self._translated():
-            connection = self._connect("rwc")
+        connection = self._retried(lambda: self._connect("rwc"))
         try:
             self._retried(lambda: self._install(connection))
         finally:
@@ -254,34 +267,29 @@ class SQLiteOutbox(SQLOutbox):
         """Return the DDL, for a DBA to read or run."""
         return schema_text("sqlite", self._table)
 
-    def _check_tables(self) -> None:
+    def _check_tables(self, timeout: float | None) -> None:
         self._read(
             f"select {', '.join(COLUMNS)} from {{table}} limit 0", {}, check=False
         )
         indexes = self._read(
-            "select list.name, info.name, info.coll"
+            'select list.name, list."unique", info.name, info.coll'
             " from pragma_index_list('{table}') as list,"
             " pragma_index_xinfo(list.name) as info"
-            ' where list."unique" = 1 and info.key = 1'
+            " where info.key = 1"
             " order by list.name, info.seqno",
             {},
+            timeout=timeout,
             check=False,
         )
-        unique: dict[str, list[tuple[str, str]]] = {}
-        for index, column, collation in indexes:
-            unique.setdefault(_str(index), []).append((_str(column), _str(collation)))
-        wanted = [
-            (column, "BINARY")
-            for column in ("namespace", "commit_position", "target_hash")
-        ]
-        if wanted not in unique.values():
-            raise SchemaError(
-                f"{self}: {self._table} has no unique index on namespace,"
-                " commit_position and target_hash with collation BINARY; compare it"
-                " with `hydracache schema show`",
-                found=SCHEMA_VERSION,
-                expected=SCHEMA_VERSION,
-            )
+        found: dict[tuple[str, int], list[str]] = {}
+        for index, unique, column, collation in indexes:
+            binary = _str(collation).upper() == "BINARY"
+            name = _str(column) if binary else f"{_str(column)} {_str(collation)}"
+            found.setdefault((_str(index), unique), []).append(name)
+        self._require_indexes(
+            [columns for (_, unique), columns in found.items() if unique],
+            list(found.values()),
+        )
 
 
 def _str(value: Any) -> str:

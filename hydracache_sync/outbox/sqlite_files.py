@@ -8,6 +8,7 @@ or collected. The function we leave there is our mark, and its end is the connec
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import weakref
 
@@ -37,8 +38,13 @@ def opened_file(connection: sqlite3.Connection) -> str:
     if mark is None:
         # Not connection.cursor(): a subclass may give it other habits.
         cursor = sqlite3.Cursor(connection)
-        file = cursor.execute("pragma database_list").fetchone()[2]
-        mark = _Mark(file.decode("utf-8") if isinstance(file, bytes) else str(file))
+        cursor.row_factory = None
+        text_factory, connection.text_factory = connection.text_factory, bytes
+        try:
+            file = cursor.execute("pragma database_list").fetchone()[2]
+        finally:
+            connection.text_factory = text_factory
+        mark = _Mark(os.fsdecode(file or b""))
         sqlite3.Connection.create_function(connection, "hydracache_sync_mark", 0, mark)
         _marks[id(connection)] = mark
     return mark.file

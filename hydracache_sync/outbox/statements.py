@@ -152,6 +152,9 @@ where namespace = :namespace
   and commit_position = :position
 """
 
+STATUS_FOR_TARGETS = f"""{STATUS_FOR_COMMIT}  and target_hash in ({{ids}})
+"""
+
 ROW = f"""
 select {_COLUMNS}
 from {{table}}

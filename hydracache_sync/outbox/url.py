@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -34,8 +35,11 @@ def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as exc:
-        raise ConfigurationError(f"outbox URL is malformed: {exc}") from None
+    except ValueError:
+        # Its text may hold a part of the password.
+        raise ConfigurationError(
+            f"outbox URL {redacted(url)!r} is malformed; write {_FORMS}"
+        ) from None
     if parts.scheme == "sqlite":
         return SQLiteOutbox(_sqlite_path(url), **options)
     if parts.scheme in ("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"):
@@ -109,13 +113,16 @@ def _sqlite_path(url: str) -> str:
 
 
 def redacted(url: str) -> str:
-    """Return ``url`` with ``***`` in place of a password."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-        user, _, host = parts.netloc.rpartition("@")
-        name = user.partition(":")[0]
-        return urlunsplit(parts._replace(netloc=f"{name}:***@{host}"))
-    except ValueError:
-        return "(malformed URL)"
+    """Return ``url`` with ``***`` in place of a password.
+
+    Also where the URL is malformed, such as with a password that was not escaped:
+    what may be part of one is not shown.
+    """
+    url = re.sub(r"(?i)([?&;]\w*pass\w*=)[^&;]*", r"\1***", url)
+    scheme, mark, rest = url.partition("://")
+    if not mark or scheme.lower() == "sqlite":
+        return url
+    login, at, host = rest.rpartition("@")
+    if not at or ":" not in login:
+        return url
+    return f"{scheme}://{login.partition(':')[0]}:***@{host}"

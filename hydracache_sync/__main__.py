@@ -1,0 +1,29 @@
+"""Entry point of ``hydracache`` and of ``python -m hydracache_sync``."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+
+def main() -> None:
+    """Run the command line; say what to install if its packages are missing."""
+    try:
+        from hydracache_sync.cli import hydracache
+    except ModuleNotFoundError as exc:
+        if exc.name != "click":
+            raise
+        print(
+            "hydracache needs click: pip install 'hydracache_sync[cli]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A namespace may be any text, and cron may give us an ASCII terminal.
+            stream.reconfigure(errors="backslashreplace")
+    hydracache()
+
+
+if __name__ == "__main__":
+    main()

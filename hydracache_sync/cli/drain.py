@@ -1,0 +1,253 @@
+"""``hydracache drain``: publish what is due and end, for cron and for people.
+
+May overlap with itself: claims are exclusive, so that two drains share a backlog.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Callable, Sequence
+
+import click
+
+from hydracache_sync import settings
+from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
+from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.options import json_option, setting_option, with_workers
+from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.cli.progress import row_progress
+from hydracache_sync.cli.signals import StopOnSignals
+from hydracache_sync.errors import OutboxError
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.row import OutboxStatus
+from hydracache_sync.worker import OutboxWorker, PublishReport
+
+#: What --quiet prints: outcomes that need somebody.
+NEEDS_SOMEBODY = (ExitCode.CACHE_AWAY, ExitCode.DEAD_LETTERS)
+
+
+@dataclass
+class NamespaceDrain:
+    """How far one namespace has come.
+
+    :ivar nothing_due: the last claim took all that was due.
+    :ivar cache_away: the last batch met no cache.
+    :ivar status: what is left; None until it has been read.
+    """
+
+    worker: OutboxWorker
+    report: PublishReport = field(default_factory=PublishReport)
+    seconds: float = 0.0
+    nothing_due: bool = False
+    cache_away: bool = False
+    status: OutboxStatus | None = None
+
+    def run_batch(self, stop: StopOnSignals) -> PublishReport:
+        started = time.monotonic()
+        outages = self.worker.diagnostics().outages
+        report = self.worker.run_once(stop=stop.event)
+        self.seconds += time.monotonic() - started
+        self.report += report
+        # All rows were given back: because the cache is away, which the worker counts
+        # when it begins, because of a signal, or because the claim's time ran out.
+        since_before = outages > 0 and stop.received is None
+        went_away = self.worker.diagnostics().outages > outages
+        none_done = 0 < report.claimed == report.released
+        self.cache_away = none_done and (went_away or since_before)
+        self.nothing_due = (
+            report.claimed < self.worker.batch_size and not report.released
+        )
+        return report
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if self.report.dead_lettered:
+            return ExitCode.DEAD_LETTERS
+        if self.status is not None and self.status.pending == 0:
+            return ExitCode.DONE
+        if self.cache_away:
+            return ExitCode.CACHE_AWAY
+        return ExitCode.WAITING if self.nothing_due else ExitCode.ENDED_EARLY
+
+
+def drain_all(
+    drains: Sequence[NamespaceDrain],
+    *,
+    stop: StopOnSignals,
+    once: bool,
+    max_seconds: float | None,
+    on_batch: Callable[[PublishReport], None],
+) -> str | None:
+    """Run batches, the namespaces in turn, so that a flood in one starves no other.
+
+    :return: what ended it before nothing was due; None if nothing did.
+    """
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    waiting = deque(drains)
+    while waiting:
+        if stop.received is not None:
+            return stop.received
+        drain = waiting.popleft()
+        report = drain.run_batch(stop)
+        on_batch(report)
+        # Ends as OutboxWorker.drain does: nothing was due, or the cache is away.
+        if report.claimed != report.released and not once:
+            waiting.append(drain)
+        if waiting and deadline is not None and time.monotonic() >= deadline:
+            return settings.MAX_SECONDS.option
+    if all(drain.nothing_due or drain.cache_away for drain in drains):
+        return None
+    return stop.received or ("--once" if once else None)
+
+
+@click.command(
+    epilog=listed(*(code for code in ExitCode if code is not ExitCode.ALERT)),
+)
+@with_workers
+@setting_option(settings.MAX_SECONDS)
+@click.option("--once", is_flag=True, help="One batch of each namespace, then end.")
+@json_option
+@logging_options
+@click.pass_context
+def drain(
+    ctx: click.Context,
+    *,
+    outbox: InvalidationOutbox,
+    workers: Sequence[OutboxWorker],
+    max_seconds: float | None,
+    once: bool,
+    as_json: bool,
+) -> None:
+    """Publish what is due, then end.
+
+    Several drains may run at once and share the work. The first SIGTERM or SIGINT
+    lets the batch in flight finish, a second one ends the process; so does kill -9,
+    and what it held is due again after the claim TTL.
+    """
+    drains = [NamespaceDrain(worker) for worker in workers]
+    ended_by = None
+    with StopOnSignals() as stop:
+        try:
+            backlogs = None
+            if sys.stderr.isatty() and not is_quiet(ctx):
+                backlogs = _long_backlogs(outbox, workers)
+            with row_progress(backlogs) as progress:
+                ended_by = drain_all(
+                    drains,
+                    stop=stop,
+                    once=once,
+                    max_seconds=max_seconds,
+                    on_batch=lambda report: progress(
+                        report.published + report.dead_lettered
+                    ),
+                )
+            for each in drains:
+                each.status = outbox.status(each.worker.namespace)
+        except OutboxError as exc:
+            if as_json:
+                _print_json(drains, ended_by, exit_code_of(exc), exc)
+            else:
+                _print_until_failure(drains)
+            raise
+        code = max(each.exit_code for each in drains)
+        if as_json:
+            _print_json(drains, ended_by, code, None)
+        else:
+            for each in drains:
+                if not is_quiet(ctx) or each.exit_code in NEEDS_SOMEBODY:
+                    click.echo(_line(each, ended_by))
+    ctx.exit(code)
+
+
+def _long_backlogs(
+    outbox: InvalidationOutbox, workers: Sequence[OutboxWorker]
+) -> list[OutboxStatus] | None:
+    """What is pending, if it is more than a batch or two, which need no bar."""
+    backlogs = [outbox.status(worker.namespace) for worker in workers]
+    long = any(
+        status.pending > 2 * worker.batch_size
+        for status, worker in zip(backlogs, workers)
+    )
+    return backlogs if long else None
+
+
+# Output
+
+
+def _print_json(
+    drains: Sequence[NamespaceDrain],
+    ended_by: str | None,
+    code: ExitCode,
+    error: OutboxError | None,
+) -> None:
+    click.echo(
+        json.dumps(
+            {
+                "exit_code": code.value,
+                "result": code.name.lower(),
+                "ended_by": ended_by,
+                "seconds": round(sum(each.seconds for each in drains), 3),
+                "error": None if error is None else without_passwords(str(error)),
+                "namespaces": [
+                    {
+                        "namespace": each.worker.namespace,
+                        "report": asdict(each.report),
+                        "status": each.status and each.status._asdict(),
+                    }
+                    for each in drains
+                ],
+            }
+        )
+    )
+
+
+def _print_until_failure(drains: Sequence[NamespaceDrain]) -> None:
+    for each in drains:
+        if each.report.claimed:
+            click.echo(f"{_done(each)}; then the outbox failed")
+
+
+def _line(drain: NamespaceDrain, ended_by: str | None) -> str:
+    status, code = drain.status, drain.exit_code
+    assert status is not None
+    rows = _rows(status)
+    if status == OutboxStatus():
+        rest = "the outbox has no row of this namespace"
+    elif status.pending == 0:
+        rest = "nothing is left"
+    elif drain.cache_away:
+        rest = f"memcached is away, waiting: {rows}"
+    elif drain.nothing_due:
+        rest = f"waiting in backoff or being drained: {rows}"
+    else:
+        cause = ended_by or "a claim TTL too short for a batch"
+        rest = f"ended by {cause}, left: {rows}"
+    if code is ExitCode.DEAD_LETTERS:
+        rest += "; why rows were given up is in the log and in their last_error"
+    return f"{_done(drain)}; {rest}"
+
+
+def _done(drain: NamespaceDrain) -> str:
+    report = drain.report
+    counts = [
+        f"{count} {what}"
+        for count, what in (
+            (report.retried, "to be retried"),
+            (report.dead_lettered, "given up"),
+            (report.released, "given back"),
+            (report.lost, "taken over by others"),
+        )
+        if count
+    ]
+    counts.insert(0, f"{report.published} published")
+    return f"{drain.worker.namespace}: {', '.join(counts)} in {drain.seconds:.2f} s"
+
+
+def _rows(status: OutboxStatus) -> str:
+    if status.pending == 1:
+        return "1 row"
+    return f"{status.pending}{'+' if status.capped else ''} rows"

@@ -1,0 +1,202 @@
+"""Settings as options of commands, and what commands make of them.
+
+A command says what it works on, ``@with_outbox`` or ``@with_workers``, and is given it
+open; the options, their variables and their checks come along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any, Callable, Iterator, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from hydracache_sync import settings
+from hydracache_sync.appliers import MemcachedApplier
+from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.url import open_outbox
+from hydracache_sync.settings import Setting
+from hydracache_sync.worker import OutboxWorker
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    # Not generic in click 8.1, the last one for Python 3.9.
+    _ParamType = click.ParamType
+
+
+class _Text(_ParamType):
+    """The text of a setting, read by the setting itself."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.name = setting.name
+        self._setting = setting
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if not isinstance(value, str):
+            return value  # the default
+        if self._setting.secret and settings.has_password(value):
+            self._refuse_typed(param, ctx)
+        try:
+            return self._setting.parse(value)
+        except (ValueError, ConfigurationError) as exc:
+            self.fail(str(exc), param, ctx)
+
+    def _refuse_typed(
+        self, param: click.Parameter | None, ctx: click.Context | None
+    ) -> None:
+        if param is None or param.name is None or ctx is None:
+            return
+        if ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
+            self.fail(
+                "a password on the command line can be read by every user of this"
+                f" machine: put the URL into the variable {self._setting.variable}",
+                param,
+                ctx,
+            )
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [part.strip() for part in rv.split(",") if part.strip()]
+
+
+class _Option(click.Option):
+    """Names its variable in complaints, which click 8.1 leaves out."""
+
+    def get_error_hint(self, *args: Any, **kwargs: Any) -> str:
+        hint = super().get_error_hint(*args, **kwargs)
+        if isinstance(self.envvar, str) and self.envvar not in hint:
+            hint += f" (env var: '{self.envvar}')"
+        return hint
+
+
+def setting_option(setting: Setting, *, required: bool = False) -> Callable[[F], F]:
+    """The option of ``setting``, its variable included."""
+    more: dict[str, Any] = {}
+    if setting.default is not None:
+        # A default of None would count as a value: nothing would be missing.
+        more["default"] = setting.default
+        more["show_default"] = "yes" if setting.default is True else True
+    return click.option(
+        setting.option,
+        setting.name,
+        cls=_Option,
+        type=_Text(setting),
+        metavar=setting.metavar,
+        multiple=setting.several,
+        required=required,
+        envvar=setting.variable,
+        show_envvar=True,
+        help=setting.meaning,
+        **more,
+    )
+
+
+def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Apply ``options`` so that the help lists them in this order."""
+
+    def apply(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
+
+
+namespace_option = setting_option(settings.NAMESPACE, required=True)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object."
+)
+
+
+def with_outbox(command: F) -> F:
+    """Call ``command`` with ``outbox``, closed afterwards."""
+
+    @_all(
+        setting_option(settings.OUTBOX, required=True),
+        setting_option(settings.TABLE),
+        setting_option(settings.BUSY_TIMEOUT),
+    )
+    @functools.wraps(command)
+    def run(*, outbox: str, table: str, busy_timeout: float, **more: Any) -> Any:
+        with _opened(outbox, table=table, busy_timeout=busy_timeout) as opened:
+            return command(outbox=opened, **more)
+
+    return run  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _opened(url: str, **options: Any) -> Iterator[InvalidationOutbox]:
+    outbox = open_outbox(url, **options)
+    try:
+        yield outbox
+    finally:
+        outbox.close()
+
+
+def with_workers(command: F) -> F:
+    """Call ``command`` with ``outbox`` and ``workers``, one for each namespace."""
+
+    @with_outbox
+    @_all(
+        namespace_option,
+        setting_option(settings.MEMCACHED, required=True),
+        setting_option(settings.RING),
+        setting_option(settings.CONNECT_TIMEOUT),
+        setting_option(settings.TIMEOUT),
+        setting_option(settings.BATCH_SIZE),
+        setting_option(settings.CLAIM_TTL),
+        setting_option(settings.BACKOFF),
+        setting_option(settings.MAX_BACKOFF),
+        setting_option(settings.MAX_ATTEMPTS),
+        setting_option(settings.ESCALATE),
+    )
+    @functools.wraps(command)
+    def run(
+        *,
+        outbox: InvalidationOutbox,
+        namespace: tuple[str, ...],
+        memcached: tuple[str, ...],
+        ring: str,
+        connect_timeout: float,
+        timeout: float,
+        batch_size: int,
+        claim_ttl: float,
+        backoff: float,
+        max_backoff: float,
+        max_attempts: int,
+        escalate: bool,
+        **more: Any,
+    ) -> Any:
+        if backoff > max_backoff:
+            raise click.UsageError(
+                f"--max-backoff {max_backoff:g} is below --backoff {backoff:g}"
+            )
+        with MemcachedStore(
+            memcached, ring=ring, connect_timeout=connect_timeout, timeout=timeout
+        ) as store:
+            workers = [
+                OutboxWorker(
+                    outbox,
+                    MemcachedApplier(store, name),
+                    batch_size=batch_size,
+                    claim_ttl=claim_ttl,
+                    backoff=backoff,
+                    max_backoff=max_backoff,
+                    max_attempts=max_attempts,
+                    escalate=escalate,
+                )
+                # Each name once, in the order given.
+                for name in dict.fromkeys(namespace)
+            ]
+            return command(outbox=outbox, workers=workers, **more)
+
+    return run  # type: ignore[return-value]

@@ -1,0 +1,84 @@
+"""The command ``hydracache``: its commands, and how their errors are shown.
+
+``flask hydracache`` is this group too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import traceback
+from typing import Any, Iterator
+
+import click
+
+from hydracache_sync import __version__
+from hydracache_sync.cli.drain import drain
+from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
+from hydracache_sync.cli.logs import shows_tracebacks, start_logging
+from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.cli.schema import schema
+from hydracache_sync.cli.status import status
+from hydracache_sync.errors import HydraCacheError
+from hydracache_sync.settings import misspelt
+
+
+class Program(click.Group):
+    """A group whose errors are one line each, without passwords."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _shown():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _shown(ctx):
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _shown(ctx: click.Context | None = None) -> Iterator[None]:
+    """Turn errors that an operator may meet into one line and an exit code."""
+    try:
+        yield
+    except click.UsageError as exc:
+        message = exc.format_message()
+        if without_passwords(message) != message:
+            raise click.UsageError(without_passwords(message), exc.ctx) from None
+        raise
+    except (HydraCacheError, OSError) as exc:
+        if isinstance(exc, OSError) and exc.errno == errno.EPIPE:
+            raise  # `hydracache status | head`: click ends quietly
+        if ctx is not None and shows_tracebacks(ctx):
+            text = "".join(
+                traceback.format_exception(type(exc), exc, exc.__traceback__)
+            )
+            click.echo(without_passwords(text), err=True, nl=False)
+        click.echo(f"Error: {without_passwords(str(exc) or repr(exc))}", err=True)
+        raise click.exceptions.Exit(exit_code_of(exc)) from exc
+
+
+@click.group(
+    "hydracache",
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=listed(*ExitCode),
+)
+@click.version_option(__version__, prog_name="hydracache_sync")
+@click.pass_context
+def hydracache(ctx: click.Context) -> None:
+    """Carry committed cache invalidations from the outbox to memcached.
+
+    Every setting is an option of the commands and a variable: --claim-ttl is
+    HYDRACACHE_CLAIM_TTL. The option wins. A URL with a password belongs into the
+    variable.
+    """
+    start_logging(ctx)
+    for name, meant in misspelt(os.environ):
+        hint = f"did you mean {meant}?" if meant else "it has no effect"
+        click.echo(f"Warning: there is no setting {name}: {hint}", err=True)
+
+
+hydracache.add_command(drain)
+hydracache.add_command(status)
+hydracache.add_command(schema)

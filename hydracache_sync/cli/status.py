@@ -1,0 +1,151 @@
+"""``hydracache status``: what waits in the outbox, and an exit code for monitors."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import NamedTuple, Sequence
+
+import click
+
+from hydracache_sync import settings
+from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.options import (
+    json_option,
+    namespace_option,
+    setting_option,
+    with_outbox,
+)
+from hydracache_sync.outbox.base import STATUS_CAP, InvalidationOutbox
+from hydracache_sync.outbox.row import OutboxStatus
+
+_HEADINGS = (
+    "namespace",
+    "pending",
+    "oldest pending",
+    "dead letters",
+    "failed attempts",
+    "last published",
+)
+
+
+class Thresholds(NamedTuple):
+    """What is still in order; None is no limit. Seconds and rows."""
+
+    max_age: float | None
+    max_pending: int | None
+    max_dead: int | None
+
+    def alerts(self, status: OutboxStatus) -> list[str]:
+        """Say which of them ``status`` has crossed."""
+        alerts = []
+        age = status.oldest_pending_age_ms / 1000
+        if self.max_age is not None and age > self.max_age:
+            alerts.append(
+                f"the oldest pending row is {_duration(age)} old, more than"
+                f" {settings.MAX_AGE.option} {self.max_age:g}"
+            )
+        for count, limit, what, setting in (
+            (status.pending, self.max_pending, "pending", settings.MAX_PENDING),
+            (status.dead_lettered, self.max_dead, "dead", settings.MAX_DEAD),
+        ):
+            if limit is not None and count > limit:
+                shown = _count(count, status)
+                alerts.append(f"{shown} {what}, more than {setting.option} {limit}")
+        return alerts
+
+
+@click.command(
+    epilog=listed(
+        ExitCode.DONE,
+        ExitCode.FAILED,
+        ExitCode.USAGE,
+        ExitCode.OUTBOX_AWAY,
+        ExitCode.SCHEMA,
+        ExitCode.ALERT,
+    ),
+)
+@with_outbox
+@namespace_option
+@setting_option(settings.MAX_AGE)
+@setting_option(settings.MAX_PENDING)
+@setting_option(settings.MAX_DEAD)
+@json_option
+@logging_options
+@click.pass_context
+def status(
+    ctx: click.Context,
+    *,
+    outbox: InvalidationOutbox,
+    namespace: Sequence[str],
+    max_age: float | None,
+    max_pending: int | None,
+    max_dead: int | None,
+    as_json: bool,
+) -> None:
+    """Show what waits, and alert when it is too much or too old.
+
+    Counts are exact up to 10000 of each state; beyond that, counts and ages are at
+    least what is shown, and "capped" is true.
+    """
+    thresholds = Thresholds(max_age, max_pending, max_dead)
+    found = {name: outbox.status(name) for name in dict.fromkeys(namespace)}
+    alerts = {name: thresholds.alerts(each) for name, each in found.items()}
+    code = ExitCode.ALERT if any(alerts.values()) else ExitCode.DONE
+    if as_json:
+        namespaces = [
+            {"namespace": name, **each._asdict(), "alerts": alerts[name]}
+            for name, each in found.items()
+        ]
+        click.echo(json.dumps({"exit_code": code.value, "namespaces": namespaces}))
+    else:
+        if not is_quiet(ctx):
+            _print_table([_record(name, each) for name, each in found.items()])
+        for name, texts in alerts.items():
+            for text in texts:
+                click.echo(f"ALERT {name}: {text}")
+    ctx.exit(code)
+
+
+def _record(name: str, status: OutboxStatus) -> tuple[str, ...]:
+    published = "none kept"
+    if status.last_published_at_ms is not None:
+        moment = datetime.datetime.fromtimestamp(
+            status.last_published_at_ms // 1000, datetime.timezone.utc
+        )
+        published = moment.strftime("%Y-%m-%d %H:%M:%SZ")
+    age = _duration(status.oldest_pending_age_ms / 1000)
+    return (
+        name,
+        _count(status.pending, status),
+        age + ("+" if status.capped else "") if status.pending else "-",
+        _count(status.dead_lettered, status),
+        f"{status.failed_attempts}{'+' if status.capped else ''}",
+        published,
+    )
+
+
+def _count(count: int, status: OutboxStatus) -> str:
+    return f"{count}{'+' if status.capped and count >= STATUS_CAP else ''}"
+
+
+def _duration(seconds: float) -> str:
+    """The two largest units: people compare, machines read the JSON."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), 0
+    days = hours // 24
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {int(seconds % 60)} s"
+
+
+def _print_table(records: Sequence[Sequence[str]]) -> None:
+    table = [_HEADINGS, *records]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    for line in table:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths)]
+        click.echo("  ".join(cells).rstrip())

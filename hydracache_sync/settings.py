@@ -1,0 +1,338 @@
+"""What can be set: one table for the command line, the environment, an app's config.
+
+A setting ``claim_ttl`` is the option ``--claim-ttl`` and the variable
+``HYDRACACHE_CLAIM_TTL``. Reading a text never connects to anything, and the complaint
+about a bad one shows no password. Knows no click and reads no environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, Iterator
+from urllib.parse import urlsplit
+
+from hydracache_sync.cache.keyspace import checked_ring
+from hydracache_sync.cache.server_list import parse_servers
+from hydracache_sync.durations import MAX_SECONDS as LONGEST
+from hydracache_sync.keys import checked_namespace
+from hydracache_sync.outbox.base import STATUS_CAP
+from hydracache_sync.outbox.schema import DEFAULT_TABLE
+from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT as DEFAULT_BUSY_TIMEOUT
+from hydracache_sync.outbox.url import open_outbox
+from hydracache_sync.worker import BACKOFF as DEFAULT_BACKOFF
+from hydracache_sync.worker import BATCH_SIZE as DEFAULT_BATCH_SIZE
+from hydracache_sync.worker import CLAIM_TTL as DEFAULT_CLAIM_TTL
+from hydracache_sync.worker import MAX_ATTEMPTS as DEFAULT_MAX_ATTEMPTS
+from hydracache_sync.worker import MAX_BACKOFF as DEFAULT_MAX_BACKOFF
+
+PREFIX = "HYDRACACHE_"
+
+#: Variables that are none of ours to check: the test suite's.
+FOREIGN_PREFIXES = ("HYDRACACHE_TEST_",)
+
+#: Rows of a batch at most. It has to be applied in half of its claim's time.
+LARGEST_BATCH = 100_000
+
+#: Attempts at most; what a database's integer takes.
+MOST_ATTEMPTS = 2**31 - 1
+
+#: How alike two names must be, from 0 to 1, for one to be a slip of the other.
+ALIKE = 0.6
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One thing that can be set.
+
+    :ivar parse: reads a text; raises ``ValueError`` or ``ConfigurationError`` saying
+        what is allowed.
+    :ivar default: None if there is none.
+    :ivar several: may be given more than once; a comma separates in a variable.
+    :ivar secret: may hold a password, and then must not be typed on a command line,
+        where every user of the machine can read it.
+    """
+
+    name: str
+    metavar: str
+    meaning: str
+    parse: Callable[[str], Any]
+    default: Any = None
+    several: bool = False
+    secret: bool = False
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+
+def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Find variables that look like settings and are none.
+
+    :param names: of environment variables.
+    :return: pairs of such a name and the setting that was probably meant, or None.
+    """
+    known = {setting.name.upper(): setting.variable for setting in SETTINGS}
+    for name in sorted(names):
+        # Also HYDRA_CACHE_OUTBOX and hydracache_outbox.
+        found = re.match(r"HYDRA_?CACHE_?", name, re.IGNORECASE)
+        if found is None or name in known.values():
+            continue
+        if name.startswith(FOREIGN_PREFIXES):
+            continue
+        rest = name[found.end() :].upper()
+        near = difflib.get_close_matches(rest, known, n=1, cutoff=ALIKE)
+        if near or name.startswith(PREFIX):
+            yield name, known[near[0]] if near else None
+
+
+# What the texts look like
+
+#: Where a password has no business in an outbox's URL, but may be put.
+_PASSWORD_IN_QUERY = re.compile(r"[?&]pass[a-z]*=", re.IGNORECASE)
+
+
+def has_password(url: str) -> bool:
+    """Whether ``url`` has a password, or may have one that is badly escaped."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return False
+    if _PASSWORD_IN_QUERY.search(url):
+        return True
+    if scheme.lower() == "sqlite":
+        # After the host comes a path, which may hold anything.
+        rest = rest.partition("/")[0]
+    user, at, _ = rest.rpartition("@")
+    return bool(at) and ":" in user
+
+
+def _outbox(text: str) -> str:
+    if _PASSWORD_IN_QUERY.search(text):
+        raise ValueError("a password belongs before the host: //user:password@host")
+    if has_password(text) and not _password_is_escaped(text):
+        raise ValueError(
+            "the password in the URL has characters that a URL must escape: write %2F"
+            " for /, %3F for ?, %23 for #, %40 for @, %5B for [, %25 for %, %20 for a"
+            " blank"
+        )
+    open_outbox(text)
+    return text
+
+
+def _password_is_escaped(url: str) -> bool:
+    """Whether the password ends where a URL's does.
+
+    Cut at a slash, the rest of a password would pass for a path and be shown.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    after = url.partition("://")[2][len(parts.netloc) :]
+    return parts.password is not None and not re.search(r"\s", url) and "@" not in after
+
+
+def _table(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", text):
+        raise ValueError(
+            f"{text!r} is no table's name: allowed are 1 to 100 letters, digits and"
+            " underscores, no digit first"
+        )
+    return text
+
+
+def _servers(text: str) -> tuple[str, ...]:
+    servers = tuple(part.strip() for part in text.split(",") if part.strip())
+    parse_servers(servers)
+    return servers
+
+
+def _seconds_from(least: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        # Not a number is in no range.
+        if least <= seconds <= LONGEST:
+            return seconds
+        raise ValueError(
+            f"{text!r} is not allowed: seconds, {least:g} to {LONGEST:.0f}"
+        )
+
+    return parse
+
+
+_seconds = _seconds_from(0)
+#: The shortest time that is kept as a whole millisecond.
+_some_seconds = _seconds_from(0.001)
+
+
+def _count(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if re.fullmatch(r"[+-]?[0-9]{1,18}", text) and least <= int(text) <= most:
+            return int(text)
+        raise ValueError(f"{text!r} is not allowed: a whole number, {least} to {most}")
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in ("1", "yes", "true", "on"):
+        return True
+    if text.lower() in ("0", "no", "false", "off"):
+        return False
+    raise ValueError(f"{text!r} is not allowed: yes or no")
+
+
+# The table
+
+OUTBOX = Setting(
+    "outbox",
+    "URL",
+    "The outbox: sqlite:////absolute/path.db, sqlite:///relative.db or"
+    " mysql://user:password@host:3306/database.",
+    _outbox,
+    secret=True,
+)
+TABLE = Setting(
+    "table", "NAME", "Name of the outbox's table.", _table, default=DEFAULT_TABLE
+)
+BUSY_TIMEOUT = Setting(
+    "busy_timeout",
+    "SECONDS",
+    "How long to go on trying while others keep the database locked.",
+    _seconds,
+    default=DEFAULT_BUSY_TIMEOUT,
+)
+NAMESPACE = Setting(
+    "namespace",
+    "NAME",
+    "Cache namespace. Give it again for more than one; in the variable, separate"
+    " them by commas.",
+    checked_namespace,
+    several=True,
+)
+MEMCACHED = Setting(
+    "memcached",
+    "SERVERS",
+    "host:port, [v6]:port or the path of a unix socket; several separated by commas.",
+    _servers,
+)
+RING = Setting(
+    "ring",
+    "ID",
+    "Id of the server list, the same for readers and drains.",
+    checked_ring,
+    default="1",
+)
+CONNECT_TIMEOUT = Setting(
+    "connect_timeout",
+    "SECONDS",
+    "How long connecting to memcached may take.",
+    _some_seconds,
+    default=0.5,
+)
+TIMEOUT = Setting(
+    "timeout",
+    "SECONDS",
+    "How long memcached may be silent before it counts as away.",
+    _some_seconds,
+    default=0.5,
+)
+BATCH_SIZE = Setting(
+    "batch_size",
+    "ROWS",
+    "Rows that are claimed and applied at once.",
+    _count(1, LARGEST_BATCH),
+    default=DEFAULT_BATCH_SIZE,
+)
+CLAIM_TTL = Setting(
+    "claim_ttl",
+    "SECONDS",
+    "After this time others take over the rows of a drain that was killed.",
+    _some_seconds,
+    default=DEFAULT_CLAIM_TTL,
+)
+BACKOFF = Setting(
+    "backoff",
+    "SECONDS",
+    "Longest wait after a row's first failed attempt; doubled by each further one.",
+    _seconds,
+    default=DEFAULT_BACKOFF,
+)
+MAX_BACKOFF = Setting(
+    "max_backoff",
+    "SECONDS",
+    "Longest wait of a row that failed often; not below the backoff.",
+    _seconds,
+    default=DEFAULT_MAX_BACKOFF,
+)
+MAX_ATTEMPTS = Setting(
+    "max_attempts",
+    "N",
+    "Failed attempts that make a row a dead letter. An outage counts none.",
+    _count(1, MOST_ATTEMPTS),
+    default=DEFAULT_MAX_ATTEMPTS,
+)
+ESCALATE = Setting(
+    "escalate",
+    "YES|NO",
+    "Flush the namespace, at most once a minute, when a row becomes a dead letter.",
+    _switch,
+    default=True,
+)
+MAX_SECONDS = Setting(
+    "max_seconds",
+    "SECONDS",
+    "Start no further batch after this time. Default: go on until nothing is due.",
+    _some_seconds,
+)
+MAX_AGE = Setting(
+    "max_age",
+    "SECONDS",
+    "Alert when the oldest pending row is older. Default: no limit.",
+    _seconds,
+)
+MAX_PENDING = Setting(
+    "max_pending",
+    "N",
+    "Alert when more rows are pending; beyond"
+    f" {STATUS_CAP - 1} they are not counted. Default: no limit.",
+    _count(0, STATUS_CAP - 1),
+)
+MAX_DEAD = Setting(
+    "max_dead",
+    "N",
+    "Alert when there are more dead letters: each one needs somebody.",
+    _count(0, STATUS_CAP - 1),
+    default=0,
+)
+
+#: Every setting, in the order of the README's table.
+SETTINGS = (
+    OUTBOX,
+    TABLE,
+    BUSY_TIMEOUT,
+    NAMESPACE,
+    MEMCACHED,
+    RING,
+    CONNECT_TIMEOUT,
+    TIMEOUT,
+    BATCH_SIZE,
+    CLAIM_TTL,
+    BACKOFF,
+    MAX_BACKOFF,
+    MAX_ATTEMPTS,
+    ESCALATE,
+    MAX_SECONDS,
+    MAX_AGE,
+    MAX_PENDING,
+    MAX_DEAD,
+)
