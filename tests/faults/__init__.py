@@ -1,0 +1,1 @@
+"""Programs that break things on purpose; see ``kill_storm.py``."""

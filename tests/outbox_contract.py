@@ -1,0 +1,2767 @@
+"""The promises of every outbox, each checked once, against whichever adapter it is.
+
+An adapter's test file subclasses :class:`OutboxContract`, or
+:class:`SharedOutboxContract` where other objects and other processes see the same rows.
+It names the subclass ``Test...``, supplies what :class:`OutboxHooks` asks for, and adds
+only what is the adapter's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import pickle
+import select
+import signal
+import threading
+import time
+import traceback
+import warnings
+from typing import Any, Callable, ContextManager, Iterator, Sequence, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clock import FakeClock
+from hydracache_sync.errors import (
+    NotInTransactionError,
+    OutboxBusyError,
+    OutboxError,
+    SchemaError,
+)
+from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
+from hydracache_sync.outbox import (
+    CommitStatus,
+    InvalidationOutbox,
+    MemoryOutbox,
+    OutboxRow,
+    OutboxState,
+    OutboxStatus,
+)
+from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+
+T = TypeVar("T")
+
+SHOP = "shop"
+
+#: Seconds until a thread or process of a test counts as stuck.
+DEADLINE = 60.0
+
+#: What Hypothesis should not mind: one outbox for all examples of a test, and a test
+#: that several classes inherit.
+EVERY_OUTBOX = [
+    HealthCheck.function_scoped_fixture,
+    HealthCheck.differing_executors,
+    HealthCheck.too_slow,
+]
+
+#: Text that some layer or other has cut, folded, unescaped or taken for syntax.
+ODD_TEXTS = {
+    "nul": "\0",
+    "nul inside": "a\0b",
+    "emoji": "\N{GRINNING FACE}\N{WOMAN}\N{ZERO WIDTH JOINER}\N{PERSONAL COMPUTER}",
+    "combining": "e\N{COMBINING ACUTE ACCENT}",
+    "right to left": "\N{HEBREW LETTER ALEF}\N{RIGHT-TO-LEFT OVERRIDE}x",
+    "quotes": "'\"`''\"\"",
+    "line ends": "a\r\nb\nc\r\u2028\u0085",
+    "wildcards": "%_*?[a]",
+    "backslashes": "\\ \\\\ \\' \\0 \\n",
+    "parameters": ":now ? %s %(now)s $1 {ids} {table} {0}",
+    "statement": "'); drop table hydracache_outbox; --",
+    "blanks": " \t a \t ",
+    "null": "NULL",
+    "number": "007",
+    "noncharacter": "\uffff\U0010ffff",
+}
+
+#: Texts that a collation may hold equal and an identifier must not.
+LOOKALIKES = [
+    "tx:A",
+    "tx:a",
+    "tx:a ",
+    "tx:a\t",
+    "tx:a\0",
+    "tx:\xe4",
+    "tx:a\N{COMBINING DIAERESIS}",
+    "tx:\N{FULLWIDTH LATIN SMALL LETTER A}",
+]
+
+
+class Name(str, enum.Enum):
+    """What apps like to name namespaces and keys with; ``str(Name.SHOP)`` differs."""
+
+    SHOP = "shop"
+    KEY = "user:42"
+    POSITION = "tx:7"
+    OWNER = "worker"
+
+
+def batch_of(*keys: str, reason: str = "") -> InvalidationIntentBatch:
+    batch = InvalidationIntentBatch(reason)
+    for key in keys:
+        batch.invalidate_key(key)
+    return batch
+
+
+def keys_of(rows: Sequence[OutboxRow]) -> list[str | None]:
+    return [row.intent.value if row.intent else None for row in rows]
+
+
+def claim_of(row: OutboxRow) -> tuple[Any, ...] | None:
+    """All that a row says of its claim; None if nobody holds it."""
+    claim = (row.claimed_at_ms, row.claim_until_ms, row.claim_owner, row.claim_token)
+    return None if claim == (None,) * 4 else claim
+
+
+def numbered(count: int) -> list[str]:
+    return [f"key:{n}" for n in range(count)]
+
+
+def in_threads(count: int, function: Callable[[int], T]) -> list[T]:
+    """Run ``function(0)`` ... in threads that start together; return their results."""
+    barrier = threading.Barrier(count)
+    results: dict[int, T] = {}
+    failures: list[BaseException] = []
+
+    def run(index: int) -> None:
+        try:
+            barrier.wait(DEADLINE)
+            results[index] = function(index)
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [
+        threading.Thread(target=run, args=(index,), daemon=True)
+        for index in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), f"stuck: {thread.name}"
+    if failures:
+        raise failures[0]
+    return [results[index] for index in range(count)]
+
+
+def in_processes(count: int, function: Callable[[int], T]) -> list[T]:
+    """Run ``function(0)`` ... in forked processes that start together."""
+    waits, go = os.pipe()
+
+    def run(index: int) -> T:
+        os.close(go)
+        os.read(waits, 1)
+        return function(index)
+
+    children = [Child(lambda index=index: run(index)) for index in range(count)]
+    os.close(waits)
+    os.close(go)
+    return [child.result() for child in children]
+
+
+def killed(function: Callable[[], object]) -> None:
+    """Run ``function`` in a forked process that then ends by SIGKILL."""
+
+    def run() -> None:
+        function()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = Child(run)
+    assert child.ended() == -signal.SIGKILL, child.report()
+
+
+class Child:
+    """A forked process that runs a function and reports what came of it."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._pipe, report = os.pipe()
+        with warnings.catch_warnings():
+            # A thread that an earlier test left behind is no concern of this one.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+        if self.pid == 0:
+            # Whatever happens, a child must never run on into the test suite.
+            try:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(int(DEADLINE))
+                try:
+                    answer = (True, function())
+                except BaseException:
+                    answer = (False, traceback.format_exc())
+                with os.fdopen(report, "wb") as pipe:
+                    pickle.dump(answer, pipe)
+            finally:
+                os._exit(0)
+        os.close(report)
+        self._report: bytes | None = None
+
+    def report(self) -> bytes:
+        """What the child wrote until it ended."""
+        if self._report is None:
+            with os.fdopen(self._pipe, "rb") as pipe:
+                ready, _, _ = select.select([pipe], [], [], DEADLINE)
+                assert ready, f"process {self.pid} is stuck"
+                self._report = pipe.read()
+        return self._report
+
+    def ended(self) -> int:
+        """Wait for the end; the exit code, or the negative of the signal."""
+        self.report()
+        _, status = os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def result(self) -> Any:
+        report = self.report()
+        assert self.ended() == 0, "a child process was killed"
+        done, value = pickle.loads(report)
+        assert done, f"in a child process:\n{value}"
+        return value
+
+
+class App:
+    """A table of the app's own, beside the outbox."""
+
+    def __init__(self, sql: Callable[[str], list[tuple[Any, ...]]]) -> None:
+        self._sql = sql
+        self._written = 0
+
+    def write(self, connection: Any, note: str = "data") -> None:
+        self._written += 1
+        connection.cursor().execute(
+            f"insert into app (id, note) values ({self._written}, '{note}')"
+        )
+
+    def notes(self) -> list[str]:
+        """What is committed."""
+        rows = self._sql("select note from app order by id")
+        return [note.decode() if isinstance(note, bytes) else note for (note,) in rows]
+
+
+class OutboxHooks:
+    """What a subclass supplies, and the fixtures built out of it."""
+
+    @pytest.fixture
+    def storage(self) -> Any:
+        """Where the outboxes of one test keep their rows; no tables are there yet."""
+        raise NotImplementedError
+
+    def make_outbox(self, storage: Any, **options: Any) -> InvalidationOutbox:
+        """Return a new outbox over ``storage``, made with ``options``."""
+        raise NotImplementedError
+
+    def sql(
+        self, outbox: InvalidationOutbox, statement: str, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement with ``?`` markers where the rows are, commit, return rows.
+
+        Past the outbox, to look at rows and to plant what it would never write.
+        """
+        raise NotImplementedError
+
+    def spy(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Return a list that grows by each statement of the outboxes made from now on.
+
+        BEGIN and COMMIT are among them if the database sees them as statements.
+        """
+        raise NotImplementedError
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return FakeClock()
+
+    @pytest.fixture
+    def outbox(self, storage: Any, clock: FakeClock) -> Iterator[InvalidationOutbox]:
+        """An outbox with its tables, patient enough for any machine."""
+        outbox = self.make_outbox(storage, clock=clock, busy_timeout=DEADLINE)
+        outbox.install_schema()
+        yield outbox
+        outbox.close()
+
+    def spied_outbox(
+        self, storage: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[InvalidationOutbox, list[str]]:
+        """An outbox with its tables and checks behind it, and its next statements."""
+        statements = self.spy(monkeypatch)
+        outbox = self.make_outbox(storage, clock=clock)
+        outbox.install_schema()
+        outbox.status(SHOP)
+        statements.clear()
+        return outbox, statements
+
+
+class EnqueueContract(OutboxHooks):
+    """Rows come into being once, whole and in order."""
+
+    def test_enqueued_batch_becomes_pending_rows_in_its_order(self, outbox, clock):
+        batch = batch_of("a", reason="user-write").invalidate_entity("user", "42")
+        batch.invalidate_tag("users").invalidate_collection("users:active").flush()
+
+        receipt = outbox.enqueue(SHOP, batch)
+
+        rows = outbox.rows(SHOP)
+        assert [row.intent for row in rows] == list(batch.intents)
+        assert {row.state for row in rows} == {OutboxState.PENDING}
+        assert {row.namespace for row in rows} == {SHOP}
+        assert {row.reason for row in rows} == {"user-write"}
+        assert {row.commit_position for row in rows} == {receipt.commit_position}
+        assert {row.created_at_ms for row in rows} == {clock.now_ms}
+        assert {row.available_at_ms for row in rows} == {clock.now_ms}
+        assert {row.attempts for row in rows} == {0}
+        assert {row.last_error for row in rows} == {None}
+        assert {claim_of(row) for row in rows} == {None}
+        assert [row.target_hash for row in rows] == [
+            intent.target_hash_hex() for intent in batch.intents
+        ]
+        assert len({row.row_id for row in rows}) == 5
+
+    def test_rows_are_stamped_with_the_present_by_default(self, storage):
+        outbox = self.make_outbox(storage)
+        outbox.install_schema()
+
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+
+        # A database on another host has a clock of its own.
+        [row] = outbox.rows(SHOP)
+        assert abs(row.created_at_ms - time.time() * 1000) < 60_000
+        assert abs(receipt.created_at_ms - time.time() * 1000) < 60_000
+        assert keys_of(outbox.claim(SHOP, "w", limit=1, claim_ttl=30)) == ["a"]
+        outbox.close()
+
+    def test_receipt_tells_what_was_enqueued(self, outbox, clock):
+        batch = batch_of("a", "b", "a")
+
+        receipt = outbox.enqueue(SHOP, batch, commit_position="tx:7")
+
+        assert receipt.namespace == SHOP
+        assert receipt.commit_position == CommitPosition("tx:7")
+        assert receipt.created_at_ms == clock.now_ms
+        assert receipt.targets == 2
+        assert receipt.inserted == 2
+        assert receipt.batch == batch
+
+    def test_receipt_keeps_the_batch_as_it_was(self, outbox):
+        batch = batch_of("a")
+        receipt = outbox.enqueue(SHOP, batch)
+
+        batch.invalidate_key("b")
+
+        assert receipt.batch == batch_of("a")
+
+    def test_position_may_be_given_as_text_or_as_a_position(self, outbox):
+        first = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        second = outbox.enqueue(
+            SHOP, batch_of("b"), commit_position=CommitPosition("tx:7")
+        )
+
+        assert first.commit_position == second.commit_position
+        assert len(outbox.rows(SHOP, commit_position="tx:7")) == 2
+
+    def test_duplicates_within_a_batch_are_one_row(self, outbox):
+        outbox.enqueue(SHOP, batch_of("b", "a", "b", "b", "c", "a"))
+
+        assert keys_of(outbox.rows(SHOP)) == ["b", "a", "c"]
+
+    def test_same_position_and_target_is_enqueued_once(self, outbox):
+        first = outbox.enqueue(SHOP, batch_of("a", "b"), commit_position="tx:7")
+        second = outbox.enqueue(SHOP, batch_of("a", "b"), commit_position="tx:7")
+
+        assert (first.inserted, second.inserted) == (2, 0)
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+
+    def test_only_new_targets_of_a_known_position_are_added(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+
+        receipt = outbox.enqueue(SHOP, batch_of("b", "a"), commit_position="tx:7")
+
+        assert (receipt.targets, receipt.inserted) == (2, 1)
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+
+    def test_a_repeated_enqueue_leaves_the_row_as_it_is(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a", reason="first"), commit_position="tx:7")
+        [row] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_published([row])
+        [before] = outbox.rows(SHOP)
+        clock.advance(5)
+
+        outbox.enqueue(SHOP, batch_of("a", reason="second"), commit_position="tx:7")
+
+        assert outbox.rows(SHOP) == [before]
+
+    def test_same_target_at_another_position_is_another_row(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+
+        receipt = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:8")
+
+        assert receipt.inserted == 1
+        assert len(outbox.rows(SHOP)) == 2
+
+    def test_enqueues_without_a_position_are_never_duplicates(self, outbox):
+        receipts = [outbox.enqueue(SHOP, batch_of("a")) for _ in range(3)]
+
+        assert [receipt.inserted for receipt in receipts] == [1, 1, 1]
+        assert len({receipt.commit_position for receipt in receipts}) == 3
+
+    def test_kinds_with_the_same_text_are_different_targets(self, outbox):
+        batch = batch_of("x").invalidate_tag("x").invalidate_collection("x")
+        batch.invalidate_entity("x", "").invalidate_entity("", "x").invalidate_key("")
+
+        outbox.enqueue(SHOP, batch, commit_position="tx:7")
+
+        assert [row.intent for row in outbox.rows(SHOP)] == list(batch.intents)
+
+    def test_empty_batch_writes_nothing(self, storage, clock, monkeypatch):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+
+        receipt = outbox.enqueue(SHOP, InvalidationIntentBatch("nothing"))
+
+        assert (receipt.targets, receipt.inserted) == (0, 0)
+        assert statements == []
+        outbox.close()
+
+    def test_batch_is_one_insert_whatever_its_size(self, storage, clock, monkeypatch):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+
+        outbox.enqueue(SHOP, batch_of(*numbered(100)))
+
+        assert len(statements) == 1
+        assert statements[0].strip().lower().startswith("insert")
+        outbox.close()
+
+    def test_very_large_batch_is_enqueued_whole(self, outbox):
+        keys = numbered(7501)
+
+        receipt = outbox.enqueue(SHOP, batch_of(*keys), commit_position="tx:7")
+
+        assert receipt.inserted == 7501
+        assert keys_of(outbox.rows(SHOP, limit=10_000)) == keys
+
+    def test_row_is_found_by_its_id(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+        first, second = outbox.rows(SHOP)
+
+        assert outbox.row(second.id) == second
+        assert outbox.row(second.id + 1) is None
+        assert outbox.row(0) is None
+        assert first.id < second.id
+
+    def test_rows_are_listed_page_by_page(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b", "c", "d", "e"))
+
+        first = outbox.rows(SHOP, limit=2)
+        second = outbox.rows(SHOP, limit=2, after=first[-1].id)
+        third = outbox.rows(SHOP, limit=2, after=second[-1].id)
+
+        assert keys_of(first + second + third) == ["a", "b", "c", "d", "e"]
+        assert outbox.rows(SHOP, after=third[-1].id) == []
+        assert outbox.rows(SHOP, limit=0) == []
+
+    def test_rows_are_listed_by_state_and_by_position(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b"), commit_position="tx:1")
+        outbox.enqueue(SHOP, batch_of("c", "d"), commit_position="tx:2")
+        rows = outbox.claim(SHOP, "w", limit=4, claim_ttl=30)
+        outbox.mark_published([rows[0], rows[2]])
+
+        done = OutboxState.PUBLISHED
+        pending = OutboxState.PENDING
+        assert keys_of(outbox.rows(SHOP, state=done)) == ["a", "c"]
+        assert keys_of(outbox.rows(SHOP, state=pending)) == ["b", "d"]
+        assert keys_of(outbox.rows(SHOP, commit_position="tx:2")) == ["c", "d"]
+        assert keys_of(outbox.rows(SHOP, state=done, commit_position="tx:2")) == ["c"]
+        assert outbox.rows(SHOP, commit_position="tx:3") == []
+
+    def test_pages_of_a_state_and_of_a_position_follow_each_other(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b", "c"), commit_position="tx:1")
+        first, second, third = outbox.rows(SHOP)
+
+        for filters in ({"state": OutboxState.PENDING}, {"commit_position": "tx:1"}):
+            assert outbox.rows(SHOP, limit=2, **filters) == [first, second]
+            assert outbox.rows(SHOP, after=second.id, **filters) == [third]
+
+
+class IdentifierContract(OutboxHooks):
+    """What identifies is kept to the byte, or refused before anything is written."""
+
+    @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+    def test_odd_text_is_kept_in_every_column(self, outbox, text):
+        batch = InvalidationIntentBatch(text).invalidate_key(text).invalidate_tag(text)
+        batch.invalidate_entity(text, text).invalidate_collection(text).flush()
+        outbox.enqueue(text, batch, commit_position=text)
+
+        rows = outbox.claim(text, text, limit=10, claim_ttl=30)
+        outbox.mark_failed(rows, text, backoff=0, dead=True)
+
+        stored = outbox.dead_letters(text)
+        assert [row.intent for row in rows] == list(batch.intents)
+        assert [row.intent for row in stored] == list(batch.intents)
+        assert {row.namespace for row in stored} == {text}
+        assert {row.commit_position.value for row in stored} == {text}
+        assert {row.reason for row in stored} == {text}
+        assert {row.claim_owner for row in rows} == {text}
+        assert {row.last_error for row in stored} == {text}
+        assert outbox.status_for_commit(text, text).dead_lettered == 5
+        assert outbox.status(text).dead_lettered == 5
+
+    @settings(max_examples=30, suppress_health_check=EVERY_OUTBOX)
+    @given(texts=st.lists(st.text(max_size=50), min_size=1, max_size=8))
+    def test_any_text_comes_back_as_it_went_in(self, outbox, texts):
+        batch = batch_of(*texts)
+        for text in texts:
+            batch.invalidate_entity(text, texts[0])
+
+        receipt = outbox.enqueue(SHOP, batch)
+
+        rows = outbox.rows(SHOP, commit_position=receipt.commit_position)
+        assert [row.intent for row in rows] == batch.distinct()
+
+    @pytest.mark.parametrize("text", LOOKALIKES, ids=ascii)
+    def test_texts_at_their_limits_are_kept_whole(self, outbox, text):
+        def filled(limit: int) -> str:
+            return text + "x" * (limit - len(text.encode()))
+
+        namespace, position, target = filled(64), filled(128), filled(4096)
+        batch = InvalidationIntentBatch(filled(255)).invalidate_key(target)
+        batch.invalidate_tag(target).invalidate_entity(target, target)
+        batch.invalidate_collection(target)
+
+        outbox.enqueue(namespace, batch, commit_position=position)
+        rows = outbox.claim(namespace, filled(255), limit=10, claim_ttl=30)
+
+        assert [row.intent for row in rows] == list(batch.intents)
+        assert {row.namespace for row in rows} == {namespace}
+        assert {row.commit_position.value for row in rows} == {position}
+        assert {row.reason for row in rows} == {filled(255)}
+        assert {outbox.row(row.id).claim_owner for row in rows} == {filled(255)}
+        assert outbox.status_for_commit(namespace, position).pending == 4
+
+    def test_four_byte_characters_fill_the_limits(self, outbox):
+        face = "\N{GRINNING FACE}"
+
+        outbox.enqueue(face * 16, batch_of(face * 1024), commit_position=face * 32)
+
+        [row] = outbox.claim(face * 16, face * 63, limit=1, claim_ttl=30)
+        assert keys_of([row]) == [face * 1024]
+        assert row.commit_position.value == face * 32
+
+    def test_identifiers_that_look_alike_are_different(self, outbox):
+        for text in LOOKALIKES:
+            outbox.enqueue(text, batch_of(*LOOKALIKES), commit_position="tx")
+            outbox.enqueue(SHOP, batch_of(*LOOKALIKES), commit_position=text)
+
+        for text in LOOKALIKES:
+            assert keys_of(outbox.rows(text)) == LOOKALIKES
+            assert keys_of(outbox.rows(SHOP, commit_position=text)) == LOOKALIKES
+            assert outbox.status(text).pending == len(LOOKALIKES)
+            assert outbox.status_for_commit(SHOP, text).pending == len(LOOKALIKES)
+
+    def test_empty_targets_are_targets(self, outbox):
+        batch = batch_of("").invalidate_tag("").invalidate_collection("")
+        batch.invalidate_entity("", "")
+
+        outbox.enqueue(SHOP, batch)
+
+        rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+        assert [row.intent for row in rows] == list(batch.intents)
+
+    @pytest.mark.parametrize("namespace", ["", "x" * 65, "\xe9" * 33], ids=ascii)
+    def test_namespace_beyond_its_limits_is_refused_everywhere(self, outbox, namespace):
+        length = len(namespace.encode())
+        expected = rf"^namespace is {length} bytes.*\b64$"
+
+        for call in (
+            lambda: outbox.enqueue(namespace, batch_of("a")),
+            lambda: outbox.enqueue(namespace, InvalidationIntentBatch()),
+            lambda: outbox.claim(namespace, "w", limit=1, claim_ttl=30),
+            lambda: outbox.claim(namespace, "w", limit=0, claim_ttl=30),
+            lambda: outbox.status(namespace),
+            lambda: outbox.status_for_commit(namespace, "tx"),
+            lambda: outbox.rows(namespace),
+            lambda: outbox.dead_letters(namespace),
+            lambda: outbox.reset_dead_letters(namespace),
+            lambda: outbox.discard_dead_letters(namespace, []),
+            lambda: outbox.purge_published(namespace, older_than=0),
+            lambda: outbox.escalate(namespace),
+        ):
+            with pytest.raises(ValueError, match=expected):
+                call()
+
+        assert self.sql(outbox, "select count(*) from hydracache_outbox") == [(0,)]
+
+    @pytest.mark.parametrize("position", ["", "x" * 129, "\xe9" * 65], ids=ascii)
+    def test_position_beyond_its_limits_is_refused(self, outbox, position):
+        length = len(position.encode())
+        expected = rf"^commit_position is {length} bytes.*\b128$"
+
+        with pytest.raises(ValueError, match=expected):
+            outbox.enqueue(SHOP, batch_of("a"), commit_position=position)
+        with pytest.raises(ValueError, match=expected):
+            outbox.status_for_commit(SHOP, position)
+        with pytest.raises(ValueError, match=expected):
+            outbox.rows(SHOP, commit_position=position)
+
+        assert outbox.rows(SHOP) == []
+
+    @pytest.mark.parametrize("owner", ["", "x" * 256, "\xe9" * 128], ids=ascii)
+    def test_owner_beyond_its_limits_is_refused(self, outbox, owner):
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        with pytest.raises(ValueError, match=r"^owner is \d+ bytes.*\b255$"):
+            outbox.claim(SHOP, owner, limit=1, claim_ttl=30)
+
+        assert outbox.rows(SHOP)[0].claim_owner is None
+
+    @pytest.mark.parametrize(
+        "intent",
+        [
+            InvalidationIntent("bogus", "a"),
+            InvalidationIntent("entity", "42"),
+            InvalidationIntent("key", "x" * 4097),
+            InvalidationIntent("key", "\ud800"),
+        ],
+        ids=["kind", "entity", "too long", "surrogate"],
+    )
+    def test_intent_made_by_hand_is_checked_like_any_other(self, outbox, intent):
+        with pytest.raises(ValueError):
+            outbox.enqueue(SHOP, batch_of("a").intent(intent))
+
+        assert outbox.rows(SHOP) == []
+
+    def test_lone_surrogates_are_refused_before_anything_is_written(self, outbox):
+        for call in (
+            lambda: outbox.enqueue("\ud800", batch_of("a")),
+            lambda: outbox.enqueue(SHOP, batch_of("a"), commit_position="tx\udfff"),
+            lambda: outbox.enqueue(SHOP, batch_of("a", "\ud83d")),
+            lambda: outbox.enqueue(SHOP, batch_of("a", reason="\ud83d")),
+            lambda: outbox.claim(SHOP, "\ud800", limit=1, claim_ttl=30),
+        ):
+            with pytest.raises(ValueError, match="surrogate"):
+                call()
+
+        assert self.sql(outbox, "select count(*) from hydracache_outbox") == [(0,)]
+
+    def test_member_of_a_str_enum_means_its_value(self, outbox):
+        batch = batch_of(Name.KEY).invalidate_entity(Name.SHOP, Name.KEY)
+
+        outbox.enqueue(Name.SHOP, batch, commit_position=Name.POSITION)
+
+        rows = outbox.claim("shop", Name.OWNER, limit=2, claim_ttl=30)
+        assert [row.intent for row in rows] == list(
+            batch_of("user:42").invalidate_entity("shop", "user:42")
+        )
+        assert [row.target_hash for row in rows] == [
+            row.intent.target_hash_hex() for row in rows
+        ]
+        assert {outbox.row(row.id).claim_owner for row in rows} == {"worker"}
+        assert outbox.status_for_commit(Name.SHOP, "tx:7").pending == 2
+
+    WRONG_TYPES = {
+        "namespace int": lambda outbox: outbox.enqueue(5, batch_of("a")),
+        "namespace bytes": lambda outbox: outbox.enqueue(b"shop", batch_of("a")),
+        "namespace None": lambda outbox: outbox.status(None),
+        "batch list": lambda outbox: outbox.enqueue(SHOP, ["a"]),
+        "batch intent": lambda outbox: outbox.enqueue(SHOP, InvalidationIntent.flush()),
+        "position int": lambda outbox: outbox.enqueue(
+            SHOP, batch_of("a"), commit_position=7
+        ),
+        "awaited position int": lambda outbox: outbox.status_for_commit(SHOP, 7),
+        "owner int": lambda outbox: outbox.claim(SHOP, 7, limit=1, claim_ttl=30),
+        "limit float": lambda outbox: outbox.claim(SHOP, "w", limit=1.0, claim_ttl=30),
+        "limit str": lambda outbox: outbox.claim(SHOP, "w", limit="1", claim_ttl=30),
+        "limit bool": lambda outbox: outbox.claim(SHOP, "w", limit=True, claim_ttl=30),
+        "ttl str": lambda outbox: outbox.claim(SHOP, "w", limit=1, claim_ttl="30"),
+        "ttl bool": lambda outbox: outbox.claim(SHOP, "w", limit=1, claim_ttl=True),
+        "ttl None": lambda outbox: outbox.claim(SHOP, "w", limit=1, claim_ttl=None),
+        "backoff None": lambda outbox: outbox.mark_failed(
+            [], "e", backoff=None, dead=False
+        ),
+        "delay str": lambda outbox: outbox.release([], delay="1"),
+        "receipt str": lambda outbox: outbox.publish_commit("hc1:shop:tx:5:1"),
+        "row id str": lambda outbox: outbox.row("1"),
+        "row id bool": lambda outbox: outbox.row(True),
+        "rows limit str": lambda outbox: outbox.rows(SHOP, limit="all"),
+        "rows after None": lambda outbox: outbox.rows(SHOP, after=None),
+        "rows state str": lambda outbox: outbox.rows(SHOP, state="dead"),
+        "reset ids str": lambda outbox: outbox.reset_dead_letters(SHOP, ["1"]),
+        "discard ids float": lambda outbox: outbox.discard_dead_letters(SHOP, [1.0]),
+        "age str": lambda outbox: outbox.purge_published(SHOP, older_than="a day"),
+        "purge limit bool": lambda outbox: outbox.purge_published(
+            SHOP, older_than=1, limit=True
+        ),
+    }
+
+    @pytest.mark.parametrize("call", WRONG_TYPES.values(), ids=WRONG_TYPES)
+    def test_argument_of_a_wrong_type_is_a_type_error(self, outbox, call):
+        outbox.enqueue(SHOP, batch_of("here"))
+        before = outbox.rows(SHOP)
+
+        with pytest.raises(TypeError):
+            call(outbox)
+
+        assert outbox.rows(SHOP) == before
+
+    @pytest.mark.parametrize(
+        "seconds",
+        [-0.001, -1, float("nan"), float("inf"), -float("inf"), 1e300, 10**400],
+        ids=["-0.001", "-1", "nan", "inf", "-inf", "1e300", "10**400"],
+    )
+    def test_duration_out_of_range_is_a_value_error(self, outbox, seconds):
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+        [row] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        before = outbox.rows(SHOP)
+
+        for field, call in {
+            "claim_ttl": lambda: outbox.claim(SHOP, "w", limit=1, claim_ttl=seconds),
+            "backoff": lambda: outbox.mark_failed(
+                [row], "e", backoff=seconds, dead=False
+            ),
+            "delay": lambda: outbox.release([row], delay=seconds),
+            "older_than": lambda: outbox.purge_published(SHOP, older_than=seconds),
+            "timeout": lambda: outbox.publish_commit(receipt, timeout=seconds),
+        }.items():
+            with pytest.raises(ValueError, match=field):
+                call()
+
+        assert outbox.rows(SHOP) == before
+
+    @pytest.mark.parametrize("seconds", [0, 0.0, 0.0004])
+    def test_claim_that_would_not_last_a_millisecond_is_refused(self, outbox, seconds):
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        with pytest.raises(ValueError, match="claim_ttl"):
+            outbox.claim(SHOP, "w", limit=1, claim_ttl=seconds)
+
+        assert outbox.rows(SHOP)[0].claim_token is None
+
+    @pytest.mark.parametrize("number", [-1, -(10**30), 2**63, 10**400], ids=str)
+    def test_number_out_of_range_is_a_value_error(self, outbox, number):
+        outbox.enqueue(SHOP, batch_of("a"))
+        before = outbox.rows(SHOP)
+
+        for call in (
+            lambda: outbox.claim(SHOP, "w", limit=number, claim_ttl=30),
+            lambda: outbox.rows(SHOP, limit=number),
+            lambda: outbox.rows(SHOP, after=number),
+            lambda: outbox.row(number),
+            lambda: outbox.reset_dead_letters(SHOP, [number]),
+            lambda: outbox.discard_dead_letters(SHOP, [number]),
+            lambda: outbox.purge_published(SHOP, older_than=0, limit=number),
+        ):
+            with pytest.raises(ValueError):
+                call()
+
+        assert outbox.rows(SHOP) == before
+
+
+class ClaimContract(OutboxHooks):
+    """A due row is held by one claim at a time, for as long as that claim said."""
+
+    def test_claimed_rows_carry_their_claim(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+
+        rows = outbox.claim(SHOP, "worker-1", limit=10, claim_ttl=30)
+
+        assert keys_of(rows) == ["a", "b"]
+        assert {row.claim_owner for row in rows} == {"worker-1"}
+        assert {row.claimed_at_ms for row in rows} == {clock.now_ms}
+        assert {row.claim_until_ms for row in rows} == {clock.now_ms + 30_000}
+        assert len({row.claim_token for row in rows}) == 1
+        assert {row.state for row in rows} == {OutboxState.PENDING}
+
+    def test_claimed_rows_are_the_stored_rows(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", reason="r").invalidate_entity("user", "1"))
+
+        rows = outbox.claim(SHOP, "worker-1", limit=10, claim_ttl=30)
+
+        assert rows == outbox.rows(SHOP)
+        assert [claim_of(row) for row in rows] == [
+            claim_of(row) for row in outbox.rows(SHOP)
+        ]
+
+    def test_claim_of_no_rows_does_not_touch_storage(self, storage, clock, monkeypatch):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+
+        assert outbox.claim(SHOP, "w", limit=0, claim_ttl=30) == []
+
+        assert statements == []
+        outbox.close()
+
+    def test_claim_takes_the_longest_due_up_to_its_limit(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b", "c"))
+
+        first = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+        second = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+
+        assert keys_of(first) == ["a", "b"]
+        assert keys_of(second) == ["c"]
+        assert outbox.claim(SHOP, "w", limit=2, claim_ttl=30) == []
+
+    def test_large_claim_takes_everything_in_order(self, outbox):
+        keys = numbered(1200)
+        outbox.enqueue(SHOP, batch_of(*keys))
+
+        rows = outbox.claim(SHOP, "w", limit=2**62, claim_ttl=30)
+
+        assert keys_of(rows) == keys
+        assert outbox.claim(SHOP, "w", limit=1, claim_ttl=30) == []
+
+    def test_rows_are_claimed_in_the_order_they_became_due(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("failed"))
+        [failed] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed([failed], "e", backoff=10, dead=False)
+        clock.advance(5)
+        outbox.enqueue(SHOP, batch_of("later"))
+        clock.advance(10)
+
+        rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+
+        assert keys_of(rows) == ["later", "failed"]
+
+    def test_rows_due_at_once_are_claimed_in_the_order_of_their_creation(
+        self, outbox, clock
+    ):
+        """Order of creation and order of ids differ: the clock has been set back."""
+        outbox.enqueue(SHOP, batch_of("created last"))
+        clock.advance(-5)
+        outbox.enqueue(SHOP, batch_of("created first"))
+        clock.advance(5)
+        rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+        outbox.release(rows, delay=1)
+        clock.advance(1)
+
+        rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+
+        assert keys_of(rows) == ["created first", "created last"]
+        assert rows[0].id > rows[1].id
+
+    def test_rows_due_and_created_at_once_are_claimed_by_id(self, outbox):
+        for key in ("c", "a", "b"):
+            outbox.enqueue(SHOP, batch_of(key))
+
+        assert keys_of(outbox.claim(SHOP, "w", limit=2, claim_ttl=30)) == ["c", "a"]
+
+    def test_claimed_row_is_not_claimed_again(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"))
+        outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        clock.advance(29.999)
+
+        assert outbox.claim(SHOP, "w", limit=1, claim_ttl=30) == []
+
+    def test_expired_claim_can_be_claimed_again(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"))
+        [first] = outbox.claim(SHOP, "w1", limit=1, claim_ttl=30)
+        clock.advance(30)
+
+        [second] = outbox.claim(SHOP, "w2", limit=1, claim_ttl=30)
+
+        assert second.id == first.id
+        assert second.claim_owner == "w2"
+        assert second.claim_token != first.claim_token
+
+    def test_shorter_ttl_of_another_cannot_steal_a_claim(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"))
+        outbox.claim(SHOP, "w1", limit=1, claim_ttl=30)
+        clock.advance(29.999)
+
+        assert outbox.claim(SHOP, "w2", limit=1, claim_ttl=0.001) == []
+
+    def test_longer_ttl_of_another_does_not_have_to_wait(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"))
+        outbox.claim(SHOP, "w1", limit=1, claim_ttl=1)
+        clock.advance(1)
+
+        assert keys_of(outbox.claim(SHOP, "w2", limit=1, claim_ttl=3600)) == ["a"]
+
+    def test_expired_claims_are_taken_over_in_their_old_order(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+        outbox.claim(SHOP, "w1", limit=1, claim_ttl=1)
+        clock.advance(1)
+
+        assert keys_of(outbox.claim(SHOP, "w2", limit=2, claim_ttl=30)) == ["a", "b"]
+
+    def test_claims_keep_to_their_namespace(self, outbox):
+        outbox.enqueue(SHOP, batch_of("mine"))
+        outbox.enqueue("other", batch_of("theirs"))
+
+        assert keys_of(outbox.claim(SHOP, "w", limit=10, claim_ttl=30)) == ["mine"]
+        assert outbox.claim("third", "w", limit=10, claim_ttl=30) == []
+        assert outbox.rows("other")[0].claim_owner is None
+
+    def test_published_and_dead_rows_are_never_claimed(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+        first, second = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+        outbox.mark_published([first])
+        outbox.mark_failed([second], "e", backoff=0, dead=True)
+        clock.advance(10**6)
+
+        assert outbox.claim(SHOP, "w", limit=10, claim_ttl=30) == []
+
+    def test_each_claim_is_told_apart_by_its_token(self, outbox):
+        outbox.enqueue(SHOP, batch_of(*numbered(20)))
+
+        claims = [
+            outbox.claim(SHOP, "same name", limit=1, claim_ttl=30) for _ in range(20)
+        ]
+
+        assert len({row.claim_token for [row] in claims}) == 20
+
+    def test_threads_that_claim_at_once_never_share_a_row(self, outbox):
+        outbox.enqueue(SHOP, batch_of(*numbered(400)))
+
+        def claim_all(index: int) -> list[int]:
+            taken: list[int] = []
+            while rows := outbox.claim(SHOP, "same name", limit=7, claim_ttl=30):
+                taken += [row.id for row in rows]
+            return taken
+
+        taken = in_threads(8, claim_all)
+
+        ids = [id for each in taken for id in each]
+        assert sorted(ids) == [row.id for row in outbox.rows(SHOP, limit=1000)]
+
+    def test_threads_that_take_over_at_once_never_share_a_row(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of(*numbered(40)))
+        outbox.claim(SHOP, "killed", limit=40, claim_ttl=1)
+        clock.advance(1)
+
+        taken = in_threads(
+            8, lambda _: outbox.claim(SHOP, "same name", limit=10, claim_ttl=30)
+        )
+
+        ids = [row.id for rows in taken for row in rows]
+        assert sorted(ids) == [row.id for row in outbox.rows(SHOP)]
+
+    def test_threads_finish_every_row_once(self, outbox):
+        """Each row fails once, is given back once, and is published then."""
+        outbox.enqueue(SHOP, batch_of(*numbered(200)))
+
+        def work(index: int) -> int:
+            published = 0
+            while rows := outbox.claim(SHOP, "same name", limit=9, claim_ttl=30):
+                fresh = [row for row in rows if row.attempts == 0]
+                outbox.mark_failed(fresh, "once more", backoff=0, dead=False)
+                failed = [row for row in rows if row.attempts]
+                outbox.release(failed[5:])
+                published += outbox.mark_published(failed[:5])
+            return published
+
+        published = sum(in_threads(8, work))
+        # A thread may have given rows back when the others had found nothing more.
+        published += work(0)
+
+        assert published == 200
+        rows = outbox.rows(SHOP, limit=1000)
+        assert {(row.state, row.attempts) for row in rows} == {
+            (OutboxState.PUBLISHED, 1)
+        }
+
+
+class MarkContract(OutboxHooks):
+    """Only the claim that holds a row can finish it or give it back."""
+
+    def claimed(
+        self, outbox: InvalidationOutbox, *keys: str, claim_ttl: float = 30
+    ) -> list[OutboxRow]:
+        outbox.enqueue(SHOP, batch_of(*keys or ("a",)))
+        return outbox.claim(SHOP, "w", limit=1000, claim_ttl=claim_ttl)
+
+    def test_published_row_is_finished(self, outbox, clock):
+        [row] = self.claimed(outbox)
+        clock.advance(2)
+
+        assert outbox.mark_published([row]) == 1
+
+        stored = outbox.row(row.id)
+        assert stored.is_published
+        assert stored.published_at_ms == clock.now_ms
+        assert claim_of(stored) is None
+
+    def test_publishing_clears_the_error_and_keeps_the_attempts(self, outbox):
+        rows = self.claimed(outbox)
+        outbox.mark_failed(rows, "refused", backoff=0, dead=False)
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        outbox.mark_published(rows)
+
+        [stored] = outbox.rows(SHOP)
+        assert stored.last_error is None
+        assert stored.attempts == 1
+
+    def test_failed_row_waits_for_its_backoff(self, outbox, clock):
+        [row] = self.claimed(outbox)
+        clock.advance(1)
+
+        assert outbox.mark_failed([row], "refused", backoff=2.5, dead=False) == 1
+
+        stored = outbox.row(row.id)
+        assert stored.state is OutboxState.PENDING
+        assert stored.attempts == 1
+        assert stored.last_error == "refused"
+        assert stored.available_at_ms == clock.now_ms + 2500
+        assert claim_of(stored) is None
+        clock.advance(2.499)
+        assert outbox.claim(SHOP, "w", limit=1, claim_ttl=30) == []
+        clock.advance(0.001)
+        assert keys_of(outbox.claim(SHOP, "w", limit=1, claim_ttl=30)) == ["a"]
+
+    def test_every_failure_counts_an_attempt_and_keeps_the_last_error(self, outbox):
+        self.claimed(outbox)
+        [row] = outbox.rows(SHOP)
+
+        for n in range(3):
+            outbox.mark_failed([row], f"error {n}", backoff=0, dead=False)
+            [row] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert row.attempts == 3
+        assert row.last_error == "error 2"
+
+    def test_dead_row_is_counted_and_keeps_its_error(self, outbox):
+        [row] = self.claimed(outbox)
+
+        assert outbox.mark_failed([row], "refused", backoff=9, dead=True) == 1
+
+        stored = outbox.row(row.id)
+        assert stored.is_dead_lettered
+        assert stored.attempts == 1
+        assert stored.last_error == "refused"
+        assert claim_of(stored) is None
+
+    def test_several_rows_fail_together(self, outbox):
+        rows = self.claimed(outbox, "a", "b", "c")
+
+        assert outbox.mark_failed(rows, "refused", backoff=1, dead=False) == 3
+
+        assert {row.attempts for row in outbox.rows(SHOP)} == {1}
+
+    def test_long_error_is_cut_and_says_so(self, outbox):
+        rows = self.claimed(outbox)
+
+        outbox.mark_failed(rows, "\xe9" * 1007, backoff=0, dead=True)
+
+        [row] = outbox.rows(SHOP)
+        assert row.last_error.startswith("\xe9" * 1000)
+        assert row.last_error.endswith("(7 more characters)")
+
+    def test_error_that_is_no_utf_8_is_kept_readable(self, outbox):
+        rows = self.claimed(outbox)
+
+        outbox.mark_failed(rows, "bad \ud800 reply", backoff=0, dead=True)
+
+        assert outbox.rows(SHOP)[0].last_error == r"bad \ud800 reply"
+
+    def test_released_row_keeps_its_place_and_counts_no_attempt(self, outbox, clock):
+        self.claimed(outbox, "a", "b")
+        first, second = outbox.rows(SHOP)
+        clock.advance(3)
+
+        assert outbox.release([second, first]) == 2
+
+        stored = outbox.row(first.id)
+        assert stored.attempts == 0
+        assert claim_of(stored) is None
+        assert stored.available_at_ms == first.available_at_ms
+        assert keys_of(outbox.claim(SHOP, "w", limit=2, claim_ttl=30)) == ["a", "b"]
+
+    def test_released_row_waits_for_its_delay(self, outbox, clock):
+        [row] = self.claimed(outbox)
+        clock.advance(1)
+
+        outbox.release([row], delay=0.5)
+
+        clock.advance(0.499)
+        assert outbox.claim(SHOP, "w", limit=1, claim_ttl=30) == []
+        clock.advance(0.001)
+        assert keys_of(outbox.claim(SHOP, "w", limit=1, claim_ttl=30)) == ["a"]
+
+    def test_release_may_say_why(self, outbox):
+        rows = self.claimed(outbox)
+
+        outbox.release(rows, error="memcached is away")
+
+        assert outbox.rows(SHOP)[0].last_error == "memcached is away"
+
+    def test_release_without_an_error_keeps_the_last_one(self, outbox):
+        rows = self.claimed(outbox)
+        outbox.mark_failed(rows, "refused", backoff=0, dead=False)
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        outbox.release(rows)
+
+        assert outbox.rows(SHOP)[0].last_error == "refused"
+
+    # Of a worker whose claim was lost, each with what must not happen.
+    LATE = {
+        "published": lambda outbox, rows: outbox.mark_published(rows),
+        "failed": lambda outbox, rows: outbox.mark_failed(
+            rows, "late", backoff=99, dead=False
+        ),
+        "dead": lambda outbox, rows: outbox.mark_failed(
+            rows, "late", backoff=0, dead=True
+        ),
+        "released": lambda outbox, rows: outbox.release(rows, delay=99, error="late"),
+    }
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_mark_of_a_claim_taken_over_changes_nothing(self, outbox, clock, mark):
+        late = self.claimed(outbox, "a", "b", claim_ttl=1)
+        clock.advance(1)
+        # The owner's name is the same: the claim's token alone tells them apart.
+        held = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+        before = outbox.rows(SHOP)
+
+        assert mark(outbox, late) == 0
+
+        assert outbox.rows(SHOP) == before
+        assert outbox.mark_published(held) == 2
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_mark_of_a_row_that_another_finished_changes_nothing(
+        self, outbox, clock, mark
+    ):
+        late = self.claimed(outbox, "done", "given up", claim_ttl=1)
+        clock.advance(1)
+        done, given_up = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+        outbox.mark_published([done])
+        outbox.mark_failed([given_up], "e", backoff=0, dead=True)
+        before = outbox.rows(SHOP)
+
+        assert mark(outbox, late) == 0
+
+        assert outbox.rows(SHOP) == before
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_mark_of_a_row_that_another_gave_back_changes_nothing(
+        self, outbox, clock, mark
+    ):
+        late = self.claimed(outbox, "a", "b", claim_ttl=1)
+        clock.advance(1)
+        first, second = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+        outbox.release([first])
+        outbox.mark_failed([second], "e", backoff=0, dead=False)
+        before = outbox.rows(SHOP)
+
+        assert mark(outbox, late) == 0
+
+        assert outbox.rows(SHOP) == before
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_second_mark_of_the_same_claim_changes_nothing(self, outbox, mark):
+        rows = self.claimed(outbox)
+        outbox.mark_published(rows)
+        before = outbox.rows(SHOP)
+
+        assert mark(outbox, rows) == 0
+
+        assert outbox.rows(SHOP) == before
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_mark_of_a_reset_dead_letter_changes_nothing(self, outbox, mark):
+        rows = self.claimed(outbox)
+        outbox.mark_failed(rows, "e", backoff=0, dead=True)
+        outbox.reset_dead_letters(SHOP)
+        before = outbox.rows(SHOP)
+
+        assert mark(outbox, rows) == 0
+
+        assert outbox.rows(SHOP) == before
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_expired_claim_that_nobody_took_over_can_still_be_marked(
+        self, outbox, clock, mark
+    ):
+        rows = self.claimed(outbox, claim_ttl=1)
+        clock.advance(100)
+
+        assert mark(outbox, rows) == 1
+
+        assert outbox.rows(SHOP)[0].claim_token is None
+
+    def test_mark_counts_only_the_rows_still_held(self, outbox, clock):
+        lost, kept = self.claimed(outbox, "lost", "kept", claim_ttl=1)
+        clock.advance(1)
+        outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert outbox.mark_published([lost, kept]) == 1
+
+        assert [row.state for row in outbox.rows(SHOP)] == [
+            OutboxState.PENDING,
+            OutboxState.PUBLISHED,
+        ]
+
+    def test_rows_of_two_claims_are_marked_together(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b", "c"))
+        first = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        second = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+
+        assert outbox.mark_published([second[0], first[0], second[1]]) == 3
+
+        assert outbox.status(SHOP).pending == 0
+
+    def test_row_marked_twice_in_one_call_counts_once(self, outbox):
+        [row] = self.claimed(outbox)
+
+        assert outbox.mark_failed([row, row], "e", backoff=0, dead=False) == 1
+
+        assert outbox.row(row.id).attempts == 1
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_more_rows_than_one_statement_takes_are_marked(self, outbox, mark):
+        rows = self.claimed(outbox, *numbered(1200))
+        rows += outbox.claim(SHOP, "w", limit=1000, claim_ttl=30)
+
+        assert mark(outbox, rows) == 1200
+
+        assert {row.claim_token for row in outbox.rows(SHOP, limit=2000)} == {None}
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_mark_of_no_rows_does_not_touch_storage(
+        self, storage, clock, monkeypatch, mark
+    ):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+
+        assert mark(outbox, []) == 0
+
+        assert statements == []
+        outbox.close()
+
+    def test_mark_of_a_claim_is_one_statement(self, storage, clock, monkeypatch):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+        rows = self.claimed(outbox, *numbered(64))
+        statements.clear()
+
+        outbox.mark_published(rows)
+
+        assert len(statements) == 1
+        outbox.close()
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_rows_that_were_never_claimed_are_not_marked(self, outbox, mark):
+        outbox.enqueue(SHOP, batch_of("a"))
+        before = outbox.rows(SHOP)
+
+        assert mark(outbox, before) == 0
+
+        assert outbox.rows(SHOP) == before
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_rows_of_another_outbox_are_not_marked(self, outbox, clock, mark):
+        held = self.claimed(outbox)
+        other = MemoryOutbox(clock=clock)
+        foreign = self.claimed(other, *numbered(held[0].id))
+        before = outbox.rows(SHOP)
+
+        assert mark(outbox, foreign) == 0
+
+        assert held[0].id in [row.id for row in foreign]
+        assert outbox.rows(SHOP) == before
+
+    @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
+    def test_rows_that_are_gone_are_not_marked(self, outbox, mark):
+        rows = self.claimed(outbox)
+        self.sql(outbox, "delete from hydracache_outbox")
+
+        assert mark(outbox, rows) == 0
+
+        assert outbox.rows(SHOP) == []
+
+
+class Modelled:
+    """An outbox and what it should hold, kept in step by calling both."""
+
+    def __init__(self, outbox: InvalidationOutbox, namespace: str, clock: FakeClock):
+        self.outbox = outbox
+        self.namespace = namespace
+        self.clock = clock
+        self.rows: list[dict[str, Any]] = []
+        self.claims: list[tuple[list[OutboxRow], list[dict[str, Any]], int]] = []
+        self.receipts: list[InvalidationReceipt] = []
+
+    def enqueue(self, position: str | None, keys: list[str]) -> None:
+        receipt = self.outbox.enqueue(
+            self.namespace, batch_of(*keys), commit_position=position
+        )
+        known = [row["target"] for row in self.rows]
+        targets = [(str(receipt.commit_position), key) for key in dict.fromkeys(keys)]
+        added = [
+            {
+                "target": target,
+                "state": OutboxState.PENDING,
+                "created": self.clock.now_ms,
+                "at": self.clock.now_ms,
+                "attempts": 0,
+                "claim": None,
+                "until": None,
+            }
+            for target in targets
+            if target not in known
+        ]
+        self.rows += added
+        self.receipts.append(receipt)
+        assert receipt.inserted == len(added)
+
+    def claim(self, limit: int, claim_ttl: int) -> None:
+        now = self.clock.now_ms
+        due = [
+            row
+            for row in self.rows
+            if row["state"] is OutboxState.PENDING
+            and row["at"] <= now
+            and (row["until"] is None or row["until"] <= now)
+        ]
+        due = sorted(due, key=lambda row: (row["at"], row["created"]))[:limit]
+        for row in due:
+            row.update(claim=len(self.claims), until=now + claim_ttl * 1000)
+        rows = self.outbox.claim(self.namespace, "w", limit=limit, claim_ttl=claim_ttl)
+        self.claims.append((rows, due, len(self.claims)))
+        assert keys_of(rows) == [row["target"][1] for row in due]
+
+    def held(self, number: int) -> tuple[list[OutboxRow], list[dict[str, Any]]]:
+        """Rows of an earlier claim, and those of them that it still holds."""
+        if not self.claims:
+            return [], []
+        rows, modelled, claim = self.claims[number % len(self.claims)]
+        return rows, [row for row in modelled if row["claim"] == claim]
+
+    def publish(self, number: int) -> None:
+        rows, held = self.held(number)
+        for row in held:
+            row.update(state=OutboxState.PUBLISHED, at=self.clock.now_ms)
+            row.update(claim=None, until=None)
+        assert self.outbox.mark_published(rows) == len(held)
+
+    def fail(self, number: int, backoff: int, dead: bool) -> None:
+        rows, held = self.held(number)
+        for row in held:
+            at = self.clock.now_ms + (0 if dead else backoff * 1000)
+            row.update(at=at, attempts=row["attempts"] + 1, claim=None, until=None)
+            row.update(state=OutboxState.DEAD if dead else OutboxState.PENDING)
+        marked = self.outbox.mark_failed(rows, "e", backoff=backoff, dead=dead)
+        assert marked == len(held)
+
+    def release(self, number: int, delay: int) -> None:
+        rows, held = self.held(number)
+        for row in held:
+            at = self.clock.now_ms + delay * 1000 if delay else row["at"]
+            row.update(at=at, claim=None, until=None)
+        assert self.outbox.release(rows, delay=delay) == len(held)
+
+    def publish_commit(self, number: int) -> None:
+        if not self.receipts:
+            return
+        receipt = self.receipts[number % len(self.receipts)]
+        targets = [
+            (str(receipt.commit_position), intent.value)
+            for intent in receipt.batch.intents
+        ]
+        pending = [
+            row
+            for row in self.rows
+            if row["target"] in targets and row["state"] is OutboxState.PENDING
+        ]
+        for row in pending:
+            row.update(state=OutboxState.PUBLISHED, at=self.clock.now_ms)
+            row.update(claim=None, until=None)
+        assert self.outbox.publish_commit(receipt) == len(pending)
+
+    def reset(self) -> None:
+        dead = [row for row in self.rows if row["state"] is OutboxState.DEAD]
+        for row in dead:
+            row.update(state=OutboxState.PENDING, at=self.clock.now_ms, attempts=0)
+        assert self.outbox.reset_dead_letters(self.namespace) == len(dead)
+
+    def purge(self, older_than: int) -> None:
+        before = self.clock.now_ms - older_than * 1000
+        old = [
+            row
+            for row in self.rows
+            if row["state"] is OutboxState.PUBLISHED and row["at"] < before
+        ]
+        self.rows = [row for row in self.rows if row not in old]
+        purged = self.outbox.purge_published(self.namespace, older_than=older_than)
+        assert purged == len(old)
+
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    def compare(self) -> None:
+        assert [
+            (
+                (row.commit_position.value, row.intent.value),
+                row.state,
+                row.created_at_ms,
+                row.available_at_ms,
+                row.attempts,
+                row.claim_until_ms,
+            )
+            for row in self.outbox.rows(self.namespace, limit=1000)
+        ] == [
+            tuple(
+                row[field]
+                for field in ("target", "state", "created", "at", "attempts", "until")
+            )
+            for row in self.rows
+        ]
+        status = self.outbox.status(self.namespace)
+        states = [row["state"] for row in self.rows]
+        assert status.pending == states.count(OutboxState.PENDING)
+        assert status.dead_lettered == states.count(OutboxState.DEAD)
+
+
+class ModelContract(OutboxHooks):
+    """Any order of calls leads where a model of a page says."""
+
+    STEPS = st.one_of(
+        st.tuples(
+            st.just("enqueue"),
+            st.sampled_from(["tx:1", "tx:2", None]),
+            st.lists(st.sampled_from("abcd"), max_size=3),
+        ),
+        st.tuples(st.just("claim"), st.integers(1, 4), st.sampled_from([1, 5])),
+        st.tuples(st.just("publish"), st.integers(0, 9)),
+        st.tuples(
+            st.just("fail"), st.integers(0, 9), st.sampled_from([0, 2]), st.booleans()
+        ),
+        st.tuples(st.just("release"), st.integers(0, 9), st.sampled_from([0, 2])),
+        st.tuples(st.just("publish_commit"), st.integers(0, 9)),
+        st.tuples(st.just("reset")),
+        st.tuples(st.just("purge"), st.sampled_from([0, 2])),
+        st.tuples(st.just("advance"), st.sampled_from([0.001, 1, 2, 5, -1])),
+    )
+
+    @settings(max_examples=50, suppress_health_check=EVERY_OUTBOX)
+    @given(steps=st.lists(STEPS, min_size=5, max_size=30))
+    def test_any_calls_in_any_order_do_as_the_model_does(self, outbox, clock, steps):
+        modelled = Modelled(outbox, f"model:{time.monotonic_ns()}", clock)
+
+        for name, *arguments in steps:
+            getattr(modelled, name)(*arguments)
+            modelled.compare()
+
+
+class DeadLetterContract(OutboxHooks):
+    """Dead letters wait for an operator, who lists, retries or discards them."""
+
+    def bury(self, outbox: InvalidationOutbox, *keys: str, namespace: str = SHOP):
+        outbox.enqueue(namespace, batch_of(*keys))
+        rows = outbox.claim(namespace, "w", limit=1000, claim_ttl=30)
+        outbox.mark_failed(rows, "refused", backoff=0, dead=True)
+        return rows
+
+    def test_dead_letters_are_listed_page_by_page(self, outbox):
+        self.bury(outbox, "a", "b", "c")
+        outbox.enqueue(SHOP, batch_of("alive"))
+
+        first = outbox.dead_letters(SHOP, limit=2)
+        second = outbox.dead_letters(SHOP, limit=2, after=first[-1].id)
+
+        assert keys_of(first) == ["a", "b"]
+        assert keys_of(second) == ["c"]
+        assert outbox.dead_letters(SHOP, after=second[-1].id) == []
+
+    def test_dead_letters_are_listed_by_id_also_if_they_died_out_of_order(
+        self, outbox, clock
+    ):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+        first, second = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+        outbox.mark_failed([second], "e", backoff=0, dead=True)
+        clock.advance(1)
+        outbox.mark_failed([first], "e", backoff=0, dead=True)
+
+        assert keys_of(outbox.dead_letters(SHOP, limit=1)) == ["a"]
+        assert keys_of(outbox.dead_letters(SHOP, after=first.id)) == ["b"]
+
+    def test_all_dead_letters_are_retried(self, outbox, clock):
+        self.bury(outbox, "a", "b")
+        clock.advance(7)
+
+        assert outbox.reset_dead_letters(SHOP) == 2
+
+        rows = outbox.rows(SHOP)
+        assert {row.state for row in rows} == {OutboxState.PENDING}
+        assert {row.attempts for row in rows} == {0}
+        assert {row.last_error for row in rows} == {None}
+        assert {row.available_at_ms for row in rows} == {clock.now_ms}
+        assert {claim_of(row) for row in rows} == {None}
+        assert keys_of(outbox.claim(SHOP, "w", limit=2, claim_ttl=30)) == ["a", "b"]
+
+    def test_some_dead_letters_are_retried(self, outbox):
+        first, second, third = self.bury(outbox, "a", "b", "c")
+
+        assert outbox.reset_dead_letters(SHOP, [third.id, first.id, third.id]) == 2
+
+        assert keys_of(outbox.dead_letters(SHOP)) == ["b"]
+
+    def test_no_dead_letters_are_retried_if_none_is_named(self, outbox):
+        self.bury(outbox, "a")
+
+        assert outbox.reset_dead_letters(SHOP, []) == 0
+
+        assert keys_of(outbox.dead_letters(SHOP)) == ["a"]
+
+    def test_ids_may_come_out_of_a_generator(self, outbox):
+        rows = self.bury(outbox, "a", "b", "c")
+
+        assert outbox.reset_dead_letters(SHOP, (row.id for row in rows[:2])) == 2
+        assert outbox.discard_dead_letters(SHOP, (row.id for row in rows)) == 1
+
+    def test_dead_letters_are_discarded_for_good(self, outbox):
+        first, second = self.bury(outbox, "a", "b")
+
+        assert outbox.discard_dead_letters(SHOP, [first.id]) == 1
+
+        assert outbox.row(first.id) is None
+        assert keys_of(outbox.rows(SHOP)) == ["b"]
+        assert outbox.discard_dead_letters(SHOP, [first.id]) == 0
+
+    def test_rows_that_are_not_dead_are_neither_retried_nor_discarded(self, outbox):
+        outbox.enqueue(SHOP, batch_of("held", "done", "waiting"))
+        held, done = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+        outbox.mark_published([done])
+        before = outbox.rows(SHOP)
+        ids = [row.id for row in before]
+
+        assert outbox.reset_dead_letters(SHOP) == 0
+        assert outbox.reset_dead_letters(SHOP, ids) == 0
+        assert outbox.discard_dead_letters(SHOP, ids) == 0
+
+        assert outbox.rows(SHOP) == before
+
+    def test_dead_letters_of_another_namespace_are_left_alone(self, outbox):
+        [other] = self.bury(outbox, "theirs", namespace="other")
+
+        assert outbox.dead_letters(SHOP) == []
+        assert outbox.reset_dead_letters(SHOP) == 0
+        assert outbox.reset_dead_letters(SHOP, [other.id]) == 0
+        assert outbox.discard_dead_letters(SHOP, [other.id]) == 0
+
+        assert keys_of(outbox.dead_letters("other")) == ["theirs"]
+
+    def test_more_dead_letters_than_one_statement_takes(self, outbox):
+        outbox.enqueue(SHOP, batch_of(*numbered(1200)))
+        rows = outbox.claim(SHOP, "w", limit=2000, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=0, dead=True)
+
+        assert outbox.reset_dead_letters(SHOP) == 1200
+
+        rows = outbox.claim(SHOP, "w", limit=2000, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=0, dead=True)
+        ids = [row.id for row in rows]
+        assert outbox.discard_dead_letters(SHOP, ids) == 1200
+        assert outbox.rows(SHOP) == []
+
+
+class PurgeContract(OutboxHooks):
+    """Finished rows go after their time, and no others."""
+
+    def publish(self, outbox: InvalidationOutbox, *keys: str, namespace: str = SHOP):
+        return outbox.publish_commit(outbox.enqueue(namespace, batch_of(*keys)))
+
+    def test_only_rows_published_long_enough_ago_are_purged(self, outbox, clock):
+        self.publish(outbox, "old")
+        clock.advance(60)
+        self.publish(outbox, "young")
+        clock.advance(30.001)
+
+        assert outbox.purge_published(SHOP, older_than=90) == 1
+
+        assert keys_of(outbox.rows(SHOP)) == ["young"]
+
+    def test_age_counts_from_the_publication_not_from_the_enqueue(self, outbox, clock):
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+        clock.advance(100)
+        outbox.publish_commit(receipt)
+        clock.advance(1)
+
+        assert outbox.purge_published(SHOP, older_than=50) == 0
+
+    def test_purge_takes_the_oldest_up_to_its_limit(self, outbox, clock):
+        for key in ("a", "b", "c"):
+            self.publish(outbox, key)
+            clock.advance(1)
+
+        assert outbox.purge_published(SHOP, older_than=0, limit=2) == 2
+
+        assert keys_of(outbox.rows(SHOP)) == ["c"]
+        assert outbox.purge_published(SHOP, older_than=0, limit=2) == 1
+        assert outbox.purge_published(SHOP, older_than=0, limit=2) == 0
+
+    def test_purge_of_nothing_is_nothing(self, outbox, clock):
+        self.publish(outbox, "a")
+        clock.advance(1)
+
+        assert outbox.purge_published(SHOP, older_than=0, limit=0) == 0
+
+        assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+    def test_pending_and_dead_rows_are_never_purged(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("dead", "held", "waiting"))
+        dead, held = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+        outbox.mark_failed([dead], "e", backoff=0, dead=True)
+        clock.advance(10**6)
+
+        assert outbox.purge_published(SHOP, older_than=0) == 0
+
+        assert keys_of(outbox.rows(SHOP)) == ["dead", "held", "waiting"]
+
+    def test_purge_keeps_to_its_namespace(self, outbox, clock):
+        self.publish(outbox, "theirs", namespace="other")
+        clock.advance(1)
+
+        assert outbox.purge_published(SHOP, older_than=0) == 0
+
+        assert keys_of(outbox.rows("other")) == ["theirs"]
+
+    def test_large_purge_counts_every_row(self, outbox, clock):
+        self.publish(outbox, *numbered(1300))
+        clock.advance(1)
+
+        assert outbox.purge_published(SHOP, older_than=0, limit=1200) == 1200
+        assert outbox.purge_published(SHOP, older_than=0) == 100
+
+    def test_purged_position_can_be_used_again(self, outbox, clock):
+        receipt = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.publish_commit(receipt)
+        clock.advance(1)
+        outbox.purge_published(SHOP, older_than=0)
+
+        again = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+
+        assert again.inserted == 1
+
+
+class StatusContract(OutboxHooks):
+    """What is on its way is counted, per namespace and per commit."""
+
+    def test_empty_namespace_has_an_empty_status(self, outbox):
+        outbox.enqueue("other", batch_of("theirs"))
+
+        assert outbox.status(SHOP) == OutboxStatus()
+
+    def test_status_counts_what_is_not_published(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("done", "dead", "failed", "held"))
+        clock.advance(5)
+        outbox.enqueue(SHOP, batch_of("waiting"))
+        done, dead, failed, held = outbox.claim(SHOP, "w", limit=4, claim_ttl=30)
+        published_at_ms = clock.now_ms
+        outbox.mark_published([done])
+        outbox.mark_failed([dead], "e", backoff=0, dead=True)
+        outbox.mark_failed([failed], "e", backoff=60, dead=False)
+        clock.advance(2)
+
+        status = outbox.status(SHOP)
+
+        assert status == OutboxStatus(
+            pending=3,
+            oldest_pending_age_ms=7000,
+            dead_lettered=1,
+            last_published_at_ms=published_at_ms,
+            failed_attempts=2,
+            capped=False,
+        )
+
+    def test_attempts_of_published_rows_are_not_counted(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a"))
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=0, dead=False)
+        outbox.mark_published(outbox.claim(SHOP, "w", limit=1, claim_ttl=30))
+
+        assert outbox.status(SHOP).failed_attempts == 0
+
+    def test_age_is_that_of_the_oldest_row_whenever_it_is_due(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("oldest"))
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=3600, dead=False)
+        clock.advance(10)
+        outbox.enqueue(SHOP, batch_of("younger"))
+
+        assert outbox.status(SHOP).oldest_pending_age_ms == 10_000
+
+    def test_age_of_a_row_from_the_future_is_nothing(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"))
+        clock.advance(-10)
+
+        assert outbox.status(SHOP).oldest_pending_age_ms == 0
+
+    def test_counts_beyond_the_cap_are_marked_capped(self, outbox):
+        receipt = outbox.enqueue(SHOP, batch_of(*numbered(10_000)))
+
+        exact = outbox.status(SHOP)
+        outbox.enqueue(SHOP, batch_of("one more"))
+        capped = outbox.status(SHOP)
+
+        assert (exact.pending, exact.capped) == (10_000, False)
+        assert (capped.pending, capped.capped) == (10_000, True)
+        assert outbox.publish_commit(receipt) == 10_000
+        assert outbox.status(SHOP).pending == 1
+
+    def test_dead_letters_beyond_the_cap_are_marked_capped(self, outbox):
+        outbox.enqueue(SHOP, batch_of(*numbered(10_001)))
+        rows = outbox.claim(SHOP, "w", limit=20_000, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=0, dead=True)
+
+        status = outbox.status(SHOP)
+
+        assert (status.dead_lettered, status.capped) == (10_000, True)
+        assert status.pending == 0
+
+    def test_commit_is_counted_by_state(self, outbox, clock):
+        receipt = outbox.enqueue(SHOP, batch_of("done", "dead", "held", "waiting"))
+        done, dead, held = outbox.claim(SHOP, "w", limit=3, claim_ttl=30)
+        outbox.mark_published([done])
+        outbox.mark_failed([dead], "e", backoff=0, dead=True)
+
+        status = outbox.status_for_commit(SHOP, receipt.commit_position)
+
+        assert status == CommitStatus(
+            pending=2, published=1, dead_lettered=1, now_ms=clock.now_ms
+        )
+
+    def test_commit_that_is_not_visible_counts_nothing(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.enqueue("other", batch_of("a"), commit_position="tx:8")
+
+        assert outbox.status_for_commit(SHOP, "tx:8") == (0, 0, 0, clock.now_ms)
+
+    def test_discarded_row_is_seen_no_more(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b"), commit_position="tx:7")
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=0, dead=True)
+        outbox.discard_dead_letters(SHOP, [rows[0].id])
+
+        assert outbox.status_for_commit(SHOP, "tx:7")[:3] == (1, 0, 0)
+
+
+class PublishCommitContract(OutboxHooks):
+    """A writer that applied its own batch finishes its own rows."""
+
+    def test_pending_rows_of_the_commit_are_published(self, outbox, clock):
+        receipt = outbox.enqueue(SHOP, batch_of("a", "b", "a"))
+        outbox.enqueue(SHOP, batch_of("later"))
+        clock.advance(1)
+
+        assert outbox.publish_commit(receipt) == 2
+
+        rows = outbox.rows(SHOP, state=OutboxState.PUBLISHED)
+        assert keys_of(rows) == ["a", "b"]
+        assert {row.published_at_ms for row in rows} == {clock.now_ms}
+        assert keys_of(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["later"]
+
+    def test_claimed_rows_are_published_too_and_their_claim_is_over(self, outbox):
+        receipt = outbox.enqueue(SHOP, batch_of("a", "b"))
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert outbox.publish_commit(receipt) == 2
+
+        assert outbox.mark_failed(rows, "late", backoff=0, dead=True) == 0
+        assert {row.state for row in outbox.rows(SHOP)} == {OutboxState.PUBLISHED}
+        assert {row.claim_token for row in outbox.rows(SHOP)} == {None}
+
+    def test_rows_in_backoff_are_published_too_and_their_error_is_cleared(self, outbox):
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=3600, dead=False)
+
+        assert outbox.publish_commit(receipt) == 1
+
+        [row] = outbox.rows(SHOP)
+        assert (row.last_error, row.attempts) == (None, 1)
+
+    def test_rows_of_another_batch_at_the_same_position_are_left(self, outbox):
+        mine = outbox.enqueue(SHOP, batch_of("mine"), commit_position="tx:7")
+        outbox.enqueue(SHOP, batch_of("theirs"), commit_position="tx:7")
+
+        assert outbox.publish_commit(mine) == 1
+
+        assert keys_of(outbox.rows(SHOP, state=OutboxState.PENDING)) == ["theirs"]
+
+    def test_same_position_in_another_namespace_is_left(self, outbox):
+        mine = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.enqueue("other", batch_of("a"), commit_position="tx:7")
+
+        assert outbox.publish_commit(mine) == 1
+
+        assert outbox.status("other").pending == 1
+
+    def test_finished_rows_are_not_counted_again(self, outbox):
+        receipt = outbox.enqueue(SHOP, batch_of("a", "b", "c"))
+        done, dead = outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+        outbox.mark_published([done])
+        outbox.mark_failed([dead], "e", backoff=0, dead=True)
+
+        assert outbox.publish_commit(receipt) == 1
+        assert outbox.publish_commit(receipt) == 0
+
+        assert outbox.row(dead.id).is_dead_lettered
+
+    def test_rows_that_are_not_visible_are_not_counted(self, outbox):
+        receipt = InvalidationReceipt(
+            SHOP, CommitPosition("tx:7"), 0, 1, batch_of("rolled back")
+        )
+
+        assert outbox.publish_commit(receipt) == 0
+
+    def test_receipt_of_an_empty_batch_has_nothing_to_publish(self, outbox):
+        receipt = outbox.enqueue(SHOP, InvalidationIntentBatch())
+
+        assert outbox.publish_commit(receipt) == 0
+
+    def test_receipt_that_came_as_text_is_refused(self, outbox):
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+        travelled = InvalidationReceipt.from_string(receipt.to_string())
+
+        with pytest.raises(ValueError, match="batch"):
+            outbox.publish_commit(travelled)
+
+        assert outbox.status(SHOP).pending == 1
+
+    def test_more_rows_than_one_statement_takes_are_published(self, outbox):
+        receipt = outbox.enqueue(SHOP, batch_of(*numbered(1200)))
+
+        assert outbox.publish_commit(receipt) == 1200
+
+        assert outbox.status(SHOP).pending == 0
+
+
+class MalformedRowContract(OutboxHooks):
+    """A row of a foreign hand is reported and spoils none of its neighbours."""
+
+    def plant(
+        self, outbox: InvalidationOutbox, column: str, value: Any, kind: str = "key"
+    ) -> int:
+        """Enqueue three rows and overwrite a column of the middle one."""
+        middle = {
+            "key": InvalidationIntent.key("middle"),
+            "entity": InvalidationIntent.entity("user", "middle"),
+            "flush": InvalidationIntent.flush(),
+        }[kind]
+        outbox.enqueue(SHOP, batch_of("before").intent(middle).invalidate_key("after"))
+        id = outbox.rows(SHOP)[1].id
+        self.sql(
+            outbox,
+            f"update hydracache_outbox set {column} = ? where id = ?",
+            (value, id),
+        )
+        return id
+
+    @pytest.mark.parametrize(
+        ("kind", "column", "value", "said"),
+        [
+            ("key", "kind", "bogus", "bogus"),
+            ("key", "value", None, "value"),
+            ("key", "value", b"\xff\xfe", "UTF-8"),
+            ("key", "value", b"\xed\xa0\x80", "UTF-8"),
+            ("key", "value", "x" * 4097, "4097"),
+            ("entity", "entity_name", None, "entity"),
+            ("entity", "entity_name", b"user\xff", "UTF-8"),
+            ("entity", "kind", "key", "entity"),
+            ("flush", "value", "not for a flush", "value"),
+        ],
+        ids=[
+            "unknown kind",
+            "no value",
+            "invalid UTF-8",
+            "surrogate",
+            "over-long",
+            "no entity",
+            "invalid entity",
+            "superfluous entity",
+            "superfluous value",
+        ],
+    )
+    def test_malformed_row_is_claimed_with_its_fault_and_neighbours_are_fine(
+        self, outbox, kind, column, value, said
+    ):
+        self.plant(outbox, column, value, kind)
+
+        before, middle, after = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+
+        assert keys_of([before, after]) == ["before", "after"]
+        assert middle.intent is None
+        assert said in middle.last_error
+        assert outbox.mark_published([before, after]) == 2
+        assert outbox.mark_failed([middle], middle.last_error, backoff=0, dead=True)
+        [dead] = outbox.dead_letters(SHOP)
+        assert dead.intent is None
+        assert said in dead.last_error
+
+    def test_row_of_an_unknown_state_is_shown_and_left_alone(self, outbox):
+        id = self.plant(outbox, "state", 9)
+
+        claimed = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+
+        row = outbox.row(id)
+        assert keys_of(claimed) == ["before", "after"]
+        assert (row.state, row.intent) == (None, None)
+        assert "state" in row.last_error
+        assert keys_of(outbox.rows(SHOP)) == ["before", None, "after"]
+        assert outbox.status(SHOP).pending == 2
+
+    @pytest.mark.parametrize(
+        "column", ["commit_position", "reason", "claim_owner", "last_error"]
+    )
+    def test_text_beside_the_intent_may_be_malformed(self, outbox, column):
+        self.plant(outbox, column, b"\xff")
+
+        rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+
+        assert keys_of(rows) == ["before", "middle", "after"]
+        assert [repr(row) for row in outbox.rows(SHOP)]
+        assert outbox.mark_published(rows) == 3
+
+    def test_malformed_rows_can_be_reset_and_discarded(self, outbox):
+        id = self.plant(outbox, "kind", "bogus")
+        rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+        outbox.mark_failed(rows[1:2], "malformed", backoff=0, dead=True)
+
+        assert outbox.reset_dead_letters(SHOP, [id]) == 1
+        [row] = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+        outbox.mark_failed([row], "malformed", backoff=0, dead=True)
+        assert outbox.discard_dead_letters(SHOP, [id]) == 1
+
+
+class TransactionContract(OutboxHooks):
+    """In ``transaction()``, rows exist if and only if the caller's data does."""
+
+    @pytest.fixture
+    def app(self, outbox: InvalidationOutbox) -> App:
+        self.sql(outbox, "create table app (id integer primary key, note varchar(20))")
+        return App(lambda statement: self.sql(outbox, statement))
+
+    def test_data_and_rows_are_committed_together(self, outbox, app):
+        with outbox.transaction() as connection:
+            app.write(connection)
+            receipt = outbox.enqueue_in(connection, SHOP, batch_of("a", "b", "a"))
+
+        assert app.notes() == ["data"]
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+        assert (receipt.targets, receipt.inserted) == (2, 2)
+        assert outbox.rows(SHOP)[0].commit_position == receipt.commit_position
+
+    def test_exception_rolls_both_back(self, outbox, app):
+        with pytest.raises(ZeroDivisionError):
+            with outbox.transaction() as connection:
+                app.write(connection)
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                1 / 0
+
+        assert app.notes() == []
+        assert outbox.rows(SHOP) == []
+
+    @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, GeneratorExit])
+    def test_whatever_ends_the_block_rolls_back(self, outbox, end):
+        with pytest.raises(end):
+            with outbox.transaction() as connection:
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                raise end
+
+        assert outbox.rows(SHOP) == []
+        assert outbox.enqueue(SHOP, batch_of("b")).inserted == 1
+
+    def test_several_batches_share_a_transaction(self, outbox):
+        with outbox.transaction() as connection:
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+            outbox.enqueue_in(connection, "other", batch_of("b"))
+            outbox.enqueue_in(connection, SHOP, batch_of("a"), commit_position="tx:7")
+            again = outbox.enqueue_in(
+                connection, SHOP, batch_of("a"), commit_position="tx:7"
+            )
+
+        assert again.inserted == 0
+        assert keys_of(outbox.rows(SHOP)) == ["a", "a"]
+        assert keys_of(outbox.rows("other")) == ["b"]
+
+    def test_refused_enqueue_does_not_spoil_the_transaction(self, outbox, app):
+        with outbox.transaction() as connection:
+            app.write(connection)
+            with pytest.raises(ValueError):
+                outbox.enqueue_in(connection, "x" * 65, batch_of("a"))
+            with pytest.raises(TypeError):
+                outbox.enqueue_in(connection, SHOP, ["a"])
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+
+        assert app.notes() == ["data"]
+        assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+    def test_empty_batch_in_a_transaction_writes_nothing(self, outbox):
+        with outbox.transaction() as connection:
+            receipt = outbox.enqueue_in(connection, SHOP, InvalidationIntentBatch())
+
+        assert (receipt.targets, receipt.inserted) == (0, 0)
+        assert outbox.rows(SHOP) == []
+
+    def test_transaction_without_rows_is_a_transaction_of_the_caller(self, outbox, app):
+        with outbox.transaction() as connection:
+            app.write(connection)
+
+        assert app.notes() == ["data"]
+
+    def test_block_after_a_failed_block_works(self, outbox, app):
+        with contextlib.suppress(ZeroDivisionError):
+            with outbox.transaction() as connection:
+                app.write(connection, "lost")
+                1 / 0
+
+        with outbox.transaction() as connection:
+            app.write(connection, "kept")
+
+        assert app.notes() == ["kept"]
+
+    @pytest.mark.parametrize("end", ["commit", "rollback"])
+    def test_enqueue_after_the_caller_ended_the_transaction_is_refused(
+        self, outbox, end, app
+    ):
+        with pytest.raises(OutboxError):
+            with outbox.transaction() as connection:
+                app.write(connection)
+                getattr(connection, end)()
+                with pytest.raises(NotInTransactionError):
+                    outbox.enqueue_in(connection, SHOP, batch_of("a"))
+
+        assert outbox.rows(SHOP) == []
+        assert app.notes() == (["data"] if end == "commit" else [])
+
+    def test_block_that_lost_its_transaction_says_so(self, outbox):
+        with pytest.raises(OutboxError, match="transaction"):
+            with outbox.transaction() as connection:
+                connection.rollback()
+
+    def test_other_calls_inside_the_block_are_refused_at_once(self, outbox):
+        receipt = outbox.enqueue(SHOP, batch_of("before"))
+        began = time.monotonic()
+
+        with outbox.transaction() as connection:
+            for call in (
+                lambda: outbox.enqueue(SHOP, batch_of("a")),
+                lambda: outbox.claim(SHOP, "w", limit=1, claim_ttl=30),
+                lambda: outbox.status(SHOP),
+                lambda: outbox.publish_commit(receipt),
+                lambda: outbox.transaction().__enter__(),
+            ):
+                with pytest.raises(OutboxError, match="block"):
+                    call()
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+
+        assert time.monotonic() - began < DEADLINE / 4
+        assert keys_of(outbox.rows(SHOP)) == ["before", "a"]
+
+    def test_transactions_of_threads_are_apart(self, outbox, app):
+        def write(index: int) -> None:
+            for n in range(5):
+                with contextlib.suppress(ZeroDivisionError):
+                    with outbox.transaction() as connection:
+                        connection.cursor().execute(
+                            "insert into app (id, note)"
+                            f" values ({index * 10 + n}, '{index}:{n}')"
+                        )
+                        outbox.enqueue_in(connection, SHOP, batch_of(f"{index}:{n}"))
+                        if n % 2:
+                            1 / 0
+
+        in_threads(8, write)
+
+        assert sorted(keys_of(outbox.rows(SHOP))) == app.notes()
+        assert len(app.notes()) == 24
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda outbox, receipt: outbox.publish_commit(receipt, timeout=0.01),
+            lambda outbox, receipt: outbox.status(SHOP, timeout=0.01),
+            lambda outbox, receipt: outbox.status_for_commit(
+                SHOP, receipt.commit_position, timeout=0.01
+            ),
+        ],
+        ids=["publish_commit", "status", "status_for_commit"],
+    )
+    def test_timeout_of_a_call_holds_while_another_thread_writes(
+        self, storage, clock, call
+    ):
+        outbox = self.make_outbox(storage, clock=clock, busy_timeout=16.0)
+        outbox.install_schema()
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+        entered, leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with outbox.transaction() as connection:
+                outbox.enqueue_in(connection, SHOP, batch_of("b"))
+                entered.set()
+                assert leave.wait(DEADLINE)
+
+        def try_once() -> float:
+            assert entered.wait(DEADLINE)
+            began = time.monotonic()
+            try:
+                # Where readers, or rows, are not locked, nothing is in the way.
+                with contextlib.suppress(OutboxBusyError):
+                    call(outbox, receipt)
+                return time.monotonic() - began
+            finally:
+                leave.set()
+
+        _, waited = in_threads(2, lambda index: (hold, try_once)[index]())
+
+        assert waited < 8.0
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+        outbox.close()
+
+
+class SubscriberContract(OutboxHooks):
+    """Subscribers hear of committed rows, after the commit."""
+
+    @pytest.fixture
+    def heard(self, outbox: InvalidationOutbox) -> list[frozenset[str]]:
+        heard: list[frozenset[str]] = []
+        outbox.subscribe(heard.append)
+        return heard
+
+    def test_subscriber_hears_of_an_enqueue(self, outbox, heard):
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        assert heard == [frozenset({SHOP})]
+
+    def test_subscriber_can_see_what_it_hears_of(self, outbox):
+        seen: list[int] = []
+        outbox.subscribe(lambda namespaces: seen.append(outbox.status(SHOP).pending))
+
+        outbox.enqueue(SHOP, batch_of("a"))
+        with outbox.transaction() as connection:
+            outbox.enqueue_in(connection, SHOP, batch_of("b"))
+
+        assert seen == [1, 2]
+
+    def test_subscriber_hears_once_of_a_transaction(self, outbox, heard):
+        with outbox.transaction() as connection:
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+            outbox.enqueue_in(connection, "other", batch_of("b"))
+            outbox.enqueue_in(connection, SHOP, batch_of("c"))
+            assert heard == []
+
+        assert heard == [frozenset({SHOP, "other"})]
+
+    def test_subscriber_does_not_hear_of_a_rollback(self, outbox, heard):
+        with pytest.raises(ZeroDivisionError):
+            with outbox.transaction() as connection:
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                1 / 0
+        with outbox.transaction():
+            pass
+
+        assert heard == []
+
+    def test_subscriber_hears_of_dead_letters_that_are_retried(self, outbox, heard):
+        outbox.enqueue(SHOP, batch_of("a"))
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=0, dead=True)
+        heard.clear()
+
+        outbox.reset_dead_letters(SHOP)
+        outbox.reset_dead_letters(SHOP)
+
+        assert heard == [frozenset({SHOP})]
+
+    def test_subscriber_hears_of_an_escalation(self, outbox, heard):
+        outbox.escalate(SHOP)
+        outbox.escalate(SHOP)
+
+        assert heard == [frozenset({SHOP})]
+
+    def test_subscriber_does_not_hear_of_what_added_nothing(self, outbox, heard):
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        heard.clear()
+
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.enqueue(SHOP, InvalidationIntentBatch())
+        with pytest.raises(ValueError):
+            outbox.enqueue("", batch_of("a"))
+
+        assert heard == []
+
+    def test_subscriber_that_raises_hurts_nobody(self, outbox, caplog):
+        heard: list[frozenset[str]] = []
+
+        def broken(namespaces: frozenset[str]) -> None:
+            raise RuntimeError("subscriber is broken")
+
+        outbox.subscribe(broken)
+        outbox.subscribe(heard.append)
+
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+        with outbox.transaction() as connection:
+            outbox.enqueue_in(connection, SHOP, batch_of("b"))
+
+        assert receipt.inserted == 1
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+        assert heard == [frozenset({SHOP})] * 2
+        assert [record.levelname for record in caplog.records] == ["ERROR"] * 2
+        assert "subscriber is broken" in caplog.text
+
+    def test_unsubscribed_callback_is_not_called(self, outbox):
+        heard: list[frozenset[str]] = []
+        unsubscribe = outbox.subscribe(heard.append)
+
+        unsubscribe()
+        unsubscribe()
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        assert heard == []
+
+    def test_each_subscription_ends_by_itself(self, outbox):
+        heard: list[frozenset[str]] = []
+        hear = heard.append
+        outbox.subscribe(hear)
+        unsubscribe = outbox.subscribe(hear)
+
+        unsubscribe()
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        assert heard == [frozenset({SHOP})]
+
+
+class EscalationContract(OutboxHooks):
+    """A flush stands in for an invalidation that was given up, once a minute."""
+
+    def test_escalation_enqueues_a_flush_that_is_due_now(self, outbox):
+        assert outbox.escalate(SHOP) is True
+
+        [row] = outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
+        assert row.intent == InvalidationIntent.flush()
+        assert row.reason
+
+    def test_flush_that_still_waits_covers_the_next_escalation(self, outbox):
+        outbox.escalate(SHOP)
+
+        assert outbox.escalate(SHOP) is False
+
+        assert len(outbox.rows(SHOP)) == 1
+
+    def test_flush_in_backoff_covers_the_next_escalation(self, outbox):
+        outbox.escalate(SHOP)
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=3600, dead=False)
+
+        assert outbox.escalate(SHOP) is False
+
+    def test_flush_that_a_worker_holds_does_not_cover_the_next_escalation(self, outbox):
+        """It may have been applied already, before what is given up now was written."""
+        outbox.escalate(SHOP)
+        held = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert outbox.escalate(SHOP) is True
+
+        outbox.mark_published(held)
+        assert outbox.status(SHOP).pending == 1
+
+    def test_flush_already_applied_is_followed_by_one_a_minute_later(
+        self, outbox, clock
+    ):
+        outbox.escalate(SHOP)
+        outbox.mark_published(outbox.claim(SHOP, "w", limit=1, claim_ttl=30))
+
+        assert outbox.escalate(SHOP) is True
+        assert outbox.escalate(SHOP) is False
+
+        assert outbox.claim(SHOP, "w", limit=9, claim_ttl=30) == []
+        clock.advance(60)
+        [row] = outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
+        assert row.intent == InvalidationIntent.flush()
+
+    def test_dead_flush_is_no_cover(self, outbox):
+        outbox.escalate(SHOP)
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, "e", backoff=0, dead=True)
+
+        assert outbox.escalate(SHOP) is True
+
+    def test_next_minute_has_a_flush_of_its_own(self, outbox, clock):
+        outbox.escalate(SHOP)
+        outbox.mark_published(outbox.claim(SHOP, "w", limit=1, claim_ttl=30))
+        clock.advance(60)
+
+        assert outbox.escalate(SHOP) is True
+
+        assert len(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == 1
+
+    def test_namespaces_are_flushed_apart(self, outbox):
+        assert outbox.escalate(SHOP) is True
+        assert outbox.escalate("other") is True
+
+        assert len(outbox.rows(SHOP)) == len(outbox.rows("other")) == 1
+
+    def test_threads_that_escalate_at_once_add_one_flush(self, outbox):
+        added = in_threads(8, lambda _: outbox.escalate(SHOP))
+
+        assert sorted(added) == [False] * 7 + [True]
+        assert len(outbox.rows(SHOP)) == 1
+
+
+class SchemaContract(OutboxHooks):
+    """Tables are made once, and those of another version are left alone."""
+
+    def test_schema_can_be_installed_again(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        outbox.install_schema()
+
+        outbox.check_schema()
+        assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+    def test_newer_tables_are_refused(self, outbox):
+        self.sql(outbox, "update hydracache_outbox_schema set version = 99")
+
+        with pytest.raises(SchemaError, match="99.*newer.*upgrade") as caught:
+            outbox.check_schema()
+
+        assert (caught.value.found, caught.value.expected) == (99, 1)
+
+    def test_older_tables_are_refused(self, outbox):
+        self.sql(outbox, "update hydracache_outbox_schema set version = 0")
+
+        with pytest.raises(SchemaError, match="older.*schema install") as caught:
+            outbox.check_schema()
+
+        assert (caught.value.found, caught.value.expected) == (0, 1)
+
+    @pytest.mark.parametrize("version", [0, 99])
+    def test_install_does_not_touch_another_version(self, outbox, version):
+        outbox.enqueue(SHOP, batch_of("a"))
+        before = outbox.rows(SHOP)
+        self.sql(outbox, "update hydracache_outbox_schema set version = ?", (version,))
+
+        with pytest.raises(SchemaError) as caught:
+            outbox.install_schema()
+
+        assert caught.value.found == version
+        versions = self.sql(outbox, "select version from hydracache_outbox_schema")
+        assert versions == [(version,)]
+        assert outbox.rows(SHOP) == before
+
+
+class OutboxContract(
+    EnqueueContract,
+    IdentifierContract,
+    ClaimContract,
+    MarkContract,
+    ModelContract,
+    DeadLetterContract,
+    PurgeContract,
+    StatusContract,
+    PublishCommitContract,
+    MalformedRowContract,
+    TransactionContract,
+    SubscriberContract,
+    EscalationContract,
+    SchemaContract,
+):
+    """Everything that an outbox promises to one process."""
+
+
+class SharedOutboxContract(OutboxContract):
+    """And what one promises whose storage other objects and processes use as well."""
+
+    def connect(self, storage: Any) -> ContextManager[Any]:
+        """Open a connection of the app's own; closed at the end, nothing committed."""
+        raise NotImplementedError
+
+    def begin(self, connection: Any) -> None:
+        """Begin a transaction as the app would."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def caller(self, outbox: InvalidationOutbox, storage: Any) -> Iterator[Any]:
+        """The app's own connection, with a transaction open."""
+        with self.connect(storage) as connection:
+            self.begin(connection)
+            yield connection
+
+    @pytest.fixture
+    def second(self, storage: Any, clock: FakeClock) -> Iterator[InvalidationOutbox]:
+        """A second outbox object over the same rows."""
+        outbox = self.make_outbox(storage, clock=clock, busy_timeout=DEADLINE)
+        yield outbox
+        outbox.close()
+
+    def test_rows_are_committed_with_the_callers_data(self, outbox, caller, app):
+        app.write(caller)
+        receipt = outbox.enqueue_in(caller, SHOP, batch_of("a", "b", "a"))
+
+        caller.commit()
+
+        assert app.notes() == ["data"]
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+        assert receipt.targets == 2
+        assert receipt.batch == batch_of("a", "b", "a")
+
+    def test_rows_are_rolled_back_with_the_callers_data(self, outbox, caller, app):
+        app.write(caller)
+        outbox.enqueue_in(caller, SHOP, batch_of("a"))
+
+        caller.rollback()
+
+        assert app.notes() == []
+        assert outbox.rows(SHOP) == []
+
+    def test_nobody_sees_rows_before_the_caller_commits(self, outbox, caller):
+        receipt = outbox.enqueue_in(caller, SHOP, batch_of("a"))
+
+        assert outbox.claim(SHOP, "w", limit=1, claim_ttl=30) == []
+        assert outbox.status(SHOP).pending == 0
+        assert outbox.status_for_commit(SHOP, receipt.commit_position).pending == 0
+        caller.commit()
+        assert outbox.status_for_commit(SHOP, receipt.commit_position).pending == 1
+        assert keys_of(outbox.claim(SHOP, "w", limit=1, claim_ttl=30)) == ["a"]
+
+    def test_caller_may_retry_a_transaction_under_its_position(self, outbox, caller):
+        for _ in range(2):
+            outbox.enqueue_in(caller, SHOP, batch_of("a"), commit_position="tx:7")
+            caller.commit()
+            self.begin(caller)
+
+        assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+    def test_repeated_position_within_the_transaction_is_one_row(
+        self, outbox, caller, app
+    ):
+        app.write(caller)
+        for _ in range(2):
+            outbox.enqueue_in(caller, SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.enqueue_in(caller, SHOP, batch_of("b"), commit_position="tx:7")
+
+        caller.commit()
+
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+        assert app.notes() == ["data"]
+
+    def test_refused_enqueue_leaves_the_callers_transaction_as_it_is(
+        self, outbox, caller, app
+    ):
+        app.write(caller)
+        for namespace, batch, position in (
+            ("", batch_of("a"), None),
+            ("x" * 65, batch_of("a"), None),
+            (SHOP, batch_of("a"), "x" * 129),
+            (SHOP, batch_of("a"), ""),
+        ):
+            with pytest.raises(ValueError):
+                outbox.enqueue_in(caller, namespace, batch, commit_position=position)
+        with pytest.raises(TypeError):
+            outbox.enqueue_in(caller, SHOP, ["a"])
+
+        caller.commit()
+
+        assert app.notes() == ["data"]
+        assert outbox.rows(SHOP) == []
+
+    def test_large_batch_stays_in_the_callers_transaction(self, outbox, caller):
+        outbox.enqueue_in(caller, SHOP, batch_of(*numbered(7501)))
+        caller.rollback()
+        self.begin(caller)
+        outbox.enqueue_in(caller, "other", batch_of(*numbered(7501)))
+        caller.commit()
+
+        assert outbox.rows(SHOP) == []
+        assert outbox.status("other").pending == 7501
+
+    def test_commit_of_the_callers_connection_is_unseen(self, outbox, caller):
+        heard: list[frozenset[str]] = []
+        outbox.subscribe(heard.append)
+
+        outbox.enqueue_in(caller, SHOP, batch_of("a"))
+        caller.commit()
+
+        assert heard == []
+
+    def test_what_is_no_connection_is_a_type_error(self, outbox):
+        for connection in (None, "app.db", object()):
+            with pytest.raises(TypeError, match="connection"):
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+
+    def test_second_object_sees_and_finishes_the_same_rows(self, outbox, second):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert second.rows(SHOP) == outbox.rows(SHOP)
+        assert keys_of(second.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["b"]
+        assert second.mark_published(rows) == 1
+
+    def test_second_object_cannot_steal_a_claim(self, outbox, second, clock):
+        outbox.enqueue(SHOP, batch_of("a"))
+        late = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        assert second.claim(SHOP, "w", limit=1, claim_ttl=0.001) == []
+        clock.advance(30)
+        held = second.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert outbox.mark_published(late) == 0
+        assert second.mark_published(held) == 1
+
+    def test_two_objects_escalate_once(self, outbox, second):
+        assert outbox.escalate(SHOP) is True
+        assert second.escalate(SHOP) is False
+
+        assert len(outbox.rows(SHOP)) == 1
+
+    def test_processes_that_claim_at_once_never_share_a_row(self, outbox):
+        outbox.enqueue(SHOP, batch_of(*numbered(400)))
+
+        def claim_all(index: int) -> list[int]:
+            taken: list[int] = []
+            while rows := outbox.claim(SHOP, "same name", limit=7, claim_ttl=30):
+                taken += [row.id for row in rows]
+            return taken
+
+        taken = in_processes(4, claim_all)
+
+        ids = [id for each in taken for id in each]
+        assert sorted(ids) == [row.id for row in outbox.rows(SHOP, limit=1000)]
+
+    def test_threads_of_processes_finish_every_row_once(self, outbox):
+        outbox.enqueue(SHOP, batch_of(*numbered(200)))
+
+        def work(_: int) -> int:
+            published = 0
+            while rows := outbox.claim(SHOP, "same name", limit=5, claim_ttl=30):
+                published += outbox.mark_published(rows)
+            return published
+
+        published = in_processes(4, lambda _: sum(in_threads(2, work)))
+
+        assert sum(published) == 200
+        assert outbox.status(SHOP).pending == 0
+
+    def test_processes_that_take_over_at_once_never_share_a_row(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of(*numbered(40)))
+        outbox.claim(SHOP, "killed", limit=40, claim_ttl=1)
+        clock.advance(1)
+
+        taken = in_processes(
+            4,
+            lambda _: [
+                row.id for row in outbox.claim(SHOP, "w", limit=20, claim_ttl=30)
+            ],
+        )
+
+        ids = [id for each in taken for id in each]
+        assert sorted(ids) == [row.id for row in outbox.rows(SHOP)]
+
+    def test_processes_that_enqueue_one_position_at_once_add_it_once(self, outbox):
+        inserted = in_processes(
+            4,
+            lambda _: outbox.enqueue(
+                SHOP, batch_of("a", "b"), commit_position="tx:7"
+            ).inserted,
+        )
+
+        assert sum(inserted) == 2
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+
+    def test_forked_child_works_beside_its_parent(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+        held = outbox.claim(SHOP, "parent", limit=1, claim_ttl=30)
+
+        def child(_: int) -> tuple[list[Any], int]:
+            outbox.enqueue(SHOP, batch_of("c"))
+            rows = outbox.claim(SHOP, "child", limit=9, claim_ttl=30)
+            return keys_of(rows), outbox.mark_published(rows)
+
+        [(keys, published)] = in_processes(1, child)
+
+        assert keys == ["b", "c"]
+        assert published == 2
+        assert outbox.mark_published(held) == 1
+        assert outbox.status(SHOP).pending == 0
+
+    def test_childs_close_and_end_leave_the_parents_transaction_alone(
+        self, outbox, app
+    ):
+        def child(_: int) -> int:
+            pending = outbox.status(SHOP).pending
+            outbox.close()
+            return pending
+
+        with outbox.transaction() as connection:
+            app.write(connection)
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+            seen = in_processes(2, child)
+            outbox.enqueue_in(connection, SHOP, batch_of("b"))
+
+        assert seen == [0, 0]
+        assert app.notes() == ["data"]
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        "error", [None, ZeroDivisionError()], ids=["leaves", "raises"]
+    )
+    def test_child_that_leaves_the_parents_block_ends_nothing(self, outbox, app, error):
+        def leave(_: int) -> None:
+            with contextlib.suppress(OutboxError, ZeroDivisionError):
+                block.__exit__(error and type(error), error, None)
+
+        block = outbox.transaction()
+        with block as connection:
+            app.write(connection)
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+            in_processes(1, leave)
+            committed = app.notes()
+            outbox.enqueue_in(connection, SHOP, batch_of("b"))
+
+        assert committed == []
+        assert app.notes() == ["data"]
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+
+    def test_process_killed_before_its_commit_leaves_nothing(
+        self, outbox, storage, app
+    ):
+        def die_uncommitted() -> None:
+            with self.connect(storage) as connection:
+                self.begin(connection)
+                app.write(connection)
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        killed(die_uncommitted)
+
+        assert app.notes() == []
+        assert outbox.rows(SHOP) == []
+        assert outbox.enqueue(SHOP, batch_of("b")).inserted == 1
+
+    def test_process_killed_inside_a_block_leaves_nothing(self, outbox, app):
+        def die_inside() -> None:
+            with outbox.transaction() as connection:
+                app.write(connection)
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        killed(die_inside)
+
+        assert app.notes() == []
+        assert outbox.rows(SHOP) == []
+        assert outbox.enqueue(SHOP, batch_of("b")).inserted == 1
+
+    def test_process_killed_after_its_commit_leaves_both(self, outbox, storage, app):
+        def die_committed() -> None:
+            with self.connect(storage) as connection:
+                self.begin(connection)
+                app.write(connection)
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                connection.commit()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        killed(die_committed)
+
+        assert app.notes() == ["data"]
+        assert keys_of(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["a"]
+
+    def test_process_killed_after_its_enqueue_leaves_the_rows(self, outbox):
+        killed(lambda: outbox.enqueue(SHOP, batch_of("a", "b")))
+
+        assert keys_of(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["a", "b"]
+
+    def test_rows_of_a_process_killed_after_its_claim_are_taken_over_in_time(
+        self, outbox, clock
+    ):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+
+        killed(lambda: outbox.claim(SHOP, "w", limit=9, claim_ttl=30))
+
+        assert {row.attempts for row in outbox.rows(SHOP)} == {0}
+        clock.advance(29.999)
+        assert outbox.claim(SHOP, "w", limit=9, claim_ttl=30) == []
+        clock.advance(0.001)
+        rows = outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
+        assert keys_of(rows) == ["a", "b"]
+        assert outbox.mark_published(rows) == 2
+
+    def test_process_killed_after_its_mark_leaves_the_rows_finished(
+        self, outbox, clock
+    ):
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        killed(
+            lambda: outbox.mark_published(
+                outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
+            )
+        )
+
+        clock.advance(100)
+        assert outbox.claim(SHOP, "w", limit=9, claim_ttl=30) == []
+        assert outbox.rows(SHOP)[0].is_published
+
+    @pytest.fixture
+    def bare(self, storage: Any, clock: FakeClock) -> Iterator[InvalidationOutbox]:
+        """An outbox whose tables are not there."""
+        outbox = self.make_outbox(storage, clock=clock, busy_timeout=DEADLINE)
+        yield outbox
+        outbox.close()
+
+    def refused(self, outbox: InvalidationOutbox) -> list[SchemaError]:
+        """What the calls of producers, workers, waiters and operators say."""
+        receipt = InvalidationReceipt(SHOP, CommitPosition("tx"), 0, 1, batch_of("a"))
+        errors = []
+        for call in (
+            lambda: outbox.check_schema(),
+            lambda: outbox.enqueue(SHOP, batch_of("a")),
+            lambda: outbox.transaction().__enter__(),
+            lambda: outbox.claim(SHOP, "w", limit=1, claim_ttl=30),
+            lambda: outbox.publish_commit(receipt),
+            lambda: outbox.status(SHOP),
+            lambda: outbox.status_for_commit(SHOP, "tx"),
+            lambda: outbox.row(1),
+            lambda: outbox.rows(SHOP),
+            lambda: outbox.dead_letters(SHOP),
+            lambda: outbox.reset_dead_letters(SHOP),
+            lambda: outbox.discard_dead_letters(SHOP, [1]),
+            lambda: outbox.purge_published(SHOP, older_than=0),
+            lambda: outbox.escalate(SHOP),
+        ):
+            with pytest.raises(SchemaError) as caught:
+                call()
+            errors.append(caught.value)
+        return errors
+
+    def test_missing_tables_are_named_with_what_to_run(self, bare):
+        for error in self.refused(bare):
+            assert "missing" in str(error)
+            assert "hydracache schema install" in str(error)
+            assert (error.found, error.expected) == (None, 1)
+
+    def test_tables_installed_later_are_found(self, bare):
+        with pytest.raises(SchemaError):
+            bare.enqueue(SHOP, batch_of("a"))
+
+        bare.install_schema()
+
+        assert bare.enqueue(SHOP, batch_of("a")).inserted == 1
+
+    @pytest.mark.parametrize("version", [0, 99])
+    def test_tables_of_another_version_are_refused_by_every_call(
+        self, bare, storage, clock, version
+    ):
+        bare.install_schema()
+        self.sql(bare, "update hydracache_outbox_schema set version = ?", (version,))
+        outbox = self.make_outbox(storage, clock=clock)
+
+        for error in self.refused(outbox):
+            assert error.found == version
+
+        outbox.close()
+
+    def test_threads_install_at_once(self, bare, storage, clock):
+        def install(_: int) -> None:
+            outbox = self.make_outbox(storage, clock=clock, busy_timeout=DEADLINE)
+            outbox.install_schema()
+            outbox.enqueue(SHOP, batch_of("a"))
+            outbox.close()
+
+        in_threads(8, install)
+
+        bare.check_schema()
+        assert bare.status(SHOP).pending == 8
+
+    def test_processes_install_at_once(self, bare):
+        def install(_: int) -> None:
+            bare.install_schema()
+            bare.enqueue(SHOP, batch_of("a"))
+
+        in_processes(4, install)
+
+        bare.check_schema()
+        assert bare.status(SHOP).pending == 4

@@ -1,0 +1,119 @@
+"""MemcachedStore over TLS, on a memcached with a certificate of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+from hydracache_sync.cache import Keyspace, MemcachedStore
+from hydracache_sync.errors import ApplyUnavailable
+from servers import Memcached
+
+SPACE = Keyspace("1", "store")
+ONE, TWO, THREE = [SPACE.entry(name) for name in ("one", "two", "three")]
+
+
+class TLSMemcached(Memcached):
+    """Asked for its process id over TLS: it speaks nothing else."""
+
+    def _answering_pid(self) -> int | None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 5) as plain:
+                with context.wrap_socket(plain) as connection:
+                    connection.sendall(b"stats\r\n")
+                    text = connection.recv(65536)
+        except OSError:
+            return None
+        return int(text.partition(b"STAT pid ")[2].split()[0])
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificate and key for 127.0.0.1, in one file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: apt-get install openssl")
+    directory = tmp_path_factory.mktemp("tls")
+    key, certificate = directory / "key", directory / "certificate"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+    with certificate.open("a") as both:
+        both.write(key.read_text())
+    return certificate
+
+
+@pytest.fixture(scope="module")
+def server(certificate: Path) -> Iterator[TLSMemcached]:
+    options = ["-o", f"ssl_chain_cert={certificate}", "-o", f"ssl_key={certificate}"]
+    with TLSMemcached(arguments=["-Z", *options]) as server:
+        yield server
+
+
+@pytest.fixture
+def store(server: TLSMemcached, certificate: Path) -> MemcachedStore:
+    context = ssl.create_default_context(cafile=str(certificate))
+    return MemcachedStore([server.address], tls_context=context, connect_timeout=5)
+
+
+def test_values_large_and_small_go_over_tls(store: MemcachedStore) -> None:
+    large = os.urandom(500_000)
+
+    assert store.set_many([(ONE, large, None), (TWO, b"two", None)]) == {}
+    assert store.get_many([ONE, TWO, THREE]) == [large, b"two", None]
+    assert store.delete_many([ONE]) == {}
+
+
+def test_a_server_with_an_unknown_certificate_is_unavailable(
+    server: TLSMemcached,
+) -> None:
+    store = MemcachedStore(
+        [server.address], tls_context=ssl.create_default_context(), connect_timeout=5
+    )
+
+    with pytest.raises(ApplyUnavailable, match="certificate"):
+        store.get_many([ONE])
+
+
+def test_plain_text_is_not_understood(server: TLSMemcached) -> None:
+    with pytest.raises(ApplyUnavailable, match=server.address):
+        MemcachedStore([server.address]).get_many([ONE])
+
+
+def test_after_a_restart_the_first_calls_just_work(
+    server: TLSMemcached, store: MemcachedStore
+) -> None:
+    store.set_many([(ONE, b"old", None)])
+
+    server.restart()
+    assert store.get_many([ONE]) == [None]
+    server.restart()
+    assert store.set_many([(ONE, b"new", None)]) == {}
+
+
+def test_a_server_that_hangs_holds_the_caller_for_its_timeout_only(
+    server: TLSMemcached, store: MemcachedStore
+) -> None:
+    store.ping()
+    server.pause()
+
+    try:
+        with pytest.raises(ApplyUnavailable, match="no answer in time"):
+            store.get_many([ONE])
+    finally:
+        server.resume()
+
+    assert store.get_many([THREE]) == [None]

@@ -1,0 +1,146 @@
+"""MemcachedStore: the contract on a real memcached, and its settings."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from typing import Iterator
+
+import pytest
+
+from faulty_memcached import FaultyMemcached
+from hydracache_sync.cache import Address, CacheStore, Keyspace, MemcachedStore
+from hydracache_sync.cache.commands import expiry_of
+from hydracache_sync.errors import ConfigurationError
+from servers import Memcached
+from store_contract import StoreContract
+
+SPACE = Keyspace("1", "store")
+ONE, TWO, THREE = [SPACE.entry(name) for name in ("one", "two", "three")]
+
+
+@pytest.fixture(scope="module")
+def local_memcached() -> Iterator[Memcached]:
+    with Memcached(unix_socket=True) as server:
+        yield server
+
+
+@pytest.fixture
+def faulty() -> Iterator[FaultyMemcached]:
+    with FaultyMemcached() as server:
+        yield server
+
+
+class ContractOnMemcached(StoreContract):
+    def seconds_left(self, store: CacheStore, address: Address) -> int | None:
+        [name] = store.ping()
+        with connected(name) as connection:
+            # The classic commands do not tell; the meta command does.
+            connection.sendall(b"mg %b t\r\n" % address[1])
+            answer = connection.recv(100)
+        assert answer.startswith(b"HD t")
+        left = int(answer[4:])
+        return None if left == -1 else left
+
+
+class TestMemcachedStore(ContractOnMemcached):
+    @pytest.fixture
+    def store(self, memcached: Memcached) -> CacheStore:
+        return MemcachedStore([memcached.address])
+
+
+class TestMemcachedStoreWithOneConnection(ContractOnMemcached):
+    @pytest.fixture
+    def store(self, memcached: Memcached) -> CacheStore:
+        return MemcachedStore([memcached.address], pool_size=1)
+
+
+class TestMemcachedStoreOnAUnixSocket(ContractOnMemcached):
+    @pytest.fixture
+    def store(self, local_memcached: Memcached) -> CacheStore:
+        return MemcachedStore([f"unix:{local_memcached.address}"])
+
+
+def connected(name: str) -> socket.socket:
+    if name.startswith("unix:"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(name[5:])
+        return connection
+    host, _, port = name.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+# Settings
+
+
+def test_nothing_connects_before_it_is_used(faulty: FaultyMemcached) -> None:
+    store = MemcachedStore([faulty.address])
+    repr(store)
+
+    assert faulty.connections == 0
+
+
+def test_importing_and_constructing_loads_no_client() -> None:
+    program = (
+        "import sys; from hydracache_sync import MemcachedStore, TaggedCache;"
+        "TaggedCache(MemcachedStore(['127.0.0.1:1']), 'shop');"
+        "sys.exit(any('pymemcache' in name for name in sys.modules))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": -1.0}, "timeout"),
+        ({"timeout": None}, "timeout"),
+        ({"connect_timeout": float("nan")}, "connect_timeout"),
+        ({"connect_timeout": float("inf")}, "connect_timeout"),
+        ({"call_timeout": 0}, "call_timeout"),
+        ({"call_timeout": "2"}, "call_timeout"),
+        ({"pool_size": 0}, "pool_size"),
+        ({"pool_size": 1.5}, "pool_size"),
+        ({"ring": "a:b"}, "ring"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_by_name(
+    settings: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        MemcachedStore(["127.0.0.1:11211"], **settings)  # type: ignore[arg-type]
+
+
+def test_several_servers_are_refused_for_now() -> None:
+    with pytest.raises(ConfigurationError, match="later version.*name one"):
+        MemcachedStore(["10.0.0.1:11211", "10.0.0.2:11211"])
+
+
+def test_tls_on_a_unix_socket_is_refused_rather_than_left_out() -> None:
+    import ssl
+
+    with pytest.raises(ConfigurationError, match="unix socket"):
+        MemcachedStore(["/tmp/m.sock"], tls_context=ssl.create_default_context())
+
+
+def test_its_repr_names_the_node_and_the_ring() -> None:
+    store = MemcachedStore(["Cache.Example:11211"], ring="7")
+
+    assert repr(store) == "MemcachedStore(['cache.example:11211'], ring='7')"
+
+
+@pytest.mark.parametrize(
+    ("ttl", "sent"),
+    [
+        (0, 0),
+        (0.2, 1),
+        (2_592_000, 2_592_000),
+        (2_592_000.5, 1_000 + 2_592_001),
+        (2_592_001, 1_000 + 2_592_001),
+        (10**10, 0),
+    ],
+)
+def test_a_ttl_over_thirty_days_is_sent_as_a_date(ttl: float, sent: int) -> None:
+    assert expiry_of(ttl, 1000.9) == sent

@@ -1,0 +1,120 @@
+"""URLs of outboxes: which outbox they open, and that they hide their password."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.outbox import SQLiteOutbox, open_outbox
+from hydracache_sync.outbox.url import redacted
+
+#: A database that never will be supported, so that these stay errors.
+NO_OUTBOX = "oracle"
+
+
+def test_four_slashes_are_an_absolute_path(tmp_path: Path) -> None:
+    outbox = open_outbox(f"sqlite:///{tmp_path}/app.db")
+
+    assert isinstance(outbox, SQLiteOutbox)
+    assert outbox.path == str(tmp_path / "app.db")
+
+
+def test_three_slashes_are_a_path_from_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outbox = open_outbox("sqlite:///data/app.db")
+
+    monkeypatch.chdir("/")
+
+    assert outbox.path == str(tmp_path / "data/app.db")
+
+
+def test_percent_escapes_in_a_path_are_decoded(tmp_path: Path) -> None:
+    outbox = open_outbox(f"sqlite:///{tmp_path}/a%20b%3Fc%23d%25e%C3%A9.db")
+
+    assert outbox.path == f"{tmp_path}/a b?c#d%e\xe9.db"
+
+
+def test_opening_connects_to_nothing_and_creates_nothing(tmp_path: Path) -> None:
+    open_outbox(f"sqlite:///{tmp_path}/app.db")
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_options_reach_the_outbox(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="busy_timeout"):
+        open_outbox(f"sqlite:///{tmp_path}/app.db", busy_timeout=-1.0)
+    with pytest.raises(TypeError, match="no_such_option"):
+        open_outbox(f"sqlite:///{tmp_path}/app.db", no_such_option=1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "app.db",
+        "/var/lib/app.db",
+        "sqlite",
+        "sqlite:",
+        "sqlite:app.db",
+        "sqlite:/app.db",
+        "sqlite://",
+        "sqlite://app.db",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///app.db?mode=ro",
+        "sqlite:///app.db#outbox",
+        "sqlite:///app%00.db",
+        "sqlite+pysqlite:///app.db",
+        f"{NO_OUTBOX}://host/db",
+        "http://[::1/db",
+    ],
+)
+def test_url_that_names_no_outbox_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        open_outbox(url)
+
+
+def test_error_shows_the_url_and_the_known_forms() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_outbox(f"{NO_OUTBOX}://host/db")
+
+    assert f"{NO_OUTBOX}://host/db" in str(caught.value)
+    assert "sqlite:///" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mysql://app:s3cret@host:3306/db", "mysql://app:***@host:3306/db"),
+        ("mysql://app:s3cret@/db", "mysql://app:***@/db"),
+        ("mysql://:s3cret@host/db", "mysql://:***@host/db"),
+        ("mysql://app:@host/db", "mysql://app:***@host/db"),
+        ("mysql://app@host/db", "mysql://app@host/db"),
+        ("sqlite:////srv/app.db", "sqlite:////srv/app.db"),
+        ("mysql://app:s3@cret@host/db", "mysql://app:***@host/db"),
+    ],
+)
+def test_redacted_url_has_stars_in_place_of_the_password(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+# People forget to escape what is special in a URL.
+@pytest.mark.parametrize(
+    "password",
+    ["s3cret", "s3:cret", "s3@cret", "s3/cret", "s3?cret", "s3#cret", "[s3cret", "%s3"],
+)
+@pytest.mark.parametrize("host", ["host", "[::1", "ho\u2100st", "host:port"], ids=ascii)
+def test_no_part_of_a_password_is_ever_shown(password: str, host: str) -> None:
+    url = f"{NO_OUTBOX}://app:{password}@{host}/db"
+
+    with pytest.raises(ConfigurationError) as caught:
+        open_outbox(url)
+
+    for shown in (redacted(url), str(caught.value), str(caught.value.__cause__)):
+        assert "s3" not in shown
+        assert "cret" not in shown

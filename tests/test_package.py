@@ -1,0 +1,316 @@
+"""The package as a whole: light to import, layered, and documented by its names."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+import hydracache_sync
+
+PACKAGE = Path(hydracache_sync.__file__).parent
+
+#: What only those should pay for who use it.
+HEAVY = [
+    "pymysql",
+    "pymemcache",
+    "flask",
+    "werkzeug",
+    "sqlalchemy",
+    "click",
+    "tqdm",
+    "orjson",
+    "ssl",
+    "asyncio",
+]
+
+#: Layers of the package, the lowest first. A part is the first name below the package;
+#: it may import what is in lower layers, and itself. Parts that are not named here (the
+#: command line, integrations) stand on top of all.
+LAYERS = [
+    {"errors", "keys", "durations", "backoff"},
+    {"intents"},
+    {"receipts"},
+    {"outbox", "cache"},
+    {"appliers"},
+    {"worker", "wait"},
+    {"pool"},
+]
+
+#: Third parties, and the one module that may import each.
+ONE_PLACE = {"pymemcache", "pymysql", "flask", "sqlalchemy"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name below it, as ``outbox.sql``."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        for path in PACKAGE.rglob("*.py")
+    }
+
+
+def imports_of(path: Path) -> set[str]:
+    """Absolute names of all that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            names.add(node.module)
+    return names
+
+
+def parts_imported_by(path: Path) -> set[str]:
+    """The package's own parts among them."""
+    prefix = "hydracache_sync."
+    return {
+        name[len(prefix) :].split(".")[0]
+        for name in imports_of(path)
+        if name.startswith(prefix)
+    }
+
+
+def layer(part: str) -> int:
+    """Place of a part among LAYERS; above them all if it is in none."""
+    found = [index for index, parts in enumerate(LAYERS) if part in parts]
+    return found[0] if found else len(LAYERS)
+
+
+def layered() -> list[str]:
+    return [name for name in modules() if layer(name.split(".")[0]) < len(LAYERS)]
+
+
+def fresh_interpreter(program: str) -> str:
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+class TestImport:
+    def test_it_loads_no_driver_no_framework_and_starts_no_thread(self) -> None:
+        program = """if True:
+            import json, sys, threading
+            before = set(sys.modules)
+            import hydracache_sync
+            roots = {name.split(".")[0] for name in set(sys.modules) - before}
+            print(json.dumps([sorted(roots), threading.active_count()]))
+        """
+
+        roots, threads = json.loads(fresh_interpreter(program))
+
+        assert set(roots) & set(HEAVY) == set()
+        assert threads == 1
+
+    def test_every_name_can_be_taken_with_a_star(self) -> None:
+        program = "from hydracache_sync import *; print(len(dir()))"
+
+        count = int(fresh_interpreter(program))
+
+        assert count >= len(hydracache_sync.__all__)
+
+    def test_it_opens_no_file_socket_or_database_and_reads_no_environment(
+        self,
+    ) -> None:
+        program = """if True:
+            import os, pathlib, sqlite3, sys, uuid, random, secrets
+            import concurrent.futures, hashlib, logging, urllib.parse
+            import importlib.resources, json, socket, struct, zlib, contextlib
+            seen = []
+
+            def hook(event, arguments):
+                if event in ("socket.connect", "socket.bind", "sqlite3.connect"):
+                    seen.append((event, arguments))
+                if event == "open" and arguments[1] not in ("rb", "r", None):
+                    seen.append((event, arguments))
+
+            class Environment(dict):
+                def __getitem__(self, name):
+                    seen.append(("environment", name))
+                    return super().__getitem__(name)
+
+                def get(self, name, default=None):
+                    seen.append(("environment", name))
+                    return super().get(name, default)
+
+            sys.dont_write_bytecode = True
+            sys.addaudithook(hook)
+            os.environ = Environment(os.environ)
+            import hydracache_sync
+            print(seen)
+        """
+
+        assert fresh_interpreter(program) == "[]\n"
+
+
+class TestEnd:
+    def test_what_is_simply_dropped_leaves_no_warning_behind(self) -> None:
+        program = """if True:
+            import gc, pathlib, tempfile
+            from hydracache_sync import *
+
+            def use(outbox):
+                outbox.install_schema()
+                outbox.enqueue("shop", InvalidationIntentBatch().invalidate_key("a"))
+                worker = OutboxWorker(outbox, MemcachedApplier(MemoryStore(), "shop"))
+                worker.drain()
+
+            with tempfile.TemporaryDirectory() as directory:
+                use(MemoryOutbox())
+                use(SQLiteOutbox(pathlib.Path(directory) / "app.db"))
+                gc.collect()
+        """
+
+        # What is raised while something is collected goes to standard error only.
+        answer = subprocess.run(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+            cwd=PACKAGE.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+        assert answer.stderr == ""
+        assert answer.returncode == 0
+
+
+class TestNames:
+    def test_all_names_are_there_and_told_once(self) -> None:
+        names = hydracache_sync.__all__
+
+        assert len(set(names)) == len(names)
+        assert [name for name in names if not hasattr(hydracache_sync, name)] == []
+
+    def test_what_is_imported_into_the_package_is_told(self) -> None:
+        public = {
+            name
+            for name, value in vars(hydracache_sync).items()
+            if not name.startswith("_") and not inspect.ismodule(value)
+        }
+
+        assert public - {"annotations"} == set(hydracache_sync.__all__)
+
+    @pytest.mark.parametrize("name", hydracache_sync.__all__)
+    def test_each_has_a_docstring_of_its_own(self, name: str) -> None:
+        thing = getattr(hydracache_sync, name)
+
+        text = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
+
+        # What dataclasses, named tuples and enumerations write by themselves says
+        # nothing.
+        assert text and not text.startswith(f"{name}(")
+        assert text != "An enumeration."
+        assert len(text.split("\n")[0]) > 10
+
+    @pytest.mark.parametrize("name", sorted(modules()))
+    def test_each_module_says_what_it_is_for(self, name: str) -> None:
+        module = ast.parse(modules()[name].read_text("utf-8"))
+
+        assert ast.get_docstring(module)
+
+    def test_the_names_of_the_design_are_all_there(self) -> None:
+        names = """
+            InvalidationIntent InvalidationIntentBatch CacheKeyBuilder CommitPosition
+            InvalidationReceipt OutboxState OutboxRow OutboxStatus InvalidationOutbox
+            MemoryOutbox SQLiteOutbox open_outbox InvalidationApplier MemcachedApplier
+            PlainKeyApplier RecordingApplier OutboxWorker PublishReport
+            WorkerDiagnostics ConsistencyMode InvalidationWait WaitOutcome
+            MemcachedStore MemoryStore TaggedCache HydraCacheError ConfigurationError
+            OutboxError OutboxBusyError SchemaError NotInTransactionError ApplyError
+            ApplyUnavailable ApplyTransient ApplyPermanent QuarantineError
+        """.split()
+
+        assert [name for name in names if name not in hydracache_sync.__all__] == []
+
+    def test_every_error_has_the_one_root(self) -> None:
+        errors = [
+            thing
+            for thing in vars(hydracache_sync).values()
+            if inspect.isclass(thing) and issubclass(thing, BaseException)
+        ]
+
+        assert len(errors) >= 11
+        assert all(issubclass(each, hydracache_sync.HydraCacheError) for each in errors)
+
+    def test_the_version_is_a_version(self) -> None:
+        assert re.fullmatch(r"\d+\.\d+\.\d+\S*", hydracache_sync.__version__)
+
+
+class TestLayers:
+    @pytest.mark.parametrize("name", layered())
+    def test_imports_point_one_way(self, name: str) -> None:
+        part = name.split(".")[0]
+        imported = parts_imported_by(modules()[name]) - {part}
+
+        assert {each for each in imported if layer(each) >= layer(part)} == set()
+
+    def test_the_outbox_knows_no_applier_and_no_cache(self) -> None:
+        known = {
+            part
+            for name, path in modules().items()
+            if name.startswith("outbox")
+            for part in parts_imported_by(path)
+        }
+
+        assert known & {"appliers", "cache", "worker", "wait"} == set()
+
+    def test_the_cache_knows_no_outbox(self) -> None:
+        known = {
+            part
+            for name, path in modules().items()
+            if name.startswith("cache")
+            for part in parts_imported_by(path)
+        }
+
+        assert known & {"outbox", "appliers", "worker", "wait", "receipts"} == set()
+
+    def test_nothing_below_imports_the_package_itself(self) -> None:
+        importers = [
+            name
+            for name in layered()
+            if "hydracache_sync" in imports_of(modules()[name])
+        ]
+
+        assert importers == []
+
+    @pytest.mark.parametrize("third_party", sorted(ONE_PLACE))
+    def test_a_third_party_is_imported_in_one_place_at_most(
+        self, third_party: str
+    ) -> None:
+        importers = [
+            name
+            for name, path in modules().items()
+            if third_party in {each.split(".")[0] for each in imports_of(path)}
+        ]
+
+        assert len(importers) <= 1
+
+
+class TestFiles:
+    def test_types_are_shipped(self) -> None:
+        assert (resources.files("hydracache_sync") / "py.typed").is_file()
+
+    def test_the_tables_are_in_a_file_that_a_dba_can_read(self) -> None:
+        schema = resources.files("hydracache_sync.outbox") / "schema" / "sqlite.sql"
+
+        assert "create table" in schema.read_text("utf-8")
+
+    def test_no_file_is_named_for_nothing(self) -> None:
+        names = {path.stem for path in modules().values()}
+
+        assert names & {"utils", "helpers", "common", "models"} == set()
