@@ -153,10 +153,10 @@ class InvalidationIntent(NamedTuple):
         kind, value, entity_name = self
         if value is not None:
             if entity_name is not None:
-                return CacheInvalidation("tag", entity_tag(entity_name, value))
-            if kind == "collection":
-                return CacheInvalidation("tag", collection_tag(value))
-        return CacheInvalidation(kind, value)
+                kind, value = "tag", entity_tag(entity_name, value)
+            elif kind == "collection":
+                kind, value = "tag", collection_tag(value)
+        return tuple.__new__(CacheInvalidation, (kind, value))
 
 
 class InvalidationIntentBatch:

@@ -510,7 +510,8 @@ class _Batch:
         self.malformed: list[OutboxRow] = []
         self.outcomes: dict[InvalidationIntent, Exception | None] = {}
         for row in rows:
-            if row.intent is None:
+            intent = row.intent
+            if intent is None:
                 self.malformed.append(row)
             else:
-                self.rows.setdefault(row.intent, []).append(row)
+                self.rows.setdefault(intent, []).append(row)

@@ -87,9 +87,8 @@ def encode(value: object, basis: bytes) -> bytes:
         too deeply, or has an integer too long for text.
     """
     form, payload = _payload(value)
-    fields = _FIELDS.pack(form, 0, 0)
-    checksum = crc32(payload, crc32(fields))
-    return b"".join([basis, checksum.to_bytes(_CHECKSUM_SIZE, "big"), fields, payload])
+    body = _FIELDS.pack(form, 0, 0) + payload
+    return b"".join([basis, crc32(body).to_bytes(_CHECKSUM_SIZE, "big"), body])
 
 
 def decode(entry: bytes | None, digest: bytes, tokens: Sequence[bytes | None]) -> Any:
@@ -100,15 +99,14 @@ def decode(entry: bytes | None, digest: bytes, tokens: Sequence[bytes | None]) -
     if entry is None or None in tokens:
         return MISS
     basis = basis_of(digest, tokens)  # type: ignore[arg-type]
-    start = len(basis)
-    body = start + _HEAD.size
-    if not entry.startswith(basis) or len(entry) < body:
+    start = len(basis) + _CHECKSUM_SIZE
+    if not entry.startswith(basis) or len(entry) < start + _FIELDS.size:
         return MISS
-    checksum, form, flags, _soft_ms = _HEAD.unpack_from(entry, start)
-    fields = entry[start + _CHECKSUM_SIZE : body]
-    payload = entry[body:]
-    if flags or checksum != crc32(payload, crc32(fields)):
+    checksum, form, flags, _soft_ms = _HEAD.unpack_from(entry, start - _CHECKSUM_SIZE)
+    body = entry[start:]
+    if flags or crc32(body) != checksum:
         return MISS
+    payload = body[_FIELDS.size :]
     if form == _BYTES:
         return payload
     try:

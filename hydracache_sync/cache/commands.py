@@ -5,9 +5,11 @@ No ``noreply``, ever: an invalidation that nobody confirmed is a hope. Knows no 
 
 from __future__ import annotations
 
-from typing import Iterator, Sequence, Tuple
+from bisect import bisect_right
+from itertools import accumulate
+from typing import Iterator, NamedTuple, Sequence
 
-from hydracache_sync.cache.keyspace import Address, checked_app_key
+from hydracache_sync.cache.keyspace import Address, are_app_keys, checked_app_key
 from hydracache_sync.cache.store import (
     Failures,
     Write,
@@ -16,18 +18,15 @@ from hydracache_sync.cache.store import (
 )
 from hydracache_sync.errors import ApplyPermanent
 
-#: A command, and the address that its one line of answer is about.
-Command = Tuple[Address, bytes]
-
 #: Bytes sent before answers are read. They fit into the buffers of the two sockets,
 #: and so do the answers to them (a command has 30 bytes or more, its answer mostly 8),
 #: so that neither side ever waits for the other to read.
 WINDOW_SIZE = 64 * 1024
 
-#: What the server answers when it has done as it was told.
-STORED = frozenset([b"STORED"])
-ADDED = frozenset([b"STORED", b"NOT_STORED"])
-DELETED = frozenset([b"DELETED", b"NOT_FOUND"])
+#: What the server answers when it has done as it was told, the usual answer first.
+STORED = (b"STORED",)
+ADDED = (b"STORED", b"NOT_STORED")
+DELETED = (b"DELETED", b"NOT_FOUND")
 
 VERSION = b"version\r\n"
 
@@ -36,6 +35,13 @@ _LONGEST_RELATIVE = 30 * 24 * 3600
 
 #: memcached reads dates as 32 bits with a sign. Later than this is never.
 _LAST_DATE = 2**31 - 1
+
+
+class Window(NamedTuple):
+    """Commands to be sent at once, and the address that each one's answer is about."""
+
+    addresses: Sequence[Address]
+    data: bytes
 
 
 def get(keys: Sequence[bytes]) -> bytes:
@@ -51,34 +57,34 @@ def get(keys: Sequence[bytes]) -> bytes:
 
 def store(
     verb: bytes, writes: Sequence[Write], refused: Failures, *, now: float
-) -> list[Command]:
+) -> Iterator[Window]:
     """``set`` or ``add`` for each write; a key that is none goes into ``refused``.
 
     :param now: Unix seconds, for a TTL that must be sent as a date.
-    :raises TypeError, ValueError: as ``CacheStore`` says.
+    :raises TypeError, ValueError: as ``CacheStore`` says, before the first window.
     """
-    commands = []
-    for address, value, ttl in writes:
-        expiry = 0 if ttl is None else expiry_of(ttl, now)
-        size = len(checked_value(value))
-        key = _key_of(address, refused)
-        if key:
-            head = b"%b %b 0 %d %d\r\n" % (verb, key, expiry, size)
-            commands.append((address, b"%b%b\r\n" % (head, value)))
-    return commands
+    expiries = {ttl: expiry_of(ttl, now) for _, _, ttl in writes}
+    for _, value, _ in writes:
+        if type(value) is not bytes:
+            checked_value(value)
+    addresses = _with_good_keys([address for address, _, _ in writes], refused)
+    if refused:
+        writes = [write for write in writes if write[0] not in refused]
+    # One format for each, since this is most of what an applier's batch costs.
+    commands = [
+        b"%b %b 0 %d %d\r\n%b\r\n" % (verb, key, expiries[ttl], len(value), value)
+        for (_, key), value, ttl in writes
+    ]
+    return _windows(addresses, commands)
 
 
-def delete(addresses: Sequence[Address], refused: Failures) -> list[Command]:
+def delete(addresses: Sequence[Address], refused: Failures) -> Iterator[Window]:
     """``delete`` for each address; a key that is none goes into ``refused``."""
-    commands = []
-    for address in addresses:
-        key = _key_of(address, refused)
-        if key:
-            commands.append((address, b"delete %b\r\n" % key))
-    return commands
+    addresses = _with_good_keys(addresses, refused)
+    return _windows(addresses, [b"delete %b\r\n" % key for _, key in addresses])
 
 
-def expiry_of(ttl: float, now: float) -> int:
+def expiry_of(ttl: float | None, now: float) -> int:
     """How memcached wants to hear of a TTL: seconds, or a date if it is long."""
     seconds = whole_seconds(ttl)
     if seconds <= _LONGEST_RELATIVE:
@@ -87,23 +93,28 @@ def expiry_of(ttl: float, now: float) -> int:
     return date if date <= _LAST_DATE else 0
 
 
-def windows(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
+def _windows(
+    addresses: Sequence[Address], commands: Sequence[bytes]
+) -> Iterator[Window]:
     """Cut into runs of up to ``WINDOW_SIZE`` bytes; a larger command goes alone."""
-    start = size = 0
-    for index, (_, command) in enumerate(commands):
-        size += len(command)
-        if size > WINDOW_SIZE and index > start:
-            yield commands[start:index]
-            start, size = index, len(command)
-    if start < len(commands):
-        yield commands[start:]
+    ends = list(accumulate(map(len, commands)))
+    start = sent = 0
+    while start < len(ends):
+        stop = max(start + 1, bisect_right(ends, sent + WINDOW_SIZE))
+        yield Window(addresses[start:stop], b"".join(commands[start:stop]))
+        start, sent = stop, ends[stop - 1]
 
 
-def _key_of(address: Address, refused: Failures) -> bytes | None:
+def _with_good_keys(
+    addresses: Sequence[Address], refused: Failures
+) -> Sequence[Address]:
     # The server would answer a bad key in a set with two lines, one for the command
     # and one for the value, and every later answer would be taken for its neighbour's.
-    try:
-        return checked_app_key(address[1])
-    except ValueError as exc:
-        refused[address] = ApplyPermanent(str(exc))
-        return None
+    if are_app_keys([key for _, key in addresses]):
+        return addresses
+    for address in addresses:
+        try:
+            checked_app_key(address[1])
+        except ValueError as exc:
+            refused[address] = ApplyPermanent(str(exc))
+    return [address for address in addresses if address not in refused]

@@ -38,9 +38,8 @@ class Tally:
 
     def __init__(self) -> None:
         self._count = count()
-
-    def add(self) -> None:
-        next(self._count)
+        #: Call it to add one.
+        self.add = self._count.__next__
 
     @property
     def total(self) -> int:

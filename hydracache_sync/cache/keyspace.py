@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64encode
 from hashlib import sha256
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.keys import (
@@ -44,8 +44,9 @@ _plain_name = re.compile(r"[!-~]{1,%d}" % MAX_PLAIN_NAME).fullmatch
 _plain_namespace = re.compile(r"[!-~]{1,%d}" % MAX_PLAIN_NAMESPACE).fullmatch
 _ring = re.compile(r"[A-Za-z0-9._-]{1,16}").fullmatch
 
-#: What memcached takes as a key. Anything else ends the command early, or adds one.
-_app_key = re.compile(rb"[^\x00-\x20\x7f]{1,250}").fullmatch
+#: What memcached takes in a key. Anything else ends the command early, or adds one.
+_APP_KEY_BYTES = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
+MAX_APP_KEY = 250
 
 
 def checked_ring(ring: object) -> str:
@@ -67,12 +68,20 @@ def checked_app_key(key: str | bytes) -> bytes:
         blank or a control character, which would let a key carry commands.
     """
     raw = key.encode("utf-8") if isinstance(key, str) else key
-    if not _app_key(raw):
+    if not are_app_keys([raw]):
         raise ValueError(
-            f"{key!r} is no memcached key: 1 to 250 bytes without blanks and"
+            f"{key!r} is no memcached key: 1 to {MAX_APP_KEY} bytes without blanks and"
             " control characters"
         )
     return raw
+
+
+def are_app_keys(keys: Sequence[bytes]) -> bool:
+    """Tell whether memcached takes every one of these as a key."""
+    lengths = set(map(len, keys))
+    if lengths and not 1 <= min(lengths) <= max(lengths) <= MAX_APP_KEY:
+        return False
+    return not b"".join(keys).translate(None, _APP_KEY_BYTES)
 
 
 def app_address(key: str | bytes) -> Address:

@@ -14,7 +14,7 @@ from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.node import KEYS_PER_GET, Node
 from hydracache_sync.cache.server_list import parse_servers
 from hydracache_sync.cache.store import CacheStore, Failures, Write
-from hydracache_sync.cache.transport import Limits, load_client
+from hydracache_sync.cache.transport import Limits
 from hydracache_sync.errors import ApplyUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ class MemcachedStore(CacheStore):
                 CALL_TIMEOUTS * timeout if call_timeout is None else call_timeout,
             ),
         )
-        load_client()
         self._node = Node(
             parsed[0], limits, pool_size=pool_size, tls_context=tls_context
         )

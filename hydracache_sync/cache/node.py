@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import time
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn, Sequence
+from typing import TYPE_CHECKING, Iterator, NoReturn, Sequence
 
 from hydracache_sync.cache import commands
-from hydracache_sync.cache.commands import Command
+from hydracache_sync.cache.commands import Window
 from hydracache_sync.cache.connection_pool import ConnectionPool
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.replies import BrokenReply
 from hydracache_sync.cache.server_list import Server
 from hydracache_sync.cache.store import Failures, Write
-from hydracache_sync.cache.transport import Connection, Limits
+from hydracache_sync.cache.transport import Connection, Limits, load_client
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Node:
     ) -> None:
         self.name = server.name
         self._call_timeout = limits.call_timeout
+        self._client_is_loaded = False
         self._pool = ConnectionPool(
             server, limits, size=pool_size, tls_context=tls_context
         )
@@ -53,15 +54,15 @@ class Node:
     def set_many(self, writes: Sequence[Write]) -> Failures:
         """Store all; return what was not acknowledged."""
         failures: Failures = {}
-        told = commands.store(b"set", writes, failures, now=time.time())
-        self._tell_all(told, commands.STORED, failures)
+        windows = commands.store(b"set", writes, failures, now=time.time())
+        self._tell_all(windows, commands.STORED, failures)
         return failures
 
     def delete_many(self, addresses: Sequence[Address]) -> Failures:
         """Remove all; return what was not acknowledged."""
         failures: Failures = {}
-        told = commands.delete(addresses, failures)
-        self._tell_all(told, commands.DELETED, failures)
+        windows = commands.delete(addresses, failures)
+        self._tell_all(windows, commands.DELETED, failures)
         return failures
 
     def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
@@ -71,11 +72,12 @@ class Node:
         :raises ApplyUnavailable: the node did not answer properly.
         """
         refused: Failures = {}
-        told = commands.store(b"add", writes, refused, now=time.time())
+        windows = commands.store(b"add", writes, refused, now=time.time())
         for error in refused.values():
             raise error
-        keys = [address[1] for address, _ in told]
-        request = b"".join([command for _, command in told]) + commands.get(keys)
+        keys = [address[1] for address, _, _ in writes]
+        # In one go: so few answers always fit into the sockets' buffers.
+        request = b"".join([window.data for window in windows]) + commands.get(keys)
         failure: ApplyError | None = None
         try:
             connection = self._send(request)
@@ -130,7 +132,7 @@ class Node:
         :raises ApplyUnavailable: the node did not take it.
         """
         request = commands.get(keys)
-        now = monotonic()
+        now = self._begin()
         deadline = now + self._call_timeout
         try:
             connection = self._pool.take(now, deadline)
@@ -188,34 +190,39 @@ class Node:
     # through a proxy for one, would bring the token back after its successor, and with
     # it the entries loaded under it. Idle connections are looked at before instead.
 
-    def tell(self, window: Sequence[Command]) -> Connection:
+    def tell(self, window: Window) -> Connection:
         """Send a window of commands; the connection then goes to :meth:`acknowledged`.
 
         :raises ApplyUnavailable: part of it may have been sent and carried out.
         """
         try:
-            return self._send(b"".join([command for _, command in window]))
+            return self._send(window.data)
         except OSError as exc:
             self._give_up(exc)
 
     def acknowledged(
         self,
         connection: Connection,
-        window: Sequence[Command],
-        accepted: frozenset[bytes],
+        window: Window,
+        accepted: Sequence[bytes],
         failures: Failures,
     ) -> bool:
         """Read the answers to :meth:`tell` and note what was not acknowledged.
 
         :return: whether the node still answers, so that the next window is worth it.
         """
-        line = connection.replies.line
+        addresses = window.addresses
+        replies = connection.replies
         answered = 0
         try:
-            for address, _ in window:
-                answer = line()
+            while answered < len(addresses):
+                alike = replies.skip(accepted[0], len(addresses) - answered)
+                answered += alike
+                if alike:
+                    continue
+                answer = replies.line()
                 if answer not in accepted:
-                    failures[address] = self._refusal(answer)
+                    failures[addresses[answered]] = self._refusal(answer)
                 answered += 1
                 if answer.startswith(b"CLIENT_ERROR"):
                     # After one the server may take the value for a command and answer
@@ -223,11 +230,10 @@ class Node:
                     raise BrokenReply("it refused an earlier command of the batch")
             # An answer too many means that one of them was not ours, and not which.
             answered = 0
-            connection.replies.finish()
+            replies.finish()
         except OSError as exc:
             self._pool.drop(connection)
-            error = self._unavailable(exc)
-            failures.update((address, error) for address, _ in window[answered:])
+            self._note(failures, addresses[answered:], self._unavailable(exc))
             return False
         except BaseException:
             self._pool.drop(connection)
@@ -236,28 +242,31 @@ class Node:
         return True
 
     def _tell_all(
-        self, told: Sequence[Command], accepted: frozenset[bytes], failures: Failures
+        self, windows: Iterator[Window], accepted: Sequence[bytes], failures: Failures
     ) -> None:
-        windows = commands.windows(told)
         for window in windows:
             try:
                 connection = self.tell(window)
             except ApplyUnavailable as exc:
-                failures.update((address, exc) for address, _ in window)
+                self._note(failures, window.addresses, exc)
                 break
             if not self.acknowledged(connection, window, accepted, failures):
                 break
         # To wait for a node that is away once for every window could take for ever.
         for window in windows:
-            error = ApplyUnavailable(
-                f"memcached node {self.name}: not sent, since it failed before in the"
-                " same call",
-                node=self.name,
-            )
-            failures.update((address, error) for address, _ in window)
+            unsent = f"memcached node {self.name}: not sent, since it failed before"
+            error = ApplyUnavailable(unsent, node=self.name)
+            self._note(failures, window.addresses, error)
+
+    def _begin(self) -> float:
+        """The moment a call begins: the client is loaded, which no limit pays for."""
+        if not self._client_is_loaded:
+            load_client()
+            self._client_is_loaded = True
+        return monotonic()
 
     def _send(self, data: bytes) -> Connection:
-        now = monotonic()
+        now = self._begin()
         deadline = now + self._call_timeout
         connection = self._pool.take(now, deadline, proven=True)
         try:
@@ -289,6 +298,12 @@ class Node:
                 node=self.name,
             )
         raise _not_understood(answer)
+
+    @staticmethod
+    def _note(
+        failures: Failures, addresses: Sequence[Address], error: ApplyError
+    ) -> None:
+        failures.update((address, error) for address in addresses)
 
     def _give_up(self, failure: OSError) -> NoReturn:
         raise self._unavailable(failure) from failure

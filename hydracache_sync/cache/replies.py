@@ -129,6 +129,20 @@ class Replies:
         self._buffer = buffer[end + 2 :]
         return buffer[:end]
 
+    def skip(self, line: bytes, count: int) -> int:
+        """Pass over up to ``count`` lines that are all ``line`` and came in one piece.
+
+        :return: how many; 0 says that the next line is another one, or not whole yet.
+        :raises OSError: as :meth:`values`.
+        """
+        buffer = self._buffer or self._more()
+        line += b"\r\n"
+        count = min(count, len(buffer) // len(line))
+        if not buffer.startswith(line * count):
+            count = 0
+        self._buffer = buffer[count * len(line) :]
+        return count
+
     def finish(self) -> None:
         """State that every answer has been read.
 

@@ -39,17 +39,18 @@ class TagSets:
             is not text.
         :raises ValueError: a tag that is not 0 to 24577 bytes of UTF-8.
         """
-        if isinstance(tags, (str, bytes)):
-            raise TypeError(
-                f"tags must be several texts, as in ({tags!r},), not one {tags!r}"
-            )
-        given = tags if type(tags) is tuple else tuple(tags)
+        if type(tags) is not tuple:
+            if isinstance(tags, (str, bytes)):
+                raise TypeError(
+                    f"tags must be several texts, as in ({tags!r},), not one {tags!r}"
+                )
+            tags = tuple(tags)
         try:
-            known = self._remembered.get(given)
+            known = self._remembered.get(tags)
         except TypeError:
             # Something in it has no hash, so it is no text. Named below.
             known = None
-        return known or self._learn(given)
+        return known or self._learn(tags)
 
     def _learn(self, given: tuple[str, ...]) -> TagSet:
         addresses = {tag: self._keyspace.tag_token(tag) for tag in given}

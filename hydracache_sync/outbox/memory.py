@@ -43,8 +43,11 @@ class MemoryOutbox(SQLiteOutbox):
         connection = sqlite3.connect(
             ":memory:", timeout=0.0, isolation_level=None, check_same_thread=False
         )
-        connection.text_factory = bytes
         return connection
+
+    def _drop_connection(self) -> None:
+        # The rows live in it: it only changes how it gives them.
+        self._connection.text_factory = self._text_factory
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[sqlite3.Connection]:

@@ -24,6 +24,7 @@ from hydracache_sync.outbox.connections import ThreadConnections
 from hydracache_sync.outbox.mysql_drivers import (
     driver_of,
     error_number,
+    only_value,
     require_transaction,
 )
 from hydracache_sync.outbox.row import COLUMNS
@@ -219,7 +220,7 @@ class MySQLOutbox(SQLOutbox):
         statement = text % tuple([_literal(value) for row in rows for value in row])
         if len(statement) > SURE_BYTES and len(rows) > 1:
             cursor.execute("select @@max_allowed_packet")
-            if len(statement) + PACKET_MARGIN > _only_value(cursor.fetchone()):
+            if len(statement) + PACKET_MARGIN > only_value(cursor.fetchall()):
                 middle = len(rows) // 2
                 return sum(
                     self._execute_insert(
@@ -251,7 +252,7 @@ class MySQLOutbox(SQLOutbox):
         # in its turn, goes on: its update takes only rows that are still free.
         name = f"hydracache_sync {self.database}.{self._name}"[-64:]
         cursor.execute(f"select get_lock(%s, {TURN_TIMEOUT})", (name,))
-        mine = _only_value(cursor.fetchone()) == 1
+        mine = only_value(cursor.fetchall()) == 1
         try:
             yield
         finally:
@@ -428,12 +429,6 @@ def _literal(value: Any) -> str:
         return str(value)
     data = value.encode("ascii") if isinstance(value, str) else value
     return f"x'{data.hex()}'"
-
-
-def _only_value(record: Any) -> int:
-    """The value of a record of one, whatever the cursor's class makes of records."""
-    values = record.values() if isinstance(record, dict) else record
-    return int(next(iter(values)) or 0)
 
 
 def _split(rows: list[list[Any]], size: int) -> list[list[list[Any]]]:

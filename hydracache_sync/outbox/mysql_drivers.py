@@ -8,7 +8,7 @@ server is asked, and only then. No driver is imported: a connection of one bring
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, Protocol, Sequence
 
 from hydracache_sync.errors import NotInTransactionError
 
@@ -31,7 +31,11 @@ class Driver(Protocol):
         """Whether the next statement is part of a transaction that stays open."""
 
     def committed_at_once(self) -> bool:
-        """Whether the statement just run was a transaction of its own."""
+        """Whether a statement just run was a transaction of its own.
+
+        The driver's own knowledge may be older than an error that ended the
+        transaction; an acknowledged statement has renewed it.
+        """
 
     def tells_inserted(self) -> bool:
         """Whether a row that is there already is left out of a statement's count."""
@@ -49,7 +53,7 @@ class PyMySQLDriver:
         return not status & _AUTOCOMMIT or bool(status & _IN_TRANSACTION)
 
     def committed_at_once(self) -> bool:
-        return not self.connection.server_status & _IN_TRANSACTION
+        return not self.in_transaction()
 
     def tells_inserted(self) -> bool:
         return not self.connection.client_flag & _FOUND_ROWS
@@ -100,10 +104,19 @@ class ConnectorDriver:
         )
 
     def in_transaction(self) -> bool:
-        return bool(self.connection.in_transaction) or not self.connection.autocommit
+        return bool(self.connection.in_transaction) or not self._autocommits()
+
+    def _autocommits(self) -> bool:
+        """Ask the server, as the driver does, which takes a raw answer for "off"."""
+        cursor = self.connection.cursor()
+        try:
+            cursor.execute("select @@session.autocommit")
+            return bool(only_value(cursor.fetchall()))
+        finally:
+            cursor.close()
 
     def committed_at_once(self) -> bool:
-        return not self.connection.in_transaction
+        return not self.in_transaction()
 
     def tells_inserted(self) -> bool:
         flags = getattr(self.connection, "_client_flags", None)
@@ -140,6 +153,17 @@ def require_transaction(driver: Driver) -> None:
             " invalidation would be committed without the data. Call begin() first, or"
             " switch autocommit off, or use transaction() of the outbox"
         )
+
+
+def only_value(records: Sequence[Any]) -> int:
+    """The number in the only record, whatever a cursor's class makes of records.
+
+    All of them are fetched before: a connection is not free again until the end of a
+    result was read.
+    """
+    [record] = records
+    [value] = record.values() if isinstance(record, dict) else record
+    return int(value or 0)
 
 
 def error_number(exc: BaseException) -> int | None:

@@ -193,11 +193,14 @@ class OutboxRow:
         try:
             if self._common[1] not in _STORED:
                 raise ValueError(f"unknown state {self._common[1]!r}")
-            self._intent = InvalidationIntent.from_storage(
-                kind.decode() if type(kind) is bytes else str(kind),
-                None if value is None else _text("value", value),
-                None if entity_name is None else _text("entity_name", entity_name),
-            )
+            if type(kind) is not str:
+                kind = _text("kind", kind)
+            if value is not None and (type(value) is not str or len(value) > _SHORT):
+                value = _text("value", value)
+            if entity_name is not None:
+                if type(entity_name) is not str or len(entity_name) > _SHORT:
+                    entity_name = _text("entity_name", entity_name)
+            self._intent = InvalidationIntent.from_storage(kind, value, entity_name)
         except ValueError as exc:
             # The row stays as it is; the worker dead-letters it with this reason.
             self._fault = f"malformed row: {exc}"
@@ -225,8 +228,11 @@ class OutboxRow:
         return f"<OutboxRow {self.id} {state} {what} attempts={self.attempts}>"
 
 
+#: Characters that are within the limit whatever their bytes.
+_SHORT = MAX_TARGET // 4
+
+
 def _text(column: str, raw: object) -> str:
-    # Most often bytes: MySQL has them and SQLite is asked for them.
     if type(raw) is bytes:
         data = raw
     elif isinstance(raw, str):

@@ -24,7 +24,7 @@ from hydracache_sync.outbox.schema import (
     schema_statements,
     schema_text,
 )
-from hydracache_sync.outbox.sql import SQLOutbox
+from hydracache_sync.outbox.sql import ConnectionLostError, SQLOutbox
 from hydracache_sync.outbox.sqlite_files import opened_file
 from hydracache_sync.outbox.statements import SCHEMA_VERSION_SELECT, Dialect
 
@@ -81,6 +81,7 @@ class SQLiteOutbox(SQLOutbox):
         if "\0" in self.path:
             raise ConfigurationError(f"path {self.path!r} has a NUL in it")
         self._file: str | None = None
+        self._text_factory: type[str] | type[bytes] = str
         self._connections = ThreadConnections(self._connect, sqlite3.Connection.close)
 
     def __repr__(self) -> str:
@@ -164,8 +165,7 @@ class SQLiteOutbox(SQLOutbox):
             # Used by one thread, closed by any.
             check_same_thread=False,
         )
-        # What is not UTF-8 must not fail the rows beside it; a row decodes itself.
-        connection.text_factory = bytes
+        connection.text_factory = self._text_factory
         try:
             # In WAL mode the default of some builds may lose the last commits.
             connection.execute("pragma synchronous = full")
@@ -185,7 +185,7 @@ class SQLiteOutbox(SQLOutbox):
         connection.text_factory = str
 
     def _take_back(self, connection: sqlite3.Connection) -> None:
-        connection.text_factory = bytes
+        connection.text_factory = self._text_factory
         connection.row_factory = None
 
     def _in_transaction(self, connection: sqlite3.Connection) -> bool:
@@ -210,7 +210,16 @@ class SQLiteOutbox(SQLOutbox):
         try:
             yield
         except sqlite3.Error as exc:
+            if "Could not decode" in str(exc) and self._text_factory is str:
+                # One value that is not UTF-8 must not fail the rows beside it: from
+                # now on rows decode themselves, which takes longer.
+                self._text_factory = bytes
+                self._drop_connection()
+                raise ConnectionLostError(f"{self}: {exc}") from exc
             raise self._error(exc) from exc
+
+    def _drop_connection(self) -> None:
+        self._connections.discard()
 
     def _error(self, exc: sqlite3.Error) -> OutboxError:
         text = str(exc)
