@@ -116,6 +116,8 @@ class MemcachedApplier(InvalidationApplier):
         failures = self._store.set_many(
             [(address, token, None) for address, token in zip(targets, tokens)]
         )
+        if not failures:
+            return [None] * len(intents)
         return [failures.get(address) for address in addresses]
 
     def _address(self, intent: InvalidationIntent) -> Address:

@@ -347,9 +347,7 @@ class OutboxWorker:
                     len(intents),
                 )
                 return
-            portion = intents[start : start + size]
-            for intent, failure in zip(portion, self._apply_portion(portion)):
-                batch.outcomes[intent] = failure
+            batch.failures += self._apply_portion(intents[start : start + size])
 
     def _apply_portion(
         self, intents: Sequence[InvalidationIntent]
@@ -378,11 +376,9 @@ class OutboxWorker:
         released: list[OutboxRow] = []
         for row in batch.malformed:
             dead.setdefault(row.last_error or "malformed row", []).append(row)
-        for intent, rows in batch.rows.items():
-            if intent not in batch.outcomes:
-                released += rows
-                continue
-            failure = batch.outcomes[intent]
+        groups = iter(batch.rows.values())
+        # Failures first: zip takes no group that it then finds no failure for.
+        for failure, rows in zip(batch.failures, groups):
             if failure is None:
                 published += rows
                 continue
@@ -396,6 +392,8 @@ class OutboxWorker:
                     dead.setdefault(error, []).append(row)
                 else:
                     failed.setdefault((error, tries), []).append(row)
+        for rows in groups:
+            released += rows
 
         report = PublishReport(claimed=batch.size)
         try:
@@ -442,15 +440,8 @@ class OutboxWorker:
                 )
         done = self.outbox.mark_failed(rows, error, backoff=0.0, dead=True)
         if done < len(rows):
-            logger.warning(
-                "%d of %d rows of namespace %s are another worker's by now, who will"
-                " see: %s",
-                len(rows) - done,
-                len(rows),
-                self.namespace,
-                error,
-            )
-            return done
+            # Some are another worker's by now; only what died here is reported.
+            rows = [row for row in rows if self._died(row)]
         for row in rows:
             logger.error(
                 "row %d of namespace %s is a dead letter after %d attempts: %s",
@@ -460,6 +451,10 @@ class OutboxWorker:
                 error,
             )
         return done
+
+    def _died(self, row: OutboxRow) -> bool:
+        found = self.outbox.row(row.id)
+        return found is not None and found.is_dead_lettered
 
     def _note_outage(
         self, unavailable: dict[str, list[OutboxRow]], *, answered: bool
@@ -508,7 +503,8 @@ class _Batch:
         #: Rows with the same target are applied once.
         self.rows: dict[InvalidationIntent, list[OutboxRow]] = {}
         self.malformed: list[OutboxRow] = []
-        self.outcomes: dict[InvalidationIntent, Exception | None] = {}
+        #: What became of the first targets; of the others nothing is known.
+        self.failures: list[Exception | None] = []
         for row in rows:
             intent = row.intent
             if intent is None:

@@ -237,6 +237,19 @@ class TestTokens:
         [token] = store.get_many([token_addresses(store)[KEY]])
         assert token is not None and stamp_ms(token) == clock.now_ms
 
+    def test_a_token_stays_for_as_long_as_the_store_keeps_it(
+        self, clock: FakeClock
+    ) -> None:
+        store = MemoryStore(clock=clock)
+        MemcachedApplier(store, SHOP).apply_batch(INTENTS)
+        addresses = list(token_addresses(store).values())
+        before = store.get_many(addresses)
+
+        clock.advance(10 * 365 * 86_400)
+
+        assert store.get_many(addresses) == before
+        assert None not in before
+
     def test_an_entry_loaded_before_and_filled_after_is_not_served(
         self, store: CacheStore
     ) -> None:

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Iterator, Sequence, Union
 
 import pytest
@@ -33,6 +34,7 @@ from hydracache_sync import (
     SQLiteOutbox,
     TaggedCache,
 )
+from hydracache_sync import worker as worker_module
 from hydracache_sync.outbox import sql as sql_module
 
 SHOP = "shop"
@@ -457,6 +459,19 @@ class TestBesideAWorker:
 
         assert report == PublishReport(claimed=2, published=2)
 
+    def test_a_worker_that_is_faster_meanwhile_makes_it_complete_as_well(
+        self, outbox: Outbox
+    ) -> None:
+        class OvertakenApplier(Applier):
+            def apply_invalidation(self, intent: InvalidationIntent) -> None:
+                OutboxWorker(outbox, Applier()).drain()
+
+        receipt = outbox.enqueue(SHOP, batch_of("a", "b"))
+
+        report = OutboxWorker(outbox, OvertakenApplier()).publish(receipt)
+
+        assert report == PublishReport(claimed=2, published=2)
+
     def test_a_dead_row_keeps_it_from_being_complete(
         self, outbox: Outbox, applier: Applier
     ) -> None:
@@ -570,6 +585,32 @@ class TestFaults:
         assert warning.levelno == logging.WARNING
         assert str(receipt.commit_position) in warning.getMessage()
         assert worker.drain() == PublishReport(claimed=1, published=1)
+
+    def test_the_time_of_the_cache_is_not_taken_from_that_of_the_database(
+        self,
+        sqlite: SQLiteOutbox,
+        writer: sqlite3.Connection,
+        clock: FakeClock,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        class SlowApplier(Applier):
+            def apply_invalidation(self, intent: InvalidationIntent) -> None:
+                clock.advance(2.0)
+                writer.execute("begin immediate")
+
+        class UnlockingTime(Time):
+            def sleep(self, seconds: float) -> None:
+                super().sleep(seconds)
+                if self.passed > 0.3 and writer.in_transaction:
+                    writer.execute("rollback")
+
+        monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))
+        monkeypatch.setattr(sql_module, "time", UnlockingTime())
+        receipt = sqlite.enqueue(SHOP, batch_of("a"))
+
+        report = OutboxWorker(sqlite, SlowApplier()).publish(receipt, timeout=1.0)
+
+        assert report == PublishReport(claimed=1, published=1)
 
     def test_text_does_not_make_it_wait_longer(
         self,
