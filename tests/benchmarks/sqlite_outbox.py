@@ -210,7 +210,11 @@ def hand_drain(connection: sqlite3.Connection, client: Client, batch: int) -> in
 
 def drain(folder: Path, rounds: int, rows: int, batch: int) -> None:
     path = folder / "drain.db"
-    connection = database(path)
+    # Neither side drains through the connection that filled the table: its pages
+    # would be in that one's cache.
+    filler = database(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("pragma synchronous = full")
     outbox = SQLiteOutbox(path)
     with Memcached() as server:
         client = Client(server.address, no_delay=True, timeout=5)
@@ -226,7 +230,7 @@ def drain(folder: Path, rounds: int, rows: int, batch: int) -> None:
         for round_ in range(rounds):
             rate = [0.0, 0.0]
             for side in (0, 1) if round_ % 2 else (1, 0):
-                fill(connection, rows)
+                fill(filler, rows)
                 started = time.perf_counter()
                 done = sides[side]()
                 rate[side] = done / (time.perf_counter() - started)
@@ -241,6 +245,7 @@ def drain(folder: Path, rounds: int, rows: int, batch: int) -> None:
         f"drain: {rows} rows in batches of {batch}, by hand {hand:.0f} rows/s, library"
         f" {library:.0f} rows/s, ratio {ratio:.3f} (goal >= 0.90), {rounds} rounds"
     )
+    filler.close()
     connection.close()
     outbox.close()
 
