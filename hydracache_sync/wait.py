@@ -21,7 +21,7 @@ from hydracache_sync.receipts import InvalidationReceipt
 POLL_INTERVAL = 0.01
 
 #: Seconds that published rows are kept before a purge. A receipt older than that
-#: whose rows are gone counts as published; keep it at or below what you purge by.
+#: whose rows are gone counts as published; keep it at or above what you purge by.
 KEEP_PUBLISHED = 86_400.0
 
 
@@ -143,7 +143,7 @@ class InvalidationWait:
         return self._mode
 
     def diagnostics(self) -> WaitDiagnostics:
-        """Return the counts so far; they start anew in each process."""
+        """Return the counts so far; a forked child goes on from its parent's."""
         return self._diagnostics
 
     def wait(

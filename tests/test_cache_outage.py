@@ -213,9 +213,32 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
         for _ in range(3):
             cache.get("user:42")
 
-    levels = [record.levelname for record in caplog.records]
-    assert levels == ["WARNING", "INFO", "WARNING"]
-    assert "shop" in caplog.text and "away" in caplog.text
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "reading the cache of namespace shop fails: away"),
+        ("INFO", "reading the cache of namespace shop works again"),
+        ("WARNING", "reading the cache of namespace shop fails: away"),
+    ]
+
+
+@pytest.mark.parametrize("operation", ["add", "set"])
+def test_a_cache_that_reads_but_does_not_write_is_logged_once(
+    caplog: pytest.LogCaptureFixture, operation: str
+) -> None:
+    store = Failing()
+    cache = TaggedCache(store, "shop")
+    caplog.set_level(logging.INFO, logger="hydracache_sync")
+
+    store.failing = {operation}
+    for _ in range(3):
+        cache.get_or_load("user:42", lambda: "v")
+    store.failing = set()
+    for _ in range(3):
+        cache.get_or_load("user:42", lambda: "v")
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "writing the cache of namespace shop fails: away"),
+        ("INFO", "writing the cache of namespace shop works again"),
+    ]
 
 
 def test_diagnostics_count_what_happened() -> None:

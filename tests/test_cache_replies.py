@@ -177,6 +177,23 @@ def test_lines_are_read_one_by_one_however_cut(
     replies.finish()
 
 
+@given(st.lists(st.sampled_from([b"STORED", b"STORED2", b"X"]), min_size=1), cuts)
+@example([b"STORED"] * 100, [33])
+def test_alike_lines_are_skipped_and_never_one_too_many(
+    lines: list[bytes], sizes: list[int]
+) -> None:
+    data = b"".join(line + b"\r\n" for line in lines)
+    replies = Replies(stream(*cut(data, sizes)))
+
+    read: list[bytes] = []
+    while len(read) < len(lines):
+        alike = replies.skip(b"STORED", len(lines) - len(read))
+        read += [b"STORED"] * alike or [replies.line()]
+
+    assert read == lines
+    replies.finish()
+
+
 def test_lines_and_values_of_one_round_trip_are_read_in_turn() -> None:
     data = b"STORED\r\nNOT_STORED\r\n" + reply({b"a": b"1", b"b": b"2"})
     for size in (1, 7, 1000):

@@ -326,8 +326,8 @@ def test_of_many_who_miss_at_once_the_last_fill_is_served(
 
 @pytest.mark.parametrize(
     ("begun_after", "stored"),
-    [(-10.0, False), (0.0, False), (0.999, False), (1.0, False), (1.001, True)]
-    + [(60.0, True)],
+    [(-10.0, False), (0.0, False), (0.999, False), (1.0, False), (1.0005, False)]
+    + [(1.002, True), (60.0, True)],
 )
 @pytest.mark.parametrize("how", ["since", "snapshot", "reserve"])
 def test_a_value_is_stored_only_if_its_snapshot_is_younger_than_every_token(

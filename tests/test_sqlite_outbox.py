@@ -418,7 +418,74 @@ assert outbox.status("shop").pending == 2
 outbox.close()
 """
 
-        ended = run_python(script, storage, "-W", "ignore::DeprecationWarning")
+        ended = run_python(
+            script, storage, options=["-W", "ignore::DeprecationWarning"]
+        )
+
+        assert (ended.returncode, ended.stderr) == (0, "")
+        with raw(storage) as connection:
+            assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
+
+    @pytest.mark.parametrize("writer", ["forking thread", "another thread"])
+    def test_child_that_ends_after_the_parents_commit_undoes_nothing(
+        self, storage, writer
+    ):
+        """It has the rollback journal open too, and must not play it back."""
+        script = """
+import os, sys, threading
+from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.outbox import SQLiteOutbox
+
+outbox = SQLiteOutbox(sys.argv[1])
+outbox.install_schema()
+with outbox.transaction() as connection:
+    connection.execute("create table app (note text)")
+    notes = [("old" + "x" * 500,)] * 1000
+    connection.executemany("insert into app (note) values (?)", notes)
+waits, go = os.pipe()
+forked, changed = threading.Event(), threading.Event()
+
+def fork():
+    child = os.fork()
+    if not child:
+        os.close(go)
+        os.read(waits, 1)
+        sys.exit(7)
+    return child
+
+def write(meanwhile):
+    with outbox.transaction() as connection:
+        # Too small for the change, so that the file is written before the commit.
+        connection.execute("pragma cache_size = 5")
+        connection.execute("update app set note = 'new'")
+        batch = InvalidationIntentBatch().invalidate_key("a")
+        outbox.enqueue_in(connection, "shop", batch)
+        return meanwhile()
+
+if sys.argv[2] == "forking thread":
+    child = write(fork)
+else:
+    thread = threading.Thread(target=write, args=(lambda: (
+        changed.set(), forked.wait(60)
+    ),))
+    thread.start()
+    changed.wait(60)
+    child = fork()
+    forked.set()
+    thread.join()
+os.close(go)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 7, status
+with outbox.transaction() as connection:
+    notes = connection.execute("select distinct note from app").fetchall()
+    assert notes == [("new",)], notes
+assert outbox.status("shop").pending == 1
+outbox.close()
+"""
+
+        ended = run_python(
+            script, storage, writer, options=["-W", "ignore::DeprecationWarning"]
+        )
 
         assert (ended.returncode, ended.stderr) == (0, "")
         with raw(storage) as connection:
@@ -426,11 +493,12 @@ outbox.close()
 
 
 def run_python(
-    script: str, path: Path, *options: str
+    script: str, path: Path, *arguments: str, options: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in the mode that warns of every connection left open."""
+    command = [sys.executable, "-X", "dev", "-W", "error", *options, "-c", script]
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", *options, "-c", script, str(path)],
+        [*command, str(path), *arguments],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
@@ -1401,6 +1469,30 @@ def test_claim_and_mark_take_one_transaction_each(path, clock, monkeypatch):
 
     assert claimed == ["select", "begin", "select", "update", "commit"]
     assert marked == ["update"]
+    outbox.close()
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Connection.setlimit needs Python 3.11"
+)
+def test_statements_keep_to_what_an_old_sqlite_takes(path, clock, monkeypatch):
+    def limit(connection: sqlite3.Connection) -> None:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+
+    spy_on_connections(monkeypatch, limit)
+    outbox = SQLiteOutbox(path, clock=clock)
+    outbox.install_schema()
+    for n in range(12):
+        outbox.enqueue(SHOP, batch_of(*numbered(100)), commit_position=f"tx:{n}")
+
+    for dead in (True, False):
+        rows = outbox.claim(SHOP, "w", limit=2000, claim_ttl=30)
+        assert outbox.mark_failed(rows, "e", backoff=0, dead=dead) == 1200
+        assert outbox.reset_dead_letters(SHOP) == (1200 if dead else 0)
+    rows = outbox.claim(SHOP, "w", limit=2000, claim_ttl=30)
+    assert outbox.mark_published(rows) == 1200
+    clock.advance(1)
+    assert outbox.purge_published(SHOP, older_than=0) == 1200
     outbox.close()
 
 

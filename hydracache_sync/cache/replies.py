@@ -10,6 +10,7 @@ may be read from it. Needs no socket, only a function that gives bytes.
 from __future__ import annotations
 
 import math
+import re
 import socket
 from time import monotonic
 from typing import Callable, Sequence
@@ -31,6 +32,7 @@ MAX_VALUE = 1024 * 1024 * 1024
 TIMEOUTS = (TimeoutError, socket.timeout, BlockingIOError)
 
 _value_line = b"VALUE %b 0 %d".__mod__
+_value_head = re.compile(rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10})\r\n").match
 
 
 class BrokenReply(ConnectionError):
@@ -86,24 +88,22 @@ class Replies:
         found: dict[bytes, bytes] = {}
         position = 0
         while True:
-            end = buffer.find(b"\r\n", position)
-            if end < 0:
-                buffer = self._longer_line(buffer[position:])
-                position = 0
-                continue
-            words = buffer[position:end].split(b" ")
-            if len(words) != 4 or words[0] != b"VALUE":
-                if words != [b"END"]:
+            head = _value_head(buffer, position)
+            if head is None:
+                end = buffer.find(b"\r\n", position)
+                if end < 0:
+                    buffer = self._longer_line(buffer[position:])
+                    position = 0
+                    continue
+                if buffer[position:end] != b"END":
                     raise _unexpected(buffer[position:end], "a VALUE or END")
                 self._buffer = buffer[end + 2 :]
                 self.finish()
                 return found
-            _, key, flags, digits = words
+            key, digits = head.groups()
             if key not in wanted:
                 raise _unexpected(key, "the value of a key that was asked for")
-            if not (digits.isdigit() and flags.isdigit() and len(digits) <= 10):
-                raise _unexpected(buffer[position:end], "flags and a length")
-            start = end + 2
+            start = head.end()
             stop = start + int(digits)
             if stop - start > MAX_VALUE:
                 raise _unexpected(digits, "the length of a value")

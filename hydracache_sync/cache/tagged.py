@@ -16,6 +16,7 @@ from typing import Any, Callable, Iterable, Sequence, TypeVar
 from hydracache_sync.cache.codec import MISS, basis_of, decode, encode
 from hydracache_sync.cache.diagnostics import CacheDiagnostics, Tally
 from hydracache_sync.cache.keyspace import Address, Keyspace
+from hydracache_sync.cache.outage import Outage
 from hydracache_sync.cache.store import CacheStore, whole_seconds
 from hydracache_sync.cache.tag_sets import TagSets
 from hydracache_sync.cache.tokens import fresh_tokens, is_live, stamp_ms
@@ -74,7 +75,8 @@ class TaggedCache:
         whole_seconds(ttl)
         self._ttl = ttl
         self._clock = clock
-        self._failing = False
+        self._reading = Outage(logger, f"reading the cache of namespace {namespace}")
+        self._writing = Outage(logger, f"writing the cache of namespace {namespace}")
         self._hits = Tally()
         self._misses = Tally()
         self._fills = Tally()
@@ -120,7 +122,7 @@ class TaggedCache:
             default, 0 for no limit.
         :param since: Unix seconds, taken before the first statement of the transaction
             that the loader reads in. The value is stored only if every token is older
-            than that by more than ``clock_skew``.
+            than that by more than ``clock_skew`` and the millisecond that stamps count.
         :raises TypeError: the loaded value cannot be stored and come back the same. It
             was not stored. A mistake in the program, so it is not passed over: it would
             make every read a miss.
@@ -163,7 +165,7 @@ class TaggedCache:
         try:
             tokens = self._store.get_many(addresses[1:])
         except ApplyError as exc:
-            self._failed(exc)
+            self._failed(self._reading, exc)
             tokens = None
         return self._reservation(addresses, tag_digest, tokens, since)
 
@@ -177,7 +179,7 @@ class TaggedCache:
         """
         failures = self._store.delete_many([self._keyspace.entry(key)])
         for error in failures.values():
-            self._failed(error)
+            self._failed(self._writing, error)
             return False
         return True
 
@@ -209,11 +211,11 @@ class TaggedCache:
         try:
             entry, *tokens = self._store.get_many(addresses)
         except ApplyError as exc:
-            self._failed(exc)
+            self._failed(self._reading, exc)
             self._misses.add()
             return MISS, addresses, tag_digest, None
-        if self._failing:
-            self._recovered()
+        if self._reading.active:
+            self._reading.end()
         value = decode(entry, tag_digest, tokens)
         if value is MISS:
             self._misses.add()
@@ -257,13 +259,14 @@ class TaggedCache:
             for index, token in zip(missing, self._store.add_many(writes)):
                 complete[index] = token
         except ApplyError as exc:
-            self._failed(exc)
+            self._failed(self._writing, exc)
         return complete
 
     def _all_before(self, tokens: Sequence[bytes], since: float) -> bool:
-        # Strictly: a token of the same moment may be the younger.
+        # Stamps are cut to the millisecond: a token may be almost one younger than it
+        # says. And strictly: one of the same moment may be the younger.
         return all(
-            stamp_ms(token) / 1000 + self._clock_skew < since for token in tokens
+            (stamp_ms(token) + 1) / 1000 + self._clock_skew < since for token in tokens
         )
 
     def _fill(
@@ -283,25 +286,15 @@ class TaggedCache:
             if isinstance(error, ApplyPermanent):
                 self._refused_size.add()
             else:
-                self._failed(error)
+                self._failed(self._writing, error)
             return False
+        self._writing.end()
         self._fills.add()
         return True
 
-    def _failed(self, error: ApplyError) -> None:
+    def _failed(self, outage: Outage, error: ApplyError) -> None:
         self._errors.add()
-        # Once when it begins and once when it ends, not for each read between.
-        if not self._failing:
-            self._failing = True
-            logger.warning(
-                "the cache of namespace %s fails, reads go to the database: %s",
-                self.namespace,
-                error,
-            )
-
-    def _recovered(self) -> None:
-        self._failing = False
-        logger.info("the cache of namespace %s answers again", self.namespace)
+        outage.begin(error)
 
 
 class Reservation:

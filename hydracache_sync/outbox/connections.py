@@ -6,15 +6,34 @@ Python (uWSGI) and a thread-local survives a fork.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import weakref
 from typing import Any, Callable
 
-#: Connections that a fork left in the child. Kept alive on purpose: closing or
-#: collecting them here would speak on the parent's socket, or make SQLite drop
-#: the parent's locks on the file.
-_inherited: list[Any] = []
+#: Every collection of connections in this process, for the moment after a fork.
+_collections: weakref.WeakSet[ThreadConnections] = weakref.WeakSet()
+
+
+def _abandon(connection: Any) -> None:
+    """Keep an inherited connection from ever being closed or collected.
+
+    Its end would speak on the parent's socket. In SQLite it would let go of the
+    parent's locks on the file, or play back the journal of the parent's transaction
+    over what the parent has committed since. One reference too many does it, also at
+    the interpreter's end, where a list of them would be emptied.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _abandon_all() -> None:
+    for connections in list(_collections):
+        connections.abandon_inherited()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
 
 
 class _Slot:
@@ -32,7 +51,7 @@ class _Slot:
         if self.pid == os.getpid():
             self._close(connection)
         else:
-            _inherited.append(connection)
+            _abandon(connection)
 
     def __del__(self) -> None:
         self.close()
@@ -52,6 +71,7 @@ class ThreadConnections:
         self._close = close
         self._local = threading.local()
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
+        _collections.add(self)
 
     def get(self) -> Any:
         """Return this thread's connection, opening it if there is none."""
@@ -66,6 +86,12 @@ class ThreadConnections:
         slot = getattr(self._local, "slot", None)
         if slot is not None:
             slot.close()
+
+    def abandon_inherited(self) -> None:
+        """In a forked child, forget the parent's connections and let them be."""
+        for slot in list(self._slots):
+            if slot.pid != os.getpid():
+                slot.close()
 
     def close_all(self) -> None:
         """Close the connections of all threads of this process."""

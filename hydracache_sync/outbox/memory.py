@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import weakref
 from typing import Any, Callable, Iterator
 
 from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
@@ -34,6 +35,8 @@ class MemoryOutbox(SQLiteOutbox):
         self._pid = os.getpid()
         self._mutex = threading.Lock()
         self._connection = self._connect()
+        # Closed with this object; from 3.13 on Python complains about one that is not.
+        weakref.finalize(self, self._connection.close)
         self.install_schema()
 
     def __repr__(self) -> str:

@@ -62,6 +62,30 @@ PACKET_MARGIN = 1024
 #: Seconds to wait for the turn to claim, on servers without SKIP LOCKED.
 TURN_TIMEOUT = 1
 
+#: Bytes that columns must take, as bytes: a text column takes different ones for the
+#: same, and servers that are not strict cut in silence what is too long.
+_BYTES = {
+    "namespace": 64,
+    "commit_position": 128,
+    "target_hash": 32,
+    "kind": 16,
+    "value": 4096,
+    "entity_name": 4096,
+    "reason": 255,
+    "claim_owner": 255,
+    "last_error": 4096,
+}
+
+#: Columns of moments, tokens and ids.
+_BIG = (
+    "id",
+    "created_at_ms",
+    "at_ms",
+    "claimed_at_ms",
+    "claim_until_ms",
+    "claim_token",
+)
+
 #: Another transaction was in the way: deadlock, lock wait timeout, and the same said
 #: of NOWAIT.
 _BUSY = (1205, 1213, 3572)
@@ -257,7 +281,12 @@ class MySQLOutbox(SQLOutbox):
             yield
         finally:
             if mine:
-                cursor.execute("do release_lock(%s)", (name,))
+                try:
+                    cursor.execute("do release_lock(%s)", (name,))
+                except Exception:
+                    # The lock goes with the connection. What the claim itself has
+                    # returned or raised, a Ctrl-C for instance, must not be lost.
+                    self._connections.discard()
 
     # Connections
 
@@ -276,9 +305,11 @@ class MySQLOutbox(SQLOutbox):
                     "repeatable read" if server.statement_binlog else "read committed"
                 )
                 cursor.execute(f"set session transaction isolation level {isolation}")
-                # Strict, whatever the server's default: nothing of ours is cut.
+                # Whatever the server's defaults are: nothing of ours is cut, and what
+                # is done is committed, by each statement or COMMIT, and no more.
                 cursor.execute(
-                    "set session sql_mode = 'STRICT_ALL_TABLES',"
+                    "set session sql_mode = 'STRICT_ALL_TABLES', autocommit = 1,"
+                    " completion_type = 0,"
                     f" innodb_lock_wait_timeout = {LOCK_WAIT_TIMEOUT}"
                 )
         except BaseException:
@@ -294,6 +325,14 @@ class MySQLOutbox(SQLOutbox):
         except Exception as exc:
             raise self._error(exc, own=False) from exc
         yield connection
+
+    def _take_back(self, connection: Any) -> None:
+        import pymysql
+
+        plain = connection.cursorclass is pymysql.cursors.Cursor
+        if not plain or not connection.get_autocommit():
+            # Ours count on both; without autocommit nothing would be committed.
+            self._connections.discard()
 
     def _in_transaction(self, connection: Any) -> bool:
         return bool(connection.server_status & 1)  # SERVER_STATUS_IN_TRANS
@@ -358,42 +397,60 @@ class MySQLOutbox(SQLOutbox):
                 self._run(lambda cursor: cursor.execute(statement), check=False)
         self.check_schema()
 
+    def _found_version(self, timeout: float | None = None) -> int | None:
+        found = super()._found_version(timeout)
+        if found == SCHEMA_VERSION and not self._described("tables", "1, 2", timeout):
+            return None  # only the version is there, the table has been dropped
+        return found
+
     def _check_tables(self, timeout: float | None) -> None:
-        where = (
-            " where table_schema = :database and table_name = :name order by 1, 2, 3"
-        )
-        params = {"database": self.database, "name": self._name}
-
-        def of(columns: str, table: str) -> list[tuple[Any, ...]]:
-            text = f"select {columns} from information_schema.{table}{where}"
-            return self._read(text, params, timeout=timeout, check=False)
-
-        [(engine, *_)] = of("engine, 1, 1", "tables")
+        [(engine, _)] = self._described("tables", "engine, 2", timeout)
         if str(engine).lower() != "innodb":
             self._altered(
                 f"has engine {engine}, on which rows do not roll back with the data"
             )
-        types = {
-            str(column): str(kind)
-            for column, kind, _ in of("column_name, data_type, 1", "columns")
+        found = {
+            str(column): (str(kind), int(length or 0))
+            for column, kind, length in self._described(
+                "columns", "column_name, data_type, character_octet_length", timeout
+            )
         }
-        missing = [column for column in COLUMNS if column not in types]
+        missing = [column for column in COLUMNS if column not in found]
         if missing:
             self._altered(f"lacks {', '.join(missing)}")
-        for column in ("namespace", "commit_position", "target_hash"):
-            if types[column] not in ("varbinary", "binary"):
+        for column, wanted in _BYTES.items():
+            kind, length = found[column]
+            if not kind.endswith(("binary", "blob")) or length < wanted:
                 self._altered(
-                    f"has {column} as {types[column]}, which takes different bytes for"
-                    " the same"
+                    f"has {column} as {kind} of {length} bytes: it must take {wanted},"
+                    " and none for another"
                 )
+        for column in _BIG:
+            if found[column][0] != "bigint":
+                self._altered(f"has {column} as {found[column][0]}, not bigint")
         indexes: dict[tuple[str, int], list[str]] = {}
-        for index, _, column, other in of(
-            "index_name, seq_in_index, column_name, non_unique", "statistics"
+        for index, _, column, other, part in self._described(
+            "statistics",
+            "index_name, seq_in_index, column_name, non_unique, sub_part",
+            timeout,
         ):
-            indexes.setdefault((str(index), int(other)), []).append(str(column))
+            name = str(column) if part is None else f"{column}({part})"
+            indexes.setdefault((str(index), int(other)), []).append(name)
         self._require_indexes(
             [columns for (_, other), columns in indexes.items() if not other],
             list(indexes.values()),
+        )
+
+    def _described(
+        self, what: str, columns: str, timeout: float | None
+    ) -> list[tuple[Any, ...]]:
+        """Read what the server says of the table in one of its own tables."""
+        return self._read(
+            f"select {columns} from information_schema.{what}"
+            " where table_schema = :database and table_name = :name order by 1, 2",
+            {"database": self.database, "name": self._name},
+            timeout=timeout,
+            check=False,
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sqlite3
+import weakref
 from typing import Any, Callable, Iterator
 from urllib.parse import quote
 
@@ -82,7 +83,16 @@ class SQLiteOutbox(SQLOutbox):
             raise ConfigurationError(f"path {self.path!r} has a NUL in it")
         self._file: str | None = None
         self._text_factory: type[str] | type[bytes] = str
-        self._connections = ThreadConnections(self._connect, sqlite3.Connection.close)
+        # Weak: in a cycle the connections would be collected before their owner, which
+        # Python 3.13 complains about.
+        itself = weakref.ref(self)
+
+        def connect() -> sqlite3.Connection:
+            outbox = itself()
+            assert outbox is not None, "who asks for a connection holds the outbox"
+            return outbox._connect()
+
+        self._connections = ThreadConnections(connect, sqlite3.Connection.close)
 
     def __repr__(self) -> str:
         return f"SQLiteOutbox({self.path!r})"

@@ -3,8 +3,8 @@
     python tests/benchmarks/sqlite_outbox.py [--rows 100000] [--rounds 7] [--batch 256]
 
 Both sides run in turn in one process on one machine, and the ratio is taken round by
-round: quote the medians of ratios, not the absolute figures. The database is in WAL mode
-with synchronous FULL, memcached is a private one on loopback.
+round: quote the medians of ratios, not the absolute figures. The database is in WAL
+mode with synchronous FULL, memcached is a private one on loopback.
 
 Goals: an enqueue's transaction at most 1.10 of the hand-written one, a drain at least
 0.90 of its rows a second.
@@ -27,7 +27,6 @@ from typing import Callable
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pymemcache.client.base import Client  # noqa: E402
-from servers import Memcached  # noqa: E402
 
 from hydracache_sync import (  # noqa: E402
     InvalidationIntentBatch,
@@ -36,6 +35,7 @@ from hydracache_sync import (  # noqa: E402
     OutboxWorker,
     SQLiteOutbox,
 )
+from servers import Memcached  # noqa: E402
 
 NAMESPACE = "shop"
 COLUMNS = (
