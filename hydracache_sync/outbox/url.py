@@ -119,10 +119,10 @@ def redacted(url: str) -> str:
     what may be part of one is not shown.
     """
     url = re.sub(r"(?i)([?&;]\w*pass\w*=)[^&;]*", r"\1***", url)
-    scheme, mark, rest = url.partition("://")
-    if not mark or scheme.lower() == "sqlite":
+    if url.lower().startswith("sqlite:"):
         return url
-    login, at, host = rest.rpartition("@")
+    head, at, host = url.rpartition("@")
+    scheme, mark, login = head.rpartition("://")
     if not at or ":" not in login:
         return url
-    return f"{scheme}://{login.partition(':')[0]}:***@{host}"
+    return f"{scheme}{mark}{login.partition(':')[0]}:***@{host}"

@@ -1,0 +1,138 @@
+"""The outbox in MariaDB and in MySQL 5.6: the contract, and what is their own."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Iterator, Sequence
+from weakref import WeakKeyDictionary
+
+import pytest
+from mysql_databases import Database, fresh_database, spy_on_statements
+from pymysql.cursors import DictCursor
+
+from hydracache_sync.errors import OutboxError
+from hydracache_sync.outbox import MySQLOutbox
+from outbox_contract import (
+    DEADLINE,
+    SHOP,
+    SharedOutboxContract,
+    batch_of,
+    keys_of,
+    numbered,
+)
+from servers import SQLServer
+
+
+class MySQLContract(SharedOutboxContract):
+    #: Where the outboxes of a test keep their rows.
+    _storages: WeakKeyDictionary[MySQLOutbox, Database] = WeakKeyDictionary()
+
+    @pytest.fixture
+    def server(self) -> SQLServer:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def storage(self, server: SQLServer) -> Iterator[Database]:
+        with fresh_database(server) as database:
+            yield database
+
+    def make_outbox(self, storage: Database, **options: Any) -> MySQLOutbox:
+        outbox = storage.outbox(**options)
+        self._storages[outbox] = storage
+        return outbox
+
+    def sql(
+        self, outbox: MySQLOutbox, statement: str, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        return self._storages[outbox].sql(statement, parameters)
+
+    def spy(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        return spy_on_statements(monkeypatch)
+
+    def plant(
+        self, outbox: MySQLOutbox, column: str, value: Any, kind: str = "key"
+    ) -> int:
+        # As the outbox makes it, the column takes nothing over-long.
+        self.sql(outbox, "alter table hydracache_outbox modify value varbinary(5000)")
+        return super().plant(outbox, column, value, kind)
+
+    @contextlib.contextmanager
+    def connect(self, storage: Database) -> Iterator[Any]:
+        with storage.connect(read_timeout=DEADLINE) as connection:
+            yield connection
+
+    def begin(self, connection: Any) -> None:
+        connection.begin()
+
+    def test_rows_survive_their_outbox(self, outbox, storage):
+        outbox.enqueue(SHOP, batch_of("a"))
+        outbox.close()
+
+        with contextlib.closing(storage.outbox()) as reopened:
+            assert keys_of(reopened.rows(SHOP)) == ["a"]
+
+    def test_outbox_can_be_used_again_after_its_close(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a"))
+        outbox.close()
+        outbox.close()
+
+        assert outbox.enqueue(SHOP, batch_of("b")).inserted == 1
+
+    def test_connection_lent_to_a_block_is_an_ordinary_one(self, outbox, app):
+        with outbox.transaction() as connection:
+            app.write(connection, "caf\xe9")
+            connection.cursorclass = DictCursor
+            with connection.cursor() as cursor:
+                cursor.execute("select note from app")
+                note = cursor.fetchone()
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+            connection.autocommit(False)
+
+        outbox.enqueue(SHOP, batch_of("b"))
+        assert note == {"note": "caf\xe9"}
+        assert self.sql(outbox, "select count(*) from hydracache_outbox") == [(2,)]
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
+
+    def test_block_whose_connection_was_closed_has_changed_nothing(self, outbox, app):
+        with pytest.raises(OutboxError):
+            with outbox.transaction() as connection:
+                app.write(connection)
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                connection.close()
+
+        assert outbox.rows(SHOP) == []
+        assert app.notes() == []
+
+    def test_batch_of_several_statements_is_written_whole_or_not_at_all(self, outbox):
+        self.sql(
+            outbox,
+            "create trigger refuse before insert on hydracache_outbox for each row"
+            " if new.value = 'key:2999' then signal sqlstate '45000'; end if",
+        )
+
+        with pytest.raises(OutboxError):
+            outbox.enqueue(SHOP, batch_of(*numbered(3000)))
+
+        assert outbox.rows(SHOP) == []
+
+    def test_idle_claim_begins_no_transaction_and_locks_nothing(
+        self, storage, clock, monkeypatch
+    ):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+
+        assert outbox.claim(SHOP, "w", limit=1, claim_ttl=30) == []
+
+        assert [text.split()[0] for text in statements] == ["select"]
+        outbox.close()
+
+
+class TestMariaDBOutbox(MySQLContract):
+    @pytest.fixture
+    def server(self, mariadb: SQLServer) -> SQLServer:
+        return mariadb
+
+
+class TestMySQL56Outbox(MySQLContract):
+    @pytest.fixture
+    def server(self, mysql56: SQLServer) -> SQLServer:
+        return mysql56

@@ -1,0 +1,144 @@
+"""The private MariaDB and MySQL 5.6 of the suite."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mysql_databases import Database
+
+import servers
+from servers import MariaDB, MySQL56, ServerError, SQLServer
+from test_servers import PATIENCE, connect, is_gone
+
+
+@pytest.fixture(params=[MariaDB, MySQL56], ids=["MariaDB", "MySQL 5.6"])
+def kind(request: pytest.FixtureRequest) -> type[SQLServer]:
+    unavailable = MySQL56.unavailable() if request.param is MySQL56 else None
+    if unavailable:
+        pytest.skip(unavailable)
+    server: type[SQLServer] = request.param
+    return server
+
+
+def sql(server: SQLServer, statement: str) -> list[tuple[object, ...]]:
+    with closing(Database(server, None)) as database:
+        return database.sql(statement)
+
+
+class TestSQLServers:
+    def test_a_crashed_server_is_back_with_what_was_committed(
+        self, kind: type[SQLServer]
+    ) -> None:
+        with kind() as server:
+            address, pid = server.address, server.pid
+            sql(server, "create database app")
+            sql(server, "create table app.notes (note varchar(9)) engine = innodb")
+            sql(server, "insert into app.notes values ('kept')")
+
+            server.restart()
+
+            assert (server.address, server.pid == pid) == (address, False)
+            assert sql(server, "select note from app.notes") == [("kept",)]
+
+    def test_two_servers_are_two_and_both_are_empty(
+        self, kind: type[SQLServer]
+    ) -> None:
+        with kind() as one, kind() as other:
+            sql(one, "create database app")
+
+            databases = sql(other, "show databases")
+
+        assert ("app",) not in databases
+        assert ("mysql",) in databases
+
+    def test_arguments_reach_the_server(self, kind: type[SQLServer]) -> None:
+        arguments = ("--character-set-server=latin1", "--max-allowed-packet=1M")
+        with kind(arguments=arguments) as server:
+            assert sql(
+                server, "select @@global.character_set_server, @@max_allowed_packet"
+            ) == [("latin1", 1 << 20)]
+
+    def test_a_bad_argument_is_told_in_the_servers_own_words(
+        self, kind: type[SQLServer]
+    ) -> None:
+        with pytest.raises(ServerError, match="no-such-option"):
+            kind(arguments=("--no-such-option",))
+
+    def test_a_paused_server_goes_on_where_it_was(self, kind: type[SQLServer]) -> None:
+        with kind() as server:
+            server.pause()
+            with connect(server.unix_socket) as connection:
+                connection.settimeout(0.2)
+                with pytest.raises(socket.timeout):
+                    connection.recv(100)
+
+                server.resume()
+
+                connection.settimeout(PATIENCE)
+                assert connection.recv(100)
+
+    def test_stop_ends_the_process_and_removes_its_files(
+        self, kind: type[SQLServer]
+    ) -> None:
+        server = kind()
+        pid, directory = server.pid, server.directory
+
+        server.stop()
+
+        assert is_gone(pid)
+        assert not directory.exists()
+
+    def test_a_checkout_that_cannot_be_written_to_costs_time_only(
+        self, kind: type[SQLServer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = kind._find_program(kind.__new__(kind))
+        monkeypatch.setattr(kind, "_find_program", lambda server: program)
+        monkeypatch.setattr(servers, "CACHE", Path("/proc/nowhere"))
+
+        with kind() as server:
+            assert sql(server, "select 1") == [(1,)]
+
+    def test_a_missing_program_names_its_package(
+        self, kind: type[SQLServer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(MariaDB, "program", "mariadbd-of-nobody")
+        monkeypatch.setattr(servers, "CACHE", Path("/proc/nowhere"))
+
+        with pytest.raises(ServerError, match=f"install.*{kind.package}"):
+            kind()
+
+    def test_a_machine_that_cannot_have_mysql_5_6_is_told_why(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
+
+        assert "x86-64" in (MySQL56.unavailable() or "")
+
+    def test_an_external_server_is_used_and_never_harmed(
+        self, kind: type[SQLServer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with kind() as private:
+            sql(private, "create user tester@'%' identified by 'p@ss'")
+            url = f"mysql://tester:p%40ss@{private.address}"
+            monkeypatch.setenv("HYDRACACHE_TEST_MYSQL", url)
+            with MariaDB.of_environment() as server:
+                assert sql(server, "select 1") == [(1,)]
+                assert server.url("app") == f"{url}/app"
+                for action in (server.kill, server.restart, server.pause):
+                    with pytest.raises(ServerError, match="is not ours"):
+                        action()
+            assert private.running
+
+    @pytest.mark.parametrize(
+        "url", ["127.0.0.1:3306", "postgres://root@127.0.0.1", "mysql://127.0.0.1:3306"]
+    )
+    def test_a_malformed_address_of_an_external_server_is_told(
+        self, monkeypatch: pytest.MonkeyPatch, url: str
+    ) -> None:
+        monkeypatch.setenv("HYDRACACHE_TEST_MYSQL", url)
+
+        with pytest.raises(ServerError, match="mysql://user:pass@host:port"):
+            MariaDB.of_environment()
