@@ -158,7 +158,10 @@ class SQLiteOutbox(SQLOutbox):
     def _require_same_file(self, connection: sqlite3.Connection) -> None:
         """Refuse a connection whose main database is another file."""
         opened = opened_file(connection)
-        if opened != self._file and opened != os.path.realpath(self.path):
+        # Before 3.39 SQLite does not resolve the links among a path's directories.
+        if opened != self._file and (
+            not opened or os.path.realpath(opened) != os.path.realpath(self.path)
+        ):
             raise NotInTransactionError(
                 f"the connection has {opened or 'a database in memory'} open, the"
                 f" outbox is in {self.path}: rows written there would never be drained"
