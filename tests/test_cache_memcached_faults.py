@@ -28,9 +28,13 @@ def faulty() -> Iterator[FaultyMemcached]:
         yield server
 
 
-@pytest.fixture
-def impatient(faulty: FaultyMemcached) -> MemcachedStore:
-    return MemcachedStore([faulty.address], timeout=0.1, pool_size=2)
+#: Modes in which the client waits in vain, and so for its timeout.
+SILENT = (Mode.HANG, Mode.GARBAGE, Mode.TRUNCATED_VALUE)
+
+
+def patient_unless_silent(server: FaultyMemcached, mode: Mode) -> MemcachedStore:
+    timeout = 0.3 if mode in SILENT else 10
+    return MemcachedStore([server.address], timeout=timeout, connect_timeout=10)
 
 
 FAULTS = [
@@ -43,34 +47,36 @@ WRITING_FAULTS = [mode for mode in FAULTS if mode is not Mode.TRUNCATED_VALUE]
 @pytest.mark.parametrize("mode", READING_FAULTS)
 @pytest.mark.parametrize("warm", [False, True])
 def test_a_read_that_fails_says_which_node_and_the_next_one_works(
-    faulty: FaultyMemcached, impatient: MemcachedStore, mode: Mode, warm: bool
+    faulty: FaultyMemcached, mode: Mode, warm: bool
 ) -> None:
+    store = patient_unless_silent(faulty, mode)
     faulty.items.clear()
     if warm:
-        impatient.set_many([(ONE, b"value", None)])
+        store.set_many([(ONE, b"value", None)])
     else:
-        MemcachedStore([faulty.address]).set_many([(ONE, b"value", None)])
+        MemcachedStore([faulty.address], timeout=10).set_many([(ONE, b"value", None)])
     faulty.mode = mode
 
     with pytest.raises(ApplyUnavailable, match=faulty.address) as caught:
-        impatient.get_many([ONE, TWO])
+        store.get_many([ONE, TWO])
     faulty.mode = Mode.WORKING
 
     assert caught.value.node == faulty.address
-    assert impatient.get_many([ONE, TWO]) == [b"value", None]
+    assert store.get_many([ONE, TWO]) == [b"value", None]
 
 
 @pytest.mark.parametrize("mode", WRITING_FAULTS)
 @pytest.mark.parametrize("warm", [False, True])
 def test_writes_that_fail_are_each_returned_and_the_next_ones_work(
-    faulty: FaultyMemcached, impatient: MemcachedStore, mode: Mode, warm: bool
+    faulty: FaultyMemcached, mode: Mode, warm: bool
 ) -> None:
+    store = patient_unless_silent(faulty, mode)
     if warm:
-        impatient.get_many([ONE])
+        store.get_many([ONE])
     faulty.mode = mode
 
-    set_failures = impatient.set_many([(ONE, b"v", None), (TWO, b"v", None)])
-    delete_failures = impatient.delete_many([ONE, TWO])
+    set_failures = store.set_many([(ONE, b"v", None), (TWO, b"v", None)])
+    delete_failures = store.delete_many([ONE, TWO])
     faulty.mode = Mode.WORKING
 
     # Closed in mid-reply, the first may have been acknowledged.
@@ -79,43 +85,46 @@ def test_writes_that_fail_are_each_returned_and_the_next_ones_work(
         for error in failures.values():
             assert isinstance(error, ApplyUnavailable)
             assert error.node == faulty.address and faulty.address in str(error)
-    assert impatient.set_many([(ONE, b"w", None), (TWO, b"w", None)]) == {}
-    assert impatient.get_many([ONE, TWO]) == [b"w", b"w"]
+    assert store.set_many([(ONE, b"w", None), (TWO, b"w", None)]) == {}
+    assert store.get_many([ONE, TWO]) == [b"w", b"w"]
 
 
 @pytest.mark.parametrize("mode", READING_FAULTS)
 def test_adding_that_fails_raises_and_the_next_one_works(
-    faulty: FaultyMemcached, impatient: MemcachedStore, mode: Mode
+    faulty: FaultyMemcached, mode: Mode
 ) -> None:
+    store = patient_unless_silent(faulty, mode)
     faulty.mode = mode
 
     with pytest.raises(ApplyUnavailable, match=faulty.address):
-        impatient.add_many([(ONE, b"first", None)])
+        store.add_many([(ONE, b"first", None)])
     faulty.mode = Mode.WORKING
 
-    assert impatient.add_many([(TWO, b"second", None)]) == [b"second"]
+    assert store.add_many([(TWO, b"second", None)]) == [b"second"]
 
 
 @pytest.mark.parametrize("mode", WRITING_FAULTS)
 def test_ping_has_the_error_in_place_of_the_version(
-    faulty: FaultyMemcached, impatient: MemcachedStore, mode: Mode
+    faulty: FaultyMemcached, mode: Mode
 ) -> None:
+    store = patient_unless_silent(faulty, mode)
     faulty.mode = mode
-    answers = impatient.ping()
+    answers = store.ping()
     faulty.mode = Mode.WORKING
 
     assert isinstance(answers[faulty.address], ApplyUnavailable)
-    assert impatient.ping() == {faulty.address: "1.6.18-faulty"}
+    assert store.ping() == {faulty.address: "1.6.18-faulty"}
 
 
 def test_values_never_appear_in_an_error(
-    faulty: FaultyMemcached, impatient: MemcachedStore
+    faulty: FaultyMemcached,
 ) -> None:
-    impatient.set_many([(ONE, b"a secret value", None)])
+    store = MemcachedStore([faulty.address], timeout=0.3, connect_timeout=10)
+    store.set_many([(ONE, b"a secret value", None)])
     faulty.mode = Mode.TRUNCATED_VALUE
 
     with pytest.raises(ApplyUnavailable) as caught:
-        impatient.get_many([ONE])
+        store.get_many([ONE])
 
     assert "secret" not in str(caught.value) + str(caught.value.__cause__)
 
@@ -124,7 +133,9 @@ def test_a_server_that_hangs_holds_the_caller_for_its_timeout_only(
     memcached: Memcached,
 ) -> None:
     with Memcached() as server:
-        store = MemcachedStore([server.address], timeout=0.2, pool_size=1)
+        store = MemcachedStore(
+            [server.address], timeout=0.3, connect_timeout=10, pool_size=1
+        )
         store.set_many([(ONE, b"value", None)])
         server.pause()
 
@@ -150,14 +161,14 @@ def test_a_dead_node_is_waited_for_once_in_a_call_not_once_in_a_window(
     begin = time.monotonic()
     failures = store.set_many([(address, b"x" * 10_000, 60) for address in addresses])
 
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < 3
     assert set(failures) == set(addresses)
 
 
 @pytest.mark.parametrize("operation", ["get", "add", "set", "delete", "ping"])
 def test_after_a_restart_the_first_call_just_works(operation: str) -> None:
     with Memcached() as server:
-        store = MemcachedStore([server.address])
+        store = MemcachedStore([server.address], timeout=10, connect_timeout=10)
         barrier = threading.Barrier(4)
 
         def use_a_connection() -> None:
@@ -184,7 +195,7 @@ def test_after_a_restart_the_first_call_just_works(operation: str) -> None:
 
 
 def test_a_write_is_never_sent_twice(faulty: FaultyMemcached) -> None:
-    store = MemcachedStore([faulty.address])
+    store = MemcachedStore([faulty.address], timeout=10, connect_timeout=10)
     store.get_many([ONE])
     faulty.forget()
     # The connection is alive when it is looked at, and ends without an answer.
@@ -205,7 +216,9 @@ def test_an_interrupted_caller_leaves_its_answer_to_nobody(
     def interrupt(number: int, frame: object) -> None:
         raise Interrupted
 
-    store = MemcachedStore([faulty.address], timeout=5, pool_size=1)
+    store = MemcachedStore(
+        [faulty.address], timeout=10, connect_timeout=10, pool_size=1
+    )
     store.set_many([(ONE, b"of one", None), (TWO, b"of two", None)])
     faulty.delay = 0.3
     faulty.once(Mode.SLOW)
@@ -236,7 +249,7 @@ def test_a_refused_command_in_a_batch_is_permanent_and_what_follows_is_unknown()
             return reply
 
     with Refusing() as server:
-        store = MemcachedStore([server.address])
+        store = MemcachedStore([server.address], timeout=10, connect_timeout=10)
         failures = store.set_many(
             [(ONE, b"v", None), (TWO, b"v", None), (THREE, b"v", None)]
         )

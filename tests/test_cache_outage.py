@@ -22,6 +22,15 @@ TAGS = ("users", "user:42")
 FAULTS = [mode for mode in Mode if mode not in (Mode.WORKING, Mode.SLOW)]
 
 
+#: Modes in which the client waits in vain, and so for its timeout.
+SILENT = (Mode.HANG, Mode.GARBAGE, Mode.TRUNCATED_VALUE)
+
+
+def patient_unless_silent(server: FaultyMemcached, mode: Mode) -> MemcachedStore:
+    timeout = 0.3 if mode in SILENT else 10
+    return MemcachedStore([server.address], timeout=timeout, connect_timeout=10)
+
+
 @pytest.fixture
 def faulty() -> Iterator[FaultyMemcached]:
     with FaultyMemcached() as server:
@@ -66,7 +75,7 @@ class Failing(MemoryStore):
 def test_whatever_memcached_does_the_value_comes_from_the_loader(
     faulty: FaultyMemcached, mode: Mode, warm: bool
 ) -> None:
-    cache = TaggedCache(MemcachedStore([faulty.address], timeout=0.1), "shop")
+    cache = TaggedCache(patient_unless_silent(faulty, mode), "shop")
     if warm:
         cache.get_or_load("user:42", lambda: "old", tags=TAGS)
     faulty.mode = mode
@@ -87,7 +96,7 @@ def test_whatever_memcached_does_the_value_comes_from_the_loader(
 def test_after_an_outage_the_cache_serves_again(
     faulty: FaultyMemcached, mode: Mode
 ) -> None:
-    cache = TaggedCache(MemcachedStore([faulty.address], timeout=0.1), "shop")
+    cache = TaggedCache(patient_unless_silent(faulty, mode), "shop")
     faulty.mode = mode
     cache.get_or_load("user:42", lambda: "during", tags=TAGS)
     faulty.mode = Mode.WORKING
@@ -113,7 +122,9 @@ def test_a_hung_memcached_costs_a_read_its_timeout(memcached: Memcached) -> None
 
 def test_after_a_restart_nothing_old_is_served_and_nothing_fails() -> None:
     with Memcached() as server:
-        cache = TaggedCache(MemcachedStore([server.address]), "shop")
+        cache = TaggedCache(
+            MemcachedStore([server.address], timeout=10, connect_timeout=10), "shop"
+        )
         cache.get_or_load("user:42", lambda: "old", tags=TAGS)
         reservation = cache.reserve("user:42", tags=TAGS)
 
@@ -129,7 +140,9 @@ def test_after_a_restart_nothing_old_is_served_and_nothing_fails() -> None:
 
 def test_a_restart_while_loading_leaves_nothing_to_serve() -> None:
     with Memcached() as server:
-        cache = TaggedCache(MemcachedStore([server.address]), "shop")
+        cache = TaggedCache(
+            MemcachedStore([server.address], timeout=10, connect_timeout=10), "shop"
+        )
 
         def load() -> str:
             server.restart()
@@ -277,7 +290,9 @@ def test_counts_are_exact_with_many_threads() -> None:
 def test_a_cache_works_on_both_sides_of_a_fork(
     memcached: Memcached, unique: str
 ) -> None:
-    cache = TaggedCache(MemcachedStore([memcached.address]), unique)
+    cache = TaggedCache(
+        MemcachedStore([memcached.address], timeout=10, connect_timeout=10), unique
+    )
     cache.get_or_load("user:42", lambda: "v", tags=TAGS)
 
     with warnings.catch_warnings():

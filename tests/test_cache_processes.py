@@ -37,7 +37,9 @@ def statistic(server: Memcached, name: str) -> int:
 def test_threads_wait_for_each_other_when_connections_are_few(
     memcached: Memcached, unique: str
 ) -> None:
-    store = MemcachedStore([memcached.address], pool_size=2)
+    store = MemcachedStore(
+        [memcached.address], timeout=10, connect_timeout=10, pool_size=2
+    )
     barrier = threading.Barrier(8)
     wrong: list[object] = []
 
@@ -66,7 +68,9 @@ def test_threads_wait_for_each_other_when_connections_are_few(
 def test_who_waits_for_a_connection_in_vain_is_told_what_to_raise(
     faulty: FaultyMemcached,
 ) -> None:
-    store = MemcachedStore([faulty.address], timeout=5, call_timeout=0.2, pool_size=1)
+    store = MemcachedStore(
+        [faulty.address], timeout=10, connect_timeout=10, call_timeout=0.2, pool_size=1
+    )
     faulty.delay = 5
     faulty.once(Mode.SLOW)
     holder = threading.Thread(target=lambda: store.ping())
@@ -86,7 +90,9 @@ def test_who_waits_for_a_connection_in_vain_is_told_what_to_raise(
 def test_closing_while_in_use_harms_no_caller(
     memcached: Memcached, unique: str
 ) -> None:
-    store = MemcachedStore([memcached.address], pool_size=2)
+    store = MemcachedStore(
+        [memcached.address], timeout=10, connect_timeout=10, pool_size=2
+    )
     address = Keyspace("1", unique).entry("a")
     wrong: list[object] = []
 
@@ -130,7 +136,9 @@ def ended_well(child: int) -> bool:
 def test_after_a_fork_parent_and_children_get_their_own_answers(
     memcached: Memcached, unique: str
 ) -> None:
-    store = MemcachedStore([memcached.address], pool_size=1)
+    store = MemcachedStore(
+        [memcached.address], timeout=10, connect_timeout=10, pool_size=1
+    )
 
     def answers_are_right(name: str) -> bool:
         address = Keyspace("1", unique).entry(name)
@@ -154,7 +162,9 @@ def test_after_a_fork_parent_and_children_get_their_own_answers(
 
 def test_a_fork_neither_shares_nor_ends_the_parents_connection() -> None:
     with Memcached() as server:
-        store = MemcachedStore([server.address], pool_size=1)
+        store = MemcachedStore(
+            [server.address], timeout=10, connect_timeout=10, pool_size=1
+        )
         store.set_many([(ONE, b"value", None)])
         before = statistic(server, "total_connections")
 
@@ -169,7 +179,9 @@ def test_a_fork_neither_shares_nor_ends_the_parents_connection() -> None:
 
 
 def test_a_child_gives_up_its_copies_at_once(memcached: Memcached) -> None:
-    store = MemcachedStore([memcached.address], pool_size=1)
+    store = MemcachedStore(
+        [memcached.address], timeout=10, connect_timeout=10, pool_size=1
+    )
     store.ping()
     [connection] = store._node._pool._lendings.idle
     inode = os.fstat(connection._socket.fileno()).st_ino  # type: ignore[union-attr]
@@ -192,7 +204,9 @@ def test_a_child_gives_up_its_copies_at_once(memcached: Memcached) -> None:
 def test_a_fork_that_python_was_not_told_of_is_noticed(
     memcached: Memcached, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = MemcachedStore([memcached.address], pool_size=1)
+    store = MemcachedStore(
+        [memcached.address], timeout=10, connect_timeout=10, pool_size=1
+    )
     store.set_many([(ONE, b"value", None)])
     before = statistic(memcached, "total_connections")
     # What os.fork runs in the child finds no pool.
@@ -208,7 +222,9 @@ def test_a_fork_that_python_was_not_told_of_is_noticed(
 def test_a_child_forked_while_another_thread_waits_is_not_stuck(
     faulty: FaultyMemcached, memcached: Memcached
 ) -> None:
-    store = MemcachedStore([memcached.address], pool_size=1)
+    store = MemcachedStore(
+        [memcached.address], timeout=10, connect_timeout=10, pool_size=1
+    )
     store.ping()
     pool = store._node._pool
 

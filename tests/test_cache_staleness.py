@@ -30,7 +30,7 @@ def store(request: pytest.FixtureRequest) -> CacheStore:
     if request.param == "memory":
         return MemoryStore()
     server: Memcached = request.getfixturevalue("memcached")
-    return MemcachedStore([server.address])
+    return MemcachedStore([server.address], timeout=10, connect_timeout=10)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def server(certificate: Path) -> Iterator[TLSMemcached]:
 @pytest.fixture
 def store(server: TLSMemcached, certificate: Path) -> MemcachedStore:
     context = ssl.create_default_context(cafile=str(certificate))
-    return MemcachedStore([server.address], tls_context=context, connect_timeout=5)
+    return MemcachedStore([server.address], tls_context=context, connect_timeout=10)
 
 
 def test_values_large_and_small_go_over_tls(store: MemcachedStore) -> None:
@@ -81,7 +81,7 @@ def test_a_server_with_an_unknown_certificate_is_unavailable(
     server: TLSMemcached,
 ) -> None:
     store = MemcachedStore(
-        [server.address], tls_context=ssl.create_default_context(), connect_timeout=5
+        [server.address], tls_context=ssl.create_default_context(), connect_timeout=10
     )
 
     with pytest.raises(ApplyUnavailable, match="certificate"):

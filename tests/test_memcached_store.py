@@ -47,19 +47,21 @@ class ContractOnMemcached(StoreContract):
 class TestMemcachedStore(ContractOnMemcached):
     @pytest.fixture
     def store(self, memcached: Memcached) -> CacheStore:
-        return MemcachedStore([memcached.address])
+        return MemcachedStore([memcached.address], timeout=10, connect_timeout=10)
 
 
 class TestMemcachedStoreWithOneConnection(ContractOnMemcached):
     @pytest.fixture
     def store(self, memcached: Memcached) -> CacheStore:
-        return MemcachedStore([memcached.address], pool_size=1)
+        return MemcachedStore(
+            [memcached.address], timeout=10, connect_timeout=10, pool_size=1
+        )
 
 
 class TestMemcachedStoreOnAUnixSocket(ContractOnMemcached):
     @pytest.fixture
     def store(self, local_memcached: Memcached) -> CacheStore:
-        return MemcachedStore([f"unix:{local_memcached.address}"])
+        return MemcachedStore([f"unix:{local_memcached.address}"], timeout=10)
 
 
 def connected(name: str) -> socket.socket:
@@ -75,7 +77,7 @@ def connected(name: str) -> socket.socket:
 
 
 def test_nothing_connects_before_it_is_used(faulty: FaultyMemcached) -> None:
-    store = MemcachedStore([faulty.address])
+    store = MemcachedStore([faulty.address], timeout=10, connect_timeout=10)
     repr(store)
 
     assert faulty.connections == 0

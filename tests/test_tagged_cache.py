@@ -29,7 +29,7 @@ def store(request: pytest.FixtureRequest) -> CacheStore:
     if request.param == "memory":
         return MemoryStore()
     server: Memcached = request.getfixturevalue("memcached")
-    return MemcachedStore([server.address])
+    return MemcachedStore([server.address], timeout=10, connect_timeout=10)
 
 
 @pytest.fixture
@@ -313,7 +313,9 @@ def faulty() -> Iterator[FaultyMemcached]:
 def test_a_hit_is_one_round_trip_and_a_miss_two_or_three(
     faulty: FaultyMemcached, unique: str
 ) -> None:
-    cache = TaggedCache(MemcachedStore([faulty.address]), unique)
+    cache = TaggedCache(
+        MemcachedStore([faulty.address], timeout=10, connect_timeout=10), unique
+    )
 
     def trips(call: Callable[[], object]) -> int:
         faulty.forget()

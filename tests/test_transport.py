@@ -24,12 +24,12 @@ FOUND = b"VALUE %b 0 5\r\nvalue\r\nEND\r\n" % ONE[1]
 class Script:
     """A server that gives each burst of requests the next answer, whatever it asked.
 
-    :param answers: None closes the connection, a list is sent piece by piece with
-        ``pause`` seconds between. Shared by all connections.
+    All connections share ``answers``: None closes the connection, a list is sent piece
+    by piece with ``pause`` seconds between.
     """
 
     def __init__(self, listener: socket.socket, *, pause: float = 0.05) -> None:
-        self.answers: list[bytes | list[bytes] | None] = []
+        self.answers: list[bytes | list[bytes | None] | None] = []
         self.received: list[bytes] = []
         self.connections = 0
         self._pause = pause
@@ -80,6 +80,8 @@ class Script:
                 if answer is None:
                     return
                 for piece in [answer] if isinstance(answer, bytes) else answer:
+                    if piece is None:
+                        return
                     try:
                         connection.sendall(piece)
                     except OSError:
@@ -103,7 +105,7 @@ def script(path: str) -> Iterator[Script]:
 
 @pytest.fixture
 def store(path: str) -> MemcachedStore:
-    return MemcachedStore([path], timeout=0.2)
+    return MemcachedStore([path], timeout=10, connect_timeout=10)
 
 
 def test_each_call_is_one_send(script: Script, store: MemcachedStore) -> None:
@@ -148,7 +150,7 @@ def test_one_acknowledgement_too_many_acknowledges_nothing(
 def test_what_was_acknowledged_before_the_end_counts_and_the_rest_does_not(
     script: Script, store: MemcachedStore
 ) -> None:
-    script.answers = [b"STORED\r\nSTO"]
+    script.answers = [[b"STORED\r\nSTO", None]]
 
     failures = store.set_many([(ONE, b"v", None), (TWO, b"v", None)])
 
@@ -266,7 +268,7 @@ def test_a_late_answer_on_an_idle_connection_is_nobodys(
 def test_a_server_that_drips_bytes_holds_the_caller_for_a_bounded_time(
     script: Script, path: str
 ) -> None:
-    store = MemcachedStore([path], timeout=0.3, call_timeout=0.4)
+    store = MemcachedStore([path], timeout=0.3, call_timeout=0.4, connect_timeout=10)
     script.answers = [[b"x"] * 1000, [b"STORED\r\n"] * 1000, [b"STORED\r\n"] * 1000]
     many = [(ONE, b"v", None)] * 100
 
@@ -277,7 +279,8 @@ def test_a_server_that_drips_bytes_holds_the_caller_for_a_bounded_time(
         store.add_many(many)
     failures = store.set_many([*many, (TWO, b"v", None)])
 
-    assert time.monotonic() - begin < 3 * (0.4 + 2 * 0.3)
+    # A second for each, and one more for a busy machine.
+    assert time.monotonic() - begin < 4
     assert TWO in failures
 
 
@@ -340,7 +343,7 @@ def test_a_connection_in_use_at_close_is_not_used_again(
 def test_a_connection_that_was_lost_gives_its_place_back(
     script: Script, path: str
 ) -> None:
-    store = MemcachedStore([path], pool_size=1)
+    store = MemcachedStore([path], timeout=10, connect_timeout=10, pool_size=1)
     script.answers = [FOUND, FOUND]
     store.get_many([ONE])
     # As an exception between two lines of ours would: taken and never given back.
@@ -368,7 +371,9 @@ def test_a_name_with_several_addresses_is_tried_at_each(
 
     with Script(listener) as server:
         server.answers = [FOUND]
-        found = MemcachedStore([f"cache.example:{port}"]).get_many([ONE])
+        found = MemcachedStore(
+            [f"cache.example:{port}"], timeout=10, connect_timeout=10
+        ).get_many([ONE])
 
     assert found == [b"value"]
 
