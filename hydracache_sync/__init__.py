@@ -13,6 +13,7 @@ from hydracache_sync.appliers import (
 from hydracache_sync.cache import (
     MemcachedStore,
     MemoryStore,
+    PickleCodec,
     Reservation,
     TaggedCache,
 )
@@ -93,6 +94,7 @@ __all__ = [
     # the cached read
     "MemcachedStore",
     "MemoryStore",
+    "PickleCodec",
     "Reservation",
     "TaggedCache",
     # errors

@@ -14,18 +14,34 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hydracache_sync.cache.codec import MISS, basis_of, decode, encode, tag_digest
+from hydracache_sync.cache.codec import MISS, Codec
+from hydracache_sync.cache.entry import basis_of, soft_ms_of, tag_digest
 from hydracache_sync.cache.tokens import fresh_tokens
 
 DIGEST = tag_digest(["a", "b"])
 TOKENS = fresh_tokens(4, 1_700_000_000_000)
 BASIS = basis_of(DIGEST, TOKENS)
 
+FAST = Codec(use_orjson=True)
+PLAIN = Codec(use_orjson=False)
+encode = FAST.encode
+decode = FAST.decode
+
+#: Whoever writes, whoever reads.
+PAIRS = [(FAST, FAST), (FAST, PLAIN), (PLAIN, FAST), (PLAIN, PLAIN)]
+
 texts = st.text(st.characters(codec=None, categories=None, exclude_categories=()))
 scalars = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
+    # Around the edges of 64 bits, where orjson begins to differ.
+    st.builds(
+        lambda power, more, sign: sign * (2**power + more),
+        st.sampled_from([53, 62, 63, 64, 65, 200]),
+        st.integers(min_value=-2, max_value=2),
+        st.sampled_from([1, -1]),
+    ),
     st.floats(allow_nan=False, allow_infinity=False),
     texts,
 )
@@ -61,8 +77,15 @@ def same(one: Any, other: Any) -> bool:
 @example(-0.0)
 @example([-0.0, 1e308, 5e-324, 0.1, 10**300, True, 1, 1.0])
 @example({"": {}, "a": []})
-def test_a_value_comes_back_equal_and_of_the_same_types(value: Any) -> None:
-    assert same(decode(encode(value, BASIS), DIGEST, TOKENS), value)
+@example([2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1])
+@example({"id": 18446744073709551616, "text": "\ud800"})
+@example("12345678901234567890")
+@example([0.00012345678901234567, 1e16, 1e22, 1.5e300])
+def test_a_value_comes_back_equal_and_of_the_same_types_whoever_reads(
+    value: Any,
+) -> None:
+    for writer, reader in PAIRS:
+        assert same(reader.decode(writer.encode(value, BASIS), DIGEST, TOKENS), value)
 
 
 class Colour(enum.IntEnum):
@@ -104,22 +127,25 @@ class Numbers(float):
 def test_a_value_that_would_come_back_as_something_else_is_refused_by_name(
     value: Any, named: str
 ) -> None:
-    with pytest.raises(TypeError, match=named):
-        encode(value, BASIS)
+    for codec in (FAST, PLAIN):
+        with pytest.raises(TypeError, match=named):
+            codec.encode(value, BASIS)
 
 
 @pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": -math.inf}])
 def test_a_number_that_json_has_not_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match="no such number"):
-        encode(value, BASIS)
+    for codec in (FAST, PLAIN):
+        with pytest.raises(ValueError, match="no such number"):
+            codec.encode(value, BASIS)
 
 
 def test_a_value_that_holds_itself_is_refused() -> None:
     own: list[Any] = []
     own.append({"own": own})
 
-    with pytest.raises(ValueError, match="cannot cache this list"):
-        encode(own, BASIS)
+    for codec in (FAST, PLAIN):
+        with pytest.raises(ValueError, match="cannot cache this list"):
+            codec.encode(own, BASIS)
 
 
 def test_a_value_that_holds_one_part_twice_is_not_taken_for_a_loop() -> None:
@@ -133,11 +159,34 @@ def test_a_value_nested_too_deeply_is_refused() -> None:
     for _ in range(200_000):
         deep = [deep]
 
-    with pytest.raises(ValueError, match="nested too deeply"):
-        encode(deep, BASIS)
+    for codec in (FAST, PLAIN):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            codec.encode(deep, BASIS)
     # Python frees such a list with recursion of its own; take it apart instead.
     while deep:
         deep = deep.pop()
+
+
+@pytest.mark.parametrize(("writer", "reader"), PAIRS)
+def test_a_value_nested_deeper_than_orjson_goes_is_kept(
+    writer: Codec, reader: Codec
+) -> None:
+    deep: list[Any] = []
+    for _ in range(400):
+        deep = [deep]
+
+    assert reader.decode(writer.encode(deep, BASIS), DIGEST, TOKENS) == deep
+
+
+@pytest.mark.parametrize("soft_ms", [0, 1, 1_700_000_000_000, 2**63])
+@pytest.mark.parametrize("value", [None, b"", "text", [1]])
+def test_the_soft_expiry_is_read_without_taking_the_entry_apart(
+    value: Any, soft_ms: int
+) -> None:
+    entry = encode(value, BASIS, soft_ms)
+
+    assert soft_ms_of(entry, len(TOKENS)) == soft_ms
+    assert decode(entry, DIGEST, TOKENS) == value
 
 
 @given(st.data(), values)

@@ -3,10 +3,12 @@
 Importing it loads no memcached client; that happens when a ``MemcachedStore`` connects.
 """
 
+from hydracache_sync.cache.codec import Codec
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
 from hydracache_sync.cache.keyspace import Address, Keyspace, app_address
 from hydracache_sync.cache.memcached import MemcachedStore
 from hydracache_sync.cache.memory import MemoryStore
+from hydracache_sync.cache.signed_pickle import PickleCodec
 from hydracache_sync.cache.store import CacheStore, Failures, Write
 from hydracache_sync.cache.tagged import Reservation, TaggedCache
 from hydracache_sync.cache.tokens import fresh_token, fresh_tokens
@@ -16,6 +18,8 @@ __all__ = [
     "TaggedCache",
     "Reservation",
     "CacheDiagnostics",
+    "Codec",
+    "PickleCodec",
     # stores
     "CacheStore",
     "MemcachedStore",

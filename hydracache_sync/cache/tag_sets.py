@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Iterable, NamedTuple, Tuple
 
-from hydracache_sync.cache.codec import tag_digest
+from hydracache_sync.cache.entry import tag_digest
 from hydracache_sync.cache.keyspace import Address, Keyspace
 
 #: Sets remembered. When full all are forgotten: finding out again costs microseconds.

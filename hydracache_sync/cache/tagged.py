@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import time
 from math import isfinite
-from typing import Any, Callable, Iterable, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Sequence, TypeVar, Union
 
-from hydracache_sync.cache.codec import MISS, basis_of, decode, encode
+from hydracache_sync.cache.codec import MISS, Codec
 from hydracache_sync.cache.diagnostics import CacheDiagnostics, Tally
+from hydracache_sync.cache.entry import basis_of
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.outage import Outage
+from hydracache_sync.cache.signed_pickle import PickleCodec
 from hydracache_sync.cache.store import CacheStore, whole_seconds
 from hydracache_sync.cache.tag_sets import TagSets
 from hydracache_sync.cache.tokens import fresh_tokens, is_live, stamp_ms
@@ -43,7 +45,9 @@ class TaggedCache:
 
     Values are ``bytes``, ``str``, None, ``bool``, ``int``, finite ``float``, and
     ``list`` and ``dict`` (with ``str`` keys) of these. They come back equal and of the
-    same types; anything else is a ``TypeError`` when it is to be stored.
+    same types; anything else is a ``TypeError`` when it is to be stored. A value over
+    the store's item limit (memcached's ``-I``, 1 MiB by default) is returned, counted
+    in ``refused_size``, and not stored.
 
     :param store: shared with others as you like; must be what the appliers write to.
     :param namespace: as in the outbox; 1 to 64 bytes of UTF-8.
@@ -51,6 +55,7 @@ class TaggedCache:
         the load will read (see ``since`` below), or None if it opens a fresh one.
     :param clock_skew: seconds by which the clocks of hosts may differ, 0 or more.
     :param ttl: default seconds that an entry lives, rounded up; 0 for no limit.
+    :param codec: ``PickleCodec(key=...)`` to keep any value that pickle takes, signed.
     :param clock: Unix seconds; replaced in tests.
     :raises TypeError, ValueError: one of these is not as said.
     """
@@ -63,6 +68,7 @@ class TaggedCache:
         snapshot: Callable[[], float | None] | None = None,
         clock_skew: float = 1.0,
         ttl: float = DEFAULT_TTL,
+        codec: Union[Codec, PickleCodec, None] = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -74,6 +80,8 @@ class TaggedCache:
             raise ValueError(f"clock_skew must be 0 or more, not {clock_skew!r}")
         whole_seconds(ttl)
         self._ttl = ttl
+        self._codec = Codec() if codec is None else codec
+        self._decode = self._codec.decode
         self._clock = clock
         self._reading = Outage(logger, f"reading the cache of namespace {namespace}")
         self._writing = Outage(logger, f"writing the cache of namespace {namespace}")
@@ -216,7 +224,7 @@ class TaggedCache:
             return MISS, addresses, tag_digest, None
         if self._reading.active:
             self._reading.end()
-        value = decode(entry, tag_digest, tokens)
+        value = self._decode(entry, tag_digest, tokens)
         if value is MISS:
             self._misses.add()
         else:
@@ -281,7 +289,8 @@ class TaggedCache:
         if refused is not None:
             refused.add()
             return False
-        failures = self._store.set_many([(entry, encode(value, basis), seconds)])
+        data = self._codec.encode(value, basis)
+        failures = self._store.set_many([(entry, data, seconds)])
         for error in failures.values():
             if isinstance(error, ApplyPermanent):
                 self._refused_size.add()

@@ -1,0 +1,116 @@
+"""Entries: a payload packed together with the tokens it was loaded under.
+
+Unpacking never raises and never guesses. An entry that is damaged, cut short, foreign,
+of another version, for other tags or under other tokens is no entry. Knows no store,
+and of a payload only its bytes.
+
+Layout, big-endian:
+
+    2    magic "HC"
+    1    version
+    16   digest of the sorted tags
+    9n   kind and random part of each token: namespace, key, tags in sorted order
+         -- so far the *basis*: a reader knows it, and compares it whole
+    4    CRC-32 of all that follows
+    1    form of the payload
+    1    flags, 0 in this version; what they mean would change how to read
+    8    soft expiry in Unix milliseconds, 0 for none
+    ...  payload
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import blake2b
+from operator import itemgetter
+from typing import NamedTuple, Sequence
+from zlib import crc32
+
+from hydracache_sync.cache.tokens import TOKEN_ID_SIZE
+
+#: Magic and version. Another version is another basis, hence a miss.
+_MAGIC = b"HC\x01"
+
+_DIGEST_SIZE = 16
+
+_token_id = itemgetter(slice(TOKEN_ID_SIZE))
+
+_HEAD = struct.Struct(">IBBQ")
+_FIELDS = struct.Struct(">BBQ")
+_CHECKSUM_SIZE = 4
+_BEFORE_TOKENS = len(_MAGIC) + _DIGEST_SIZE
+_BEFORE_SOFT = _CHECKSUM_SIZE + 2
+
+
+class Entry(NamedTuple):
+    """What was found in an entry that is whole and rests on the right tokens."""
+
+    form: int
+    soft_ms: int
+    payload: bytes
+
+
+def tag_digest(tags: Sequence[str]) -> bytes:
+    """Sixteen bytes that stand for a set of tags.
+
+    :param tags: sorted and without repetition.
+    """
+    digest = blake2b(digest_size=_DIGEST_SIZE)
+    for tag in tags:
+        data = tag.encode("utf-8")
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.digest()
+
+
+def basis_of(digest: bytes, tokens: Sequence[bytes]) -> bytes:
+    """What an entry rests on: its tags and the tokens it was loaded under.
+
+    An entry may be *stored* only on live tokens. Their kind is in the basis, so that
+    the same bytes found in the store later are live as well.
+
+    :param tokens: namespace, key, then tags in the order of the digest.
+    """
+    return b"".join([_MAGIC, digest, *map(_token_id, tokens)])
+
+
+def pack(basis: bytes, form: int, payload: bytes, soft_ms: int = 0) -> bytes:
+    """Make an entry.
+
+    :param form: 0 to 255, says how the payload is to be read.
+    :param soft_ms: Unix milliseconds from which one reader should load it anew, 0 for
+        never.
+    """
+    body = _FIELDS.pack(form, 0, soft_ms) + payload
+    return b"".join([basis, crc32(body).to_bytes(_CHECKSUM_SIZE, "big"), body])
+
+
+def unpack(
+    entry: bytes | None, digest: bytes, tokens: Sequence[bytes | None]
+) -> Entry | None:
+    """Return what is in ``entry`` if it is whole and rests on these, else None.
+
+    :param tokens: as they are in the store now, None where there is none.
+    """
+    if entry is None or None in tokens:
+        return None
+    basis = basis_of(digest, tokens)  # type: ignore[arg-type]
+    start = len(basis) + _CHECKSUM_SIZE
+    if not entry.startswith(basis) or len(entry) < start + _FIELDS.size:
+        return None
+    checksum, form, flags, soft_ms = _HEAD.unpack_from(entry, start - _CHECKSUM_SIZE)
+    body = entry[start:]
+    if flags or crc32(body) != checksum:
+        return None
+    return Entry(form, soft_ms, body[_FIELDS.size :])
+
+
+def soft_ms_of(entry: bytes, token_count: int) -> int:
+    """When one reader should load an entry anew: Unix milliseconds, 0 for never.
+
+    Much cheaper than to take it apart a second time.
+
+    :param entry: one that was a hit.
+    :param token_count: how many tokens it rests on.
+    """
+    at = _BEFORE_TOKENS + token_count * TOKEN_ID_SIZE + _BEFORE_SOFT
+    return int.from_bytes(entry[at : at + 8], "big")
