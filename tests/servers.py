@@ -492,6 +492,9 @@ class SQLServer(Server):
         if os.geteuid() == 0:
             command.append("--user=root")
         command += [f"--socket={self.unix_socket}", f"--port={self.port}"]
+        # MySQL 5.6 removes all temporary tables from its directory when it starts,
+        # those of other servers too.
+        command.append(f"--tmpdir={self.directory}")
         command += self.data_arguments + self.fixed_arguments
         return command + self._arguments
 
