@@ -44,6 +44,7 @@ from hydracache_sync.outbox import (
     OutboxRow,
     OutboxState,
     OutboxStatus,
+    Pause,
     SQLiteOutbox,
     open_outbox,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "OutboxRow",
     "OutboxState",
     "OutboxStatus",
+    "Pause",
     "SQLiteOutbox",
     "open_outbox",
     # carrying it to the cache

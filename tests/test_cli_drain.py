@@ -126,6 +126,21 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert drained.out.endswith("; nothing is left\n")
 
 
+def test_a_paused_namespace_is_not_drained_and_the_drain_says_so(shop: Shop) -> None:
+    shop.invalidate(2)
+    shop.outbox.pause(shop.namespace)
+
+    paused, quiet = shop.drain(), shop.drain("--quiet")
+    shop.outbox.resume(shop.namespace)
+    resumed = shop.drain()
+
+    assert (paused.code, quiet.code) == (ExitCode.WAITING, ExitCode.WAITING)
+    assert "; paused since 20" in paused.out
+    assert paused.out.endswith("Z and not resumed, waiting: 2 rows\n")
+    assert quiet.out == ""
+    assert resumed.code == ExitCode.DONE
+
+
 def test_what_was_rolled_back_is_not_published(shop: Shop) -> None:
     connection = sqlite3.connect(shop.path)
     batch = InvalidationIntentBatch().invalidate_key("k")
@@ -392,6 +407,7 @@ def test_json_has_the_fields_of_report_and_status(shop: Shop) -> None:
                     "dead_lettered": 0,
                     "failed_attempts": 0,
                     "capped": False,
+                    "paused_since_ms": None,
                 },
             }
         ],

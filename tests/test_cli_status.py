@@ -181,3 +181,18 @@ def test_an_outbox_that_cannot_be_read_is_no_alert(shop: Shop, tmp_path: Path) -
 
 def test_status_needs_no_memcached(shop: Shop) -> None:
     assert status(shop, memcached="127.0.0.1:1").code == ExitCode.DONE
+
+
+def test_a_paused_namespace_is_shown_with_its_reason(shop: Shop) -> None:
+    shop.outbox.pause(shop.namespace, "memcached moves")
+
+    shown = status(shop, namespace=f"other,{shop.namespace}")
+    found = status(shop, "--json")
+
+    *_, last = shown.out.splitlines()
+    assert re.fullmatch(
+        rf"{shop.namespace} is paused since 20\S+ \S+Z: memcached moves", last
+    )
+    since_ms = shop.outbox.paused()[shop.namespace].since_ms
+    assert found.json["namespaces"][0]["paused_since_ms"] == since_ms
+    assert shown.code == ExitCode.DONE

@@ -1265,9 +1265,17 @@ def test_schema_that_a_dba_runs_by_hand_is_accepted(path):
         ("alter table hydracache_outbox rename column last_error to e", "last_error"),
         ("alter table hydracache_outbox rename to elsewhere", "install"),
         ("drop table hydracache_outbox_schema", "install"),
+        ("drop table hydracache_outbox_paused", "install"),
         ("delete from hydracache_outbox_schema", "install"),
     ],
-    ids=["no unique index", "no column", "no table", "no version table", "no version"],
+    ids=[
+        "no unique index",
+        "no column",
+        "no table",
+        "no version table",
+        "no table of pauses",
+        "no version",
+    ],
 )
 def test_altered_tables_are_refused_by_a_new_outbox(outbox, path, clock, change, said):
     with raw(path, isolation_level=None) as connection:

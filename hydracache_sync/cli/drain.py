@@ -17,6 +17,7 @@ import click
 from hydracache_sync import settings
 from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.moments import utc
 from hydracache_sync.cli.options import json_option, setting_option, with_workers
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.progress import row_progress
@@ -221,6 +222,9 @@ def _line(drain: NamespaceDrain, ended_by: str | None) -> str:
         rest = "nothing is left"
     elif drain.cache_away:
         rest = f"memcached is away, waiting: {rows}"
+    elif status.paused_since_ms is not None:
+        since = utc(status.paused_since_ms)
+        rest = f"paused since {since} and not resumed, waiting: {rows}"
     elif drain.nothing_due:
         rest = f"waiting in backoff or being drained: {rows}"
     else:

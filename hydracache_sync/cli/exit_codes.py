@@ -26,7 +26,10 @@ class ExitCode(enum.IntEnum):
     DONE = 0, "Done: nothing is left to drain, nothing is wrong."
     FAILED = 1, "An error that is not in this table; the message says which."
     USAGE = 2, "An option or a HYDRACACHE_ variable is wrong; nothing was done."
-    WAITING = 3, "Nothing is due now, but rows wait in backoff or are being drained."
+    WAITING = (
+        3,
+        "Nothing is due now, but rows wait: in backoff, paused or being drained.",
+    )
     ENDED_EARLY = (
         4,
         "Ended by --once, --max-seconds or a signal; rows may still be due.",

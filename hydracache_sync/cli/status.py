@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-from typing import NamedTuple, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 import click
 
 from hydracache_sync import settings
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.moments import duration, utc
 from hydracache_sync.cli.options import (
     json_option,
     namespace_option,
@@ -43,7 +43,7 @@ class Thresholds(NamedTuple):
         age = status.oldest_pending_age_ms / 1000
         if self.max_age is not None and age > self.max_age:
             alerts.append(
-                f"the oldest pending row is {_duration(age)} old, more than"
+                f"the oldest pending row is {duration(age)} old, more than"
                 f" {settings.MAX_AGE.option} {self.max_age:g}"
             )
         for count, limit, what, setting in (
@@ -102,6 +102,7 @@ def status(
     else:
         if not is_quiet(ctx):
             _print_table([_record(name, each) for name, each in found.items()])
+            _print_pauses(outbox, found)
         for name, texts in alerts.items():
             for text in texts:
                 click.echo(f"ALERT {name}: {text}")
@@ -111,11 +112,8 @@ def status(
 def _record(name: str, status: OutboxStatus) -> tuple[str, ...]:
     published = "none kept"
     if status.last_published_at_ms is not None:
-        moment = datetime.datetime.fromtimestamp(
-            status.last_published_at_ms // 1000, datetime.timezone.utc
-        )
-        published = moment.strftime("%Y-%m-%d %H:%M:%SZ")
-    age = _duration(status.oldest_pending_age_ms / 1000)
+        published = utc(status.last_published_at_ms)
+    age = duration(status.oldest_pending_age_ms / 1000)
     return (
         name,
         _count(status.pending, status),
@@ -126,21 +124,21 @@ def _record(name: str, status: OutboxStatus) -> tuple[str, ...]:
     )
 
 
+def _print_pauses(
+    outbox: InvalidationOutbox, found: Mapping[str, OutboxStatus]
+) -> None:
+    if all(each.paused_since_ms is None for each in found.values()):
+        return
+    reasons = outbox.paused()
+    for name, each in found.items():
+        if each.paused_since_ms is not None:
+            pause = reasons.get(name)
+            reason = f": {pause.reason}" if pause and pause.reason else ""
+            click.echo(f"{name} is paused since {utc(each.paused_since_ms)}{reason}")
+
+
 def _count(count: int, status: OutboxStatus) -> str:
     return f"{count}{'+' if status.capped and count >= STATUS_CAP else ''}"
-
-
-def _duration(seconds: float) -> str:
-    """The two largest units: people compare, machines read the JSON."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), 0
-    days = hours // 24
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes % 60} min"
-    return f"{minutes} min {int(seconds % 60)} s"
 
 
 def _print_table(records: Sequence[Sequence[str]]) -> None:

@@ -8,6 +8,7 @@ from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
     OutboxStatus,
+    Pause,
 )
 from hydracache_sync.outbox.sqlite import SQLiteOutbox
 from hydracache_sync.outbox.url import open_outbox
@@ -20,6 +21,7 @@ __all__ = [
     "OutboxRow",
     "OutboxState",
     "OutboxStatus",
+    "Pause",
     "SQLiteOutbox",
     "open_outbox",
 ]

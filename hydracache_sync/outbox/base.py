@@ -18,6 +18,7 @@ from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
     OutboxStatus,
+    Pause,
 )
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
@@ -168,8 +169,9 @@ class InvalidationOutbox(abc.ABC):
     ) -> list[OutboxRow]:
         """Take up to ``limit`` due rows for ``owner``, the longest due first.
 
-        A row is due when it is pending, its ``available_at_ms`` has come, and nobody
-        holds it or the holder's claim has ended. Two callers never hold the same row.
+        A row is due when it is pending, its ``available_at_ms`` has come, nobody holds
+        it or the holder's claim has ended, and its namespace is not paused. Two callers
+        never hold the same row.
         When a claim ends was settled when it was made: another's shorter ``claim_ttl``
         cannot shorten it.
 
@@ -315,6 +317,25 @@ class InvalidationOutbox(abc.ABC):
         A receipt whose rows are gone can be waited on no longer, so keep them for
         longer than receipts live.
         """
+
+    @abc.abstractmethod
+    def pause(self, namespace: str, reason: str = "") -> None:
+        """Have no more rows of ``namespace`` claimed, by any process, until a resume.
+
+        Durable. What was claimed before is finished; :meth:`enqueue` and
+        :meth:`publish_commit`, which a writer calls for its own commit, go on. Where it
+        is paused already, only the reason is replaced.
+
+        :param reason: for operators, at most 255 bytes of UTF-8.
+        """
+
+    @abc.abstractmethod
+    def resume(self, namespace: str) -> bool:
+        """Have rows of ``namespace`` claimed again; returns whether it was paused."""
+
+    @abc.abstractmethod
+    def paused(self) -> dict[str, Pause]:
+        """Return the paused namespaces, whoever paused them."""
 
     @abc.abstractmethod
     def escalate(self, namespace: str) -> bool:

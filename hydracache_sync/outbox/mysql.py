@@ -35,7 +35,7 @@ from hydracache_sync.outbox.schema import (
     schema_text,
 )
 from hydracache_sync.outbox.sql import ConnectionLostError, SQLOutbox
-from hydracache_sync.outbox.statements import Dialect
+from hydracache_sync.outbox.statements import PAUSED, Dialect
 
 #: Seconds. Connecting takes milliseconds, a statement of ours too; the rest is for a
 #: server under load. Without them a network that swallows packets hangs a worker.
@@ -75,6 +75,8 @@ _BYTES = {
     "claim_owner": 255,
     "last_error": 4096,
 }
+
+_PAUSED_BYTES = {"namespace": 64, "reason": 255}
 
 #: Columns of moments, tokens and ids.
 _BIG = (
@@ -119,6 +121,7 @@ MYSQL = Dialect(
     marker="%s",
     # Not INSERT IGNORE, which also cuts what is too long and drops what is wrong.
     on_conflict="\non duplicate key update id = id",
+    on_paused="\non duplicate key update reason = :reason",
     begin="start transaction",
     encode=lambda text: text.encode("utf-8"),
 )
@@ -150,7 +153,7 @@ class MySQLOutbox(SQLOutbox):
     :param password: never shown.
     :param unix_socket: path, in place of host and port.
     :param ssl: TLS, as in ``pymysql.connect``: an ``ssl.SSLContext`` or a dict.
-    :param table: name of the table; ``<table>_schema`` holds its version.
+    :param table: its name; beside it are ``<table>_schema`` and ``<table>_paused``.
     :param busy_timeout: seconds that an own transaction is run again while others hold
         its rows.
     :param connect_timeout, read_timeout, write_timeout: seconds.
@@ -392,7 +395,7 @@ class MySQLOutbox(SQLOutbox):
         return schema_text("mysql", self._name)
 
     def install_schema(self) -> None:
-        if self._found_version() is None:
+        if self._found_version() is None or not self._columns(f"{self._name}_paused"):
             for statement in schema_statements(self.schema()):
                 self._run(lambda cursor: cursor.execute(statement), check=False)
         self.check_schema()
@@ -409,22 +412,11 @@ class MySQLOutbox(SQLOutbox):
             self._altered(
                 f"has engine {engine}, on which rows do not roll back with the data"
             )
-        found = {
-            str(column): (str(kind), int(length or 0))
-            for column, kind, length in self._described(
-                "columns", "column_name, data_type, character_octet_length", timeout
-            )
-        }
+        found = self._columns(self._name, timeout)
         missing = [column for column in COLUMNS if column not in found]
         if missing:
             self._altered(f"lacks {', '.join(missing)}")
-        for column, wanted in _BYTES.items():
-            kind, length = found[column]
-            if not kind.endswith(("binary", "blob")) or length < wanted:
-                self._altered(
-                    f"has {column} as {kind} of {length} bytes: it must take {wanted},"
-                    " and none for another"
-                )
+        self._require_bytes(found, _BYTES)
         for column in _BIG:
             if found[column][0] != "bigint":
                 self._altered(f"has {column} as {found[column][0]}, not bigint")
@@ -440,15 +432,50 @@ class MySQLOutbox(SQLOutbox):
             [columns for (_, other), columns in indexes.items() if not other],
             list(indexes.values()),
         )
+        # Read, not only looked up: a login without a right on it would be told that
+        # the table is missing.
+        self._read(f"{PAUSED}limit 0", {}, timeout=timeout, check=False)
+        paused = f"{self._name}_paused"
+        self._require_bytes(self._columns(paused, timeout), _PAUSED_BYTES, paused)
+
+    def _require_bytes(
+        self,
+        found: dict[str, tuple[str, int]],
+        wanted: dict[str, int],
+        table: str | None = None,
+    ) -> None:
+        for column, length in wanted.items():
+            kind, takes = found[column]
+            if not kind.endswith(("binary", "blob")) or takes < length:
+                self._altered(
+                    f"has {column} as {kind} of {takes} bytes: it must take {length},"
+                    " and none for another",
+                    table,
+                )
+
+    def _columns(
+        self, table: str, timeout: float | None = None
+    ) -> dict[str, tuple[str, int]]:
+        """Type and length in bytes of each column; empty if ``table`` is not there."""
+        described = self._described(
+            "columns",
+            "column_name, data_type, character_octet_length",
+            timeout,
+            table,
+        )
+        return {
+            str(column): (str(kind), int(length or 0))
+            for column, kind, length in described
+        }
 
     def _described(
-        self, what: str, columns: str, timeout: float | None
+        self, what: str, columns: str, timeout: float | None, table: str | None = None
     ) -> list[tuple[Any, ...]]:
-        """Read what the server says of the table in one of its own tables."""
+        """Read what the server says of ``table``, or ours, in one of its own tables."""
         return self._read(
             f"select {columns} from information_schema.{what}"
             " where table_schema = :database and table_name = :name order by 1, 2",
-            {"database": self.database, "name": self._name},
+            {"database": self.database, "name": table or self._name},
             timeout=timeout,
             check=False,
         )

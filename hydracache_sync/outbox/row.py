@@ -94,12 +94,12 @@ class OutboxRow:
 
     @property
     def namespace(self) -> str:
-        return _readable(self._common[0])
+        return readable(self._common[0])
 
     @property
     def commit_position(self) -> CommitPosition:
         try:
-            return CommitPosition(_readable(self._record[1]))
+            return CommitPosition(readable(self._record[1]))
         except ValueError:
             # Written by a foreign hand; the row is found by its id, never by this.
             return CommitPosition("(malformed)")
@@ -128,7 +128,7 @@ class OutboxRow:
 
     @property
     def reason(self) -> str:
-        return _readable(self._record[6])
+        return readable(self._record[6])
 
     @property
     def created_at_ms(self) -> int:
@@ -166,7 +166,7 @@ class OutboxRow:
     @property
     def claim_owner(self) -> str | None:
         owner = self._common[4]
-        return None if owner is None else _readable(owner)
+        return None if owner is None else readable(owner)
 
     @property
     def claim_token(self) -> int | None:
@@ -178,7 +178,7 @@ class OutboxRow:
         if self.intent is None:
             return self._fault
         error = self._record[10]
-        return None if error is None else _readable(error)
+        return None if error is None else readable(error)
 
     @property
     def is_published(self) -> bool:
@@ -247,7 +247,7 @@ def _text(column: str, raw: object) -> str:
         raise ValueError(f"column {column} is not UTF-8: {exc.reason}") from exc
 
 
-def _readable(raw: object) -> str:
+def readable(raw: object) -> str:
     """Text for people, whatever a foreign hand wrote into the column."""
     if isinstance(raw, (bytes, bytearray)):
         return raw.decode("utf-8", "backslashreplace")
@@ -263,6 +263,7 @@ class OutboxStatus(NamedTuple):
     :ivar last_published_at_ms: Unix milliseconds, None if no published row is kept.
     :ivar failed_attempts: sum over the pending and the dead rows.
     :ivar capped: a count reached the cap: counts, ages and sums are then lower bounds.
+    :ivar paused_since_ms: Unix milliseconds; None while the namespace is not paused.
 
     Source: ``OutboxStatus`` in ``hydracache-db/src/outbox.rs``. Differs: attempts of
     published rows are not summed and counts are capped, so that asking stays cheap.
@@ -274,6 +275,18 @@ class OutboxStatus(NamedTuple):
     last_published_at_ms: int | None = None
     failed_attempts: int = 0
     capped: bool = False
+    paused_since_ms: int | None = None
+
+
+class Pause(NamedTuple):
+    """Why the rows of a namespace are not claimed.
+
+    :ivar since_ms: Unix milliseconds, by the outbox's clock.
+    :ivar reason: as it was given last, for operators.
+    """
+
+    since_ms: int
+    reason: str
 
 
 class CommitStatus(NamedTuple):

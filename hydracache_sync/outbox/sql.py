@@ -26,7 +26,7 @@ from typing import (
 
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
-from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.intents import MAX_REASON, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.base import (
@@ -41,6 +41,8 @@ from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
     OutboxStatus,
+    Pause,
+    readable,
 )
 from hydracache_sync.outbox.schema import SCHEMA_VERSION
 from hydracache_sync.outbox.statements import Dialect, Statements
@@ -453,7 +455,7 @@ class SQLOutbox(InvalidationOutbox):
             cap=STATUS_CAP + 1,
         )
         [record] = self._read(statements.STATUS, params, timeout=timeout)
-        now_ms, pending, oldest, tried, dead, died, published = record
+        now_ms, pending, oldest, tried, dead, died, published, paused = record
         return OutboxStatus(
             pending=min(pending, STATUS_CAP),
             oldest_pending_age_ms=(
@@ -463,6 +465,7 @@ class SQLOutbox(InvalidationOutbox):
             last_published_at_ms=None if published is None else int(published),
             failed_attempts=int(tried or 0) + int(died or 0),
             capped=max(pending, dead) > STATUS_CAP,
+            paused_since_ms=None if paused is None else int(paused),
         )
 
     def status_for_commit(
@@ -565,6 +568,34 @@ class SQLOutbox(InvalidationOutbox):
             for part in _parts(ids, IDS_PER_STATEMENT)
         )
 
+    def pause(self, namespace: str, reason: str = "") -> None:
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            reason=self.dialect.encode(
+                checked_text("reason", reason, maximum=MAX_REASON)
+            ),
+        )
+        self._run(lambda cursor: self._statements.run(cursor, statements.PAUSE, params))
+
+    def resume(self, namespace: str) -> bool:
+        params = {"namespace": self.dialect.encode(checked_namespace(namespace))}
+
+        def resume(cursor: Any) -> bool:
+            self._statements.run(cursor, statements.RESUME, params)
+            return bool(cursor.rowcount > 0)
+
+        resumed = self._run(resume)
+        if resumed:
+            # Its rows have become due.
+            self._committed([namespace])
+        return resumed
+
+    def paused(self) -> dict[str, Pause]:
+        return {
+            readable(namespace): Pause(int(since_ms), readable(reason))
+            for namespace, since_ms, reason in self._read(statements.PAUSED, {})
+        }
+
     def escalate(self, namespace: str) -> bool:
         checked_namespace(namespace)
         batch = InvalidationIntentBatch("an invalidation was given up").flush()
@@ -642,9 +673,10 @@ class SQLOutbox(InvalidationOutbox):
                 " would read every finished row"
             )
 
-    def _altered(self, what: str) -> NoReturn:
+    def _altered(self, what: str, table: str | None = None) -> NoReturn:
         raise SchemaError(
-            f"{self}: the table {what}; compare it with `hydracache schema show`",
+            f"{self}: the table {f'{table} ' if table else ''}{what}; compare it with"
+            " `hydracache schema show`",
             found=SCHEMA_VERSION,
             expected=SCHEMA_VERSION,
         )

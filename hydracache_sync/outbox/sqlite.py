@@ -27,7 +27,7 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import ConnectionLostError, SQLOutbox
 from hydracache_sync.outbox.sqlite_files import opened_file
-from hydracache_sync.outbox.statements import SCHEMA_VERSION_SELECT, Dialect
+from hydracache_sync.outbox.statements import PAUSED, SCHEMA_VERSION_SELECT, Dialect
 
 #: Seconds to go on trying while others hold SQLite's write lock. Producers hold it
 #: for milliseconds; a backup or a long import may hold it for seconds.
@@ -45,6 +45,7 @@ SQLITE = Dialect(
     now=":now",
     marker="?",
     on_conflict="\non conflict (namespace, commit_position, target_hash) do nothing",
+    on_paused="\non conflict (namespace) do update set reason = :reason",
     begin="begin immediate",
     encode=lambda text: text,
 )
@@ -58,7 +59,7 @@ class SQLiteOutbox(SQLOutbox):
     :meth:`install_schema` creates a file that is missing.
 
     :param path: made absolute at once; a later ``chdir`` has no effect.
-    :param table: name of the table; ``<table>_schema`` holds its version.
+    :param table: its name; beside it are ``<table>_schema`` and ``<table>_paused``.
     :param busy_timeout: seconds to go on trying while others hold the write lock.
     :param clock: returns Unix seconds, for tests; by default ``time.time``.
     """
@@ -295,6 +296,7 @@ class SQLiteOutbox(SQLOutbox):
         self._read(
             f"select {', '.join(COLUMNS)} from {{table}} limit 0", {}, check=False
         )
+        self._read(f"{PAUSED}limit 0", {}, check=False)
         indexes = self._read(
             'select list.name, list."unique", info.name, info.coll'
             f" from pragma_index_list('{self._name}', 'main') as list,"

@@ -29,13 +29,22 @@ values {values}{on_conflict}
 # costs as much as hashing.
 INSERT_ROW = "({p}, {p}, {p}, {p}, {p}, {p}, {p}, {moments}, 0)"
 
-CLAIM_PEEK = """
+# Read once for the whole statement, by primary key and without a lock: FOR UPDATE
+# locks nothing in a subquery.
+_NOT_PAUSED = """not exists (
+    select 1
+    from {table}_paused
+    where namespace = :namespace
+  )"""
+
+CLAIM_PEEK = f"""
 select 1
-from {table}
+from {{table}}
 where namespace = :namespace
   and state = 0
-  and at_ms <= {now}
-  and (claim_until_ms is null or claim_until_ms <= {now})
+  and at_ms <= {{now}}
+  and (claim_until_ms is null or claim_until_ms <= {{now}})
+  and {_NOT_PAUSED}
 limit 1
 """
 
@@ -46,6 +55,7 @@ where namespace = :namespace
   and state = 0
   and at_ms <= {{now}}
   and (claim_until_ms is null or claim_until_ms <= {{now}})
+  and {_NOT_PAUSED}
 order by at_ms, created_at_ms, id
 limit :limit
 """
@@ -138,6 +148,10 @@ select {{now}}, pending.n, pending.oldest, pending.attempts, dead.n, dead.attemp
     and state = 1
   order by at_ms desc
   limit 1
+), (
+  select since_ms
+  from {{table}}_paused
+  where namespace = :namespace
 )
 from {_COUNT.format(state=0)} as pending, {_COUNT.format(state=2)} as dead
 """
@@ -234,6 +248,22 @@ where id in ({ids})
   and state = 1
 """
 
+PAUSE = """
+insert into {table}_paused (namespace, since_ms, reason)
+values (:namespace, {now}, :reason){on_paused}
+"""
+
+RESUME = """
+delete from {table}_paused
+where namespace = :namespace
+"""
+
+PAUSED = """
+select namespace, since_ms, reason
+from {table}_paused
+order by namespace
+"""
+
 SCHEMA_VERSION_SELECT = """
 select version
 from {table}_schema
@@ -251,6 +281,8 @@ class Dialect:
     marker: str
     #: Appended to an insert so that rows that are there already are left alone.
     on_conflict: str
+    #: Appended to the insert of a pause so that one that is there gets its reason.
+    on_paused: str
     #: Begins a transaction that may write.
     begin: str
     #: Turns text that identifies into what is stored.
@@ -324,7 +356,9 @@ class Statements:
             names: list[list[str]] = []
             texts: list[str] = []
             for part in template.split("{ids}"):
-                part = part.format(table=self._table, now=dialect.now)
+                part = part.format(
+                    table=self._table, now=dialect.now, on_paused=dialect.on_paused
+                )
                 names.append(_PARAMETER.findall(part))
                 texts.append(_PARAMETER.sub(lambda match: dialect.marker, part))
             text = ", ".join([dialect.marker] * ids).join(texts)

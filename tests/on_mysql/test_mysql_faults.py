@@ -672,9 +672,14 @@ GRANTS = {
 
 def grant(own: Database, user: str, role: str) -> None:
     own.sql(f"grant {GRANTS[role]} on `{own.name}`.hydracache_outbox to '{user}'@'%'")
-    if role != "writer":
-        schema = f"`{own.name}`.hydracache_outbox_schema"
-        own.sql(f"grant select on {schema} to '{user}'@'%'")
+    if role == "writer":
+        return
+    for table, rights in (
+        ("schema", "select"),
+        ("paused", "select" if role == "producer" else GRANTS["worker"]),
+    ):
+        name = f"`{own.name}`.hydracache_outbox_{table}"
+        own.sql(f"grant {rights} on {name} to '{user}'@'%'")
 
 
 def test_app_that_only_enqueues_in_its_transactions_needs_one_right(own, outbox, user):
@@ -766,6 +771,33 @@ def test_table_that_was_dropped_is_told_and_can_be_installed_again(own, outbox):
 
     assert outbox.enqueue(SHOP, batch_of("a")).inserted == 1
     fresh.close()
+
+
+def test_table_of_pauses_that_was_dropped_is_told_and_can_be_installed(own, outbox):
+    own.sql("drop table hydracache_outbox_paused")
+    fresh = own.outbox()
+
+    for call in (
+        lambda: claim(outbox),
+        lambda: outbox.paused(),
+        lambda: fresh.check_schema(),
+    ):
+        with pytest.raises(SchemaError, match="paused.*schema install"):
+            call()
+    fresh.install_schema()
+
+    fresh.pause(SHOP)
+    assert list(outbox.paused()) == [SHOP]
+    fresh.close()
+
+
+def test_table_of_pauses_that_ignores_case_is_refused(own, outbox):
+    own.sql(
+        "alter table hydracache_outbox_paused modify namespace varchar(64) not null"
+    )
+
+    with pytest.raises(SchemaError, match="outbox_paused has namespace as varchar"):
+        own.outbox().check_schema()
 
 
 def test_column_that_became_too_short_is_an_error_and_cuts_nothing(own, outbox):
@@ -875,18 +907,22 @@ def test_ddl_shown_to_a_dba_is_what_install_does(own, mode):
     by_hand = tables_of(own)
 
     outbox.check_schema()
-    for table in ("hydracache_outbox", "hydracache_outbox_schema"):
+    for table in TABLES:
         own.sql(f"drop table {table}")
     outbox.install_schema()
     assert by_hand == tables_of(own)
     outbox.close()
 
 
+TABLES = (
+    "hydracache_outbox",
+    "hydracache_outbox_paused",
+    "hydracache_outbox_schema",
+)
+
+
 def tables_of(database: Database) -> list[Any]:
-    return [
-        database.sql(f"show create table {table}")[0][1]
-        for table in ("hydracache_outbox", "hydracache_outbox_schema")
-    ]
+    return [database.sql(f"show create table {table}")[0][1] for table in TABLES]
 
 
 def test_table_may_have_another_name(own):

@@ -125,6 +125,44 @@ class MySQLContract(SharedOutboxContract):
         assert [text.split()[0] for text in statements] == ["select"]
         outbox.close()
 
+    def test_claim_waits_for_no_pause_that_is_not_committed(self, storage, clock):
+        outbox = self.make_outbox(storage, clock=clock, busy_timeout=0)
+        outbox.install_schema()
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        with storage.connect() as connection:
+            connection.begin()
+            connection.cursor().execute(
+                "insert into hydracache_outbox_paused values ('shop', 1, '')"
+            )
+            rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert keys_of(rows) == ["a"]
+        outbox.close()
+
+    @pytest.mark.parametrize("paused", [True, False])
+    def test_claim_locks_no_row_of_the_pauses(
+        self, storage, clock, monkeypatch, paused
+    ):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+        outbox.enqueue(SHOP, batch_of("a"))
+        statements.clear()
+        outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        [select] = [text for text in statements if "order by at_ms" in text]
+        if paused:
+            outbox.pause(SHOP)
+        impatient = self.make_outbox(storage, clock=clock, busy_timeout=0)
+
+        with storage.connect() as connection:
+            connection.begin()
+            connection.cursor().execute(select)
+            impatient.pause(SHOP, "again")
+            resumed = impatient.resume(SHOP)
+
+        assert resumed
+        impatient.close()
+        outbox.close()
+
 
 class TestMariaDBOutbox(MySQLContract):
     @pytest.fixture

@@ -39,7 +39,15 @@ create table if not exists hydracache_outbox (
     key hydracache_outbox_state (namespace, state, at_ms, created_at_ms)
 ) engine = InnoDB;
 
--- One row: the version of the table above.
+-- One row per paused namespace: its rows are not claimed until it is resumed.
+create table if not exists hydracache_outbox_paused (
+    namespace varbinary(64) not null,
+    since_ms bigint not null,
+    reason varbinary(255) not null,
+    primary key (namespace)
+) engine = InnoDB;
+
+-- One row: the version of the tables above.
 create table if not exists hydracache_outbox_schema (
     id tinyint not null,
     version int not null,

@@ -40,6 +40,13 @@ create unique index if not exists hydracache_outbox_commit
 create index if not exists hydracache_outbox_state
     on hydracache_outbox (namespace, state, at_ms, created_at_ms);
 
+-- One row per paused namespace: its rows are not claimed until it is resumed.
+create table if not exists hydracache_outbox_paused (
+    namespace text primary key not null,
+    since_ms integer not null,
+    reason text not null
+) without rowid;
+
 -- One row: the version of the tables above.
 create table if not exists hydracache_outbox_schema (
     id integer primary key check (id = 1),
