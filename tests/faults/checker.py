@@ -7,7 +7,6 @@ is asked about the other's matter, and no clock decides anything.
 from __future__ import annotations
 
 import platform
-import sqlite3
 from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -75,11 +74,13 @@ def check(
         items = session.items()
     with closing(database.open_outbox()) as outbox:
         rows = all_rows(outbox)
+    product, version = database.product()
     checker = Checker(commits, history, items, rows, read_ledgers(ledgers))
     checker.check_writers()
     checker.check_atomic()
     checker.check_applied()
     checker.check_reads()
+    checker.verdict.figures[product] = version
     checker.count(harm, duration)
     return checker.verdict
 
@@ -245,14 +246,16 @@ class Checker:
             for row in self._rows
             if row.published_at_ms is not None
         )
-        self.verdict.figures = figures = {
+        figures = {
             "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version,
             "transactions": len(self._commits),
             "rolled back on purpose": len(entries["rolled back"]),
             "undecided by a kill, committed": len(undecided & set(self._commits)),
             "undecided by a kill, not committed": len(undecided - set(self._commits)),
             "transactions failed, run again": len(entries["fault"]),
+            "transactions failed, by a deadlock": sum(
+                "deadlock" in entry["error"].lower() for entry in entries["fault"]
+            ),
             "rows": len(self._rows),
             "rows published": len(lags),
             "rows applied more than once": sum(
@@ -281,6 +284,7 @@ class Checker:
             "seconds": round(duration, 1),
             "rows/s": round(len(lags) / duration),
         }
+        self.verdict.figures.update(figures)
         wanted = [
             "undecided by a kill, committed",
             "undecided by a kill, not committed",

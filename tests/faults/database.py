@@ -2,7 +2,8 @@
 
 A row of ``history`` is written in the transaction that changes an item, so whether a
 transaction was committed is what this table says, whoever was killed when. Another
-database is another subclass of ``Database`` and a line in ``open_database``.
+database is another subclass of ``Database`` and a line in ``open_database``; MariaDB
+and MySQL are in ``mysql_database.py``.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class Session:
     def run(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with closing(self.connection.cursor()) as cursor:
             cursor.execute(self._in_dialect(statement), parameters)
-            return list(cursor.fetchall())
+            # One driver refuses to fetch what a statement does not return.
+            return list(cursor.fetchall()) if cursor.description else []
 
     def _in_dialect(self, statement: str) -> str:
         return statement
@@ -217,6 +219,10 @@ class Database:
                 )
             session.commit()
 
+    def product(self) -> tuple[str, str]:
+        """What the database is, and its version."""
+        raise NotImplementedError
+
     def is_fault(self, error: Exception) -> bool:
         """Whether ``error`` is one that a storm brings, and not a mistake of ours."""
         raise NotImplementedError
@@ -255,6 +261,9 @@ class SQLiteDatabase(Database):
             connection.execute("pragma journal_mode = wal")
         super().prepare(items)
 
+    def product(self) -> tuple[str, str]:
+        return "sqlite", sqlite3.sqlite_version
+
     def is_fault(self, error: Exception) -> bool:
         return isinstance(error, OutboxBusyError) or "is locked" in str(error)
 
@@ -286,4 +295,7 @@ def open_database(url: str) -> Database:
     """Return the database at ``url``; nothing is connected yet."""
     if url.startswith("sqlite:///"):
         return SQLiteDatabase(url)
-    raise ValueError(f"no storm on {url} yet")
+    # Its drivers are for those who ask for it.
+    from faults.mysql_database import MySQLDatabase
+
+    return MySQLDatabase(url)

@@ -1,13 +1,15 @@
 """Kill processes at random while they write, and see that no promise breaks.
 
     python tests/faults/kill_storm.py --transactions 10000
+    python tests/faults/kill_storm.py --database mariadb --transactions 10000
 
-Several processes commit transactions with their invalidations on one SQLite file,
-others carry them to a real memcached, others read through the cache. Writers and
-workers are killed with SIGKILL, workers are frozen beyond their claim, memcached is
-restarted empty. At the end every committed intent must have been applied and no other
-one, no row may be dead, and no read may have been older than what was published before
-it began.
+Several processes commit transactions with their invalidations on one SQLite file, or on
+a private MariaDB or MySQL 5.6, others carry them to a real memcached, others read
+through the cache. Writers and workers are killed with SIGKILL, workers are frozen
+beyond their claim, memcached is restarted empty, the database server is killed with
+SIGKILL and started on the data that it left. At the end every committed intent must
+have been applied and no other one, no row may be dead, and no read may have been older
+than what was published before it began.
 
 Exit code: 0 every promise held, 1 one was broken, 2 wrong arguments, 3 the storm itself
 failed or did not end in time. The seed repeats the choices (what is written, where who
@@ -49,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep, json_file = options.pop("keep"), options.pop("json")
     if keep is not None and Path(keep).exists():
         parser().error(f"--keep: {keep} is there already")
+    if options["database_restarts"] is None:
+        options["database_restarts"] = 0 if options["database"] == "sqlite" else 2
+    elif options["database_restarts"] and options["database"] == "sqlite":
+        parser().error("--database-restarts: SQLite has no server")
     if options["deadline"] is None:
         options["deadline"] = 90.0 + 0.04 * options["transactions"]
     settings = Settings(**options)
@@ -93,6 +99,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = options.add_argument
+    add(
+        "--database",
+        choices=("sqlite", "mariadb", "mysql56"),
+        default="sqlite",
+        help="default sqlite; the others need what the extra test-mysql installs",
+    )
     add("--transactions", type=count, default=10_000, help="to commit; default 10000")
     add("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     add("--writers", type=count, default=4, help="processes; default 4")
@@ -106,6 +118,11 @@ def parser() -> argparse.ArgumentParser:
         help="transactions a second of all writers, 0 for no limit; default 100",
     )
     add("--memcached-restarts", type=int, default=2, help="default 2")
+    add(
+        "--database-restarts",
+        type=int,
+        help="by SIGKILL, of a database that has a server; default 2",
+    )
     add("--deadline", type=float, help="seconds; default 90 + 0.04 a transaction")
     add("--plain-delete", action="store_true", help="get, set and delete; must fail")
     add(

@@ -15,11 +15,13 @@ KILL_WRITER = "kill writer"
 KILL_WORKER = "kill worker"
 FREEZE_WORKER = "freeze worker"
 RESTART_MEMCACHED = "restart memcached"
+RESTART_DATABASE = "restart database"
 
 #: Seconds that a frozen worker is left frozen after the end of its claim.
 FROZEN_BEYOND = (0.3, 1.5)
 
-#: Seconds that memcached is away before it comes back empty.
+#: Seconds that memcached is away before it comes back empty, or a database server
+#: before it comes back with all that was committed.
 AWAY = (0.2, 1.2)
 
 #: Seconds between two drains of cron.
@@ -35,6 +37,7 @@ CRON_PASSES = (1, 6)
 @dataclass(frozen=True)
 class Settings:
     """
+    :ivar database: which one, see ``kill_storm.py``.
     :ivar rate: transactions a second of all writers, 0 for no limit. Without one the
         storm is over before much has happened in it.
     :ivar deadline: seconds after which everything is stopped and the storm has failed.
@@ -43,6 +46,7 @@ class Settings:
     """
 
     seed: int
+    database: str = "sqlite"
     transactions: int = 10_000
     writers: int = 4
     workers: int = 2
@@ -50,6 +54,7 @@ class Settings:
     items: int = 40
     rate: float = 100.0
     memcached_restarts: int = 2
+    database_restarts: int = 0
     deadline: float = 360.0
     plain_delete: bool = False
     drop_intents: float = 0.0
@@ -73,10 +78,13 @@ def draw_events(settings: Settings, rng: random.Random) -> list[Event]:
     faults = [KILL_WRITER] * kills + [KILL_WORKER] * kills
     faults += [FREEZE_WORKER] * max(3, settings.transactions // 1000)
     events = [Event(rng.uniform(0.02, 0.97), what) for what in faults]
-    count = settings.memcached_restarts
-    for number in range(count):
-        at = (number + rng.uniform(0.7, 1.3)) / (count + 1)
-        events.append(Event(at, RESTART_MEMCACHED))
+    for what, count in (
+        (RESTART_MEMCACHED, settings.memcached_restarts),
+        (RESTART_DATABASE, settings.database_restarts),
+    ):
+        for number in range(count):
+            at = (number + rng.uniform(0.7, 1.3)) / (count + 1)
+            events.append(Event(at, what))
     return sorted(events)
 
 

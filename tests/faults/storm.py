@@ -13,12 +13,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 from faults.checker import Verdict, check
-from faults.database import Database, Session, SQLiteDatabase
+from faults.database import Database, Session, SQLiteDatabase, open_database
 from faults.fate import WORKER_FATES, WRITER_FATES
 from faults.job import CLAIM_TTL, Job
 from faults.plan import (
@@ -29,6 +29,7 @@ from faults.plan import (
     FROZEN_BEYOND,
     KILL_WORKER,
     KILL_WRITER,
+    RESTART_DATABASE,
     RESTART_MEMCACHED,
     WORKER_PASSES,
     WRITER_PASSES,
@@ -36,7 +37,7 @@ from faults.plan import (
     draw_events,
     fates,
 )
-from servers import Memcached, Server
+from servers import MariaDB, Memcached, MySQL56, Server, SQLServer
 
 #: Seconds between two looks at the processes.
 TICK = 0.02
@@ -46,6 +47,8 @@ TOLD_EVERY = 10.0
 
 #: Seconds until a process that was asked to stop is killed.
 STOP_TIMEOUT = 20.0
+
+SQL_SERVERS: dict[str, type[SQLServer]] = {"mariadb": MariaDB, "mysql56": MySQL56}
 
 TESTS = Path(__file__).resolve().parent.parent
 
@@ -100,13 +103,17 @@ class Child:
 
 
 class Storm:
-    """One run. Call :meth:`run` once."""
+    """One run. Call :meth:`run` once.
+
+    :param server: of the database, to be killed; the caller ends it.
+    """
 
     def __init__(
         self,
         settings: Settings,
         folder: str,
         database: Database,
+        server: Server | None,
         tell: Callable[[str], None],
     ) -> None:
         self._settings = settings
@@ -126,6 +133,8 @@ class Storm:
         self._database = database
         # By the fault that hits them, and when they are to be back after it.
         self._servers: dict[str, Server] = {}
+        if server is not None:
+            self._servers[RESTART_DATABASE] = server
         self._back_at: dict[str, float] = {}
         self._cron_at = 0.0
         self._ends_at = time.monotonic() + settings.deadline
@@ -231,9 +240,10 @@ class Storm:
             self._check_time()
             self._reap()
             self._thaw()
-            progress = self._progress(session)
-            while self._events and self._events[0].at <= progress:
-                self._strike(self._events.pop(0).what)
+            if RESTART_DATABASE not in self._back_at:
+                progress = self._progress(session)
+                while self._events and self._events[0].at <= progress:
+                    self._strike(self._events.pop(0).what)
             self._return_servers()
             if time.monotonic() >= self._cron_at:
                 self._cron_at = time.monotonic() + CRON_EVERY
@@ -316,8 +326,20 @@ class Storm:
             with suppress(OSError):
                 child.kill()
         self._children.clear()
-        for server in self._servers.values():
-            server.stop()
+        if RESTART_MEMCACHED in self._servers:
+            self._servers[RESTART_MEMCACHED].stop()
+
+
+@contextmanager
+def started_database(
+    kind: str, folder: str
+) -> Iterator[tuple[Database, Server | None]]:
+    """A new database, and its server if it has one, which ends with the block."""
+    if kind == "sqlite":
+        yield SQLiteDatabase.in_folder(folder), None
+        return
+    with SQL_SERVERS[kind]() as server:
+        yield open_database(server.url("storm")), server
 
 
 def run(
@@ -326,10 +348,16 @@ def run(
     """Run a storm in a folder of its own, which is removed unless ``keep`` names it.
 
     :param tell: called with a line about the progress now and then.
+    :param keep: what a server has in its own directory is not kept.
     :raises StormError: the storm itself failed.
     """
     if keep is not None:
         Path(keep).mkdir()
-        return Storm(settings, keep, SQLiteDatabase.in_folder(keep), tell).run()
+        return run_in(keep, settings, tell)
     with tempfile.TemporaryDirectory(prefix="hydracache-storm-") as folder:
-        return Storm(settings, folder, SQLiteDatabase.in_folder(folder), tell).run()
+        return run_in(folder, settings, tell)
+
+
+def run_in(folder: str, settings: Settings, tell: Callable[[str], None]) -> Verdict:
+    with started_database(settings.database, folder) as (database, server):
+        return Storm(settings, folder, database, server, tell).run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -13,55 +12,22 @@ import time
 from collections import Counter
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterator
 
 import pytest
 
 from faults.checker import DEAD, P1, P2, STORM, Verdict, check
 from faults.database import SQLiteDatabase
 from faults.ledger import Ledger
+from faults.program import PROGRAM, Result, storm
 from faults.reading import P3
 
 #: One row of the outbox. Ids have gaps: where a position is enqueued twice, the second
 #: INSERT uses ids up and inserts nothing.
 A_ROW = "id = (select min(id) from hydracache_outbox)"
 
-PROGRAM = Path(__file__).with_name("kill_storm.py")
-
 # A storm is half a minute long, and longer on a slow machine.
 pytestmark = pytest.mark.timeout(300)
-
-
-class Result(NamedTuple):
-    """A storm that has ended.
-
-    :ivar verdict: what it wrote as JSON.
-    :ivar folder: its database and its ledgers.
-    """
-
-    exit_code: int
-    verdict: dict[str, Any]
-    output: str
-    folder: Path
-
-
-def storm(folder: Path, arguments: str) -> Result:
-    """Run the program with ``arguments``; keep what it leaves in ``folder``."""
-    file = folder.with_suffix(".json")
-    process = subprocess.run(
-        [sys.executable, str(PROGRAM), "--keep", str(folder), "--json", str(file)]
-        + arguments.split(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONUTF8": "1"},
-    )
-    # pytest shows it if a test fails; the seed is in it.
-    print(process.stdout)
-    assert file.exists(), process.stdout
-    return Result(
-        process.returncode, json.loads(file.read_text()), process.stdout, folder
-    )
 
 
 @pytest.fixture(scope="module")
