@@ -13,35 +13,31 @@ Goals: an enqueue's transaction at most 1.10 of the hand-written one, a drain at
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 import sqlite3
-import statistics
 import sys
 import tempfile
 import time
-from hashlib import sha256
 from pathlib import Path
-from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _side_by_side import (  # noqa: E402
+    COLUMNS,
+    NAMESPACE,
+    compare_drains,
+    compare_transactions,
+    hand_apply,
+    hand_targets,
+    library_batch,
+    library_worker,
+    rows_to_drain,
+)
 from pymemcache.client.base import Client  # noqa: E402
 
-from hydracache_sync import (  # noqa: E402
-    InvalidationIntentBatch,
-    MemcachedApplier,
-    MemcachedStore,
-    OutboxWorker,
-    SQLiteOutbox,
-)
+from hydracache_sync import MemcachedStore, SQLiteOutbox  # noqa: E402
 from servers import Memcached  # noqa: E402
 
-NAMESPACE = "shop"
-COLUMNS = (
-    "target_hash, kind, value, entity_name, namespace, commit_position, reason,"
-    " created_at_ms, at_ms, state"
-)
 INSERT_3 = f"insert into hydracache_outbox ({COLUMNS}) values " + ", ".join(
     ["(?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"] * 3
 )
@@ -59,41 +55,14 @@ def database(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def part(data: bytes) -> bytes:
-    return len(data).to_bytes(8, "big") + data
-
-
-DOMAIN = part(b"hydracache-invalidation-intent-v1")
-KEY, TAG, ENTITY = (DOMAIN + part(kind) for kind in (b"key", b"tag", b"entity"))
-
-
 def hand_enqueue(connection: sqlite3.Connection, number: int) -> None:
     connection.execute("begin immediate")
     connection.execute("update users set version = version + 1 where id = 42")
     position = f"{time.time_ns():016x}{secrets.token_hex(8)}"
     now = int(time.time() * 1000)
-    key, id = f"user:{number}", str(number)
     shared = (NAMESPACE, position, "write", now, now)
-    connection.execute(
-        INSERT_3,
-        (
-            sha256(KEY + part(key.encode())).digest(),
-            "key",
-            key,
-            None,
-            *shared,
-            sha256(ENTITY + part(b"user") + part(id.encode())).digest(),
-            "entity",
-            id,
-            "user",
-            *shared,
-            sha256(TAG + part(b"users")).digest(),
-            "tag",
-            "users",
-            None,
-            *shared,
-        ),
-    )
+    first, second, third = hand_targets(number)
+    connection.execute(INSERT_3, (*first, *shared, *second, *shared, *third, *shared))
     connection.execute("commit")
 
 
@@ -102,14 +71,7 @@ def library_enqueue(
 ) -> None:
     connection.execute("begin immediate")
     connection.execute("update users set version = version + 1 where id = 42")
-    outbox.enqueue_in(
-        connection,
-        NAMESPACE,
-        InvalidationIntentBatch("write")
-        .invalidate_key(f"user:{number}")
-        .invalidate_entity("user", str(number))
-        .invalidate_tag("users"),
-    )
+    outbox.enqueue_in(connection, NAMESPACE, library_batch(number))
     connection.execute("commit")
 
 
@@ -117,28 +79,13 @@ def enqueue(folder: Path, rounds: int, transactions: int) -> None:
     path = folder / "enqueue.db"
     connection = database(path)
     outbox = SQLiteOutbox(path)
-    sides: list[Callable[[int], None]] = [
-        lambda number: hand_enqueue(connection, number),
-        lambda number: library_enqueue(outbox, connection, number),
-    ]
-    times: list[tuple[float, float]] = []
-    for round_ in range(rounds + 1):
-        took = [0.0, 0.0]
-        # One of each in turn: a pause of the disk or of the machine hits both.
-        for number in range(transactions):
-            order = (0, 1) if number % 2 else (1, 0)
-            for side in order:
-                started = time.perf_counter()
-                sides[side](number)
-                took[side] += time.perf_counter() - started
-        if round_:
-            times.append((took[0] / transactions, took[1] / transactions))
-    hand, library = (statistics.median(side) * 1e6 for side in zip(*times))
-    ratio = statistics.median(b / a for a, b in times)
-    print(
-        f"enqueue: transaction of an update and 3 intents, by hand {hand:.0f} us,"
-        f" library {library:.0f} us, ratio {ratio:.3f} (goal <= 1.10),"
-        f" {rounds} rounds of {transactions}"
+    compare_transactions(
+        [
+            lambda number: hand_enqueue(connection, number),
+            lambda number: library_enqueue(outbox, connection, number),
+        ],
+        rounds,
+        transactions,
     )
     connection.close()
     outbox.close()
@@ -147,21 +94,10 @@ def enqueue(folder: Path, rounds: int, transactions: int) -> None:
 def fill(connection: sqlite3.Connection, rows: int) -> None:
     connection.execute("begin")
     connection.execute("delete from hydracache_outbox")
-    now = int(time.time() * 1000)
     connection.executemany(
         f"insert into hydracache_outbox ({COLUMNS})"
-        " values (?, 'entity', ?, 'user', ?, ?, 'write', ?, ?, 0)",
-        (
-            (
-                sha256(str(number).encode()).digest(),
-                str(number),
-                NAMESPACE,
-                f"position:{number // 3}",
-                now,
-                now,
-            )
-            for number in range(rows)
-        ),
+        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        rows_to_drain(rows),
     )
     connection.execute("commit")
     connection.execute("pragma wal_checkpoint(truncate)")
@@ -193,13 +129,7 @@ def hand_drain(connection: sqlite3.Connection, client: Client, batch: int) -> in
             (now, now + 30_000, token, *ids),
         )
         connection.execute("commit")
-        stamp = now.to_bytes(8, "big")
-        tokens = {
-            f"hc1:1:shop:tuser:{value}": b"L" + os.urandom(8) + stamp
-            for _, _, value, _ in rows
-        }
-        if client.set_many(tokens, noreply=False):
-            raise RuntimeError("memcached refused a token")
+        hand_apply(client, [row[2] for row in rows])
         total += connection.execute(
             "update hydracache_outbox set state = 1, at_ms = ?, last_error = null,"
             " claimed_at_ms = null, claim_until_ms = null, claim_owner = null,"
@@ -219,32 +149,19 @@ def drain(folder: Path, rounds: int, rows: int, batch: int) -> None:
     with Memcached() as server:
         client = Client(server.address, no_delay=True, timeout=5)
         store = MemcachedStore([server.address])
-        worker = OutboxWorker(
-            outbox, MemcachedApplier(store, NAMESPACE), batch_size=batch
+        worker = library_worker(outbox, store, batch)
+        compare_drains(
+            lambda: fill(filler, rows),
+            [
+                lambda: hand_drain(connection, client, batch),
+                lambda: worker.drain().published,
+            ],
+            rounds,
+            rows,
+            batch,
         )
-        sides: list[Callable[[], int]] = [
-            lambda: hand_drain(connection, client, batch),
-            lambda: worker.drain().published,
-        ]
-        rates: list[tuple[float, float]] = []
-        for round_ in range(rounds):
-            rate = [0.0, 0.0]
-            for side in (0, 1) if round_ % 2 else (1, 0):
-                fill(filler, rows)
-                started = time.perf_counter()
-                done = sides[side]()
-                rate[side] = done / (time.perf_counter() - started)
-                if done != rows:
-                    raise RuntimeError(f"{done} of {rows} rows were published")
-            rates.append((rate[0], rate[1]))
         store.close()
         client.close()
-    hand, library = (statistics.median(side) for side in zip(*rates))
-    ratio = statistics.median(b / a for a, b in rates)
-    print(
-        f"drain: {rows} rows in batches of {batch}, by hand {hand:.0f} rows/s, library"
-        f" {library:.0f} rows/s, ratio {ratio:.3f} (goal >= 0.90), {rounds} rounds"
-    )
     filler.close()
     connection.close()
     outbox.close()

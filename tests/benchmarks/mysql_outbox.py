@@ -1,0 +1,332 @@
+"""What an enqueue and a drain cost on MariaDB, against only the necessary by hand.
+
+    python tests/benchmarks/mysql_outbox.py [--server mysql56] [--rows 20000]
+
+Servers are private ones on loopback, the data in memory where there is room, with every
+commit flushed as InnoDB does it by default. Goals: an enqueue's transaction at most
+1.10 of the hand-written one, a drain at least 0.90 of its rows a second.
+
+After that 1, 2 and 4 worker processes drain together; beside them, as many that do by
+hand what would be an alternative: hold the locks of the rows while they are applied,
+in place of a claim that is written first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import secrets
+import statistics
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Callable
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import pymysql  # noqa: E402
+from _side_by_side import (  # noqa: E402
+    COLUMNS,
+    NAMESPACE,
+    compare_drains,
+    compare_transactions,
+    hand_apply,
+    hand_targets,
+    library_batch,
+    library_worker,
+    rows_to_drain,
+)
+from pymemcache.client.base import Client  # noqa: E402
+
+from hydracache_sync import MemcachedStore, open_outbox  # noqa: E402
+from servers import MariaDB, Memcached, MySQL56, SQLServer  # noqa: E402
+
+DATABASE = "benchmark"
+SERVERS = {"mariadb": MariaDB, "mysql56": MySQL56}
+
+#: As InnoDB does it by default, and users have it.
+ARGUMENTS = ("--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=256M")
+
+INSERT_3 = f"insert into hydracache_outbox ({COLUMNS}) values " + ", ".join(
+    ["(%s, %s, %s, %s, %s, %s, %s, %s, %s, 0)"] * 3
+)
+
+SELECT_DUE = (
+    "select id, kind, value, entity_name from hydracache_outbox"
+    " where namespace = %s and state = 0 and at_ms <= %s"
+    " and (claim_until_ms is null or claim_until_ms <= %s)"
+    " order by at_ms, created_at_ms, id limit %s for update"
+)
+
+
+class Place:
+    """Where everything is; travels to the worker processes."""
+
+    def __init__(self, server: SQLServer, memcached: Memcached) -> None:
+        self.url = server.url(DATABASE)
+        self.host, self.port, self.user = server.host, server.port, server.user
+        self.memcached = memcached.address
+        self.select_due = SELECT_DUE + (
+            " skip locked" if isinstance(server, MariaDB) else ""
+        )
+
+    def connect(self, **options: Any) -> Any:
+        connection = pymysql.connect(
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            charset="utf8mb4",
+            ssl_disabled=True,
+            **options,
+        )
+        return connection
+
+    def worker_connection(self) -> Any:
+        connection = self.connect(database=DATABASE, autocommit=True)
+        connection.query("set session transaction isolation level read committed")
+        return connection
+
+    def client(self) -> Client:
+        return Client(self.memcached, no_delay=True, timeout=5)
+
+
+def prepare(place: Place, rows: int) -> None:
+    with closing(place.connect(autocommit=True)) as connection:
+        connection.query(f"create database {DATABASE}")
+    with closing(open_outbox(place.url)) as outbox:
+        outbox.install_schema()
+    with closing(place.connect(database=DATABASE, autocommit=True)) as connection:
+        connection.query("create table users (id int primary key, version int)")
+        connection.query("insert into users values (42, 0)")
+        connection.query("create table rows_to_drain like hydracache_outbox")
+        with closing(connection.cursor()) as cursor:
+            cursor.executemany(
+                f"insert into rows_to_drain ({COLUMNS})"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                list(rows_to_drain(rows)),
+            )
+
+
+def fill(connection: Any) -> None:
+    connection.query("truncate hydracache_outbox")
+    connection.query("insert into hydracache_outbox select * from rows_to_drain")
+
+
+def hand_enqueue(connection: Any, cursor: Any, number: int) -> None:
+    connection.begin()
+    cursor.execute("update users set version = version + 1 where id = 42")
+    position = f"{time.time_ns():016x}{secrets.token_hex(8)}"
+    now = int(time.time() * 1000)
+    shared = (NAMESPACE, position, "write", now, now)
+    first, second, third = hand_targets(number)
+    cursor.execute(INSERT_3, (*first, *shared, *second, *shared, *third, *shared))
+    connection.commit()
+
+
+def library_enqueue(outbox: Any, connection: Any, cursor: Any, number: int) -> None:
+    connection.begin()
+    cursor.execute("update users set version = version + 1 where id = 42")
+    outbox.enqueue_in(connection, NAMESPACE, library_batch(number))
+    connection.commit()
+
+
+def enqueue(place: Place, rounds: int, transactions: int) -> None:
+    with closing(place.connect(database=DATABASE)) as connection, closing(
+        open_outbox(place.url)
+    ) as outbox, closing(connection.cursor()) as cursor:
+        compare_transactions(
+            [
+                lambda number: hand_enqueue(connection, cursor, number),
+                lambda number: library_enqueue(outbox, connection, cursor, number),
+            ],
+            rounds,
+            transactions,
+        )
+
+
+def hand_drain(place: Place, connection: Any, client: Client, batch: int) -> int:
+    total = 0
+    with closing(connection.cursor()) as cursor:
+        while True:
+            connection.begin()
+            now = int(time.time() * 1000)
+            cursor.execute(place.select_due, (NAMESPACE, now, now, batch))
+            rows = cursor.fetchall()
+            if not rows:
+                connection.rollback()
+                return total
+            ids = ", ".join([str(row[0]) for row in rows])
+            token = secrets.randbits(63)
+            cursor.execute(
+                f"update hydracache_outbox set claimed_at_ms = {now},"
+                f" claim_until_ms = {now + 30_000}, claim_owner = 'hand',"
+                f" claim_token = {token} where id in ({ids})"
+            )
+            connection.commit()
+            hand_apply(client, [row[2].decode() for row in rows])
+            total += cursor.execute(
+                f"update hydracache_outbox set state = 1,"
+                f" at_ms = {int(time.time() * 1000)}, last_error = null,"
+                " claimed_at_ms = null, claim_until_ms = null, claim_owner = null,"
+                f" claim_token = null where id in ({ids}) and claim_token = {token}"
+            )
+
+
+def locking_drain(place: Place, connection: Any, client: Client, batch: int) -> int:
+    """By hand without a claim: the locks of the rows are held during the apply."""
+    total = 0
+    with closing(connection.cursor()) as cursor:
+        while True:
+            connection.begin()
+            now = int(time.time() * 1000)
+            cursor.execute(place.select_due, (NAMESPACE, now, now, batch))
+            rows = cursor.fetchall()
+            if not rows:
+                connection.rollback()
+                return total
+            ids = ", ".join([str(row[0]) for row in rows])
+            hand_apply(client, [row[2].decode() for row in rows])
+            total += cursor.execute(
+                f"update hydracache_outbox set state = 1,"
+                f" at_ms = {int(time.time() * 1000)}, last_error = null"
+                f" where id in ({ids})"
+            )
+            connection.commit()
+
+
+def drain(place: Place, rounds: int, rows: int, batch: int) -> None:
+    filler = place.connect(database=DATABASE, autocommit=True)
+    connection = place.worker_connection()
+    client = place.client()
+    store = MemcachedStore([place.memcached])
+    with closing(open_outbox(place.url)) as outbox:
+        worker = library_worker(outbox, store, batch)
+        compare_drains(
+            lambda: fill(filler),
+            [
+                lambda: hand_drain(place, connection, client, batch),
+                lambda: worker.drain().published,
+            ],
+            rounds,
+            rows,
+            batch,
+        )
+    for closed in (filler, connection, client, store):
+        closed.close()
+
+
+# Several processes
+
+
+def library_process(place: Place, batch: int) -> Callable[[], int]:
+    outbox = open_outbox(place.url)
+    outbox.status(NAMESPACE)  # connects
+    worker = library_worker(outbox, MemcachedStore([place.memcached]), batch)
+    return lambda: worker.drain().published
+
+
+def hand_process(place: Place, batch: int) -> Callable[[], int]:
+    connection, client = place.worker_connection(), place.client()
+    return lambda: hand_drain(place, connection, client, batch)
+
+
+def locking_process(place: Place, batch: int) -> Callable[[], int]:
+    connection, client = place.worker_connection(), place.client()
+    return lambda: locking_drain(place, connection, client, batch)
+
+
+PROCESSES = {
+    "library": library_process,
+    "claims by hand": hand_process,
+    "row locks by hand": locking_process,
+}
+
+
+def serve(kind: str, place: Place, batch: int, orders: Any) -> None:
+    """Drain at each order and answer with how many rows were published."""
+    run = PROCESSES[kind](place, batch)
+    orders.send("ready")
+    while orders.recv():
+        orders.send(run())
+
+
+def together(place: Place, rounds: int, rows: int, batch: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    filler = place.connect(database=DATABASE, autocommit=True)
+    most = 4
+    processes, pipes = [], {}
+    for kind in PROCESSES:
+        pipes[kind] = []
+        for _ in range(most):
+            mine, theirs = context.Pipe()
+            process = context.Process(
+                target=serve, args=(kind, place, batch, theirs), daemon=True
+            )
+            process.start()
+            processes.append(process)
+            pipes[kind].append(mine)
+    for kind in PROCESSES:
+        for pipe in pipes[kind]:
+            pipe.recv()
+    for count in (1, 2, most):
+        rates: dict[str, list[float]] = {kind: [] for kind in PROCESSES}
+        for round_ in range(rounds):
+            for kind in list(PROCESSES) if round_ % 2 else reversed(PROCESSES):
+                fill(filler)
+                started = time.perf_counter()
+                for pipe in pipes[kind][:count]:
+                    pipe.send(True)
+                done = sum(pipe.recv() for pipe in pipes[kind][:count])
+                rates[kind].append(done / (time.perf_counter() - started))
+                if done != rows:
+                    raise RuntimeError(f"{done} of {rows} rows were published")
+        told = ", ".join(
+            f"{kind} {statistics.median(rate):.0f}" for kind, rate in rates.items()
+        )
+        ratio = statistics.median(
+            b / a for a, b in zip(rates["claims by hand"], rates["row locks by hand"])
+        )
+        print(
+            f"{count} processes drain, rows/s: {told};"
+            f" row locks against claims, both by hand {ratio:.2f}",
+            flush=True,
+        )
+    for kind in PROCESSES:
+        for pipe in pipes[kind]:
+            pipe.send(False)
+    for process in processes:
+        process.join()
+    filler.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--server", choices=SERVERS, default="mariadb")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--transactions", type=int, default=300)
+    parser.add_argument(
+        "--only", choices=("enqueue", "drain", "together"), help="one part of it"
+    )
+    options = parser.parse_args()
+    with SERVERS[options.server](arguments=ARGUMENTS) as server, Memcached() as cache:
+        place = Place(server, cache)
+        prepare(place, options.rows)
+        with closing(place.connect()) as connection:
+            print(
+                f"Python {sys.version.split()[0]}, {connection.get_server_info()},"
+                f" PyMySQL {pymysql.__version__}",
+                flush=True,
+            )
+        if options.only in (None, "enqueue"):
+            enqueue(place, options.rounds, options.transactions)
+        if options.only in (None, "drain"):
+            drain(place, options.rounds, options.rows, options.batch)
+        if options.only in (None, "together"):
+            together(place, options.rounds, options.rows, options.batch)
+
+
+if __name__ == "__main__":
+    main()
