@@ -183,7 +183,7 @@ def test_a_child_gives_up_its_copies_at_once(memcached: Memcached) -> None:
         [memcached.address], timeout=10, connect_timeout=10, pool_size=1
     )
     store.ping()
-    [connection] = store._node._pool._lendings.idle
+    [connection] = store._nodes[0]._pool._lendings.idle
     inode = os.fstat(connection._socket.fileno()).st_ino  # type: ignore[union-attr]
 
     def copies() -> int:
@@ -226,7 +226,7 @@ def test_a_child_forked_while_another_thread_waits_is_not_stuck(
         [memcached.address], timeout=10, connect_timeout=10, pool_size=1
     )
     store.ping()
-    pool = store._node._pool
+    pool = store._nodes[0]._pool
 
     # As if another thread were just changing the pool.
     with pool._lendings.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import sys
 from typing import Iterator
@@ -32,9 +33,17 @@ def faulty() -> Iterator[FaultyMemcached]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def three() -> Iterator[list[str]]:
+    """Addresses of three servers, one of them on a unix socket."""
+    with Memcached() as one, Memcached() as two, Memcached(unix_socket=True) as local:
+        yield [one.address, two.address, f"unix:{local.address}"]
+
+
 class ContractOnMemcached(StoreContract):
     def seconds_left(self, store: CacheStore, address: Address) -> int | None:
-        [name] = store.ping()
+        assert isinstance(store, MemcachedStore)
+        [name] = store.nodes_of(address)
         with connected(name) as connection:
             # The classic commands do not tell; the meta command does.
             connection.sendall(b"mg %b t\r\n" % address[1])
@@ -62,6 +71,18 @@ class TestMemcachedStoreOnAUnixSocket(ContractOnMemcached):
     @pytest.fixture
     def store(self, local_memcached: Memcached) -> CacheStore:
         return MemcachedStore([f"unix:{local_memcached.address}"], timeout=10)
+
+
+class TestMemcachedStoreOnThreeNodes(ContractOnMemcached):
+    @pytest.fixture
+    def store(self, three: list[str]) -> CacheStore:
+        return MemcachedStore(three, timeout=10, connect_timeout=10)
+
+
+class TestMemcachedStoreOnThreeNodesWithOneConnectionEach(ContractOnMemcached):
+    @pytest.fixture
+    def store(self, three: list[str]) -> CacheStore:
+        return MemcachedStore(three, timeout=10, connect_timeout=10, pool_size=1)
 
 
 def connected(name: str) -> socket.socket:
@@ -108,6 +129,11 @@ def test_importing_and_constructing_loads_no_client() -> None:
         ({"pool_size": 0}, "pool_size"),
         ({"pool_size": 1.5}, "pool_size"),
         ({"ring": "a:b"}, "ring"),
+        ({"weights": [2]}, "weights"),
+        ({"weights": {"10.0.0.1:11211": 2}}, "weights names 10.0.0.1:11211"),
+        ({"weights": {"127.0.0.1:11211": 0}}, "weight of 127.0.0.1:11211"),
+        ({"weights": {"127.0.0.1:11211": float("nan")}}, "weight of 127.0.0.1:11211"),
+        ({"weights": {"127.0.0.1:11211": "2"}}, "weight of 127.0.0.1:11211"),
     ],
 )
 def test_a_setting_out_of_its_range_is_refused_by_name(
@@ -117,22 +143,25 @@ def test_a_setting_out_of_its_range_is_refused_by_name(
         MemcachedStore(["127.0.0.1:11211"], **settings)  # type: ignore[arg-type]
 
 
-def test_several_servers_are_refused_for_now() -> None:
-    with pytest.raises(ConfigurationError, match="later version.*name one"):
-        MemcachedStore(["10.0.0.1:11211", "10.0.0.2:11211"])
+def test_a_weight_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="weights names cache1:11211 twice"):
+        MemcachedStore(["cache1:11211"], weights={"cache1:11211": 1, "Cache1:11211": 2})
 
 
-def test_tls_on_a_unix_socket_is_refused_rather_than_left_out() -> None:
-    import ssl
+@pytest.mark.parametrize("servers", [["/m.sock"], ["10.0.0.7:11211", "/m.sock"]])
+def test_tls_on_a_unix_socket_is_refused_rather_than_left_out(
+    servers: list[str],
+) -> None:
+    with pytest.raises(ConfigurationError, match="unix:/m.sock.*unix socket"):
+        MemcachedStore(servers, tls_context=ssl.create_default_context())
 
-    with pytest.raises(ConfigurationError, match="unix socket"):
-        MemcachedStore(["/tmp/m.sock"], tls_context=ssl.create_default_context())
 
+def test_its_repr_names_the_nodes_and_the_ring() -> None:
+    store = MemcachedStore(["Cache.Example:11211", "/m.sock"], ring="7")
 
-def test_its_repr_names_the_node_and_the_ring() -> None:
-    store = MemcachedStore(["Cache.Example:11211"], ring="7")
-
-    assert repr(store) == "MemcachedStore(['cache.example:11211'], ring='7')"
+    assert repr(store) == (
+        "MemcachedStore(['cache.example:11211', 'unix:/m.sock'], ring='7')"
+    )
 
 
 @pytest.mark.parametrize(

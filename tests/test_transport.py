@@ -255,7 +255,7 @@ def test_a_late_answer_on_an_idle_connection_is_nobodys(
     script.answers = [[b"STORED\r\n", b"STORED\r\n"], b"DELETED\r\n"]
     store.set_many([(ONE, b"v", None)])
     deadline = time.monotonic() + 10
-    [connection] = store._node._pool._lendings.idle
+    [connection] = store._nodes[0]._pool._lendings.idle
     while not connection.is_stale():
         assert time.monotonic() < deadline
 
@@ -313,7 +313,7 @@ def test_the_connection_used_last_is_taken_first(
     script: Script, store: MemcachedStore
 ) -> None:
     script.answers = [FOUND] * 10
-    pool = store._node._pool
+    pool = store._nodes[0]._pool
     store.get_many([ONE])
     first = pool.take(time.monotonic(), time.monotonic() + 5)
     second = pool.take(time.monotonic(), time.monotonic() + 5)
@@ -330,7 +330,7 @@ def test_a_connection_in_use_at_close_is_not_used_again(
 ) -> None:
     script.answers = [FOUND]
     store.get_many([ONE])
-    pool = store._node._pool
+    pool = store._nodes[0]._pool
     taken = pool.take(time.monotonic(), time.monotonic() + 5)
 
     store.close()
@@ -347,7 +347,7 @@ def test_a_connection_that_was_lost_gives_its_place_back(
     script.answers = [FOUND, FOUND]
     store.get_many([ONE])
     # As an exception between two lines of ours would: taken and never given back.
-    taken = store._node._pool.take(time.monotonic(), time.monotonic() + 5)
+    taken = store._nodes[0]._pool.take(time.monotonic(), time.monotonic() + 5)
     del taken
     gc.collect()
 

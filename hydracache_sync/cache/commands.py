@@ -63,6 +63,13 @@ def store(
     :param now: Unix seconds, for a TTL that must be sent as a date.
     :raises TypeError, ValueError: as ``CacheStore`` says, before the first window.
     """
+    return _windows(*each_store(verb, writes, refused, now=now))
+
+
+def each_store(
+    verb: bytes, writes: Sequence[Write], refused: Failures, *, now: float
+) -> tuple[Sequence[Address], list[bytes]]:
+    """As :func:`store`, one command for each write that is not refused."""
     expiries = {ttl: expiry_of(ttl, now) for _, _, ttl in writes}
     for _, value, _ in writes:
         if type(value) is not bytes:
@@ -71,11 +78,10 @@ def store(
     if refused:
         writes = [write for write in writes if write[0] not in refused]
     # One format for each, since this is most of what an applier's batch costs.
-    commands = [
+    return addresses, [
         b"%b %b 0 %d %d\r\n%b\r\n" % (verb, key, expiries[ttl], len(value), value)
         for (_, key), value, ttl in writes
     ]
-    return _windows(addresses, commands)
 
 
 def delete(addresses: Sequence[Address], refused: Failures) -> Iterator[Window]:

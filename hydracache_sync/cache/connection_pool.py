@@ -115,6 +115,15 @@ class ConnectionPool:
             lendings.all.discard(connection)
             lendings.free.notify()
 
+    def renew(self, connection: Connection, deadline: float) -> None:
+        """Connect a taken connection anew. It keeps its place: nobody is waited for.
+
+        :raises OSError: could not connect; the connection is given back.
+        """
+        connection.close()
+        connection.reused = False
+        self._opened(connection, monotonic(), deadline)
+
     def drop_idle(self) -> None:
         """Close what is idle: one of them had ended, so the others have too."""
         self._drop_idle_of(self._lendings)

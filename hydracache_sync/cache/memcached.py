@@ -1,29 +1,55 @@
-"""The store on memcached. What it promises is in ``CacheStore``.
+"""The store on one memcached or several. What it promises is in ``CacheStore``.
 
-One node for now. What several need is in the addresses (each says what chooses its
-node) and in ``Node``, which sends and reads in separate steps.
+A call sends to every node that it needs before it reads from the first, so it takes the
+time of one round trip however many there are. Which node keeps what is the ring's to
+say and nobody else's: what a node does not answer is not looked for elsewhere.
 """
 
 from __future__ import annotations
 
+import time
 from math import isfinite
 from operator import itemgetter
-from typing import TYPE_CHECKING, Sequence
+from time import monotonic
+from typing import (
+    TYPE_CHECKING,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
+from zlib import crc32
 
+from hydracache_sync.cache import commands
+from hydracache_sync.cache.commands import Window
 from hydracache_sync.cache.keyspace import Address
-from hydracache_sync.cache.node import KEYS_PER_GET, Node
-from hydracache_sync.cache.server_list import parse_servers
+from hydracache_sync.cache.node import KEYS_PER_GET, Node, note
+from hydracache_sync.cache.ring import SLOT_MASK, Ring
+from hydracache_sync.cache.server_list import parse_servers, parse_weights
 from hydracache_sync.cache.store import CacheStore, Failures, Write
-from hydracache_sync.cache.transport import Limits
-from hydracache_sync.errors import ApplyUnavailable, ConfigurationError
+from hydracache_sync.cache.transport import Connection, Limits, load_client
+from hydracache_sync.errors import (
+    ApplyPermanent,
+    ApplyUnavailable,
+    ConfigurationError,
+)
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+T = TypeVar("T")
 
 _physical_key = itemgetter(1)
 
 #: A call may take as many of its timeouts in all, unless told otherwise.
 CALL_TIMEOUTS = 4
+
+#: What one node gets of a call: things, and their places in the call.
+_Part = Tuple[List[T], List[int]]
 
 
 class MemcachedStore(CacheStore):
@@ -32,20 +58,24 @@ class MemcachedStore(CacheStore):
     Connects when first used; a process that was forked connects anew. Never fails over
     to another node: the node that was left would come back with what it held.
 
-    :param servers: ``"host:port"``, ``"[v6]:port"``, ``"unix:/path"`` or ``"/path"``;
-        one of them, several come with a later version.
-    :param ring: new at every change of ``servers`` that means other machines; see
-        ``CacheStore``.
+    :param servers: ``"host:port"``, ``"[v6]:port"``, ``"unix:/path"`` or ``"/path"``.
+        One or more, in any order. With several, what is stored where follows from their
+        names as they stand here: every client of the ring must name them alike
+        (``localhost`` is not ``127.0.0.1``).
+    :param ring: new at every change of ``servers`` that means other machines or other
+        names, and of ``weights``; see ``CacheStore``.
+    :param weights: how much a server gets in proportion to the others, 1 where none is
+        given: ``{"10.0.0.1:11211": 2}``. The same for every client of the ring.
     :param connect_timeout: seconds to connect, TLS included. Over 0. Does not limit the
         system's resolver.
-    :param timeout: seconds without a byte after which the node counts as away. Over 0.
-    :param call_timeout: seconds for one round trip in all, waiting for a free
-        connection and connecting included, even where bytes keep dripping in; what is
+    :param timeout: seconds without a byte after which a node counts as away. Over 0.
+    :param call_timeout: seconds for one round trip to all nodes, waiting for free
+        connections and connecting included, even where bytes keep dripping in; what is
         under way then may take two more ``timeout``. A call makes one round trip for
-        each 64 KiB that it writes and each 100 addresses that it reads. Default: four
-        times ``timeout``.
-    :param pool_size: connections in each process, 1 or more. With fewer than there are
-        threads, threads wait for each other.
+        each 64 KiB that it writes to a node and each 100 addresses that it reads from
+        one. Default: four times ``timeout``.
+    :param pool_size: connections to each node in each process, 1 or more. With fewer
+        than there are threads, threads wait for each other.
     :param tls_context: speak TLS, verified as this context says; for TCP only.
     :raises ConfigurationError: one of these is not as said. Nothing was connected.
     """
@@ -55,6 +85,7 @@ class MemcachedStore(CacheStore):
         servers: Sequence[str],
         *,
         ring: str = "1",
+        weights: Mapping[str, float] | None = None,
         connect_timeout: float = 0.5,
         timeout: float = 0.5,
         call_timeout: float | None = None,
@@ -63,15 +94,10 @@ class MemcachedStore(CacheStore):
     ) -> None:
         super().__init__(ring)
         parsed = parse_servers(servers)
-        if len(parsed) > 1:
-            names = ", ".join(server.name for server in parsed)
+        local = [server.name for server in parsed if server.path is not None]
+        if tls_context is not None and local:
             raise ConfigurationError(
-                f"servers names {len(parsed)} ({names}): several nodes come with a"
-                " later version, name one"
-            )
-        if tls_context is not None and parsed[0].path is not None:
-            raise ConfigurationError(
-                f"tls_context cannot be used with {parsed[0].name}: a unix socket is"
+                f"tls_context cannot be used with {local[0]}: a unix socket is"
                 " not encrypted"
             )
         if isinstance(pool_size, bool) or not isinstance(pool_size, int):
@@ -86,44 +112,295 @@ class MemcachedStore(CacheStore):
                 CALL_TIMEOUTS * timeout if call_timeout is None else call_timeout,
             ),
         )
-        self._node = Node(
-            parsed[0], limits, pool_size=pool_size, tls_context=tls_context
+        self._timeout = limits.timeout
+        self._client_is_loaded = False
+        self._nodes = [
+            Node(
+                server,
+                limits,
+                index=index,
+                pool_size=pool_size,
+                tls_context=tls_context,
+            )
+            for index, server in enumerate(parsed)
+        ]
+        #: The node, if there is one only.
+        self._only = self._nodes[0] if len(self._nodes) == 1 else None
+        self._ring = Ring(
+            {node.name: node for node in self._nodes}, parse_weights(weights, parsed)
         )
 
     def get_many(self, addresses: Sequence[Address]) -> list[bytes | None]:
-        node = self._node
-        keys = list(map(_physical_key, addresses))
-        if 0 < len(keys) <= KEYS_PER_GET:
-            return node.answers(node.ask(keys), keys)
-        found: list[bytes | None] = []
-        for start in range(0, len(keys), KEYS_PER_GET):
-            part = keys[start : start + KEYS_PER_GET]
-            found += node.answers(node.ask(part), part)
-        return found
+        node = self._only
+        if node is not None and 0 < len(addresses) <= KEYS_PER_GET:
+            keys = list(map(_physical_key, addresses))
+            return node.answers(node.ask(keys, self._begin()), keys)
+        parts = self._parts_of_keys(addresses)
+        if len(parts) == 1:
+            # One node again. What it was asked is in the order of the addresses.
+            [(node, (keys, _))] = parts.items()
+            if len(keys) <= KEYS_PER_GET:
+                return node.answers(node.ask(keys, self._begin()), keys)
+        return self._gathered(len(addresses), parts, _ask, Node.answers)
 
     def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
-        found: list[bytes | None] = []
-        for start in range(0, len(writes), KEYS_PER_GET):
-            found += self._node.add_many(writes[start : start + KEYS_PER_GET])
-        return found
+        parts = self._parts_of_keys([address for address, _, _ in writes])
+        refused: Failures = {}
+        # All of them before the first is sent: a bad value must not come after it.
+        _, adds = commands.each_store(b"add", writes, refused, now=time.time())
+        for error in refused.values():
+            raise error
+
+        def ask(
+            node: Node, keys: Sequence[bytes], places: Sequence[int], now: float
+        ) -> Connection:
+            # In one go: so few answers always fit into the sockets' buffers.
+            data = b"".join([adds[place] for place in places])
+            return node.tell(data + commands.get(keys), now)
+
+        return self._gathered(len(writes), parts, ask, Node.added)
 
     def set_many(self, writes: Sequence[Write]) -> Failures:
-        return self._node.set_many(writes)
+        now = time.time()
+        failures: Failures = {}
+        if self._only is not None:
+            windows = commands.store(b"set", writes, failures, now=now)
+            return self._told({self._only: windows}, commands.STORED, failures)
+        return self._told(
+            {
+                node: commands.store(b"set", part, failures, now=now)
+                for node, part in self._shares(writes, _address_of_write).items()
+            },
+            commands.STORED,
+            failures,
+        )
 
     def delete_many(self, addresses: Sequence[Address]) -> Failures:
-        return self._node.delete_many(addresses)
+        failures: Failures = {}
+        if self._only is not None:
+            windows = commands.delete(addresses, failures)
+            return self._told({self._only: windows}, commands.DELETED, failures)
+        return self._told(
+            {
+                node: commands.delete(part, failures)
+                for node, part in self._shares(addresses, _itself).items()
+            },
+            commands.DELETED,
+            failures,
+        )
 
     def ping(self) -> dict[str, str | ApplyUnavailable]:
+        now = self._begin()
+        found: dict[str, str | ApplyUnavailable] = {}
+        asked: list[tuple[Node, Connection]] = []
+        due = None
         try:
-            return {self._node.name: self._node.version()}
-        except ApplyUnavailable as exc:
-            return {self._node.name: exc}
+            for node in self._nodes:
+                try:
+                    asked.append((node, node.tell(commands.VERSION, now)))
+                except ApplyUnavailable as exc:
+                    found[node.name] = exc
+            while asked:
+                node, connection = asked.pop()
+                try:
+                    found[node.name] = node.version(connection, due)
+                except ApplyUnavailable as exc:
+                    found[node.name] = exc
+                due = now + self._timeout
+        except BaseException:
+            for node, connection in asked:
+                node.abandon(connection)
+            raise
+        return {node.name: found[node.name] for node in self._nodes}
+
+    def nodes_of(self, address: Address) -> list[str]:
+        """Return the names of the nodes that keep ``address``: one, or all of them."""
+        chooser = address[0]
+        if chooser is None:
+            return [node.name for node in self._nodes]
+        return [self._ring.member(chooser).name]
 
     def close(self) -> None:
-        self._node.close()
+        for node in self._nodes:
+            node.close()
 
     def __repr__(self) -> str:
-        return f"MemcachedStore([{self._node.name!r}], ring={self.ring!r})"
+        names = [node.name for node in self._nodes]
+        return f"MemcachedStore({names!r}, ring={self.ring!r})"
+
+    def _begin(self) -> float:
+        """The moment a call begins: the client is loaded, which no limit pays for."""
+        if not self._client_is_loaded:
+            load_client()
+            self._client_is_loaded = True
+        return monotonic()
+
+    # Who gets what
+
+    def _parts_of_keys(self, addresses: Sequence[Address]) -> dict[Node, _Part[bytes]]:
+        """Divide the physical keys of a question, which has one place for each."""
+        parts: Dict[Node, _Part[bytes]] = {}
+        slots = self._ring.slots
+        last: object = self
+        keys: list[bytes]
+        places: list[int]
+        for place, (chooser, key) in enumerate(addresses):
+            # Neighbours mostly share it: an entry, its token and the namespace's.
+            if chooser is not last:
+                if chooser is None:
+                    raise ValueError("an address on every node cannot be read")
+                last = chooser
+                node = slots[crc32(chooser) & SLOT_MASK]
+                found = parts.get(node)
+                if found is None:
+                    found = parts[node] = ([], [])
+                keys, places = found
+            keys.append(key)
+            places.append(place)
+        return parts
+
+    def _shares(
+        self, things: Sequence[T], address_of: Callable[[T], Address]
+    ) -> dict[Node, list[T]]:
+        """Divide what is to be written; what belongs on every node goes to each."""
+        shares: dict[Node, list[T]] = {}
+        slots = self._ring.slots
+        for thing in things:
+            chooser = address_of(thing)[0]
+            if chooser is None:
+                for node in self._nodes:
+                    shares.setdefault(node, []).append(thing)
+            else:
+                node = slots[crc32(chooser) & SLOT_MASK]
+                shares.setdefault(node, []).append(thing)
+        return shares
+
+    # Send to all, then read from all
+
+    def _gathered(
+        self,
+        count: int,
+        parts: Mapping[Node, _Part[bytes]],
+        ask: Callable[[Node, Sequence[bytes], Sequence[int], float], Connection],
+        answers: Callable[
+            [Node, Connection, Sequence[bytes], "float | None"], "list[bytes | None]"
+        ],
+    ) -> list[bytes | None]:
+        """Ask each node for its part; return ``count`` answers in their places.
+
+        :raises ApplyUnavailable: one node did not answer, so nothing is known.
+        """
+        found: list[bytes | None] = [None] * count
+        ordered = sorted(parts.items(), key=_index_of_node)
+        longest = max((len(keys) for keys, _ in parts.values()), default=0)
+        for start in range(0, longest, KEYS_PER_GET):
+            stop = start + KEYS_PER_GET
+            now = self._begin()
+            asked: list[tuple[Node, Connection, list[bytes], list[int]]] = []
+            due = None
+            try:
+                for node, (keys, places) in ordered:
+                    some, where = keys[start:stop], places[start:stop]
+                    if some:
+                        asked.append((node, ask(node, some, where, now), some, where))
+                asked.reverse()
+                while asked:
+                    # First off the list: what was given back must not be closed.
+                    node, connection, some, where = asked.pop()
+                    values = answers(node, connection, some, due)
+                    for place, value in zip(where, values):
+                        found[place] = value
+                    due = now + self._timeout
+            except BaseException:
+                for node, connection, _, _ in asked:
+                    node.abandon(connection)
+                raise
+        return found
+
+    def _told(
+        self,
+        shares: Mapping[Node, Iterator[Window]],
+        accepted: Sequence[bytes],
+        failures: Failures,
+    ) -> Failures:
+        """Send each node its windows, one at a time; return what is not acknowledged.
+
+        :param failures: what was refused before; more is added to it.
+        """
+        going = dict(sorted(shares.items(), key=_index_of_node))
+        while going:
+            now = self._begin()
+            told: list[tuple[Node, Connection, Window]] = []
+            due = None
+            try:
+                for node, windows in list(going.items()):
+                    window = next(windows, None)
+                    if window is None:
+                        del going[node]
+                        continue
+                    try:
+                        told.append((node, node.tell(window.data, now), window))
+                    except ApplyUnavailable as exc:
+                        failed: Failures = {}
+                        note(failed, window.addresses, exc)
+                        _merge(failures, failed)
+                        self._give_up(node, going, failures)
+                told.reverse()
+                while told:
+                    node, connection, window = told.pop()
+                    failed = {}
+                    addresses = window.addresses
+                    if not node.acknowledged(
+                        connection, addresses, accepted, failed, due
+                    ):
+                        self._give_up(node, going, failures)
+                    _merge(failures, failed)
+                    due = now + self._timeout
+            except BaseException:
+                for node, connection, _ in told:
+                    node.abandon(connection)
+                raise
+        return failures
+
+    @staticmethod
+    def _give_up(
+        node: Node, going: dict[Node, Iterator[Window]], failures: Failures
+    ) -> None:
+        # To wait for a node that is away once for every window could take for ever.
+        failed: Failures = {}
+        for window in going.pop(node):
+            note(failed, window.addresses, node.not_sent())
+        _merge(failures, failed)
+
+
+def _merge(failures: Failures, more: Failures) -> None:
+    """Add failures; of two for one address, the one that trying again can help.
+
+    A flush fails once for each node that lacks it. While one of them is away nothing
+    about it is final.
+    """
+    for address, error in more.items():
+        before = failures.get(address)
+        if before is None or isinstance(before, ApplyPermanent):
+            failures[address] = error
+
+
+def _ask(
+    node: Node, keys: Sequence[bytes], places: Sequence[int], now: float
+) -> Connection:
+    return node.ask(keys, now)
+
+
+def _index_of_node(item: tuple[Node, object]) -> int:
+    return item[0].index
+
+
+def _address_of_write(write: Write) -> Address:
+    return write[0]
+
+
+def _itself(address: Address) -> Address:
+    return address
 
 
 def _seconds(name: str, value: object) -> float:

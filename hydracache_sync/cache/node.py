@@ -1,25 +1,22 @@
 """One memcached: what is said to it, and what its answers mean.
 
 Every command is acknowledged, and an answer that is missing, late or odd is never taken
-for one. Asking and reading are separate (``ask`` and ``answers``, ``tell`` and
+for one. Sending and reading are separate (``ask`` and ``answers``, ``tell`` and
 ``acknowledged``), so that a store of several nodes can send to all of them before it
 waits for the first.
 """
 
 from __future__ import annotations
 
-import time
-from time import monotonic
-from typing import TYPE_CHECKING, Iterator, NoReturn, Sequence
+from typing import TYPE_CHECKING, NoReturn, Sequence
 
 from hydracache_sync.cache import commands
-from hydracache_sync.cache.commands import Window
 from hydracache_sync.cache.connection_pool import ConnectionPool
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.replies import BrokenReply
 from hydracache_sync.cache.server_list import Server
-from hydracache_sync.cache.store import Failures, Write
-from hydracache_sync.cache.transport import Connection, Limits, load_client
+from hydracache_sync.cache.store import Failures
+from hydracache_sync.cache.transport import Connection, Limits
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
 
 if TYPE_CHECKING:
@@ -33,7 +30,15 @@ KEYS_PER_GET = 100
 class Node:
     """A memcached server with its connections. Safe for threads and forks.
 
+    Each question is a step that sends and one that reads; between the two others may be
+    sent to other nodes. A connection that is not read from goes to :meth:`abandon`.
+    ``now`` is ``time.monotonic()``, when the round trip to all nodes began. ``due`` is
+    the moment at which an answer has been waited for long enough, by waiting for that
+    of another node: it must be there then. None says that nothing was waited for yet.
+
     :ivar name: as in the server list; part of every error.
+    :ivar index: its place in the store. Connections are taken in this order, so that
+        two callers never wait for what the other one has.
     """
 
     def __init__(
@@ -41,111 +46,47 @@ class Node:
         server: Server,
         limits: Limits,
         *,
+        index: int = 0,
         pool_size: int,
         tls_context: SSLContext | None = None,
     ) -> None:
         self.name = server.name
+        self.index = index
         self._call_timeout = limits.call_timeout
-        self._client_is_loaded = False
         self._pool = ConnectionPool(
             server, limits, size=pool_size, tls_context=tls_context
         )
-
-    def set_many(self, writes: Sequence[Write]) -> Failures:
-        """Store all; return what was not acknowledged."""
-        failures: Failures = {}
-        windows = commands.store(b"set", writes, failures, now=time.time())
-        self._tell_all(windows, commands.STORED, failures)
-        return failures
-
-    def delete_many(self, addresses: Sequence[Address]) -> Failures:
-        """Remove all; return what was not acknowledged."""
-        failures: Failures = {}
-        windows = commands.delete(addresses, failures)
-        self._tell_all(windows, commands.DELETED, failures)
-        return failures
-
-    def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
-        """Store where nothing is; return what is there then. Up to ``KEYS_PER_GET``.
-
-        :raises ApplyPermanent: a key is none, or a value is over the item limit.
-        :raises ApplyUnavailable: the node did not answer properly.
-        """
-        refused: Failures = {}
-        windows = commands.store(b"add", writes, refused, now=time.time())
-        for error in refused.values():
-            raise error
-        keys = [address[1] for address, _, _ in writes]
-        # In one go: so few answers always fit into the sockets' buffers.
-        request = b"".join([window.data for window in windows]) + commands.get(keys)
-        failure: ApplyError | None = None
-        try:
-            connection = self._send(request)
-            try:
-                for _ in keys:
-                    answer = connection.replies.line()
-                    if answer not in commands.ADDED:
-                        if not answer.startswith(b"SERVER_ERROR"):
-                            raise _not_understood(answer)
-                        failure = self._refusal(answer)
-                values = connection.replies.values(keys)
-            except BaseException:
-                self._pool.drop(connection)
-                raise
-        except OSError as exc:
-            self._give_up(exc)
-        self._pool.put(connection)
-        if failure is not None:
-            raise failure
-        return values
-
-    def version(self) -> str:
-        """What the server calls its version.
-
-        :raises ApplyUnavailable: it did not answer properly.
-        """
-        try:
-            connection = self._send(commands.VERSION)
-            try:
-                line = connection.replies.line()
-                connection.replies.finish()
-                if not line.startswith(b"VERSION "):
-                    raise BrokenReply("expected its version, got something else")
-            except BaseException:
-                self._pool.drop(connection)
-                raise
-        except OSError as exc:
-            self._give_up(exc)
-        self._pool.put(connection)
-        return line[8:].decode("ascii", "replace")
 
     def close(self) -> None:
         """Close idle connections now, and the others when they are given back."""
         self._pool.close()
 
+    def abandon(self, connection: Connection) -> None:
+        """Close a connection whose answer nobody reads: it would be the next one's."""
+        self._pool.drop(connection)
+
     # Reading. A question may be asked twice, so it is, where an idle connection turns
     # out to have ended: the first read after a restart just works.
 
-    def ask(self, keys: Sequence[bytes]) -> Connection:
+    def ask(self, keys: Sequence[bytes], now: float) -> Connection:
         """Send a ``get`` for 1 to ``KEYS_PER_GET`` keys; then call :meth:`answers`.
 
         :raises ApplyUnavailable: the node did not take it.
         """
         request = commands.get(keys)
-        now = self._begin()
         deadline = now + self._call_timeout
         try:
             connection = self._pool.take(now, deadline)
             try:
                 connection.send(request, deadline)
             except BaseException as exc:
-                connection = self._ask_again(connection, exc, request)
+                self._ask_again(connection, exc, request)
         except OSError as exc:
             self._give_up(exc)
         return connection
 
     def answers(
-        self, connection: Connection, keys: Sequence[bytes]
+        self, connection: Connection, keys: Sequence[bytes], due: float | None = None
     ) -> list[bytes | None]:
         """Read the answer to :meth:`ask`: values in the order of the keys.
 
@@ -153,9 +94,11 @@ class Node:
         """
         try:
             try:
+                if due is not None:
+                    connection.check_answer(due)
                 values = connection.replies.values(keys)
             except BaseException as exc:
-                connection = self._ask_again(connection, exc, commands.get(keys))
+                self._ask_again(connection, exc, commands.get(keys))
                 try:
                     values = connection.replies.values(keys)
                 except BaseException:
@@ -167,54 +110,64 @@ class Node:
         return values
 
     def _ask_again(
-        self, failed: Connection, failure: BaseException, request: bytes
-    ) -> Connection:
-        """Send to a new connection what an idle one did not live to answer.
+        self, connection: Connection, failure: BaseException, request: bytes
+    ) -> None:
+        """Send anew, newly connected, what an idle connection did not live to answer.
 
         :raises BaseException: ``failure``, unless it was of that kind.
         """
-        self._pool.drop(failed)
-        if not isinstance(failure, OSError) or not failed.died_idle(failure):
+        if not isinstance(failure, OSError) or not connection.died_idle(failure):
+            self._pool.drop(connection)
             raise failure
         self._pool.drop_idle()
-        deadline = failed.replies.deadline
-        connection = self._pool.take(monotonic(), deadline)
+        deadline = connection.replies.deadline
+        self._pool.renew(connection, deadline)
         try:
             connection.send(request, deadline)
         except BaseException:
             self._pool.drop(connection)
             raise
-        return connection
 
     # Writing. Nothing is ever sent twice: a second copy of a token that arrived late,
     # through a proxy for one, would bring the token back after its successor, and with
     # it the entries loaded under it. Idle connections are looked at before instead.
 
-    def tell(self, window: Window) -> Connection:
-        """Send a window of commands; the connection then goes to :meth:`acknowledged`.
+    def tell(self, data: bytes, now: float) -> Connection:
+        """Send commands that are answered by a line each, and no more than a window.
+
+        The connection then goes to the step that reads the answers.
 
         :raises ApplyUnavailable: part of it may have been sent and carried out.
         """
+        deadline = now + self._call_timeout
         try:
-            return self._send(window.data)
+            connection = self._pool.take(now, deadline, proven=True)
+            try:
+                connection.send(data, deadline)
+            except BaseException:
+                self._pool.drop(connection)
+                raise
         except OSError as exc:
             self._give_up(exc)
+        return connection
 
     def acknowledged(
         self,
         connection: Connection,
-        window: Window,
+        addresses: Sequence[Address],
         accepted: Sequence[bytes],
         failures: Failures,
+        due: float | None = None,
     ) -> bool:
-        """Read the answers to :meth:`tell` and note what was not acknowledged.
+        """Read the answers to a window of writes, and note what has a bad one or none.
 
         :return: whether the node still answers, so that the next window is worth it.
         """
-        addresses = window.addresses
         replies = connection.replies
         answered = 0
         try:
+            if due is not None:
+                connection.check_answer(due)
             while answered < len(addresses):
                 alike = replies.skip(accepted[0], len(addresses) - answered)
                 answered += alike
@@ -233,7 +186,7 @@ class Node:
             replies.finish()
         except OSError as exc:
             self._pool.drop(connection)
-            self._note(failures, addresses[answered:], self._unavailable(exc))
+            note(failures, addresses[answered:], self._unavailable(exc))
             return False
         except BaseException:
             self._pool.drop(connection)
@@ -241,42 +194,65 @@ class Node:
         self._pool.put(connection)
         return True
 
-    def _tell_all(
-        self, windows: Iterator[Window], accepted: Sequence[bytes], failures: Failures
-    ) -> None:
-        for window in windows:
-            try:
-                connection = self.tell(window)
-            except ApplyUnavailable as exc:
-                self._note(failures, window.addresses, exc)
-                break
-            if not self.acknowledged(connection, window, accepted, failures):
-                break
-        # To wait for a node that is away once for every window could take for ever.
-        for window in windows:
-            unsent = f"memcached node {self.name}: not sent, since it failed before"
-            error = ApplyUnavailable(unsent, node=self.name)
-            self._note(failures, window.addresses, error)
+    def added(
+        self, connection: Connection, keys: Sequence[bytes], due: float | None = None
+    ) -> list[bytes | None]:
+        """Read the answers to an ``add`` of each key and a ``get`` of them all.
 
-    def _begin(self) -> float:
-        """The moment a call begins: the client is loaded, which no limit pays for."""
-        if not self._client_is_loaded:
-            load_client()
-            self._client_is_loaded = True
-        return monotonic()
-
-    def _send(self, data: bytes) -> Connection:
-        now = self._begin()
-        deadline = now + self._call_timeout
-        connection = self._pool.take(now, deadline, proven=True)
+        :raises ApplyPermanent: a value is over the item limit.
+        :raises ApplyUnavailable: the node did not answer properly.
+        """
+        failure: ApplyError | None = None
         try:
-            connection.send(data, deadline)
-        except BaseException:
-            self._pool.drop(connection)
-            raise
-        return connection
+            try:
+                if due is not None:
+                    connection.check_answer(due)
+                for _ in keys:
+                    answer = connection.replies.line()
+                    if answer not in commands.ADDED:
+                        if not answer.startswith(b"SERVER_ERROR"):
+                            raise _not_understood(answer)
+                        failure = self._refusal(answer)
+                values = connection.replies.values(keys)
+            except BaseException:
+                self._pool.drop(connection)
+                raise
+        except OSError as exc:
+            self._give_up(exc)
+        self._pool.put(connection)
+        if failure is not None:
+            raise failure
+        return values
+
+    def version(self, connection: Connection, due: float | None = None) -> str:
+        """Read the answer to ``version``.
+
+        :raises ApplyUnavailable: the node did not answer properly.
+        """
+        try:
+            try:
+                if due is not None:
+                    connection.check_answer(due)
+                line = connection.replies.line()
+                connection.replies.finish()
+                if not line.startswith(b"VERSION "):
+                    raise BrokenReply("expected its version, got something else")
+            except BaseException:
+                self._pool.drop(connection)
+                raise
+        except OSError as exc:
+            self._give_up(exc)
+        self._pool.put(connection)
+        return line[8:].decode("ascii", "replace")
 
     # What went wrong, in words.
+
+    def not_sent(self) -> ApplyUnavailable:
+        """The error of what is not sent any more, after a failure in the same call."""
+        return ApplyUnavailable(
+            f"memcached node {self.name}: not sent, since it failed before",
+            node=self.name,
+        )
 
     def _refusal(self, answer: bytes) -> ApplyError:
         """The error for a command that the server understood and did not carry out.
@@ -299,18 +275,17 @@ class Node:
             )
         raise _not_understood(answer)
 
-    @staticmethod
-    def _note(
-        failures: Failures, addresses: Sequence[Address], error: ApplyError
-    ) -> None:
-        failures.update((address, error) for address in addresses)
-
     def _give_up(self, failure: OSError) -> NoReturn:
         raise self._unavailable(failure) from failure
 
     def _unavailable(self, failure: OSError) -> ApplyUnavailable:
         text = str(failure) or type(failure).__name__
         return ApplyUnavailable(f"memcached node {self.name}: {text}", node=self.name)
+
+
+def note(failures: Failures, addresses: Sequence[Address], error: ApplyError) -> None:
+    """Note that ``error`` is what became of these."""
+    failures.update((address, error) for address in addresses)
 
 
 def _not_understood(answer: bytes) -> BrokenReply:

@@ -7,8 +7,10 @@ read differently would split the cache in silence.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Sequence
+from ipaddress import AddressValueError, IPv6Address
+from typing import Mapping, NamedTuple, Sequence
 
+from hydracache_sync.cache.ring import checked_weight
 from hydracache_sync.errors import ConfigurationError
 
 _host_and_port = re.compile(
@@ -27,7 +29,10 @@ class Server(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The same text for every spelling of the same entry; used in messages."""
+        """The same text for every spelling of the same entry.
+
+        Used in messages, and to place keys: two names of one machine are two nodes.
+        """
         if self.path is not None:
             return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -45,10 +50,15 @@ def parse_server(entry: object) -> Server:
             return Server("", 0, path)
         found = _host_and_port(entry)
         if found and 0 < int(found["port"]) < 65536:
-            host = found["v6"] or found["host"]
+            port = int(found["port"])
+            host = (found["v6"] or found["host"]).lower()
+            if found["v6"]:
+                address = _canonical_v6(host)
+                if address is not None:
+                    return Server(address, port, None)
             # A label that the resolver would refuse with a UnicodeError much later.
-            if all(0 < len(label) < 64 for label in host.rstrip(".").split(".")):
-                return Server(host.lower(), int(found["port"]), None)
+            elif all(0 < len(label) < 64 for label in host.rstrip(".").split(".")):
+                return Server(host, port, None)
     raise ConfigurationError(
         f"{_shown(entry)} is no memcached server: expected 'host:port', '[v6]:port',"
         " 'unix:/path' or '/path'"
@@ -72,6 +82,46 @@ def parse_servers(entries: Sequence[str]) -> list[Server]:
         names = ", ".join(server.name for server in servers)
         raise ConfigurationError(f"servers names the same one twice: {names}")
     return servers
+
+
+def parse_weights(
+    weights: Mapping[str, float] | None, servers: Sequence[Server]
+) -> dict[str, float]:
+    """Return the weight of each server by its name; 1 where none is given.
+
+    :raises ConfigurationError: a weight is no finite number over 0, or belongs to no
+        server of the list, or to one that has another.
+    """
+    found = {server.name: 1.0 for server in servers}
+    if weights is None:
+        return found
+    if not isinstance(weights, Mapping):
+        raise ConfigurationError(
+            f"weights must map servers to numbers, not {type(weights).__name__}"
+        )
+    given: set[str] = set()
+    for entry, weight in weights.items():
+        name = parse_server(entry).name
+        if name not in found:
+            raise ConfigurationError(f"weights names {name}, which servers does not")
+        if name in given:
+            raise ConfigurationError(f"weights names {name} twice")
+        given.add(name)
+        found[name] = checked_weight(name, weight)
+    return found
+
+
+def _canonical_v6(host: str) -> str | None:
+    """The usual spelling of an address; None if it is none."""
+    text, percent, zone = host.partition("%")
+    try:
+        address = IPv6Address(text)
+    except AddressValueError:
+        return None
+    mapped = address.ipv4_mapped
+    # Python 3.13 spells these otherwise than those before it.
+    text = str(address) if mapped is None else f"::ffff:{mapped}"
+    return text + percent + zone
 
 
 def _shown(entry: object) -> str:

@@ -113,6 +113,14 @@ class Connection:
         """Tell by how it failed whether it was dead before the last :meth:`send`."""
         return self.reused and isinstance(failure, Unanswered)
 
+    def check_answer(self, due: float) -> None:
+        """Do not wait for an answer that should have come while others were read.
+
+        :raises TimeoutError: ``due`` is over, and there is none.
+        """
+        if monotonic() >= due and not self.is_stale():
+            raise TimeoutError("no answer in time; is it overloaded, or hung?")
+
     def is_stale(self) -> bool:
         """Tell whether an idle connection has an end or a surprise waiting in it.
 
