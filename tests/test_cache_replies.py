@@ -8,13 +8,16 @@ from typing import Callable
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pymemcache.client.base import Client
 
+from hydracache_sync import MemcachedStore
 from hydracache_sync.cache.replies import (
     MAX_LINE,
     BrokenReply,
     Replies,
     Unanswered,
 )
+from servers import Memcached
 
 keys = st.from_regex(rb"[!-~]{1,20}", fullmatch=True)
 contents = st.one_of(
@@ -242,3 +245,56 @@ def test_a_value_is_not_in_the_error() -> None:
         Replies(stream(data)).values([b"k"])
 
     assert "secret" not in str(caught.value)
+
+
+class Recorded:
+    """A socket module whose sockets say what they are told, in pieces."""
+
+    timeout = TimeoutError
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._receive = stream(*pieces)
+
+    def socket(self, *arguments: object) -> Recorded:
+        return self
+
+    def getaddrinfo(self, *arguments: object) -> list[tuple[object, ...]]:
+        return [(2, 1, 6, "", ("127.0.0.1", 1))]
+
+    def recv(self, size: int) -> bytes:
+        return self._receive(size)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **named: None
+
+
+@given(found, cuts)
+def test_an_answer_is_read_as_pymemcache_reads_it(
+    items: dict[bytes, bytes | None], sizes: list[int]
+) -> None:
+    pieces = cut(reply(items), sizes)
+    client = Client(("127.0.0.1", 1), socket_module=Recorded(pieces))
+
+    theirs = client.get_many(list(items))
+
+    assert Replies(stream(*pieces)).values(list(items)) == [
+        theirs.get(key) for key in items
+    ]
+
+
+def test_a_real_servers_answers_are_read_as_pymemcache_reads_them(
+    memcached: Memcached, unique: str
+) -> None:
+    store = MemcachedStore([memcached.address], timeout=10, connect_timeout=10)
+    client = Client(memcached.address, default_noreply=False)
+    prefix = unique.encode()
+    values = [b"", b"\r\n", b"END\r\n", b"\x00\xff" * 40, bytes(70_000), b"VALUE a 0 1"]
+    keys = [b"%b:%d" % (prefix, number) for number in range(len(values) + 2)]
+    for key, value in zip(keys, values):
+        assert client.set(key, value)
+
+    ours = store.get_many([(key, key) for key in keys])
+
+    theirs = client.get_many(keys)
+    client.close()
+    assert ours == [theirs.get(key) for key in keys] == values + [None, None]

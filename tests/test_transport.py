@@ -401,3 +401,24 @@ def test_a_path_without_a_server_is_unavailable(path: str) -> None:
     assert isinstance(failures[ONE].__cause__, ConnectionError)
     assert isinstance(failures[ONE].__cause__.__cause__, OSError)
     assert failures[ONE].__cause__.__cause__.errno == errno.ENOENT
+
+
+def test_only_classic_commands_are_spoken(
+    script: Script, store: MemcachedStore
+) -> None:
+    script.answers = [
+        FOUND,
+        b"STORED\r\n" + FOUND,
+        b"STORED\r\n",
+        b"DELETED\r\n",
+        b"VERSION 1.4.0\r\n",
+    ]
+
+    store.get_many([ONE])
+    store.add_many([(ONE, b"v", None)])
+    store.set_many([(ONE, b"v", None)])
+    store.delete_many([ONE])
+    assert store.ping() == {store._node.name: "1.4.0"}
+
+    spoken = {data.split()[0] for data in script.received}
+    assert spoken == {b"get", b"add", b"set", b"delete", b"version"}

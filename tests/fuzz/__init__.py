@@ -1,0 +1,1 @@
+"""Bytes of anybody's against what reads them: the reply parser and the codecs."""
