@@ -1,10 +1,15 @@
 """Shows the main job on SQLite and the in-process store, with no server.
 
 Run it:  python examples/quickstart.py
+     or: python tests/with_servers.py examples/quickstart.py
+
+The second runs the same app on private servers of MariaDB and memcached. On servers of
+yours: HYDRACACHE_OUTBOX=mysql://user:password@host/database, an empty one, and
+HYDRACACHE_MEMCACHED=host:port.
 
 You should see a slow reader whose old value is never served, a process killed right
 after its commit whose invalidation arrives all the same, and the outbox's status.
-It writes to a temporary folder and ends with exit code 0 if all went as told.
+It leaves nothing but the outbox's tables and ends with exit code 0 if all went as told.
 """
 
 from __future__ import annotations
@@ -16,35 +21,56 @@ import subprocess
 import sys
 import tempfile
 from contextlib import closing
-from pathlib import Path
+from typing import Any, Sequence
+from urllib.parse import unquote, urlsplit
+
+import pymysql
 
 from hydracache_sync import (
     InvalidationIntentBatch,
     InvalidationReceipt,
     InvalidationWait,
     MemcachedApplier,
+    MemcachedStore,
     MemoryStore,
     OutboxWorker,
-    SQLiteOutbox,
     TaggedCache,
     entity_tag,
+    open_outbox,
 )
 
 USER = entity_tag("user", "42")
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path)
-    connection.execute("pragma journal_mode = wal")
-    return connection
+def connect(url: str) -> Any:
+    """Open the app's own connection, to the database that has the outbox, too."""
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        connection = sqlite3.connect(unquote(parts.path[1:]))
+        connection.execute("pragma journal_mode = wal")
+        return connection
+    return pymysql.connect(
+        host=parts.hostname,
+        port=parts.port or 3306,
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        database=unquote(parts.path[1:]),
+    )
 
 
-def rename(
-    path: Path, outbox: SQLiteOutbox, name: str, *, killed: bool = False
-) -> InvalidationReceipt:
+def execute(connection: Any, statement: str, *values: object) -> Sequence[Any]:
+    if not isinstance(connection, sqlite3.Connection):
+        statement = statement.replace("?", "%s")
+    cursor = connection.cursor()
+    cursor.execute(statement, values)
+    found: Sequence[Any] = cursor.fetchall()
+    return found
+
+
+def rename(url: str, name: str, *, killed: bool = False) -> InvalidationReceipt:
     """Change the user and enqueue what that invalidates, in one transaction."""
-    with closing(connect(path)) as connection:
-        connection.execute("update users set name = ? where id = 42", (name,))
+    with closing(connect(url)) as connection, closing(open_outbox(url)) as outbox:
+        execute(connection, "update app_users set name = ? where id = 42", name)
         receipt = outbox.enqueue_in(
             connection,
             "shop",
@@ -57,9 +83,9 @@ def rename(
     return receipt
 
 
-def load(path: Path) -> str:
-    with closing(connect(path)) as connection:
-        [(name,)] = connection.execute("select name from users where id = 42")
+def load(url: str) -> str:
+    with closing(connect(url)) as connection:
+        [(name,)] = execute(connection, "select name from app_users where id = 42")
     return str(name)
 
 
@@ -73,24 +99,31 @@ def expect(what: str, value: object, wanted: object) -> None:
         sys.exit(f"expected {wanted!r}: this is a bug")
 
 
-def main(path: Path) -> None:
-    with closing(connect(path)) as connection, connection:
-        connection.execute("create table users (id integer primary key, name text)")
-        connection.execute("insert into users values (42, 'Ada')")
-    outbox = SQLiteOutbox(path)
+def main(url: str, servers: list[str]) -> None:
+    with closing(connect(url)) as connection:
+        execute(connection, "drop table if exists app_users")
+        execute(
+            connection,
+            "create table app_users (id integer primary key, name varchar(50))",
+        )
+        execute(connection, "insert into app_users values (42, 'Ada')")
+        connection.commit()
+    outbox = open_outbox(url)
     outbox.install_schema()
 
-    # In an app the store is MemcachedStore(["10.0.0.7:11211"]); the rest stays.
-    store = MemoryStore()
+    # The one line that differs from an app with memcached.
+    store = MemcachedStore(servers) if servers else MemoryStore()
     cache = TaggedCache(store, "shop")
     worker = OutboxWorker(outbox, MemcachedApplier(store, "shop"))
+    worker.drain()
+    cache.delete("profile:42")  # of an earlier run
 
     def read() -> str:
-        return cache.get_or_load("profile:42", lambda: load(path), tags=[USER])
+        return cache.get_or_load("profile:42", lambda: load(url), tags=[USER])
 
     print("1. A write invalidates what is cached")
     expect("first read, from the database", read(), "Ada")
-    receipt = rename(path, outbox, "Ada Lovelace")
+    receipt = rename(url, "Ada Lovelace")
     expect("committed, not applied yet: the cache has", read(), "Ada")
     worker.run_once()
     outcome = InvalidationWait.local(timeout=1.0).wait(outbox, receipt)
@@ -100,9 +133,9 @@ def main(path: Path) -> None:
     print("2. A slow reader cannot bring the old value back")
     cache.delete("profile:42")
     reservation = cache.reserve("profile:42", tags=[USER])
-    old = load(path)
+    old = load(url)
     show("a reader has loaded, and now sleeps", old)
-    rename(path, outbox, "Countess Lovelace")
+    rename(url, "Countess Lovelace")
     worker.run_once()
     show("meanwhile: renamed, committed, applied", "Countess Lovelace")
     reservation.fill(old)
@@ -110,7 +143,10 @@ def main(path: Path) -> None:
     expect("the next read", read(), "Countess Lovelace")
 
     print("3. A process killed between its commit and the apply loses nothing")
-    died = subprocess.run([sys.executable, __file__, "killed", str(path)])
+    died = subprocess.run(
+        [sys.executable, __file__, "killed"],
+        env={**os.environ, "HYDRACACHE_OUTBOX": url},
+    )
     expect("exit status of the writer (SIGKILL)", died.returncode, -signal.SIGKILL)
     expect("the cache still has", read(), "Countess Lovelace")
     expect("rows that wait in the outbox", outbox.status("shop").pending, 1)
@@ -122,14 +158,17 @@ def main(path: Path) -> None:
     for name, value in outbox.status("shop")._asdict().items():
         show(name, value)
     outbox.close()
+    with closing(connect(url)) as connection:
+        execute(connection, "drop table app_users")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["killed"]:
-        database = Path(sys.argv[2])
-        rename(
-            database, SQLiteOutbox(database), "Ada, Countess of Lovelace", killed=True
+    url = os.environ.get("HYDRACACHE_OUTBOX")
+    if sys.argv[1:] == ["killed"]:
+        rename(url or "", "Ada, Countess of Lovelace", killed=True)
+    memcached = os.environ.get("HYDRACACHE_MEMCACHED", "")
+    with tempfile.TemporaryDirectory() as folder:
+        main(
+            url or f"sqlite:///{folder}/shop.db",
+            memcached.split(",") if memcached else [],
         )
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(Path(folder) / "shop.db")

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def test_quickstart_shows_a_stale_read_prevented_and_a_crash_survived() -> None:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("HYDRACACHE_OUTBOX", "HYDRACACHE_MEMCACHED")
+    }
+
+    check_quickstart([str(EXAMPLES / "quickstart.py")], env=environment)
+
+
+def check_quickstart(command: list[str], **options: Any) -> None:
     ended = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / "quickstart.py")],
+        [sys.executable, "-W", "error", *command],
         capture_output=True,
         text=True,
         timeout=60,
+        **options,
     )
 
     assert ended.returncode == 0, ended.stderr
