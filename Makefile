@@ -1,8 +1,9 @@
 # Every target gets what it needs, on a bare Debian machine as root too:
 #
 #   make demo                   a stale read prevented, a crash survived (a minute)
+#   make demo-mysql             the same on private servers of MariaDB and memcached
 #   make test                   the whole suite, with its own servers
-#   make test-mysql             the outbox on MariaDB and MySQL 5.6
+#   make test-mysql             of it, what needs MariaDB and MySQL 5.6
 #   make test ARGS="-k outbox"  what ARGS tells pytest
 #   make test PYTHON=python3.9  on another interpreter
 #   make ci                     what must pass before a change lands
@@ -15,19 +16,22 @@ CODE = hydracache_sync tests examples setup.py
 SETUP = PYTHON='$(PYTHON)' tests/setup_machine.sh
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-mysql lint format format-check type build bench ci clean \
+.PHONY: demo demo-mysql test test-mysql lint format format-check type build bench ci clean \
 	venv-cli venv-test venv-test-mysql venv-dev
 
 demo: venv-cli
 	$(RUN) examples/quickstart.py
 
-test: venv-test
+demo-mysql: venv-cli
+	@$(SETUP) servers
+	$(RUN) tests/with_servers.py examples/quickstart.py
+
+test: venv-test venv-test-mysql
 	@$(SETUP) servers
 	$(RUN) -m pytest $(ARGS)
 
 test-mysql: venv-test venv-test-mysql
 	@$(SETUP) servers
-	@$(SETUP) mysql
 	$(RUN) -m pytest tests/on_mysql $(ARGS)
 
 lint: venv-dev

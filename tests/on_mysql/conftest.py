@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from typing import Iterator
 
+import mysql.connector
 import pytest
 from mysql_databases import Database, fresh_database, tls_context_made_once
 
 from servers import MariaDB, MySQL56, SQLServer
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say with which drivers the tests ran: not every Python has them all."""
+    names = "PyMySQL", "mysqlclient", "mysql-connector-python"
+    drivers = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    in_c = "pure and in C" if mysql.connector.HAVE_CEXT else "pure: no C extension here"
+    terminalreporter.write_line(f"drivers: {drivers} ({in_c})")
 
 
 @pytest.fixture(scope="session")
