@@ -30,6 +30,18 @@ from hydracache_sync.errors import (
     QuarantineError,
     SchemaError,
 )
+from hydracache_sync.events import (
+    DeadLettered,
+    Event,
+    OutageBegan,
+    OutageEnded,
+    Published,
+    Purged,
+    Released,
+    Retried,
+    ThreadReplaced,
+    ThreadStuck,
+)
 from hydracache_sync.intents import (
     CacheInvalidation,
     InvalidationIntent,
@@ -48,6 +60,7 @@ from hydracache_sync.outbox import (
     SQLiteOutbox,
     open_outbox,
 )
+from hydracache_sync.pool import PoolHealth, ThreadHealth, ThreadState, WorkerPool
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.wait import (
     ConsistencyMode,
@@ -88,6 +101,21 @@ __all__ = [
     "PublishReport",
     "RecordingApplier",
     "WorkerDiagnostics",
+    # threads that do, and what they tell
+    "DeadLettered",
+    "Event",
+    "OutageBegan",
+    "OutageEnded",
+    "PoolHealth",
+    "Published",
+    "Purged",
+    "Released",
+    "Retried",
+    "ThreadHealth",
+    "ThreadReplaced",
+    "ThreadState",
+    "ThreadStuck",
+    "WorkerPool",
     # reading your writes
     "ConsistencyMode",
     "InvalidationWait",

@@ -14,17 +14,35 @@ import socket
 import threading
 import time
 from dataclasses import astuple, dataclass, fields, replace
-from typing import Sequence
+from typing import Callable, Sequence
 
 from hydracache_sync.appliers import InvalidationApplier
 from hydracache_sync.backoff import full_jitter
 from hydracache_sync.durations import duration_ms
-from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable, OutboxError
+from hydracache_sync.errors import (
+    ApplyPermanent,
+    ApplyTransient,
+    ApplyUnavailable,
+    OutboxError,
+)
+from hydracache_sync.events import (
+    DeadLettered,
+    Event,
+    EventSubscriber,
+    OutageBegan,
+    OutageEnded,
+    Published,
+    Released,
+    Retried,
+    log_fields,
+)
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow, OutboxState
+from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import InvalidationReceipt
+from hydracache_sync.subscribers import Subscribers
 
 logger = logging.getLogger(__name__)
 
@@ -166,9 +184,11 @@ class OutboxWorker:
         self.escalate = escalate
         self._owner = owner
         self._start = secrets.token_hex(4)
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._diagnostics = WorkerDiagnostics()
         self._failures_in_a_row = 0
+        self._outage: tuple[OutageBegan, float] | None = None
+        self._subscribers: Subscribers[Event] = Subscribers("after a batch")
 
     @property
     def owner(self) -> str:
@@ -180,6 +200,22 @@ class OutboxWorker:
 
     def __repr__(self) -> str:
         return f"OutboxWorker({self.outbox!r}, {self.applier!r}, {self.namespace!r})"
+
+    @property
+    def outage(self) -> OutageBegan | None:
+        """How the outage of the cache that lasts now began; None if there is none."""
+        outage = self._outage
+        return None if outage is None else outage[0]
+
+    def subscribe(self, callback: EventSubscriber) -> Callable[[], None]:
+        """Have ``callback`` called with each event, see :mod:`hydracache_sync.events`.
+
+        It runs in the thread that carried the rows, when all is written down. What it
+        raises is logged and dropped. Thread-safe.
+
+        :return: call it to unsubscribe.
+        """
+        return self._subscribers.add(callback)
 
     # Running
 
@@ -204,12 +240,11 @@ class OutboxWorker:
             # The process is being ended, or a greenlet is: what has an outcome keeps
             # it, the other rows are released at once instead of when the claim ends.
             try:
-                self._settle(batch)
+                self._settle(batch, started)
             except OutboxError:
                 logger.exception("rows stay claimed for up to %s s", self.claim_ttl)
             raise
-        report = self._settle(batch)
-        return report
+        return self._settle(batch, started)
 
     def drain(
         self, *, max_seconds: float | None = None, stop: threading.Event | None = None
@@ -255,16 +290,26 @@ class OutboxWorker:
             )
         if duration_ms("timeout", timeout) < 0 or receipt.targets == 0:
             return PublishReport()
+        started = time.monotonic()
         try:
-            report = self._publish(receipt, time.monotonic() + timeout)
+            report, rows = self._publish(receipt, started + timeout)
         except OutboxError as exc:
             # Pending rows stay pending: a worker applies them, once more.
             logger.warning("inline publish left %s to a worker: %s", receipt, exc)
             report = PublishReport(claimed=receipt.targets, released=receipt.targets)
+            rows = []
         self._record(report)
+        if rows:
+            seconds = time.monotonic() - started
+            self._subscribers.tell(
+                Published(self.namespace, rows, 0, seconds, inline=True)
+            )
         return report
 
-    def _publish(self, receipt: InvalidationReceipt, deadline: float) -> PublishReport:
+    def _publish(
+        self, receipt: InvalidationReceipt, deadline: float
+    ) -> tuple[PublishReport, list[OutboxRow]]:
+        """Return what came of it, and the rows that were applied here."""
         rows = self._rows_of(receipt, deadline)
         waiting = dict.fromkeys(
             row.intent
@@ -293,12 +338,20 @@ class OutboxWorker:
         published = len(applied) + sum(row.is_published for row in rows)
         claimed = max(receipt.targets, len(rows))
         unseen = claimed - len(rows)
-        return PublishReport(
+        report = PublishReport(
             claimed=claimed,
             published=published,
             released=claimed - published - unseen,
             unseen=unseen,
         )
+        if not applied or not self._subscribers:
+            return report, []
+        done = set(applied.intents)
+        return report, [
+            row
+            for row in rows
+            if row.state is OutboxState.PENDING and row.intent in done
+        ]
 
     def _rows_of(
         self, receipt: InvalidationReceipt, deadline: float
@@ -367,12 +420,21 @@ class OutboxWorker:
             # Which were applied is not known: each row is settled as failed by the
             # error's class, and applying once more does no harm.
             return [exc] * len(intents)
+        except SystemExit as exc:
+            if threading.current_thread() is threading.main_thread():
+                raise  # a signal's handler ends the process
+            # Elsewhere it comes from the applier and would end the thread without a
+            # word, again and again at the same row.
+            name = type(self.applier).__name__
+            failure = ApplyTransient(f"{name} raised SystemExit: {exc}")
+            return [failure] * len(intents)
         return failures
 
     # Settling
 
-    def _settle(self, batch: _Batch) -> PublishReport:
+    def _settle(self, batch: _Batch, started: float) -> PublishReport:
         """Write down what became of each row; as few statements as outcomes."""
+        events: list[Event] = []
         published: list[OutboxRow] = []
         unavailable: dict[str, list[OutboxRow]] = {}
         failed: dict[tuple[str, int], list[OutboxRow]] = {}
@@ -404,30 +466,45 @@ class OutboxWorker:
             if published:
                 done = self.outbox.mark_published(published)
                 report += PublishReport(published=done, lost=len(published) - done)
-            self._note_outage(unavailable, answered=bool(published or failed))
+                seconds = time.monotonic() - started
+                events.append(
+                    Published(self.namespace, published, len(published) - done, seconds)
+                )
+            events += self._note_outage(unavailable, answered=bool(published or failed))
             for error, rows in unavailable.items():
                 delay = full_jitter(
                     self.backoff, MAX_OUTAGE_BACKOFF, self._failures_in_a_row
                 )
                 done = self.outbox.release(rows, delay=delay, error=error)
-                report += PublishReport(released=done, lost=len(rows) - done)
+                lost = len(rows) - done
+                report += PublishReport(released=done, lost=lost)
+                events.append(Released(self.namespace, rows, lost, error, delay))
             if released:
                 done = self.outbox.release(released)
-                report += PublishReport(released=done, lost=len(released) - done)
+                lost = len(released) - done
+                report += PublishReport(released=done, lost=lost)
+                events.append(Released(self.namespace, released, lost, None, 0.0))
             for (error, tries), rows in failed.items():
                 wait = full_jitter(self.backoff, self.max_backoff, tries)
                 done = self.outbox.mark_failed(rows, error, backoff=wait, dead=False)
-                report += PublishReport(retried=done, lost=len(rows) - done)
+                lost = len(rows) - done
+                report += PublishReport(retried=done, lost=lost)
+                events.append(Retried(self.namespace, rows, lost, error, tries, wait))
             for error, rows in dead.items():
-                done = self._bury(rows, error)
-                report += PublishReport(dead_lettered=done, lost=len(rows) - done)
+                burial = self._bury(rows, error)
+                report += PublishReport(dead_lettered=burial.count, lost=burial.lost)
+                events.append(burial)
         finally:
+            # Also of what was written down before the database failed.
             self._record(report, iterations=1)
+            for event in events:
+                self._subscribers.tell(event)
         return report
 
-    def _bury(self, rows: Sequence[OutboxRow], error: str) -> int:
+    def _bury(self, rows: Sequence[OutboxRow], error: str) -> DeadLettered:
         """Make dead letters of ``rows``, with a flush in place of what they lack."""
         flush = InvalidationIntent.flush()
+        flushed = False
         if (
             self.escalate
             and self.applier.can_flush
@@ -436,13 +513,16 @@ class OutboxWorker:
         ):
             # Before the mark: killed in between, the row is applied once more and
             # dies again; the other way round the flush would be lost.
-            if self.outbox.escalate(self.namespace):
-                self._record(PublishReport(), escalations=1)
-                logger.warning(
-                    "namespace %s will be flushed: an invalidation was given up",
-                    self.namespace,
-                )
+            flushed = self.outbox.escalate(self.namespace)
         done = self.outbox.mark_failed(rows, error, backoff=0.0, dead=True)
+        event = DeadLettered(self.namespace, rows, len(rows) - done, error, flushed)
+        if flushed:
+            self._record(PublishReport(), escalations=1)
+            logger.warning(
+                "namespace %s will be flushed: an invalidation was given up",
+                self.namespace,
+                extra=log_fields(event),
+            )
         if done < len(rows):
             # Some are another worker's by now; only what died here is reported.
             rows = [row for row in rows if self._died(row)]
@@ -453,8 +533,9 @@ class OutboxWorker:
                 self.namespace,
                 row.attempts + 1,
                 error,
+                extra=log_fields(replace(event, rows=[row], lost=0)),
             )
-        return done
+        return event
 
     def _died(self, row: OutboxRow) -> bool:
         found = self.outbox.row(row.id)
@@ -462,23 +543,41 @@ class OutboxWorker:
 
     def _note_outage(
         self, unavailable: dict[str, list[OutboxRow]], *, answered: bool
-    ) -> None:
+    ) -> list[Event]:
         """Count batches that met no cache; log the first and the end of it."""
+        began: OutageBegan | None = None
+        ended: OutageEnded | None = None
         with self._lock:
-            before = self._failures_in_a_row
             if unavailable:
                 self._failures_in_a_row += 1
+                if self._outage is None:
+                    error = next(iter(unavailable))
+                    began = OutageBegan(self.namespace, "cache", error)
+                    self._outage = began, time.monotonic()
             elif answered:
                 self._failures_in_a_row = 0
-        if unavailable and before == 0:
+                if self._outage is not None:
+                    seconds = time.monotonic() - self._outage[1]
+                    ended = OutageEnded(self.namespace, "cache", seconds)
+                    self._outage = None
+        if began is not None:
             self._record(PublishReport(), outages=1)
             logger.warning(
                 "the cache of namespace %s is away, rows wait: %s",
                 self.namespace,
-                next(iter(unavailable)),
+                began.error,
+                extra=log_fields(began),
             )
-        elif before and not unavailable and answered:
-            logger.info("the cache of namespace %s is back", self.namespace)
+            return [began]
+        if ended is not None:
+            logger.info(
+                "the cache of namespace %s is back after %.1f s",
+                self.namespace,
+                ended.seconds,
+                extra=log_fields(ended),
+            )
+            return [ended]
+        return []
 
     def _record(self, report: PublishReport, **more: int) -> None:
         with self._lock:

@@ -969,6 +969,81 @@ class ClaimContract(OutboxHooks):
         }
 
 
+class DueContract(OutboxHooks):
+    """One question tells which namespaces a claim would find rows in."""
+
+    def test_namespaces_with_a_row_due_are_told_in_the_order_asked(self, outbox):
+        for namespace in (SHOP, "blog", "wiki"):
+            outbox.enqueue(namespace, batch_of("a", "b"))
+
+        due = outbox.due_namespaces(["wiki", "empty", SHOP])
+
+        assert due == ["wiki", SHOP]
+
+    def test_namespaces_are_told_once_each(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        assert outbox.due_namespaces([SHOP, "blog", SHOP]) == [SHOP]
+
+    def test_only_what_a_claim_would_take_is_due(self, outbox, clock):
+        for namespace in ("claimed", "backoff", "published", "dead"):
+            outbox.enqueue(namespace, batch_of("a"))
+        names = ["claimed", "backoff", "published", "dead"]
+        held, failed, done, given_up = (
+            outbox.claim(name, "w", limit=1, claim_ttl=30) for name in names
+        )
+        outbox.mark_failed(failed, "e", backoff=60, dead=False)
+        outbox.mark_published(done)
+        outbox.mark_failed(given_up, "e", backoff=0, dead=True)
+
+        at_once = outbox.due_namespaces(names)
+        clock.advance(31)
+        after_the_claim = outbox.due_namespaces(names)
+        clock.advance(31)
+        after_the_backoff = outbox.due_namespaces(names)
+
+        assert at_once == []
+        assert after_the_claim == ["claimed"]
+        assert after_the_backoff == ["claimed", "backoff"]
+
+    def test_paused_namespace_is_not_due(self, outbox):
+        for namespace in (SHOP, "blog"):
+            outbox.enqueue(namespace, batch_of("a"))
+
+        outbox.pause(SHOP)
+        while_paused = outbox.due_namespaces([SHOP, "blog"])
+        outbox.resume(SHOP)
+
+        assert while_paused == ["blog"]
+        assert outbox.due_namespaces([SHOP, "blog"]) == [SHOP, "blog"]
+
+    def test_question_is_one_statement(self, storage, clock, monkeypatch):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+
+        outbox.due_namespaces([f"namespace:{n}" for n in range(100)])
+
+        assert len(statements) == 1
+
+    def test_hundreds_of_namespaces_can_be_asked_for(self, outbox):
+        names = [f"namespace:{n}" for n in range(450)]
+        for name in (names[3], names[449]):
+            outbox.enqueue(name, batch_of("a"))
+
+        assert outbox.due_namespaces(names) == [names[3], names[449]]
+
+    def test_question_for_nothing_does_not_touch_storage(
+        self, storage, clock, monkeypatch
+    ):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+
+        assert outbox.due_namespaces([]) == []
+        assert statements == []
+
+    def test_namespace_beyond_its_limits_is_refused(self, outbox):
+        with pytest.raises(ValueError, match="namespace"):
+            outbox.due_namespaces([SHOP, "x" * 65])
+
+
 class MarkContract(OutboxHooks):
     """Only the claim that holds a row can finish it or give it back."""
 
@@ -2189,6 +2264,22 @@ class SubscriberContract(OutboxHooks):
 
         assert heard == []
 
+    def test_enqueue_in_is_told_apart_from_a_commit(self, outbox, heard):
+        expected: list[frozenset[str]] = []
+        outbox.subscribe_enqueued(expected.append)
+
+        outbox.enqueue(SHOP, batch_of("a"))
+        with outbox.transaction() as connection:
+            outbox.enqueue_in(connection, SHOP, batch_of("b"))
+
+        assert heard == [frozenset({SHOP})] * 2
+        assert expected == []
+
+    def test_commit_of_a_caller_can_be_announced(self, outbox, heard):
+        outbox.announce_commit(iter([SHOP, "blog", SHOP]))
+
+        assert heard == [frozenset({SHOP, "blog"})]
+
     def test_subscriber_that_raises_hurts_nobody(self, outbox, caplog):
         heard: list[frozenset[str]] = []
 
@@ -2522,6 +2613,7 @@ class OutboxContract(
     EnqueueContract,
     IdentifierContract,
     ClaimContract,
+    DueContract,
     MarkContract,
     ModelContract,
     DeadLetterContract,
@@ -2573,6 +2665,21 @@ class SharedOutboxContract(OutboxContract):
         assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
         assert receipt.targets == 2
         assert receipt.batch == batch_of("a", "b", "a")
+
+    def test_subscriber_hears_of_rows_that_a_caller_may_commit(self, outbox, caller):
+        committed: list[frozenset[str]] = []
+        expected: list[frozenset[str]] = []
+        outbox.subscribe(committed.append)
+        unsubscribe = outbox.subscribe_enqueued(expected.append)
+
+        outbox.enqueue_in(caller, SHOP, batch_of("a"))
+        outbox.enqueue_in(caller, SHOP, InvalidationIntentBatch())
+        unsubscribe()
+        outbox.enqueue_in(caller, SHOP, batch_of("b"))
+        caller.commit()
+
+        assert expected == [frozenset({SHOP})]
+        assert committed == []
 
     def test_rows_are_rolled_back_with_the_callers_data(self, outbox, caller, app):
         app.write(caller)

@@ -35,11 +35,12 @@ HEAVY = [
 #: it may import what is in lower layers, and itself. Parts that are not named here (the
 #: command line, integrations) stand on top of all.
 LAYERS = [
-    {"errors", "keys", "durations", "backoff"},
+    {"errors", "keys", "durations", "backoff", "process_lock"},
+    {"subscribers"},
     {"intents"},
     {"receipts"},
     {"outbox", "cache"},
-    {"appliers"},
+    {"appliers", "events"},
     {"worker", "wait"},
     {"pool"},
 ]

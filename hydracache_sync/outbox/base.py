@@ -7,8 +7,6 @@ Adapters subclass :class:`InvalidationOutbox` and keep what the docstrings here 
 from __future__ import annotations
 
 import abc
-import logging
-import threading
 from typing import Any, Callable, ContextManager, Iterable, Sequence
 
 from hydracache_sync.intents import InvalidationIntentBatch
@@ -21,8 +19,7 @@ from hydracache_sync.outbox.row import (
     Pause,
 )
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
-
-logger = logging.getLogger(__name__)
+from hydracache_sync.subscribers import Subscribers
 
 #: Bytes of a claim owner's name.
 MAX_OWNER = 255
@@ -31,7 +28,7 @@ MAX_OWNER = 255
 #: counting a million rows takes 100 to 250 ms, and beyond this nobody needs the digit.
 STATUS_CAP = 10_000
 
-#: Called with the namespaces that have new rows, after a commit.
+#: Called with the namespaces that have new rows.
 Subscriber = Callable[[frozenset[str]], None]
 
 
@@ -47,8 +44,8 @@ class InvalidationOutbox(abc.ABC):
     """
 
     def __init__(self) -> None:
-        self._subscribers: dict[object, Subscriber] = {}
-        self._subscribers_lock = threading.Lock()
+        self._on_commit: Subscribers[frozenset[str]] = Subscribers("after a commit")
+        self._on_enqueue: Subscribers[frozenset[str]] = Subscribers("at an enqueue")
 
     # The tables
 
@@ -131,35 +128,28 @@ class InvalidationOutbox(abc.ABC):
 
         It runs in the committing thread and must be quick; what it raises is logged
         and dropped, since the commit is done. A commit of the caller's own connection
-        is unseen. Thread-safe.
+        is unseen, unless it is announced with :meth:`announce_commit`. Thread-safe.
 
         :return: call it to unsubscribe.
         """
-        # A key of its own: the same callback may be subscribed twice.
-        key = object()
-        with self._subscribers_lock:
-            self._subscribers = {**self._subscribers, key: callback}
+        return self._on_commit.add(callback)
 
-        def unsubscribe() -> None:
-            with self._subscribers_lock:
-                self._subscribers = {
-                    other: each
-                    for other, each in self._subscribers.items()
-                    if other is not key
-                }
+    def subscribe_enqueued(self, callback: Subscriber) -> Callable[[], None]:
+        """Have ``callback(namespaces)`` called at each :meth:`enqueue_in`.
 
-        return unsubscribe
+        The rows are there and not committed: whether and when they will be is the
+        caller's to know. Otherwise as :meth:`subscribe`.
+        """
+        return self._on_enqueue.add(callback)
 
-    def _committed(self, namespaces: Iterable[str]) -> None:
-        if not self._subscribers:
-            return
-        changed = frozenset(namespaces)
-        for callback in self._subscribers.values():
-            try:
-                callback(changed)
-            except Exception:
-                # The rows are committed and will be found by polling.
-                logger.exception("subscriber %r failed after a commit", callback)
+    def announce_commit(self, namespaces: Iterable[str]) -> None:
+        """Tell subscribers that rows of ``namespaces`` have just been committed.
+
+        For whoever commits a connection of its own after :meth:`enqueue_in` and wants
+        the rows carried at once. Never raises; costs nothing without subscribers.
+        """
+        if self._on_commit:
+            self._on_commit.tell(frozenset(namespaces))
 
     # Workers
 
@@ -183,6 +173,16 @@ class InvalidationOutbox(abc.ABC):
             claim. A malformed row has :attr:`~OutboxRow.intent` None.
 
         Source: ``claim``. Differs: see the table in the README.
+        """
+
+    @abc.abstractmethod
+    def due_namespaces(self, namespaces: Sequence[str]) -> list[str]:
+        """Return those of ``namespaces`` that :meth:`claim` would find rows in now.
+
+        One query whatever their number (up to 100), which takes no lock and costs the
+        same however many rows there are: what an idle worker asks again and again.
+
+        :return: in the order given; none for none, without touching storage.
         """
 
     @abc.abstractmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import os
 import random
 import secrets
@@ -52,6 +53,9 @@ T = TypeVar("T")
 
 #: Ids or hashes in one statement: old SQLite takes 999 parameters.
 IDS_PER_STATEMENT = 500
+
+#: Namespaces in one statement, for the same reason: four parameters each.
+NAMESPACES_PER_STATEMENT = 100
 
 #: Characters of an error that a row keeps; the rest is counted, not kept.
 MAX_ERROR = 1000
@@ -138,6 +142,8 @@ class SQLOutbox(InvalidationOutbox):
         block = self._open_block()
         if block is not None and block[2] is connection:
             block[1].append(namespace)
+        elif rows and self._on_enqueue:
+            self._on_enqueue.tell(frozenset((namespace,)))
         return self._receipt(namespace, batch, position, len(rows), inserted)
 
     @abc.abstractmethod
@@ -173,7 +179,7 @@ class SQLOutbox(InvalidationOutbox):
             alone = len(self._insert_parts(rows)) == 1
             inserted = self._run(insert) if alone else self._transact(insert)
             if inserted != 0:
-                self._committed([namespace])
+                self.announce_commit([namespace])
         return self._receipt(namespace, batch, position, len(rows), inserted)
 
     def _receipt(
@@ -260,7 +266,7 @@ class SQLOutbox(InvalidationOutbox):
                 self._block.entry = None
                 self._take_back(connection)
         if namespaces:
-            self._committed(namespaces)
+            self.announce_commit(namespaces)
 
     def _end_block(self, connection: Any, pid: int) -> None:
         if os.getpid() != pid:
@@ -363,6 +369,27 @@ class SQLOutbox(InvalidationOutbox):
             self._statements.run(cursor, statements.CLAIMED_IDS, {"token": token}, part)
             held.update(record[0] for record in cursor.fetchall())
         return [record for record in records if record[0] in held]
+
+    def due_namespaces(self, namespaces: Sequence[str]) -> list[str]:
+        for namespace in namespaces:
+            checked_namespace(namespace)
+        due: list[str] = []
+        for part in _parts(list(dict.fromkeys(namespaces)), NAMESPACES_PER_STATEMENT):
+            due += self._run(functools.partial(self._due, part))
+        return due
+
+    def _due(self, namespaces: Sequence[str], cursor: Any) -> list[str]:
+        """Ask for ``namespaces`` with one statement."""
+        text = self._statements.due(len(namespaces))
+        now_ms = self._host_now_ms()
+        moments = (now_ms, now_ms) if self.dialect.binds_clock else ()
+        values: list[Any] = []
+        for namespace in namespaces:
+            encoded = self.dialect.encode(namespace)
+            values += (encoded, *moments, encoded)
+        cursor.execute(text, values)
+        [found] = cursor.fetchall()
+        return [namespace for namespace, is_due in zip(namespaces, found) if is_due]
 
     def mark_published(self, rows: Sequence[OutboxRow]) -> int:
         return self._mark(statements.MARK_PUBLISHED, rows)
@@ -540,7 +567,7 @@ class SQLOutbox(InvalidationOutbox):
             ids = [record[0] for record in self._read(statements.DEAD_IDS, params)]
         reset = self._change_dead(statements.RESET_DEAD, namespace, ids)
         if reset:
-            self._committed([namespace])
+            self.announce_commit([namespace])
         return reset
 
     def discard_dead_letters(self, namespace: str, ids: Iterable[int]) -> int:
@@ -587,7 +614,7 @@ class SQLOutbox(InvalidationOutbox):
         resumed = self._run(resume)
         if resumed:
             # Its rows have become due.
-            self._committed([namespace])
+            self.announce_commit([namespace])
         return resumed
 
     def paused(self) -> dict[str, Pause]:

@@ -48,6 +48,22 @@ where namespace = :namespace
 limit 1
 """
 
+# Of each namespace the first row that is due is looked for, and no other.
+DUE = """select {asked}"""
+
+DUE_NAMESPACE = """exists (
+  select 1
+  from {table}
+  where namespace = {p}
+    and state = 0
+    and at_ms <= {now}
+    and (claim_until_ms is null or claim_until_ms <= {now})
+) and not exists (
+  select 1
+  from {table}_paused
+  where namespace = {p}
+)"""
+
 CLAIM_SELECT = f"""
 select {_ROW_COLUMNS}, {{now}}
 from {{table}}
@@ -344,6 +360,20 @@ class Statements:
                 .format(table=self._table, now=dialect.now)
             )
             prepared = self._prepared[key] = (text, (), ())
+        return prepared[0]
+
+    def due(self, namespaces: int) -> str:
+        """Return the question which of ``namespaces`` have a row due.
+
+        Each takes the namespace, the clock twice where it is bound, and the namespace.
+        """
+        prepared = self._prepared.get(("due", namespaces))
+        if prepared is None:
+            marker = self._dialect.marker
+            now = marker if self._dialect.binds_clock else self._dialect.now
+            asked = DUE_NAMESPACE.format(table=self._table, now=now, p=marker)
+            text = DUE.format(asked=",\n".join([asked] * namespaces))
+            prepared = self._prepared["due", namespaces] = (text, (), ())
         return prepared[0]
 
     def _prepare(

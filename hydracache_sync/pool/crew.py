@@ -1,0 +1,328 @@
+"""The threads that carry from one outbox, in one process.
+
+An outbox has a crew of its own, so that a database that hangs holds up no other's rows.
+A crew is made, started and stopped once; after a fork the child makes another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import threading
+import time
+from typing import Callable, Iterator, Sequence
+
+from hydracache_sync.errors import OutboxError
+from hydracache_sync.events import (
+    Event,
+    OutageBegan,
+    ThreadReplaced,
+    ThreadStuck,
+    log_fields,
+)
+from hydracache_sync.pool.database_outage import DatabaseOutage
+from hydracache_sync.pool.health import ThreadHealth, ThreadState
+from hydracache_sync.pool.turns import Turns
+from hydracache_sync.worker import OutboxWorker, PublishReport
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a namespace of which no row could be applied is left alone: the first
+#: time at most, and the longest. While its cache is away each batch would only be
+#: claimed and given back.
+FIRST_HOLD = 0.1
+LONGEST_HOLD = 2.0
+
+
+class Member:
+    """One thread, and what it is at."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.thread: threading.Thread | None = None
+        #: Replaced as a whole, so that it is read without a lock: working or not,
+        #: since when, and on which namespace.
+        self.doing: tuple[bool, float, str | None] = (False, time.monotonic(), None)
+        self.looking = False
+        self.error: str | None = None
+        #: Told to end: another thread has its place.
+        self.replaced = False
+        self.reported = False
+
+    def begin(self, namespace: str | None) -> None:
+        self.looking = namespace is None
+        self.doing = (True, time.monotonic(), namespace)
+
+    def rest(self) -> None:
+        if self.doing[0]:
+            self.doing = (False, time.monotonic(), None)
+
+    @property
+    def alive(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+
+class Crew:
+    """Threads for the workers of one outbox.
+
+    :param names: gives each thread a name.
+    :param stuck_after: seconds after which a thread that does not come back counts as
+        stuck.
+    :param tell: is handed the events that are not a worker's.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[OutboxWorker],
+        *,
+        threads: int,
+        names: Iterator[str],
+        poll_interval: float,
+        stuck_after: float,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.outbox = workers[0].outbox
+        self.namespaces = frozenset(worker.namespace for worker in workers)
+        self._workers = {worker.namespace: worker for worker in workers}
+        self._size = threads
+        self._names = names
+        self._stuck_after = stuck_after
+        self._tell = tell
+        self._turns = Turns(poll_interval)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._members: list[Member] = []
+        self.outage = DatabaseOutage(repr(self.outbox), tell)
+        #: When each namespace was served last, as a count.
+        self._served = dict.fromkeys(self._workers, 0)
+        self._rounds = itertools.count(1)
+        #: Failures in a row, and until when it is left alone.
+        self._held: dict[str, tuple[int, float]] = {}
+        self.replaced = 0
+
+    # Threads
+
+    def start(self) -> None:
+        """Start the threads.
+
+        :raises RuntimeError: the system gives no thread; those started are told to end.
+        """
+        try:
+            for _ in range(self._size):
+                self._hire()
+        except RuntimeError:
+            self.stop()
+            raise
+
+    def _hire(self) -> None:
+        member = Member(next(self._names))
+        member.thread = threading.Thread(
+            target=self._run, args=(member,), name=member.name, daemon=True
+        )
+        member.thread.start()
+        with self._lock:
+            self._members.append(member)
+
+    def stop(self) -> None:
+        """Tell the threads to end; does not wait for them."""
+        self._stop.set()
+        self._turns.end()
+
+    def threads(self) -> list[threading.Thread]:
+        with self._lock:
+            return [each.thread for each in self._members if each.thread is not None]
+
+    def wake(self) -> None:
+        self._turns.wake()
+
+    def expect(self) -> None:
+        self._turns.expect()
+
+    def look_after(self) -> None:
+        """Replace threads that died, report those that are stuck and replace them.
+
+        A stuck one may come back and then ends. So that an applier that always hangs
+        does not fill the process with threads, there are never more stuck ones beside
+        the crew than it is large.
+        """
+        with self._lock:
+            members = list(self._members)
+        now = time.monotonic()
+        for member in members:
+            if self._stop.is_set():
+                return
+            if not member.alive:
+                with self._lock:
+                    self._members.remove(member)
+                if not member.replaced:
+                    self._replace(member, member.error or "ended without a word")
+            elif self._is_stuck(member, now):
+                self._report_stuck(member, now)
+                surplus = sum(each.replaced and each.alive for each in members)
+                if not member.replaced and surplus < self._size:
+                    member.replaced = True
+                    self._turns.pass_on(member)
+                    self._replace(member, None)
+            else:
+                member.reported = False
+
+    def _replace(self, member: Member, error: str | None) -> None:
+        self._hire()
+        self.replaced += 1
+        event = ThreadReplaced(None, member.name, error)
+        logger.error(
+            "thread %s of the pool %s: another takes its place",
+            member.name,
+            "is stuck" if error is None else f"died, {error}",
+            extra=log_fields(event),
+        )
+        self._tell(event)
+
+    def _report_stuck(self, member: Member, now: float) -> None:
+        if member.reported:
+            return
+        member.reported = True
+        _, since, namespace = member.doing
+        event = ThreadStuck(namespace, member.name, now - since)
+        logger.error(
+            "thread %s of the pool has not come back from %s for %.0f s",
+            member.name,
+            "the database" if namespace is None else f"namespace {namespace}",
+            event.seconds,
+            extra=log_fields(event),
+        )
+        self._tell(event)
+
+    def _is_stuck(self, member: Member, now: float) -> bool:
+        working, since, _ = member.doing
+        return working and now - since > self._stuck_after
+
+    # Health
+
+    def outages(self) -> list[OutageBegan]:
+        found = [worker.outage for worker in self._workers.values()]
+        found.append(self.outage.now)
+        return [outage for outage in found if outage is not None]
+
+    def health(self) -> list[ThreadHealth]:
+        with self._lock:
+            members = list(self._members)
+        now = time.monotonic()
+        outages = self.outages()
+        return [self._health_of(member, now, outages) for member in members]
+
+    def _health_of(
+        self, member: Member, now: float, outages: Sequence[OutageBegan]
+    ) -> ThreadHealth:
+        working, since, namespace = member.doing
+        error: str | None = None
+        if not member.alive:
+            state, error = ThreadState.DEAD, member.error
+        elif self._is_stuck(member, now):
+            state = ThreadState.STUCK
+        elif working and not member.looking:
+            state = ThreadState.WORKING
+        elif outages:
+            state = ThreadState.WAITING
+            namespace, error = outages[-1].namespace, outages[-1].error
+        else:
+            state = ThreadState.IDLE
+        return ThreadHealth(
+            member.name, state, now - since, repr(self.outbox), namespace, error
+        )
+
+    # What a thread does
+
+    def _run(self, member: Member) -> None:
+        try:
+            more = False
+            while not self._stop.is_set() and not member.replaced:
+                # Whoever has carried something looks again at once: after a full batch
+                # comes the next, and what was committed meanwhile need not wait.
+                if more or self._turns.wait(member):
+                    more = self._round(member)
+        except BaseException as exc:
+            # A greenlet was killed, or user code raised what is no Exception. The
+            # worker has given the rows back; look_after() replaces the thread.
+            member.error = f"{type(exc).__name__}: {exc}"
+            logger.critical("thread %s of the pool ends", member.name, exc_info=exc)
+        finally:
+            self._turns.pass_on(member)
+
+    def _round(self, member: Member) -> bool:
+        """Look, and carry a batch of each namespace that is due; tell if any was."""
+        carried = False
+        try:
+            member.begin(None)
+            started = time.monotonic()
+            due = self._in_turn(self.outbox.due_namespaces(list(self._workers)))
+            self.outage.answered()
+            if not due:
+                self._turns.found_nothing(member, time.monotonic() - started)
+                return False
+            self._turns.pass_on(member)
+            for namespace in due:
+                if self._stop.is_set() or member.replaced:
+                    return False
+                member.begin(namespace)
+                carried |= self._carry(namespace)
+        except Exception as exc:
+            # The rows that were claimed are given back, or their claims end.
+            self._turns.failed(member, self.outage.failed(exc))
+            carried = False
+        finally:
+            member.rest()
+        return carried
+
+    def _in_turn(self, due: Sequence[str]) -> list[str]:
+        """Those that are not on hold, the one served longest ago first."""
+        if not due:
+            return []
+        now = time.monotonic()
+        with self._lock:
+            ready = [
+                namespace
+                for namespace in due
+                if namespace not in self._held or self._held[namespace][1] <= now
+            ]
+            return sorted(ready, key=self._served.__getitem__)
+
+    def _carry(self, namespace: str) -> bool:
+        """Carry one batch of ``namespace``; tell whether it came any further.
+
+        :raises OutboxError: the database failed.
+        """
+        with self._lock:
+            self._served[namespace] = next(self._rounds)
+        try:
+            report = self._workers[namespace].run_once(stop=self._stop)
+        except OutboxError:
+            # Also if only this namespace fails: the others come first next time.
+            self._hold(namespace)
+            raise
+        except Exception:
+            # A mistake, of an event's subscriber for instance. The rows' claims end.
+            # Other namespaces must not wait for it.
+            logger.exception("a batch of namespace %s failed", namespace)
+            self._hold(namespace)
+            return False
+        self.outage.answered()
+        if self._came_further(report):
+            with self._lock:
+                self._held.pop(namespace, None)
+            return True
+        if report.claimed:
+            self._hold(namespace)
+        return False
+
+    @staticmethod
+    def _came_further(report: PublishReport) -> bool:
+        return report.claimed > report.released
+
+    def _hold(self, namespace: str) -> None:
+        with self._lock:
+            failures = self._held.get(namespace, (0, 0.0))[0] + 1
+            longest = min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(failures - 1, 30))
+            pause = random.uniform(longest / 2, longest)
+            self._held[namespace] = failures, time.monotonic() + pause

@@ -1,0 +1,94 @@
+"""An outage of an outbox's database, as all threads of a pool together see it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from typing import Callable
+
+from hydracache_sync.errors import OutboxError
+from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
+
+logger = logging.getLogger(__name__)
+
+#: Seconds: the pause after the first failure, and the longest one. Short, so that rows
+#: are carried within seconds of the database's return.
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 2.0
+
+#: Seconds without a failure until an outage counts as over: a database that flaps is
+#: one outage and two log lines, not hundreds.
+CALM = 1.0
+
+
+class DatabaseOutage:
+    """Tells one outage from many failures, and how long to pause. Thread-safe.
+
+    :param database: what is away, for the log.
+    :param tell: is handed the events.
+    """
+
+    def __init__(self, database: str, tell: Callable[[Event], None]) -> None:
+        self._database = database
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._began: OutageBegan | None = None
+        self._since = 0.0
+        self._failed_at = 0.0
+        self._failures = 0
+        self._failing = False
+
+    @property
+    def now(self) -> OutageBegan | None:
+        """How the outage began that lasts now; None if the last call was answered."""
+        return self._began if self._failing else None
+
+    def failed(self, exc: Exception) -> float:
+        """Note a failure; return the seconds to pause."""
+        error = f"{type(exc).__name__}: {exc}"
+        now = time.monotonic()
+        with self._lock:
+            began = None
+            if self._began is None:
+                began = self._began = OutageBegan(None, "database", error)
+                self._since = now
+            self._failing = True
+            self._failed_at = now
+            self._failures += 1
+            longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures, 30))
+        if began is not None:
+            logger.warning(
+                "the outbox %s does not serve, rows wait: %s",
+                self._database,
+                error,
+                # What the outbox does not raise is a mistake: show where.
+                exc_info=None if isinstance(exc, OutboxError) else exc,
+                extra=log_fields(began),
+            )
+            self._tell(began)
+        else:
+            logger.debug("the outbox %s still does not serve: %s", self._database, exc)
+        return random.uniform(longest / 2, longest)
+
+    def answered(self) -> None:
+        """Note a success."""
+        if self._began is None:
+            return
+        now = time.monotonic()
+        ended = None
+        with self._lock:
+            self._failing = False
+            if self._began is not None and now - self._failed_at >= CALM:
+                ended = OutageEnded(None, "database", self._failed_at - self._since)
+                self._began = None
+                self._failures = 0
+        if ended is not None:
+            logger.info(
+                "the outbox %s serves again after %.1f s",
+                self._database,
+                ended.seconds,
+                extra=log_fields(ended),
+            )
+            self._tell(ended)

@@ -1,0 +1,355 @@
+"""Start and stop of a pool, in whichever process it is used.
+
+What runs is kept by process id: threads do not outlive a fork, and neither
+``is_alive()`` nor a hook at the fork tells so on every server (uWSGI).
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from types import TracebackType
+from typing import Callable, Iterable
+
+from hydracache_sync.durations import duration_ms
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.events import Event, EventSubscriber
+from hydracache_sync.pool.crew import Crew
+from hydracache_sync.pool.health import PoolHealth
+from hydracache_sync.pool.keeper import Keeper
+from hydracache_sync.process_lock import ProcessLock
+from hydracache_sync.subscribers import Subscribers
+from hydracache_sync.wait import KEEP_PUBLISHED
+from hydracache_sync.worker import OutboxWorker
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks of an idle pool. A row of another process is found within
+#: that; fifty looks a second take half a percent of a core, see docs/performance.md.
+POLL_INTERVAL = 0.02
+
+#: Seconds between two purges, about. Each process purges.
+PURGE_EVERY = 60.0
+
+#: Seconds that ``stop`` and the end of the process wait for the batches in flight.
+#: Below the grace that servers give (30 s for gunicorn); a batch takes milliseconds.
+STOP_TIMEOUT = 5.0
+
+#: Every pool of this process, for its end.
+_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+#: Processes whose end is taken care of.
+_ends_of: set[int] = set()
+
+
+class WorkerPool:
+    """Carries rows in threads of this process until it is stopped.
+
+    Each thread has connections of its own. Commits that an outbox object makes in this
+    process wake the pool; what is committed on a connection of yours after
+    ``enqueue_in`` is looked for in a short burst; what other processes commit is found
+    within ``poll_interval``. An outage of database or cache is waited out, however
+    long. One batch of each namespace that is due goes before a second one of any.
+
+    Threads are daemons and are stopped at the end of the process, with a deadline.
+    In a forked child of a process that had started the pool nothing runs until the
+    child calls :meth:`start` or :meth:`wake`, commits through the outbox or calls
+    ``enqueue_in``: then the pool starts anew there.
+
+    :param workers: what to carry; at most one for each namespace of an outbox.
+    :param threads: for each outbox; 1 or more. More of them help where the cache is
+        slow or far away, or an applier of yours is.
+    :param poll_interval: seconds between two looks while idle, above 0.
+    :param keep_published: seconds that published rows are kept; None keeps them for
+        ever. Not below the age of receipts that are still waited for.
+    :param purge_every: seconds between two purges, about, above 0.
+    :param stuck_after: seconds after which a thread that does not come back from an
+        applier or the database counts as stuck; by default the longest claim TTL.
+    """
+
+    def __init__(
+        self,
+        *workers: OutboxWorker,
+        threads: int = 1,
+        poll_interval: float = POLL_INTERVAL,
+        keep_published: float | None = KEEP_PUBLISHED,
+        purge_every: float = PURGE_EVERY,
+        stuck_after: float | None = None,
+    ) -> None:
+        if not workers:
+            raise ValueError("a pool needs at least one worker")
+        for worker in workers:
+            if not isinstance(worker, OutboxWorker):
+                raise TypeError(
+                    f"workers must be OutboxWorker, not {type(worker).__name__}"
+                )
+        if isinstance(threads, bool) or not isinstance(threads, int):
+            raise TypeError(f"threads must be int, not {type(threads).__name__}")
+        if threads < 1:
+            raise ValueError(f"threads must be 1 or more, not {threads}")
+        if stuck_after is None:
+            stuck_after = max(worker.claim_ttl for worker in workers)
+        for name, seconds in (
+            ("poll_interval", poll_interval),
+            ("purge_every", purge_every),
+            ("stuck_after", stuck_after),
+        ):
+            if duration_ms(name, seconds) == 0:
+                raise ValueError(f"{name} must be at least 0.001, not {seconds}")
+        if keep_published is not None:
+            duration_ms("keep_published", keep_published)
+        self._groups = _by_outbox(workers)
+        self._threads = threads
+        self._poll_interval = poll_interval
+        self._keep_published = keep_published
+        self._purge_every = purge_every
+        self._stuck_after = stuck_after
+        self._lock = ProcessLock()
+        self._run: _Run | None = None
+        #: Stopped, and not ended within the time that stop() was given.
+        self._ending: list[_Run] = []
+        self._unsubscribe: list[Callable[[], None]] = []
+        self._subscribers: Subscribers[Event] = Subscribers("in a pool")
+        for worker in workers:
+            worker.subscribe(self._subscribers.tell)
+
+    def __repr__(self) -> str:
+        namespaces = [each.namespace for group in self._groups for each in group]
+        return f"<WorkerPool of {', '.join(namespaces)}>"
+
+    def start(self) -> WorkerPool:
+        """Start the threads, unless they run; connects nothing yet. Returns the pool.
+
+        :raises ConfigurationError: uWSGI runs without threads: they would not run.
+        :raises RuntimeError: the system gives no thread.
+        """
+        self._require_threads()
+        with self._lock:
+            if self._run is None or self._run.pid != os.getpid():
+                self._start()
+        return self
+
+    def _start(self) -> None:
+        """Start what runs in this process; the lock is held."""
+        run = _Run(self)
+        run.start()
+        self._run = run
+        self._ending = [each for each in self._ending if each.pid == run.pid]
+        _take_care_of_the_end(self)
+        if not self._unsubscribe:  # else inherited from the parent
+            for place, group in enumerate(self._groups):
+                outbox = group[0].outbox
+                self._unsubscribe += [
+                    outbox.subscribe(functools.partial(self._committed, place)),
+                    outbox.subscribe_enqueued(functools.partial(self._enqueued, place)),
+                ]
+        logger.info(
+            "pool started in process %d: %d threads for %s",
+            run.pid,
+            self._threads * len(self._groups),
+            self,
+        )
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> bool:
+        """Finish the batches in flight and end the threads.
+
+        What is claimed and was not handed to the applier yet is given back. The pool
+        can be started again.
+
+        :param timeout: seconds to wait; 0 only tells the threads to end.
+        :return: whether all threads have ended. If not, they end with their batch, or
+            their claims end; calling again waits on. Called by a thread of the pool, a
+            subscriber for instance, it does not wait for that one, and says False.
+        """
+        duration_ms("timeout", timeout)
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            run, self._run = self._run, None
+            for unsubscribe in self._unsubscribe:
+                unsubscribe()
+            self._unsubscribe.clear()
+            if run is not None:
+                self._ending.append(run)
+            ending = [each for each in self._ending if each.pid == os.getpid()]
+        for each in ending:
+            each.stop()
+        left = [each for each in ending if not each.ended(deadline)]
+        with self._lock:
+            self._ending = left
+        if run is not None and run.pid == os.getpid():
+            logger.info("pool stopped: %s", "finished" if not left else "not yet ended")
+        return not left
+
+    def wake(self) -> None:
+        """Have the pool look for rows at once: you know that some were committed.
+
+        Starts the pool anew in a child of a process that had started it; otherwise it
+        does nothing to a pool that was not started. For one outbox of several,
+        ``outbox.announce_commit`` does the same.
+        """
+        run = self._running_here()
+        if run is not None:
+            for crew in run.crews:
+                crew.wake()
+
+    def health(self) -> PoolHealth:
+        """Return how the threads are. Asks no database; for a health check."""
+        run = self._run
+        if run is None or run.pid != os.getpid():
+            return PoolHealth(False, os.getpid())
+        return PoolHealth(
+            True,
+            run.pid,
+            tuple(each for crew in run.crews for each in crew.health()),
+            tuple(each for crew in run.crews for each in crew.outages()),
+            sum(crew.replaced for crew in run.crews),
+        )
+
+    def subscribe(self, callback: EventSubscriber) -> Callable[[], None]:
+        """Have ``callback`` called with each event of the pool and of its workers.
+
+        As :meth:`OutboxWorker.subscribe`.
+        """
+        return self._subscribers.add(callback)
+
+    def __enter__(self) -> WorkerPool:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # Called by an outbox, in the thread of a producer
+
+    def _committed(self, place: int, namespaces: frozenset[str]) -> None:
+        run = self._running_here()
+        if run is not None and not namespaces.isdisjoint(run.crews[place].namespaces):
+            run.crews[place].wake()
+
+    def _enqueued(self, place: int, namespaces: frozenset[str]) -> None:
+        run = self._running_here()
+        if run is not None and not namespaces.isdisjoint(run.crews[place].namespaces):
+            run.crews[place].expect()
+
+    def _running_here(self) -> _Run | None:
+        """What runs in this process; started anew if only the parent's was."""
+        run = self._run
+        if run is None or run.pid == os.getpid():
+            return run
+        self.start()
+        return self._run
+
+    def _require_threads(self) -> None:
+        uwsgi = sys.modules.get("uwsgi")
+        if uwsgi is not None and not getattr(uwsgi, "has_threads", 1):
+            raise ConfigurationError(
+                "uWSGI runs this app without threads, a pool would stand still between"
+                " requests: start uWSGI with --enable-threads, or run `hydracache"
+                " drain` by cron instead"
+            )
+
+
+class _Run:
+    """The threads of a pool between a start and a stop, in the process ``pid``."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self.pid = os.getpid()
+        names = (f"hydracache-worker-{number}" for number in itertools.count(1))
+        self.crews = [
+            Crew(
+                group,
+                threads=pool._threads,
+                names=names,
+                poll_interval=pool._poll_interval,
+                stuck_after=pool._stuck_after,
+                tell=pool._subscribers.tell,
+            )
+            for group in pool._groups
+        ]
+        self._keeper = Keeper(
+            self.crews,
+            keep_published=pool._keep_published,
+            purge_every=pool._purge_every,
+            tell=pool._subscribers.tell,
+        )
+
+    def start(self) -> None:
+        try:
+            for crew in self.crews:
+                crew.start()
+            self._keeper.start()
+        except RuntimeError:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self._keeper.stop()
+        for crew in self.crews:
+            crew.stop()
+
+    def ended(self, deadline: float) -> bool:
+        """Wait until the deadline for the end of all threads; tell if they have."""
+        threads = [thread for crew in self.crews for thread in crew.threads()]
+        threads.append(self._keeper.thread)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+
+def _by_outbox(workers: Iterable[OutboxWorker]) -> list[list[OutboxWorker]]:
+    groups: dict[int, list[OutboxWorker]] = {}
+    for worker in workers:
+        group = groups.setdefault(id(worker.outbox), [])
+        if any(each.namespace == worker.namespace for each in group):
+            raise ValueError(
+                f"two workers for namespace {worker.namespace!r} of one outbox: each"
+                " would apply only some of its rows; use threads= for more threads"
+            )
+        group.append(worker)
+    return list(groups.values())
+
+
+# The end of the process
+
+
+def _take_care_of_the_end(pool: WorkerPool) -> None:
+    _pools.add(pool)
+    if os.getpid() in _ends_of:
+        return
+    if not _ends_of:
+        # A forked child that ends by sys.exit() has inherited it.
+        atexit.register(_stop_all)
+    _ends_of.add(os.getpid())
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        # A child of multiprocessing ends without atexit.
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _stop_all, exitpriority=100)
+
+
+def _stop_all() -> None:
+    """Stop every pool of this process, all within one deadline."""
+    pools = [pool for pool in list(_pools) if pool.health().running]
+    for pool in pools:
+        pool.stop(0.0)
+    deadline = time.monotonic() + STOP_TIMEOUT
+    for pool in pools:
+        if not pool.stop(max(0.0, deadline - time.monotonic())):
+            logger.warning(
+                "%s did not end within %.0f s; what it had claimed is taken over when"
+                " the claims end",
+                pool,
+                STOP_TIMEOUT,
+            )

@@ -1,0 +1,53 @@
+"""Callbacks that are told what happened, and cannot harm it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Callable, Generic, TypeVar
+
+from hydracache_sync.process_lock import ProcessLock
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Subscribers(Generic[T]):
+    """Callbacks that take a ``T``. Thread-safe; false while there are none.
+
+    :param occasion: when they are called, for the log: "after a commit".
+    """
+
+    def __init__(self, occasion: str) -> None:
+        self._occasion = occasion
+        self._callbacks: dict[object, Callable[[T], object]] = {}
+        self._lock = ProcessLock()
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    def add(self, callback: Callable[[T], object]) -> Callable[[], None]:
+        """Have ``callback`` told from now on; call what is returned to end that."""
+        # A key of its own: the same callback may be added twice.
+        key = object()
+        with self._lock:
+            self._callbacks = {**self._callbacks, key: callback}
+
+        def remove() -> None:
+            with self._lock:
+                self._callbacks = {
+                    other: each
+                    for other, each in self._callbacks.items()
+                    if other is not key
+                }
+
+        return remove
+
+    def tell(self, what: T) -> None:
+        """Call each with ``what``, in this thread; log what they raise and go on."""
+        for callback in self._callbacks.values():
+            try:
+                callback(what)
+            except Exception:
+                # What they are told has happened and stays so.
+                logger.exception("subscriber %r failed %s", callback, self._occasion)

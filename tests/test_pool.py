@@ -1,0 +1,441 @@
+"""A pool carries what is committed, in threads that start, stop and tell how they are.
+
+Outages are in ``test_pool_faults.py``, forks and the end of the process in
+``test_pool_processes.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import Callable, Iterator, Sequence
+
+import pytest
+
+from hydracache_sync import (
+    DeadLettered,
+    Event,
+    InvalidationApplier,
+    InvalidationIntent,
+    InvalidationIntentBatch,
+    MemoryOutbox,
+    OutboxWorker,
+    Published,
+    Purged,
+    RecordingApplier,
+    Retried,
+    SQLiteOutbox,
+    ThreadState,
+    WorkerPool,
+)
+
+SHOP = "shop"
+
+#: Seconds until something that should happen counts as never happening.
+DEADLINE = 60.0
+
+#: Seconds, for a pool that must not find rows by polling.
+NEVER = 3600.0
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.002)
+
+
+def batch_of(*keys: str) -> InvalidationIntentBatch:
+    batch = InvalidationIntentBatch("test")
+    for key in keys:
+        batch.invalidate_key(key)
+    return batch
+
+
+def keys_of(applier: RecordingApplier) -> list[str | None]:
+    return [intent.value for intent in list(applier.applied)]
+
+
+class GatedApplier(RecordingApplier):
+    """Holds each invalidation until it is let go."""
+
+    def __init__(self, namespace: str | None = None) -> None:
+        super().__init__(namespace)
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+
+    def apply_invalidation(self, intent: InvalidationIntent) -> None:
+        self.entered.release()
+        assert self.gate.wait(DEADLINE)
+        super().apply_invalidation(intent)
+
+    def apply_batch(
+        self, intents: Sequence[InvalidationIntent]
+    ) -> list[Exception | None]:
+        return super().apply_batch(intents)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[SQLiteOutbox]:
+    with contextlib.closing(SQLiteOutbox(tmp_path / "app.db")) as outbox:
+        outbox.install_schema()
+        yield outbox
+
+
+@pytest.fixture
+def applier() -> RecordingApplier:
+    return RecordingApplier(SHOP)
+
+
+class TestCarrying:
+    def test_what_waits_at_the_start_is_carried(self, outbox, applier):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+
+        with WorkerPool(OutboxWorker(outbox, applier)):
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+
+        assert keys_of(applier) == ["a", "b"]
+
+    def test_a_commit_of_this_process_wakes_the_pool(self, outbox, applier):
+        with WorkerPool(OutboxWorker(outbox, applier), poll_interval=NEVER) as pool:
+            eventually(lambda: pool.health().ok)
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: keys_of(applier) == ["a"])
+            with outbox.transaction() as connection:
+                outbox.enqueue_in(connection, SHOP, batch_of("b"))
+            eventually(lambda: keys_of(applier) == ["a", "b"])
+
+    def test_a_commit_of_the_callers_connection_is_looked_for(self, outbox, applier):
+        import sqlite3
+
+        with WorkerPool(OutboxWorker(outbox, applier), poll_interval=NEVER):
+            with contextlib.closing(sqlite3.connect(outbox.path)) as connection:
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                connection.commit()
+            eventually(lambda: keys_of(applier) == ["a"])
+
+    def test_what_another_object_commits_is_found_by_polling(self, outbox, applier):
+        with WorkerPool(OutboxWorker(outbox, applier)):
+            with contextlib.closing(SQLiteOutbox(outbox.path)) as other:
+                other.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: keys_of(applier) == ["a"])
+
+    def test_a_wake_finds_what_another_object_committed(self, outbox, applier):
+        with WorkerPool(OutboxWorker(outbox, applier), poll_interval=NEVER) as pool:
+            with contextlib.closing(SQLiteOutbox(outbox.path)) as other:
+                other.enqueue(SHOP, batch_of("a"))
+            pool.wake()
+            eventually(lambda: keys_of(applier) == ["a"])
+
+    def test_a_full_batch_is_followed_by_the_next(self, outbox, applier):
+        keys = [f"key:{n}" for n in range(50)]
+        worker = OutboxWorker(outbox, applier, batch_size=2)
+
+        with WorkerPool(worker, poll_interval=NEVER):
+            outbox.enqueue(SHOP, batch_of(*keys))
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+
+        assert keys_of(applier) == keys
+
+    def test_several_outboxes_and_namespaces_are_carried(self, tmp_path, outbox):
+        other = SQLiteOutbox(tmp_path / "other.db")
+        other.install_schema()
+        appliers = [RecordingApplier(name) for name in (SHOP, "blog", SHOP)]
+        workers = [
+            OutboxWorker(outbox, appliers[0]),
+            OutboxWorker(outbox, appliers[1]),
+            OutboxWorker(other, appliers[2]),
+        ]
+
+        with contextlib.closing(other), WorkerPool(*workers, poll_interval=NEVER):
+            outbox.enqueue(SHOP, batch_of("a"))
+            outbox.enqueue("blog", batch_of("b"))
+            other.enqueue(SHOP, batch_of("c"))
+            eventually(lambda: all(each.applied for each in appliers))
+
+        assert [keys_of(each) for each in appliers] == [["a"], ["b"], ["c"]]
+
+    def test_a_flood_in_one_namespace_starves_no_other(self, outbox):
+        order: list[str] = []
+
+        class Ordered(InvalidationApplier):
+            def __init__(self, namespace: str) -> None:
+                self.namespace = namespace
+
+            def apply_invalidation(self, intent: InvalidationIntent) -> None:
+                assert self.namespace is not None
+                order.append(self.namespace)
+
+        workers = [
+            OutboxWorker(outbox, Ordered(name), batch_size=1)
+            for name in ("flood", "calm", "quiet")
+        ]
+        outbox.enqueue("flood", batch_of(*(f"key:{n}" for n in range(200))))
+        outbox.enqueue("calm", batch_of("a", "b"))
+        outbox.enqueue("quiet", batch_of("c"))
+
+        with WorkerPool(*workers):
+            eventually(lambda: len(order) == 203)
+
+        assert sorted(order[:3]) == ["calm", "flood", "quiet"]
+        assert order.index("calm", order.index("calm") + 1) < 6
+
+    def test_threads_share_a_backlog_and_no_row_is_carried_twice(self, outbox, applier):
+        keys = [f"key:{n}" for n in range(300)]
+        outbox.enqueue(SHOP, batch_of(*keys))
+
+        with WorkerPool(OutboxWorker(outbox, applier, batch_size=5), threads=4):
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+
+        assert sorted(keys_of(applier)) == sorted(keys)
+
+    def test_a_thread_that_is_busy_leaves_the_looking_to_another(self, outbox):
+        slow, fast = GatedApplier("slow"), RecordingApplier("fast")
+        workers = [OutboxWorker(outbox, slow), OutboxWorker(outbox, fast)]
+
+        with WorkerPool(*workers, threads=2):
+            outbox.enqueue("slow", batch_of("a"))
+            assert slow.entered.acquire(timeout=DEADLINE)
+            outbox.enqueue("fast", batch_of("b"))
+            eventually(lambda: fast.applied)
+            slow.gate.set()
+
+    def test_memory_outbox_is_carried_too(self, applier):
+        outbox = MemoryOutbox()
+
+        with WorkerPool(OutboxWorker(outbox, applier), threads=2, poll_interval=NEVER):
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: keys_of(applier) == ["a"])
+
+
+class TestStartAndStop:
+    def test_nothing_runs_before_the_start_and_after_the_stop(self, outbox, applier):
+        pool = WorkerPool(OutboxWorker(outbox, applier))
+        before = threading.active_count()
+
+        assert not pool.health().running
+        assert pool.start() is pool
+        assert pool.health().running
+        assert pool.stop(DEADLINE) is True
+
+        assert threading.active_count() == before
+        outbox.enqueue(SHOP, batch_of("a"))
+        assert not pool.health().running
+        assert applier.applied == []
+
+    def test_start_and_stop_are_safe_twice(self, outbox, applier):
+        pool = WorkerPool(OutboxWorker(outbox, applier))
+
+        pool.start()
+        threads = threading.active_count()
+        pool.start()
+
+        assert threading.active_count() == threads
+        assert pool.stop(DEADLINE) is True
+        assert pool.stop(DEADLINE) is True
+
+    def test_a_stopped_pool_can_be_started_again(self, outbox, applier):
+        pool = WorkerPool(OutboxWorker(outbox, applier), poll_interval=NEVER)
+        for key in ("a", "b", "c"):
+            with pool:
+                outbox.enqueue(SHOP, batch_of(key))
+                eventually(lambda: key in keys_of(applier))
+
+        assert keys_of(applier) == ["a", "b", "c"]
+
+    def test_stop_finishes_the_batch_in_flight(self, outbox):
+        applier = GatedApplier(SHOP)
+        pool = WorkerPool(OutboxWorker(outbox, applier, batch_size=2)).start()
+        outbox.enqueue(SHOP, batch_of("a", "b", "c"))
+        assert applier.entered.acquire(timeout=DEADLINE)
+
+        in_time = pool.stop(0.0)
+        applier.gate.set()
+        afterwards = pool.stop(DEADLINE)
+
+        assert (in_time, afterwards) == (False, True)
+        assert keys_of(applier) == ["a", "b"]
+        rows = outbox.rows(SHOP)
+        assert [row.is_published for row in rows] == [True, True, False]
+        assert rows[2].claim_token is None
+
+    def test_pool_can_be_started_while_a_stopped_thread_still_ends(self, outbox):
+        applier = GatedApplier(SHOP)
+        pool = WorkerPool(OutboxWorker(outbox, applier)).start()
+        outbox.enqueue(SHOP, batch_of("a"))
+        assert applier.entered.acquire(timeout=DEADLINE)
+
+        assert pool.stop(0.0) is False
+        pool.start()
+        outbox.enqueue(SHOP, batch_of("b"))
+        assert applier.entered.acquire(timeout=DEADLINE)
+        applier.gate.set()
+
+        eventually(lambda: outbox.status(SHOP).pending == 0)
+        assert pool.stop(DEADLINE) is True
+        assert sorted(keys_of(applier)) == ["a", "b"]
+
+    def test_a_thread_of_the_pool_may_stop_it(self, outbox, applier):
+        pool = WorkerPool(OutboxWorker(outbox, applier))
+        answers: list[bool] = []
+        pool.subscribe(lambda event: answers.append(pool.stop(DEADLINE)))
+        pool.start()
+
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        eventually(lambda: answers == [False])
+        assert pool.stop(DEADLINE) is True
+
+    def test_threads_tell_by_their_names_what_they_do(self, outbox, applier):
+        with WorkerPool(OutboxWorker(outbox, applier), threads=2):
+            names = {thread.name for thread in threading.enumerate()}
+
+        assert {
+            "hydracache-worker-1",
+            "hydracache-worker-2",
+            "hydracache-keeper",
+        } <= names
+
+    @pytest.mark.parametrize(
+        "options, name",
+        [
+            ({"threads": 0}, "threads"),
+            ({"poll_interval": 0}, "poll_interval"),
+            ({"poll_interval": -1}, "poll_interval"),
+            ({"purge_every": 0}, "purge_every"),
+            ({"keep_published": -1}, "keep_published"),
+            ({"stuck_after": 0}, "stuck_after"),
+        ],
+    )
+    def test_settings_out_of_range_are_refused(self, outbox, applier, options, name):
+        with pytest.raises(ValueError, match=name):
+            WorkerPool(OutboxWorker(outbox, applier), **options)
+
+    def test_two_workers_of_one_namespace_are_refused(self, outbox, applier):
+        with pytest.raises(ValueError, match="two workers for namespace 'shop'"):
+            WorkerPool(OutboxWorker(outbox, applier), OutboxWorker(outbox, applier))
+
+    def test_a_pool_of_nothing_is_refused(self):
+        with pytest.raises(ValueError, match="at least one worker"):
+            WorkerPool()
+
+
+class TestHealth:
+    def test_idle_threads_are_idle(self, outbox, applier):
+        with WorkerPool(OutboxWorker(outbox, applier), threads=3) as pool:
+            eventually(
+                lambda: {each.state for each in pool.health().threads}
+                == {ThreadState.IDLE}
+            )
+            health = pool.health()
+
+        assert health.ok
+        assert len(health.threads) == 3
+        assert health.outages == ()
+
+    def test_a_thread_that_carries_is_working_and_tells_on_what(self, outbox):
+        applier = GatedApplier(SHOP)
+        with WorkerPool(OutboxWorker(outbox, applier)) as pool:
+            outbox.enqueue(SHOP, batch_of("a"))
+            assert applier.entered.acquire(timeout=DEADLINE)
+            [thread] = pool.health().threads
+            applier.gate.set()
+
+        assert thread.state is ThreadState.WORKING
+        assert thread.namespace == SHOP
+        assert thread.seconds >= 0
+
+    def test_a_thread_that_does_not_come_back_is_stuck(self, outbox):
+        applier = GatedApplier(SHOP)
+        pool = WorkerPool(OutboxWorker(outbox, applier), stuck_after=0.001)
+        with pool:
+            outbox.enqueue(SHOP, batch_of("a"))
+            assert applier.entered.acquire(timeout=DEADLINE)
+            eventually(lambda: not pool.health().ok)
+            stuck = pool.health().threads[0]
+            applier.gate.set()
+
+        assert stuck.state is ThreadState.STUCK
+        assert stuck.namespace == SHOP
+
+
+class TestEvents:
+    def test_subscribers_hear_what_became_of_rows(self, outbox):
+        class Applier(RecordingApplier):
+            def apply_invalidation(self, intent: InvalidationIntent) -> None:
+                if intent.value == "bad":
+                    raise RuntimeError("no such thing")
+                super().apply_invalidation(intent)
+
+        events: list[Event] = []
+        worker = OutboxWorker(outbox, Applier(SHOP), backoff=0.001, max_attempts=2)
+        pool = WorkerPool(worker)
+        pool.subscribe(events.append)
+
+        with pool:
+            receipt = outbox.enqueue(SHOP, batch_of("good", "bad"))
+            eventually(lambda: outbox.status(SHOP).dead_lettered == 1)
+        good, bad = outbox.rows(SHOP, commit_position=receipt.commit_position)
+
+        published = [each for each in events if isinstance(each, Published)]
+        [retried] = [each for each in events if isinstance(each, Retried)]
+        [dead] = [each for each in events if isinstance(each, DeadLettered)]
+        assert [row.id for each in published for row in each.rows] == [good.id]
+        assert published[0].count == 1
+        assert published[0].seconds >= 0
+        assert [row.id for row in retried.rows] == [bad.id]
+        assert retried.attempts == 1
+        assert "no such thing" in retried.error
+        assert [row.id for row in dead.rows] == [bad.id]
+        assert {each.namespace for each in events} == {SHOP}
+
+    def test_a_subscriber_that_raises_hurts_no_row(self, outbox, applier, caplog):
+        def broken(event: Event) -> None:
+            raise RuntimeError("subscriber is broken")
+
+        pool = WorkerPool(OutboxWorker(outbox, applier))
+        pool.subscribe(broken)
+
+        with pool:
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+
+        assert "subscriber is broken" in caplog.text
+
+    def test_unsubscribed_is_told_no_more(self, outbox, applier):
+        events: list[Event] = []
+        pool = WorkerPool(OutboxWorker(outbox, applier))
+        unsubscribe = pool.subscribe(events.append)
+        unsubscribe()
+
+        with pool:
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+
+        assert events == []
+
+
+class TestPurge:
+    def test_rows_published_long_ago_are_purged(self, outbox, applier):
+        events: list[Event] = []
+        pool = WorkerPool(
+            OutboxWorker(outbox, applier), keep_published=0.001, purge_every=0.001
+        )
+        pool.subscribe(events.append)
+
+        with pool:
+            outbox.enqueue(SHOP, batch_of(*(f"key:{n}" for n in range(1200))))
+            eventually(lambda: len(applier.applied) == 1200 and not outbox.rows(SHOP))
+
+        purged = [each for each in events if isinstance(each, Purged)]
+        assert sum(each.rows for each in purged) == 1200
+
+    def test_nothing_is_purged_before_its_time(self, outbox, applier):
+        with WorkerPool(OutboxWorker(outbox, applier), purge_every=0.001):
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+            time.sleep(0.05)
+
+        assert len(outbox.rows(SHOP)) == 1
