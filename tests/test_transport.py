@@ -418,7 +418,7 @@ def test_only_classic_commands_are_spoken(
     store.add_many([(ONE, b"v", None)])
     store.set_many([(ONE, b"v", None)])
     store.delete_many([ONE])
-    assert store.ping() == {store._node.name: "1.4.0"}
+    assert list(store.ping().values()) == ["1.4.0"]
 
     spoken = {data.split()[0] for data in script.received}
     assert spoken == {b"get", b"add", b"set", b"delete", b"version"}

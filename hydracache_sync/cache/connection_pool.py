@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import deque
 from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -28,18 +29,43 @@ MAX_IDLE = 60.0
 class _Lendings:
     """What a pool has in one process. Replaced as a whole after a fork."""
 
-    __slots__ = ("pid", "lock", "free", "waiting", "idle", "all", "__weakref__")
+    __slots__ = ("pid", "lock", "waiting", "idle", "all", "__weakref__")
 
     def __init__(self) -> None:
         self.pid = getpid()
         self.lock = threading.Lock()
-        self.free = threading.Condition(self.lock)
-        self.waiting = 0
+        # A lock for each that waits, released to wake it. Not a Condition: interrupted
+        # while it takes its lock again, it goes on without, and gives up another's.
+        self.waiting: deque[threading.Lock] = deque()
         # Used last, taken first: the others stay idle and age out.
         self.idle: list[Connection] = []
         # Weak, so that a connection lost to an exception between two lines of ours
         # gives its place back when it is collected.
         self.all: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+    def queue_up(self) -> threading.Lock:
+        """Wait for something to come free from now on; acquire what is returned."""
+        ticket = threading.Lock()
+        ticket.acquire()
+        self.waiting.append(ticket)
+        return ticket
+
+    def step_out(self, ticket: threading.Lock, *, unused: bool) -> None:
+        """Wait no more. If woken and ``unused``, somebody else is woken instead."""
+        try:
+            self.waiting.remove(ticket)
+        except ValueError:
+            # Woken meanwhile.
+            if unused:
+                self.wake_one()
+
+    def wake_one(self) -> None:
+        """Let one of those that wait look again."""
+        try:
+            self.waiting.popleft().release()
+        except IndexError:
+            # Nobody waits.
+            pass
 
 
 class ConnectionPool:
@@ -101,8 +127,7 @@ class ConnectionPool:
         # Who waits has said so before looking at the list, and so is seen here or has
         # seen the connection.
         if lendings.waiting:
-            with lendings.lock:
-                lendings.free.notify()
+            lendings.wake_one()
 
     def drop(self, connection: Connection) -> None:
         """Give back a connection that must not be used again."""
@@ -111,9 +136,11 @@ class ConnectionPool:
         if lendings.pid != getpid():
             # Its lock is a copy that nobody may ever give back.
             return
-        with lendings.lock:
-            lendings.all.discard(connection)
-            lendings.free.notify()
+        try:
+            with lendings.lock:
+                lendings.all.discard(connection)
+        finally:
+            lendings.wake_one()
 
     def renew(self, connection: Connection, deadline: float) -> None:
         """Connect a taken connection anew. It keeps its place: nobody is waited for.
@@ -149,29 +176,34 @@ class ConnectionPool:
 
     def _wait_or_make(self, lendings: _Lendings, deadline: float) -> Connection:
         """Return an idle connection, or one that is not open yet."""
-        with lendings.lock:
-            lendings.waiting += 1
+        while True:
+            ticket = lendings.queue_up()
+            unused = True
             try:
-                while True:
-                    if lendings.idle:
-                        try:
-                            return lendings.idle.pop()
-                        except IndexError:
-                            # Somebody who holds no lock was faster.
-                            continue
-                    if len(lendings.all) < self.size:
-                        connection = Connection(self.server, self.limits, lendings)
-                        lendings.all.add(connection)
-                        return connection
-                    remaining = deadline - monotonic()
-                    if remaining <= 0:
-                        raise TimeoutError(
-                            f"all {self.size} connections stayed in use; raise"
-                            " pool_size, or let fewer threads use the store"
-                        )
-                    lendings.free.wait(remaining)
+                connection = self._idle_or_new(lendings)
+                if connection is not None:
+                    return connection
+                remaining = deadline - monotonic()
+                if remaining <= 0:
+                    raise TimeoutError(
+                        f"all {self.size} connections stayed in use; raise"
+                        " pool_size, or let fewer threads use the store"
+                    )
+                ticket.acquire(timeout=remaining)
+                unused = False
             finally:
-                lendings.waiting -= 1
+                lendings.step_out(ticket, unused=unused)
+
+    def _idle_or_new(self, lendings: _Lendings) -> Connection | None:
+        with lendings.lock:
+            try:
+                return lendings.idle.pop()
+            except IndexError:
+                if len(lendings.all) >= self.size:
+                    return None
+            connection = Connection(self.server, self.limits, lendings)
+            lendings.all.add(connection)
+            return connection
 
     def _opened(
         self, connection: Connection, now: float, deadline: float
