@@ -57,6 +57,7 @@ from hydracache_sync.outbox import (
     OutboxState,
     OutboxStatus,
     Pause,
+    PendingPhase,
     SQLiteOutbox,
     open_outbox,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "OutboxState",
     "OutboxStatus",
     "Pause",
+    "PendingPhase",
     "SQLiteOutbox",
     "open_outbox",
     # carrying it to the cache

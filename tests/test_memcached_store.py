@@ -13,8 +13,8 @@ import pytest
 from faulty_memcached import FaultyMemcached
 from hydracache_sync.cache import Address, CacheStore, Keyspace, MemcachedStore
 from hydracache_sync.cache.commands import expiry_of
-from hydracache_sync.errors import ConfigurationError
-from servers import Memcached
+from hydracache_sync.errors import ApplyUnavailable, ConfigurationError
+from servers import Memcached, free_port
 from store_contract import StoreContract
 
 SPACE = Keyspace("1", "store")
@@ -177,3 +177,32 @@ def test_its_repr_names_the_nodes_and_the_ring() -> None:
 )
 def test_a_ttl_over_thirty_days_is_sent_as_a_date(ttl: float, sent: int) -> None:
     assert expiry_of(ttl, 1000.9) == sent
+
+
+def test_every_node_tells_about_itself(three: list[str]):
+    with MemcachedStore(three, timeout=10) as store:
+        stats, settings = store.stats(), store.stats("settings")
+
+    assert list(stats) == list(settings) == three
+    for name in three:
+        assert int(stats[name]["uptime"]) >= 0
+        assert settings[name]["item_size_max"] == "1048576"
+
+
+def test_node_that_cannot_tell_about_itself_has_its_error(
+    memcached: Memcached, faulty: FaultyMemcached
+):
+    away = f"127.0.0.1:{free_port()}"
+    with MemcachedStore([memcached.address, away, faulty.address], timeout=10) as store:
+        stats = store.stats()
+
+    assert "uptime" in stats[memcached.address]
+    assert isinstance(stats[away], ApplyUnavailable)
+    # It knows no stats and says ERROR.
+    assert isinstance(stats[faulty.address], ApplyUnavailable)
+
+
+def test_group_of_stats_is_one_word(memcached: Memcached):
+    with MemcachedStore([memcached.address]) as store:
+        with pytest.raises(ValueError, match="group of stats"):
+            store.stats("settings\r\nflush_all")

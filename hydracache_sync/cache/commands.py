@@ -55,6 +55,16 @@ def get(keys: Sequence[bytes]) -> bytes:
     return b"get " + names + b"\r\n"
 
 
+def stats(group: bytes) -> bytes:
+    """A question about the server itself, or a ``group`` of its answers.
+
+    :raises ValueError: the group is not one word.
+    """
+    if group and not group.isalnum():
+        raise ValueError(f"{group!r} is no group of stats")
+    return b"stats " + group + b"\r\n" if group else b"stats\r\n"
+
+
 def store(
     verb: bytes, writes: Sequence[Write], refused: Failures, *, now: float
 ) -> Iterator[Window]:

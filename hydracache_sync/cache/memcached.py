@@ -213,6 +213,21 @@ class MemcachedStore(CacheStore):
             raise
         return {node.name: found[node.name] for node in self._nodes}
 
+    def stats(self, group: str = "") -> dict[str, dict[str, str] | ApplyUnavailable]:
+        """Ask every node for its ``stats``, one after the other; for operators.
+
+        :param group: such as "settings"; by default the general ones.
+        :return: names and values as the server gives them; a node that fails has its
+            error instead.
+        """
+        found: dict[str, dict[str, str] | ApplyUnavailable] = {}
+        for node in self._nodes:
+            try:
+                found[node.name] = node.stats(self._begin(), group.encode("ascii"))
+            except ApplyUnavailable as exc:
+                found[node.name] = exc
+        return found
+
     def nodes_of(self, address: Address) -> list[str]:
         """Return the names of the nodes that keep ``address``: one, or all of them."""
         chooser = address[0]

@@ -245,6 +245,33 @@ class Node:
         self._pool.put(connection)
         return line[8:].decode("ascii", "replace")
 
+    def stats(self, now: float, group: bytes = b"") -> dict[str, str]:
+        """Ask the server about itself: its ``stats``, or a group of them.
+
+        :raises ApplyUnavailable: the node did not answer properly.
+        """
+        connection = self.tell(commands.stats(group), now)
+        found: dict[str, str] = {}
+        try:
+            try:
+                while True:
+                    line = connection.replies.line()
+                    if line == b"END":
+                        break
+                    word, _, rest = line.partition(b" ")
+                    if word != b"STAT":
+                        raise _not_understood(line)
+                    name, _, value = rest.decode("utf-8", "replace").partition(" ")
+                    found[name] = value
+                connection.replies.finish()
+            except BaseException:
+                self._pool.drop(connection)
+                raise
+        except OSError as exc:
+            self._give_up(exc)
+        self._pool.put(connection)
+        return found
+
     # What went wrong, in words.
 
     def not_sent(self) -> ApplyUnavailable:

@@ -9,6 +9,7 @@ from hydracache_sync.outbox.row import (
     OutboxState,
     OutboxStatus,
     Pause,
+    PendingPhase,
 )
 from hydracache_sync.outbox.sqlite import SQLiteOutbox
 from hydracache_sync.outbox.url import open_outbox
@@ -22,6 +23,7 @@ __all__ = [
     "OutboxState",
     "OutboxStatus",
     "Pause",
+    "PendingPhase",
     "SQLiteOutbox",
     "open_outbox",
 ]

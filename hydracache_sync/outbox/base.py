@@ -17,6 +17,7 @@ from hydracache_sync.outbox.row import (
     OutboxState,
     OutboxStatus,
     Pause,
+    PendingPhase,
 )
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.subscribers import Subscribers
@@ -281,6 +282,39 @@ class InvalidationOutbox(abc.ABC):
         :param after: the last ``id`` of the page before.
         :param timeout: as for :meth:`status`.
         """
+
+    @abc.abstractmethod
+    def row_ids(
+        self,
+        namespace: str,
+        state: OutboxState,
+        *,
+        phase: PendingPhase | None = None,
+        error: str | None = None,
+        older_than: float | None = None,
+    ) -> list[int]:
+        """Return the ids of all rows of ``state`` that match, in their order.
+
+        For operators who count, look through and change what may be 100,000 rows.
+
+        :param phase: of pending rows, only those in it.
+        :param error: only rows whose last error has this text in it; ``*`` stands for
+            any text. Case matters.
+        :param older_than: seconds; only rows that have waited, or were finished, that
+            long ago.
+        """
+
+    @abc.abstractmethod
+    def rows_by_id(self, namespace: str, ids: Iterable[int]) -> list[OutboxRow]:
+        """Return those of the rows that are there and of ``namespace``, by ``id``."""
+
+    @abc.abstractmethod
+    def namespaces(self) -> list[str]:
+        """Return the namespaces that have rows, of whatever state."""
+
+    @abc.abstractmethod
+    def now_ms(self) -> int:
+        """Return the clock that judges claims and backoffs, in Unix milliseconds."""
 
     def dead_letters(
         self, namespace: str, *, limit: int = 100, after: int = 0

@@ -122,6 +122,10 @@ MYSQL = Dialect(
     # Not INSERT IGNORE, which also cuts what is too long and drops what is wrong.
     on_conflict="\non duplicate key update id = id",
     on_paused="\non duplicate key update reason = :reason",
+    # The column is of bytes, so that case matters.
+    matches="last_error like :pattern escape '|'",
+    pattern=lambda text: b"%%%s%%"
+    % re.sub(r"[%_|]", r"|\g<0>", text).replace("*", "%").encode("utf-8"),
     begin="start transaction",
     encode=lambda text: text.encode("utf-8"),
 )
@@ -349,6 +353,13 @@ class MySQLOutbox(SQLOutbox):
 
     def close(self) -> None:
         self._connections.close_all()
+
+    def versions(self) -> dict[str, str]:
+        import pymysql
+
+        [(version,)] = self._read("select version()", {}, check=False)
+        name = "mariadb" if "mariadb" in str(version).lower() else "mysql"
+        return {name: str(version), "pymysql": str(pymysql.__version__)}
 
     # Errors
 

@@ -38,6 +38,18 @@ _STORED: dict[int | str, OutboxState] = {
     **{state.value: state for state in OutboxState},
 }
 
+
+class PendingPhase(enum.Enum):
+    """What a pending row waits for."""
+
+    #: A worker: the row can be claimed now, unless its namespace is paused.
+    DUE = "due"
+    #: The worker that holds it.
+    CLAIMED = "claimed"
+    #: A moment: it failed, its cache was away, or it was scheduled.
+    BACKOFF = "backoff"
+
+
 #: Columns that differ from row to row of one claim, as :class:`OutboxRow` takes them.
 ROW_COLUMNS = (
     "id",

@@ -37,12 +37,14 @@ from hydracache_sync.outbox.base import (
     checked_batch,
     checked_position,
 )
+from hydracache_sync.outbox.rights import PROBES, Right
 from hydracache_sync.outbox.row import (
     CommitStatus,
     OutboxRow,
     OutboxState,
     OutboxStatus,
     Pause,
+    PendingPhase,
     readable,
 )
 from hydracache_sync.outbox.schema import SCHEMA_VERSION
@@ -558,13 +560,91 @@ class SQLOutbox(InvalidationOutbox):
         records = self._read(template, params, timeout=timeout)
         return [OutboxRow(record) for record in records]
 
+    def row_ids(
+        self,
+        namespace: str,
+        state: OutboxState,
+        *,
+        phase: PendingPhase | None = None,
+        error: str | None = None,
+        older_than: float | None = None,
+    ) -> list[int]:
+        if not isinstance(state, OutboxState):
+            raise TypeError(f"state must be OutboxState, not {type(state).__name__}")
+        if phase is not None and state is not OutboxState.PENDING:
+            raise ValueError(f"phase is of pending rows, not of {state.value} ones")
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            state=state.code,
+            age_ms=(
+                None if older_than is None else duration_ms("older_than", older_than)
+            ),
+            pattern=(
+                None
+                if error is None
+                else self.dialect.pattern(
+                    checked_text("error", error, maximum=MAX_ERROR)
+                )
+            ),
+        )
+        template = statements.ROW_IDS
+        if phase is not None:
+            template += statements.PHASES[phase]
+        return sorted(record[0] for record in self._read(template, params))
+
+    def rows_by_id(self, namespace: str, ids: Iterable[int]) -> list[OutboxRow]:
+        params = {"namespace": self.dialect.encode(checked_namespace(namespace))}
+        wanted = sorted({checked_count("id", id) for id in ids})
+        return [
+            OutboxRow(record)
+            for part in _parts(wanted, IDS_PER_STATEMENT)
+            for record in self._read(statements.ROWS_BY_ID, params, part)
+        ]
+
+    def namespaces(self) -> list[str]:
+        found: list[str] = []
+        after: Any = self.dialect.encode("")
+        while True:
+            [(raw,)] = self._read(statements.NEXT_NAMESPACE, {"after": after})
+            if raw is None:
+                return found
+            found.append(readable(raw))
+            # As it was stored: compared as another type it would be the last one.
+            after = self.dialect.encode(readable(raw))
+
+    def now_ms(self) -> int:
+        [(now_ms,)] = self._read(statements.NOW, self._params(), check=False)
+        return int(now_ms)
+
+    def missing_rights(self) -> dict[Right, str]:
+        """Try each right of :data:`~hydracache_sync.outbox.rights.PROBES`.
+
+        Changes nothing.
+
+        :return: those that this login lacks, and what the database says.
+        :raises OutboxError: it is away or locked; nothing is known.
+        """
+        missing = {}
+        for right, probe in PROBES.items():
+            run = functools.partial(self._statements.run, template=probe, params={})
+            try:
+                self._run(run, check=False)
+            except (OutboxBusyError, ConnectionLostError, SchemaError):
+                raise
+            except OutboxError as exc:
+                missing[right] = str(exc)
+        return missing
+
+    @abc.abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Name the database and the driver, and their versions."""
+
     def reset_dead_letters(
         self, namespace: str, ids: Iterable[int] | None = None
     ) -> int:
         if ids is None:
             # Listed first: rows that die again meanwhile are not reset in a circle.
-            params = {"namespace": self.dialect.encode(checked_namespace(namespace))}
-            ids = [record[0] for record in self._read(statements.DEAD_IDS, params)]
+            ids = self.row_ids(namespace, OutboxState.DEAD)
         reset = self._change_dead(statements.RESET_DEAD, namespace, ids)
         if reset:
             self.announce_commit([namespace])

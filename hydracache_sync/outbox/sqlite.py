@@ -46,6 +46,9 @@ SQLITE = Dialect(
     marker="?",
     on_conflict="\non conflict (namespace, commit_position, target_hash) do nothing",
     on_paused="\non conflict (namespace) do update set reason = :reason",
+    # LIKE would take capitals for small letters.
+    matches="last_error glob :pattern",
+    pattern=lambda text: "*" + re.sub(r"[\[?]", r"[\g<0>]", text) + "*",
     begin="begin immediate",
     encode=lambda text: text,
 )
@@ -218,6 +221,9 @@ class SQLiteOutbox(SQLOutbox):
 
     def close(self) -> None:
         self._connections.close_all()
+
+    def versions(self) -> dict[str, str]:
+        return {"sqlite": sqlite3.sqlite_version}
 
     # Errors
 

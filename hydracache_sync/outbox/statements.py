@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Sequence
 
-from hydracache_sync.outbox.row import COLUMNS, ROW_COLUMNS
+from hydracache_sync.outbox.row import COLUMNS, ROW_COLUMNS, PendingPhase
 
 _COLUMNS = ", ".join(COLUMNS)
 _ROW_COLUMNS = ", ".join(ROW_COLUMNS)
@@ -222,11 +222,46 @@ order by id + 0
 limit :limit
 """
 
-DEAD_IDS = """
+ROWS_BY_ID = f"""
+select {_COLUMNS}
+from {{table}}
+where id in ({{ids}})
+  and namespace = :namespace
+order by id
+"""
+
+# How long a row has waited, or how long ago it was finished.
+ROW_IDS = """
 select id
 from {table}
 where namespace = :namespace
-  and state = 2
+  and state = :state
+  and (:age_ms is null
+    or case when state = 0 then created_at_ms else at_ms end <= {now} - :age_ms)
+  and (:pattern is null or {matches})
+"""
+
+#: Ends of ROW_IDS for pending rows. A claim that has ended keeps nobody waiting.
+PHASES = {
+    PendingPhase.DUE: """  and at_ms <= {now}
+  and (claim_until_ms is null or claim_until_ms <= {now})
+""",
+    PendingPhase.CLAIMED: """  and claim_until_ms > {now}
+""",
+    PendingPhase.BACKOFF: """  and at_ms > {now}
+  and (claim_until_ms is null or claim_until_ms <= {now})
+""",
+}
+
+# One seek in the index a namespace, however many rows each of them has.
+NEXT_NAMESPACE = """
+select min(namespace)
+from {table}
+where namespace > :after
+"""
+
+NOW = """
+select {now}
 """
 
 RESET_DEAD = f"""
@@ -299,6 +334,10 @@ class Dialect:
     on_conflict: str
     #: Appended to the insert of a pause so that one that is there gets its reason.
     on_paused: str
+    #: Whether a row's error has ``:pattern`` in it, case and all.
+    matches: str
+    #: Turns a text in which * stands for any text into such a pattern.
+    pattern: Callable[[str], Any]
     #: Begins a transaction that may write.
     begin: str
     #: Turns text that identifies into what is stored.
@@ -387,7 +426,10 @@ class Statements:
             texts: list[str] = []
             for part in template.split("{ids}"):
                 part = part.format(
-                    table=self._table, now=dialect.now, on_paused=dialect.on_paused
+                    table=self._table,
+                    now=dialect.now,
+                    on_paused=dialect.on_paused,
+                    matches=dialect.matches,
                 )
                 names.append(_PARAMETER.findall(part))
                 texts.append(_PARAMETER.sub(lambda match: dialect.marker, part))

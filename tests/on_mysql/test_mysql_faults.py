@@ -727,6 +727,41 @@ def test_worker_and_operator_need_no_more_than_their_grants(own, outbox, user):
     worker.close()
 
 
+@pytest.mark.parametrize(
+    ("role", "missing"),
+    [
+        ("worker", set()),
+        (
+            "producer",
+            {"delete ", "insert _paused", "update _paused", "delete _paused"},
+        ),
+    ],
+)
+def test_rights_that_a_login_lacks_are_found(own, outbox, user, role, missing):
+    grant(own, user, role)
+    asking = own.outbox(user=user, password="se-cret")
+
+    found = asking.missing_rights()
+
+    assert {f"{right.verb} {right.suffix}" for right in found} == missing
+    assert all("1142" in text and "grants" in text for text in found.values())
+    asking.close()
+
+
+def test_rights_to_write_are_missing_where_the_server_is_read_only(own, outbox, user):
+    grant(own, user, "worker")
+    asking = own.outbox(user=user, password="se-cret")
+    own.sql("set global read_only = 1")
+    try:
+        found = asking.missing_rights()
+    finally:
+        own.sql("set global read_only = 0")
+
+    assert {right.verb for right in found} == {"insert", "update", "delete"}
+    assert all("primary" in text for text in found.values())
+    asking.close()
+
+
 def test_server_that_became_read_only_is_told(own, outbox, user):
     grant(own, user, "worker")
     worker = own.outbox(user=user, password="se-cret")
