@@ -156,7 +156,10 @@ class MySQLOutbox(SQLOutbox):
         need not be the current one of a caller's connection.
     :param password: never shown.
     :param unix_socket: path, in place of host and port.
-    :param ssl: TLS, as in ``pymysql.connect``: an ``ssl.SSLContext`` or a dict.
+    :param ssl: TLS, as in ``pymysql.connect``: an ``ssl.SSLContext``, or a dict, whose
+        ``ca`` makes the server prove who it is. A server without TLS is then refused.
+        False never uses TLS. By default PyMySQL decides: from 1.2 on it uses TLS where
+        the server has it, and verifies nothing.
     :param table: its name; beside it are ``<table>_schema`` and ``<table>_paused``.
     :param busy_timeout: seconds that an own transaction is run again while others hold
         its rows.
@@ -210,7 +213,8 @@ class MySQLOutbox(SQLOutbox):
             "password": password,
             "database": database,
             "unix_socket": unix_socket,
-            "ssl": ssl,
+            "ssl": ssl or None,
+            "ssl_disabled": ssl is False,
             "connect_timeout": connect_timeout,
             "read_timeout": read_timeout,
             "write_timeout": write_timeout,
@@ -300,10 +304,21 @@ class MySQLOutbox(SQLOutbox):
     def _connect(self) -> Any:
         import pymysql  # the one place that does: an app on SQLite never loads it
 
-        connection: Any = pymysql.connect(
-            charset="utf8mb4", autocommit=True, **self._options
-        )
         try:
+            connection: Any = pymysql.connect(
+                charset="utf8mb4", autocommit=True, **self._options
+            )
+        except RuntimeError as exc:
+            if "cryptography" not in str(exc):
+                raise
+            raise OutboxError(
+                f"{self}: {exc}, the default of MySQL 8: pip install"
+                " 'hydracache_sync[mysql8]', or connect by TLS or a unix socket"
+            ) from exc
+        try:
+            if self._options["ssl"] and not connection._secure:
+                # PyMySQL before 1.2 goes on without.
+                raise OutboxError(f"{self}: the server has no TLS, but ssl was given")
             with connection.cursor() as cursor:
                 connection.hydracache_server = server = _ask(cursor)
                 # One statement each, so that a poller sees what was committed since,
@@ -330,7 +345,7 @@ class MySQLOutbox(SQLOutbox):
         try:
             connection = self._connections.get()
         except Exception as exc:
-            raise self._error(exc, own=False) from exc
+            raise self._connect_error(exc) from exc
         yield connection
 
     def _take_back(self, connection: Any) -> None:
@@ -398,6 +413,22 @@ class MySQLOutbox(SQLOutbox):
                 expected=SCHEMA_VERSION,
             )
         return OutboxError(text + _HINTS.get(number, ""))
+
+    def _connect_error(self, exc: Exception) -> OutboxError:
+        error = self._error(exc, own=False)
+        said = str(exc)
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            hint = (
+                "the server's certificate is not of the CA in ssl_ca, or another host's"
+            )
+        elif "[SSL" in said:
+            hint = (
+                "no TLS that both know: an old server's is refused by this Python."
+                " ssl=False, or ssl_disabled=true in the URL, goes without"
+            )
+        else:
+            return error
+        return OutboxError(f"{error}; {hint}")
 
     # The tables
 

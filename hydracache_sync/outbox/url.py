@@ -25,9 +25,10 @@ def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
 
     :param url: ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; or
         ``mysql://user:password@host:3306/database``, for MariaDB as well, with
-        ``unix_socket``, ``ssl_ca``, ``ssl_cert``, ``ssl_key``, ``connect_timeout``,
-        ``read_timeout`` and ``write_timeout`` in its query. Special characters are
-        written as in any URL: ``%2F`` for ``/``, ``%40`` for ``@``.
+        ``unix_socket``, ``ssl_ca``, ``ssl_cert``, ``ssl_key``, ``ssl_disabled``,
+        ``connect_timeout``, ``read_timeout`` and ``write_timeout`` in its query.
+        Special characters are written as in any URL: ``%2F`` for ``/``, ``%40`` for
+        ``@``.
     :param options: keyword arguments of the outbox's class, such as ``busy_timeout``;
         they go before what the URL says.
     :raises ConfigurationError: the URL names no outbox.
@@ -73,6 +74,13 @@ def _mysql_options(url: str) -> dict[str, Any]:
             options[name] = value
         elif name in _TLS_FILES:
             tls[_TLS_FILES[name]] = value
+        elif name == "ssl_disabled":
+            if value != "true":
+                raise ConfigurationError(
+                    f"outbox URL {redacted(url)!r}: ssl_disabled must be true or left"
+                    f" out, not {value!r}"
+                )
+            options["ssl"] = False
         elif name in _SECONDS:
             try:
                 options[name] = float(value)
@@ -82,11 +90,16 @@ def _mysql_options(url: str) -> dict[str, Any]:
                     f" {value!r}"
                 ) from None
         else:
-            known = ", ".join(("unix_socket", *_TLS_FILES, *_SECONDS))
+            names = ("unix_socket", *_TLS_FILES, "ssl_disabled", *_SECONDS)
+            known = ", ".join(names)
             raise ConfigurationError(
                 f"outbox URL {redacted(url)!r} has the unknown option {name!r}; known"
                 f" are {known}"
             )
+    if tls and "ssl" in options:
+        raise ConfigurationError(
+            f"outbox URL {redacted(url)!r} asks for TLS and has ssl_disabled"
+        )
     if tls:
         options["ssl"] = tls
     return options

@@ -11,10 +11,22 @@ import pymysql
 import pytest
 
 from hydracache_sync.outbox import MySQLOutbox
-from servers import SQLServer
+from servers import MariaDB, MySQL56, SQLServer
+
+KINDS = {"mariadb": MariaDB, "mysql56": MySQL56}
 
 #: Seconds until an answer of a test's server counts as missing.
 PATIENCE = 60.0
+
+
+@contextlib.contextmanager
+def started(kind: str, *arguments: str) -> Iterator[SQLServer]:
+    """Start a server of a test's own; end it after the block."""
+    unavailable = MySQL56.unavailable() if kind == "mysql56" else None
+    if unavailable:
+        pytest.skip(unavailable)
+    with KINDS[kind](arguments=arguments) as server, tls_context_made_once():
+        yield server
 
 
 class Database:

@@ -11,12 +11,13 @@ from typing import Any, Callable, Iterator
 
 import pytest
 from mysql_databases import (
+    KINDS,
     PATIENCE,
     Database,
     at_statement,
     fresh_database,
     lose_answer_to,
-    tls_context_made_once,
+    started,
 )
 
 import hydracache_sync.outbox.mysql
@@ -31,21 +32,10 @@ from outbox_contract import (
     keys_of,
     numbered,
 )
-from servers import MariaDB, MySQL56, SQLServer, free_port
+from servers import MariaDB, SQLServer, free_port
 
 #: Seconds until an own statement that waits for a lock is told to give up.
 LOCK_WAIT = 1
-
-KINDS = {"mariadb": MariaDB, "mysql56": MySQL56}
-
-
-@contextlib.contextmanager
-def started(kind: str, *arguments: str) -> Iterator[SQLServer]:
-    unavailable = MySQL56.unavailable() if kind == "mysql56" else None
-    if unavailable:
-        pytest.skip(unavailable)
-    with KINDS[kind](arguments=arguments) as server, tls_context_made_once():
-        yield server
 
 
 @pytest.fixture(scope="module", params=KINDS)

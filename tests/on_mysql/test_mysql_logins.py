@@ -1,0 +1,394 @@
+"""How own connections come about: TLS, sockets, logins, and what they are set to."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any, Iterator
+from urllib.parse import quote
+
+import pymysql
+import pytest
+from mysql_databases import (
+    KINDS,
+    PATIENCE,
+    Database,
+    fresh_database,
+    spy_on_statements,
+    started,
+)
+
+from hydracache_sync.errors import ConfigurationError, OutboxBusyError, OutboxError
+from hydracache_sync.outbox import MySQLOutbox, open_outbox
+from outbox_contract import SHOP, batch_of, keys_of
+from servers import SQLServer
+
+
+class Certificates:
+    """A private CA, what it signed, and a CA of strangers; made by openssl."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ca = self._authority("ca")
+        self.strangers_ca = self._authority("strangers")
+        self.server, self.server_key = self._signed("server", "IP:127.0.0.1")
+        self.elsewhere, self.elsewhere_key = self._signed("elsewhere", "DNS:db.example")
+        self.client, self.client_key = self._signed("client", "DNS:client")
+
+    def _openssl(self, *arguments: str) -> None:
+        subprocess.run(
+            ["openssl", *arguments], cwd=self.directory, check=True, capture_output=True
+        )
+
+    def _authority(self, name: str) -> str:
+        self._openssl(
+            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *(
+                "-subj",
+                f"/CN=private {name}",
+                "-addext",
+                "keyUsage=critical,keyCertSign",
+            ),
+            *("-keyout", f"{name}.key", "-out", f"{name}.pem"),
+        )
+        return str(self.directory / f"{name}.pem")
+
+    def _signed(self, name: str, host: str) -> tuple[str, str]:
+        (self.directory / "extensions").write_text(f"subjectAltName={host}\n")
+        self._openssl(
+            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"),
+            *("-keyout", f"{name}.new", "-out", f"{name}.csr"),
+        )
+        self._openssl(
+            *("x509", "-req", "-days", "2", "-in", f"{name}.csr", "-CAcreateserial"),
+            *("-CA", "ca.pem", "-CAkey", "ca.key", "-extfile", "extensions"),
+            *("-out", f"{name}.pem"),
+        )
+        # The form that MySQL 5.6 reads.
+        self._openssl(
+            "rsa", "-traditional", "-in", f"{name}.new", "-out", f"{name}.rsa"
+        )
+        return tuple(str(self.directory / f"{name}.{end}") for end in ("pem", "rsa"))
+
+    def arguments(self, certificate: str, key: str) -> list[str]:
+        return [f"--ssl-ca={self.ca}", f"--ssl-cert={certificate}", f"--ssl-key={key}"]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+@contextlib.contextmanager
+def with_tls(kind: str, certificates: Certificates, *which: str) -> Iterator[Database]:
+    """A database on a server with this certificate and key, or with the good ones."""
+    pair = which or (certificates.server, certificates.server_key)
+    with started(kind, *certificates.arguments(*pair)) as server:
+        with pymysql.connect(
+            host=server.host, port=server.port, user=server.user, ssl_disabled=True
+        ) as connection:
+            connection.cursor().execute("create database app")
+        yield Database(server, "app")
+
+
+@pytest.fixture(scope="module")
+def encrypted(certificates: Certificates) -> Iterator[Database]:
+    """A database on a MariaDB with TLS."""
+    with with_tls("mariadb", certificates) as database:
+        yield database
+
+
+def url_of(database: Database, **query: str) -> str:
+    pairs = "&".join(f"{name}={quote(value)}" for name, value in query.items())
+    return f"{database.server.url(str(database.name))}?{pairs}"
+
+
+def cipher_of(outbox: Any) -> str:
+    outbox.install_schema()
+    with outbox.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("show session status like 'ssl_cipher'")
+        return str(cursor.fetchone()[1])
+
+
+# TLS
+
+
+def test_server_that_the_ca_vouches_for_is_spoken_to_by_tls(encrypted, certificates):
+    with contextlib.closing(
+        open_outbox(url_of(encrypted, ssl_ca=certificates.ca))
+    ) as outbox:
+        outbox.install_schema()
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        assert keys_of(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["a"]
+        assert cipher_of(outbox)
+
+
+def test_context_of_the_app_will_do(encrypted, certificates):
+    context = ssl.create_default_context(cafile=certificates.ca)
+    with contextlib.closing(encrypted.outbox(ssl=context)) as outbox:
+        assert cipher_of(outbox)
+
+
+def test_user_who_must_show_a_certificate_gets_in_with_it(encrypted, certificates):
+    with encrypted.connect(ssl_ca=certificates.ca) as root:
+        root.cursor().execute("create user strict@'%' require x509")
+        root.cursor().execute("grant all on app.* to strict@'%'")
+    shown = {"ssl_cert": certificates.client, "ssl_key": certificates.client_key}
+    with_it, without = (
+        open_outbox(url_of(encrypted, ssl_ca=certificates.ca, **files), user="strict")
+        for files in (shown, {})
+    )
+
+    with contextlib.closing(with_it):
+        assert cipher_of(with_it)
+    with pytest.raises(OutboxError, match="1045"):
+        without.install_schema()
+
+
+def test_server_of_another_ca_is_refused(encrypted, certificates):
+    outbox = open_outbox(url_of(encrypted, ssl_ca=certificates.strangers_ca))
+
+    with pytest.raises(OutboxError, match="not of the CA in ssl_ca"):
+        outbox.check_schema()
+
+
+def test_server_with_the_certificate_of_another_host_is_refused(certificates):
+    pair = certificates.elsewhere, certificates.elsewhere_key
+    with with_tls("mariadb", certificates, *pair) as database:
+        outbox = open_outbox(url_of(database, ssl_ca=certificates.ca))
+
+        with pytest.raises(OutboxError, match="another host"):
+            outbox.check_schema()
+
+
+@pytest.mark.parametrize("old_driver", [False, True], ids=["", "PyMySQL before 1.2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_server_without_tls_is_refused_where_tls_was_asked_for(
+    kind, certificates, monkeypatch, old_driver
+):
+    """Older ones go on in plain text."""
+    request = pymysql.connections.Connection._request_authentication
+
+    def unrequired(connection: Any) -> None:
+        if old_driver:
+            connection._ssl_required = False
+        request(connection)
+
+    monkeypatch.setattr(
+        pymysql.connections.Connection, "_request_authentication", unrequired
+    )
+    with started(kind, "--skip-ssl") as server:
+        outbox = open_outbox(url_of(Database(server, "mysql"), ssl_ca=certificates.ca))
+
+        with pytest.raises(OutboxError, match="TLS|SSL is req|handshake"):
+            outbox.check_schema()
+
+
+def test_tls_can_be_switched_off(encrypted):
+    with contextlib.closing(
+        open_outbox(url_of(encrypted, ssl_disabled="true"))
+    ) as outbox:
+        assert cipher_of(outbox) == ""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_tls_of_mysql_5_6_is_told_to_be_too_old_and_what_to_do(certificates, asked):
+    """It is TLS 1.0, which no OpenSSL of today speaks by default."""
+    query = {"ssl_ca": certificates.ca} if asked else {}
+    with with_tls("mysql56", certificates) as database:
+        outbox = open_outbox(url_of(database, **query))
+        with pytest.raises(OutboxError, match="ssl_disabled=true"):
+            outbox.check_schema()
+
+        with contextlib.closing(
+            open_outbox(url_of(database, ssl_disabled="true"))
+        ) as outbox:
+            assert cipher_of(outbox) == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("ssl_disabled=1", "ssl_disabled must be true"),
+        ("ssl_disabled=true&ssl_ca=/ca.pem", "asks for TLS"),
+        ("ssl_mode=required", "unknown option 'ssl_mode'"),
+        ("read_timeout=soon", "read_timeout must be seconds"),
+    ],
+)
+def test_query_that_says_nothing_is_an_error_without_the_password(query, said):
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        open_outbox(f"mysql://app:s3cret@host/shop?{query}")
+
+    assert "s3cret" not in str(caught.value)
+
+
+# What a URL says
+
+
+def test_url_names_user_password_port_and_database(sql_server: SQLServer) -> None:
+    with fresh_database(sql_server, "d-\xe9 b") as database:
+        user, password = "us@r", "p:/?#@%\xe9 s"
+        # PyMySQL sends a password in the bytes of latin1.
+        database.sql(f"create user '{user}'@'%' identified by 'x'")
+        database.sql(f"grant all on `{database.name}`.* to '{user}'@'%'")
+        digest = hashlib.sha1(hashlib.sha1(password.encode("latin1")).digest())
+        database.sql(f"set password for '{user}'@'%' = '*{digest.hexdigest().upper()}'")
+        login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+        url = f"mysql://{login}@{sql_server.address}/{quote(str(database.name))}"
+        try:
+            with contextlib.closing(open_outbox(url)) as outbox:
+                outbox.install_schema()
+
+                assert outbox.enqueue(SHOP, batch_of("a")).inserted == 1
+                assert password not in repr(outbox)
+        finally:
+            database.sql(f"drop user '{user}'@'%'")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_url_may_name_a_unix_socket(kind: str) -> None:
+    with started(kind) as server, fresh_database(server) as database:
+        path = quote(server.unix_socket, safe="")
+        url = f"mysql://root@/{database.name}?unix_socket={path}"
+        with contextlib.closing(open_outbox(url)) as outbox:
+            outbox.install_schema()
+
+            with outbox.transaction() as connection:
+                assert "socket" in connection.host_info
+            assert outbox.enqueue(SHOP, batch_of("a")).inserted == 1
+
+
+# What own connections are set to
+
+
+def test_own_connection_is_read_committed_strict_and_commits_by_itself(
+    database: Database,
+) -> None:
+    outbox = database.outbox()
+    outbox.install_schema()
+
+    outbox.enqueue(SHOP, batch_of("a"))
+    connection = outbox._connections.get()
+    with connection.cursor() as cursor:
+        cursor.execute("select @@tx_isolation, @@sql_mode, @@autocommit")
+        settings = cursor.fetchone()
+
+    assert settings == ("READ-COMMITTED", "STRICT_ALL_TABLES", 1)
+    outbox.close()
+
+
+def test_server_is_asked_what_it_can_once_per_connection(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements = spy_on_statements(monkeypatch)
+    outbox = database.outbox()
+    outbox.install_schema()
+
+    for name in "abc":
+        outbox.enqueue(SHOP, batch_of(name))
+        outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.status(SHOP)
+
+    assert len([text for text in statements if text.startswith("show variables")]) == 1
+    outbox.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_statement_that_the_server_never_reads_is_given_up_in_time(kind: str) -> None:
+    with started(kind) as server, fresh_database(server) as database:
+        outbox = database.outbox(write_timeout=0.3)
+        with pytest.raises(OutboxError):
+            with outbox.transaction() as connection:
+                server.pause()
+                try:
+                    # More than the system keeps for a receiver that does not read.
+                    connection.cursor().execute("select '%s'" % ("x" * (12 << 20)))
+                finally:
+                    server.resume()
+        outbox.close()
+
+
+# caching_sha2_password: neither server has it
+
+
+class Sha2Server:
+    """Speaks the handshake of a MySQL 8 that wants the whole password, and its end."""
+
+    version = b"8.4.0"
+    nonce = b"12345678abcdefghijkl"
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(PATIENCE)
+        self.port = self._listener.getsockname()[1]
+        self.asked_for_key = False
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Sha2Server:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *of_the_block: object) -> None:
+        self._thread.join(PATIENCE)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.settimeout(PATIENCE)
+            # long password, protocol 4.1, secure connection, plugins named; no TLS
+            capabilities = 0x1 | 0x200 | 0x8000 | 0x80000
+            self._send(
+                connection,
+                0,
+                b"\x0a"
+                + self.version
+                + b"\0"
+                + struct.pack("<I", 1)
+                + self.nonce[:8]
+                + b"\0"
+                + struct.pack("<HBHH", capabilities & 0xFFFF, 45, 2, capabilities >> 16)
+                + struct.pack("<B", 21)
+                + bytes(10)
+                + self.nonce[8:]
+                + b"\0"
+                + b"caching_sha2_password\0",
+            )
+            connection.recv(4096)
+            self._send(connection, 2, b"\x01\x04")  # the password is not cached
+            self.asked_for_key = connection.recv(4096)[4:] == b"\x02"
+            self._send(connection, 4, b"\x01-----BEGIN PUBLIC KEY-----\n")
+            connection.recv(4096)  # until PyMySQL hangs up
+
+    @staticmethod
+    def _send(connection: socket.socket, number: int, payload: bytes) -> None:
+        header = struct.pack("<I", len(payload))[:3] + bytes([number])
+        connection.sendall(header + payload)
+
+
+def test_login_of_mysql_8_without_its_extra_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pymysql._auth, "_have_cryptography", False)
+    with Sha2Server() as server:
+        outbox = MySQLOutbox(
+            database="app",
+            host="127.0.0.1",
+            port=server.port,
+            user="app",
+            password="s3cret",
+        )
+
+        with pytest.raises(OutboxError, match=r"hydracache_sync\[mysql8\]") as caught:
+            outbox.check_schema()
+
+    assert server.asked_for_key
+    assert not isinstance(caught.value, OutboxBusyError)
+    assert "s3cret" not in str(caught.value)
