@@ -103,7 +103,9 @@ class InvalidationOutbox(abc.ABC):
         """Write ``batch`` with one INSERT inside the caller's open transaction.
 
         The rows exist if and only if the caller commits. Never begins, commits, rolls
-        back or retries; never waits on a cache.
+        back or retries; never waits on a cache. On MySQL, ``LAST_INSERT_ID()`` and
+        ``ROW_COUNT()`` are not the caller's after it, and the warnings of the statement
+        before are gone: read yours first.
 
         :param connection: a driver's connection to the outbox's database.
         :param commit_position: as for :meth:`enqueue`.

@@ -231,7 +231,7 @@ class MySQLOutbox(SQLOutbox):
         driver = driver_of(connection)
         try:
             require_transaction(driver)
-            cursor = connection.cursor()
+            cursor = driver.cursor()
             try:
                 yield cursor
             finally:

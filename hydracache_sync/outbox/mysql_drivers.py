@@ -27,6 +27,9 @@ class Driver(Protocol):
     #: What the driver raises.
     errors: tuple[type[Exception], ...]
 
+    def cursor(self) -> Any:
+        """A plain cursor, whatever class the app's cursors are of."""
+
     def in_transaction(self) -> bool:
         """Whether the next statement is part of a transaction that stays open."""
 
@@ -48,6 +51,9 @@ class PyMySQLDriver:
         self.connection = connection
         self.errors: tuple[type[Exception], ...] = (connection.Error, OSError)
 
+    def cursor(self) -> Any:
+        return self.connection.cursor(sys.modules["pymysql.cursors"].Cursor)
+
     def in_transaction(self) -> bool:
         status = self.connection.server_status
         return not status & _AUTOCOMMIT or bool(status & _IN_TRANSACTION)
@@ -66,6 +72,9 @@ class MySQLClientDriver:
         self.connection = connection
         self.errors: tuple[type[Exception], ...] = (connection.Error, OSError)
 
+    def cursor(self) -> Any:
+        return self.connection.cursor(sys.modules["MySQLdb.cursors"].Cursor)
+
     def in_transaction(self) -> bool:
         return not self.connection.get_autocommit() or self._has_savepoints()
 
@@ -74,7 +83,7 @@ class MySQLClientDriver:
 
         Outside a transaction a savepoint is gone as soon as it is made.
         """
-        cursor = self.connection.cursor()
+        cursor = self.cursor()
         try:
             cursor.execute(f"savepoint {_SAVEPOINT}")
             cursor.execute(f"release savepoint {_SAVEPOINT}")
@@ -103,12 +112,15 @@ class ConnectorDriver:
             OSError,
         )
 
+    def cursor(self) -> Any:
+        return self.connection.cursor()
+
     def in_transaction(self) -> bool:
         return bool(self.connection.in_transaction) or not self._autocommits()
 
     def _autocommits(self) -> bool:
         """Ask the server, as the driver does, which takes a raw answer for "off"."""
-        cursor = self.connection.cursor()
+        cursor = self.cursor()
         try:
             cursor.execute("select @@session.autocommit")
             return bool(only_value(cursor.fetchall()))
@@ -135,7 +147,8 @@ def driver_of(connection: Any) -> Driver:
 
     :raises TypeError: it is of none of the three drivers.
     """
-    for base in type(connection).__mro__:
+    # Not type(): what stands before a connection, to trace it, says that it is one.
+    for base in connection.__class__.__mro__:
         driver = _DRIVERS.get(base.__module__.partition(".")[0])
         if driver is not None:
             return driver(connection)
@@ -156,13 +169,12 @@ def require_transaction(driver: Driver) -> None:
 
 
 def only_value(records: Sequence[Any]) -> int:
-    """The number in the only record, whatever a cursor's class makes of records.
+    """The number in the only record, whatever a driver's converters make of it.
 
     All of them are fetched before: a connection is not free again until the end of a
     result was read.
     """
-    [record] = records
-    [value] = record.values() if isinstance(record, dict) else record
+    [[value]] = records
     return int(value or 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections import namedtuple
 from decimal import Decimal
 from typing import Any, Callable
 
@@ -99,6 +100,26 @@ ODD_CONVERTERS = {
 }
 
 
+class Record:
+    """Neither a sequence nor a mapping."""
+
+    def __init__(self, values: Any) -> None:
+        vars(self).update(values)
+
+
+class RecordCursor(pymysql.cursors.DictCursor):
+    """Makes of a row what some apps do: an object with attributes."""
+
+    dict_type = Record
+
+
+class NamedTupleCursor(MySQLdb.cursors.Cursor):
+    def fetchall(self) -> Any:
+        names = [column[0] for column in self.description or ()]
+        record = namedtuple("record", names, rename=True)
+        return tuple(record(*row) for row in super().fetchall())
+
+
 class PyMySQLCaller(Caller):
     name = "PyMySQL"
     error = pymysql.Error
@@ -111,6 +132,7 @@ class PyMySQLCaller(Caller):
         "DictCursor": {"cursorclass": pymysql.cursors.DictCursor},
         "SSCursor": {"cursorclass": pymysql.cursors.SSCursor},
         "SSDictCursor": {"cursorclass": pymysql.cursors.SSDictCursor},
+        "objects": {"cursorclass": RecordCursor},
         "converters": {"conv": ODD_CONVERTERS},
         "bytes": {"use_unicode": False},
         "latin1": {"charset": "latin1"},
@@ -148,6 +170,7 @@ class MySQLClientCaller(Caller):
         "DictCursor": {"cursorclass": MySQLdb.cursors.DictCursor},
         "SSCursor": {"cursorclass": MySQLdb.cursors.SSCursor},
         "SSDictCursor": {"cursorclass": MySQLdb.cursors.SSDictCursor},
+        "named tuples": {"cursorclass": NamedTupleCursor},
         "no converters": {"conv": {}},
         "bytes": {"use_unicode": False},
         "binary prefix": {"binary_prefix": True},

@@ -398,21 +398,38 @@ def test_long_targets_are_split_by_their_length(outbox, database, caller):
 
 
 def test_last_insert_id_becomes_that_of_the_outbox(outbox, database, caller):
-    """So an app reads it before it enqueues."""
+    """So an app reads it before it enqueues, or from its cursor."""
     database.sql(
         "create table ids (id bigint primary key auto_increment) engine=innodb"
     )
     database.sql("alter table ids auto_increment = 5000")
     with begun(caller, database, "autocommit off") as connection:
-        caller.execute(connection, "insert into ids values (null)")
+        cursor = connection.cursor()
+        cursor.execute("insert into ids values (null)")
         [before] = caller.execute(connection, "select last_insert_id()")
-        outbox.enqueue_in(connection, SHOP, batch_of("a"))
+        outbox.enqueue_in(connection, SHOP, batch_of("a", "b", "c"))
         [after] = caller.execute(connection, "select last_insert_id()")
+        kept = cursor.lastrowid, cursor.rowcount
+        cursor.close()
         connection.commit()
 
-    [row] = outbox.rows(SHOP)
+    first = outbox.rows(SHOP)[0]
     assert before == (5000,)
-    assert after == (row.id,)
+    assert after == (first.id,)
+    assert kept == (5000, 1)
+
+
+def test_warnings_of_the_statement_before_are_gone(outbox, database, caller):
+    with begun(caller, database, "autocommit off") as connection:
+        caller.execute(connection, "drop temporary table if exists never_was")
+        before = caller.execute(connection, "show warnings")
+        outbox.enqueue_in(connection, SHOP, batch_of("a"))
+        after = caller.execute(connection, "show warnings")
+        connection.commit()
+
+    assert [number for _, number, _ in before] == [1051]
+    assert after == []
+    assert keys_of(outbox.rows(SHOP)) == ["a"]
 
 
 @pytest.mark.parametrize("position", [None, "tx:7"])
@@ -634,3 +651,28 @@ def test_autocommit_left_to_the_server_is_asked_for(outbox, database):
             outbox.enqueue_in(connection, SHOP, batch_of("a"))
 
     assert outbox.rows(SHOP) == []
+
+
+def test_connection_behind_a_proxy_is_one(outbox, database, caller):
+    """As tracing libraries put before it."""
+
+    class Proxy:
+        def __init__(self, connection: Any) -> None:
+            self.connection = connection
+
+        __class__ = property(lambda self: type(self.connection))  # type: ignore
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.connection, name)
+
+    with contextlib.closing(caller.connect(database)) as connection:
+        outbox.enqueue_in(Proxy(connection), SHOP, batch_of("a"))
+        connection.commit()
+
+    assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+
+@pytest.mark.parametrize("thing", [None, "mysql://", object()])
+def test_what_is_no_connection_of_a_known_driver_is_told(outbox, thing):
+    with pytest.raises(TypeError, match="PyMySQL, mysqlclient or mysql-connector"):
+        outbox.enqueue_in(thing, SHOP, batch_of("a"))

@@ -19,6 +19,7 @@ from mysql_databases import (
     lose_answer_to,
     started,
 )
+from mysql_grants import grant
 
 import hydracache_sync.outbox.mysql
 from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
@@ -652,75 +653,10 @@ def test_user_without_rights_is_told_which_are_missing(own, outbox, user):
     assert keys_of(outbox.rows(SHOP)) == ["a"]
 
 
-#: The smallest rights for each part that a process may play.
-GRANTS = {
-    "writer": "insert",
-    "producer": "select, insert, update",
-    "worker": "select, insert, update, delete",
-}
-
-
-def grant(own: Database, user: str, role: str) -> None:
-    own.sql(f"grant {GRANTS[role]} on `{own.name}`.hydracache_outbox to '{user}'@'%'")
-    if role == "writer":
-        return
-    for table, rights in (
-        ("schema", "select"),
-        ("paused", "select" if role == "producer" else GRANTS["worker"]),
-    ):
-        name = f"`{own.name}`.hydracache_outbox_{table}"
-        own.sql(f"grant {rights} on {name} to '{user}'@'%'")
-
-
-def test_app_that_only_enqueues_in_its_transactions_needs_one_right(own, outbox, user):
-    grant(own, user, "writer")
-    own.sql(f"grant insert on `{own.name}`.app to '{user}'@'%'")
-    writer = own.outbox(user=user, password="se-cret")
-
-    with own.connect(user=user, password="se-cret") as connection:
-        write(connection)
-        writer.enqueue_in(connection, SHOP, batch_of("a", "b"))
-        connection.commit()
-
-    assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
-    writer.close()
-
-
-def test_producer_needs_no_more_than_its_grants(own, outbox, user):
-    grant(own, user, "producer")
-    own.sql(f"grant insert on `{own.name}`.app to '{user}'@'%'")
-    producer = own.outbox(user=user, password="se-cret")
-
-    producer.enqueue(SHOP, batch_of("a"))
-    receipt = producer.enqueue(SHOP, batch_of("b"), commit_position="tx:7")
-    producer.enqueue(SHOP, batch_of("b"), commit_position="tx:7")
-    with own.connect(user=user, password="se-cret") as connection:
-        write(connection)
-        producer.enqueue_in(connection, SHOP, batch_of("c"), commit_position="tx:8")
-        connection.commit()
-
-    assert producer.status_for_commit(SHOP, receipt.commit_position).pending == 1
-    assert keys_of(producer.rows(SHOP)) == ["a", "b", "c"]
-    with pytest.raises(OutboxError, match="grants"):
-        producer.discard_dead_letters(SHOP, [1])
-    producer.close()
-
-
-def test_worker_and_operator_need_no_more_than_their_grants(own, outbox, user):
-    grant(own, user, "worker")
-    own.sql(f"grant select, insert on `{own.name}`.app to '{user}'@'%'")
-    worker = own.outbox(user=user, password="se-cret")
-
-    live_a_whole_life(worker, own)
-
-    worker.install_schema()
-    worker.close()
-
-
 @pytest.mark.parametrize(
     ("role", "missing"),
     [
-        ("worker", set()),
+        ("operator", set()),
         (
             "producer",
             {"delete ", "insert _paused", "update _paused", "delete _paused"},
@@ -739,7 +675,7 @@ def test_rights_that_a_login_lacks_are_found(own, outbox, user, role, missing):
 
 
 def test_rights_to_write_are_missing_where_the_server_is_read_only(own, outbox, user):
-    grant(own, user, "worker")
+    grant(own, user, "operator")
     asking = own.outbox(user=user, password="se-cret")
     own.sql("set global read_only = 1")
     try:
