@@ -156,8 +156,30 @@ def live_a_whole_life(outbox: MySQLOutbox, database: Database) -> None:
             "--innodb-rollback-on-timeout=1",
             "--skip-innodb-stats-persistent",
         ),
+        (
+            "--sql-mode=STRICT_ALL_TABLES,ONLY_FULL_GROUP_BY,NO_ZERO_DATE",
+            "--character-set-server=utf8mb4",
+            "--collation-server=utf8mb4_unicode_ci",
+            "--transaction-isolation=READ-COMMITTED",
+            "--log-bin=binlog",
+            "--server-id=1",
+            "--binlog-format=ROW",
+            "--max-allowed-packet=64K",
+        ),
+        (
+            "--sql-mode=",
+            "--character-set-server=cp932",
+            "--transaction-isolation=REPEATABLE-READ",
+            "--init-connect=set sql_mode = 'ANSI', autocommit = 0",
+        ),
     ],
-    ids=["statements in the binary log", "odd", "odd in another way"],
+    ids=[
+        "statements in the binary log",
+        "odd",
+        "odd in another way",
+        "strict",
+        "lax, and odd to users without SUPER",
+    ],
 )
 def test_settings_of_the_server_do_not_matter(kind, arguments):
     with started(kind, *arguments) as server, fresh_database(server) as database:
@@ -686,6 +708,41 @@ def test_rights_to_write_are_missing_where_the_server_is_read_only(own, outbox, 
     assert {right.verb for right in found} == {"insert", "update", "delete"}
     assert all("primary" in text for text in found.values())
     asking.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_replica_is_told_to_be_one(kind):
+    """Read-only from its start on; what only reads works."""
+    with started(kind) as server, fresh_database(server) as database:
+        database.sql("create user app@'%' identified by 'se-cret'")
+        database.sql(f"grant all on `{database.name}`.* to app@'%'")
+        with contextlib.closing(database.outbox()) as primary:
+            primary.install_schema()
+            primary.enqueue(SHOP, batch_of("a", "b"))
+            [held] = claim(primary, limit=1)
+            before = primary.rows(SHOP)
+        database.close()
+        server._arguments.append("--read-only")
+        server.restart()
+        login = {"user": "app", "password": "se-cret"}
+        outbox = database.outbox(**login)
+
+        with database.connect(**login) as connection:
+            for call in (
+                lambda: outbox.enqueue(SHOP, batch_of("c")),
+                lambda: outbox.enqueue_in(connection, SHOP, batch_of("c")),
+                lambda: claim(outbox),
+                lambda: outbox.mark_published([held]),
+                lambda: outbox.pause(SHOP),
+                lambda: database.outbox(table="other", **login).install_schema(),
+            ):
+                with pytest.raises(OutboxError, match="read-only.*primary"):
+                    call()
+
+        assert outbox.rows(SHOP) == before
+        assert outbox.status(SHOP).pending == 2
+        assert outbox.due_namespaces([SHOP]) == [SHOP]
+        outbox.close()
 
 
 def test_server_that_became_read_only_is_told(own, outbox, user):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +14,9 @@ from mysql_databases import Database
 
 import servers
 from servers import MariaDB, MySQL56, ServerError, SQLServer
-from test_servers import PATIENCE, connect, is_gone
+from test_servers import PATIENCE, connect, eventually, is_gone
+
+TESTS = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(params=[MariaDB, MySQL56], ids=["MariaDB", "MySQL 5.6"])
@@ -131,6 +136,60 @@ class TestSQLServers:
                     with pytest.raises(ServerError, match="is not ours"):
                         action()
             assert private.running
+
+    def test_a_suite_that_is_killed_leaves_no_server(
+        self, kind: type[SQLServer], tmp_path: Path
+    ) -> None:
+        fixture = "mysql56" if kind is MySQL56 else "mariadb"
+        (tmp_path / "conftest.py").write_text(
+            f"import sys\nsys.path[:0] = {[str(TESTS), str(TESTS / 'on_mysql')]!r}\n"
+            "from on_mysql.conftest import mariadb, mysql56\n"
+        )
+        (tmp_path / "test_it.py").write_text(
+            f"import sys\ndef test({fixture}):\n"
+            f"    print({fixture}.pid, {fixture}.directory, flush=True)\n"
+            "    sys.stdin.read()\n"
+        )
+        suite = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", tmp_path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "HYDRACACHE_TEST_MYSQL": ""},
+        )
+        with suite:
+            assert suite.stdout is not None
+            pid, directory = suite.stdout.readline().split()
+            assert not is_gone(int(pid))
+
+            suite.kill()
+
+            assert eventually(lambda: is_gone(int(pid)))
+            assert eventually(lambda: not Path(directory).exists())
+
+    def test_a_variable_points_the_tests_at_another_server(
+        self, kind: type[SQLServer]
+    ) -> None:
+        with kind() as private:
+            sql(private, "create user tester@'%' identified by 'p@ss'")
+            sql(private, "grant all on *.* to tester@'%' with grant option")
+            url = f"mysql://tester:p%40ss@{private.address}"
+            ended = subprocess.run(
+                [sys.executable, "-m", "pytest", "-qrs", "-p", "no:cacheprovider"]
+                + [str(TESTS / "on_mysql" / "test_mysql_drivers.py")]
+                + ["-k", "no_known_driver or proxy or missing_table"],
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=TESTS.parent,
+                env={**os.environ, "HYDRACACHE_TEST_MYSQL": url, "CI": ""},
+            )
+
+            [(_, asked)] = sql(private, "show global status like 'questions'")
+
+        assert ended.returncode == 0, ended.stdout
+        assert "names the one server of this run" in ended.stdout
+        assert int(asked) > 100
 
     @pytest.mark.parametrize(
         "url", ["127.0.0.1:3306", "postgres://root@127.0.0.1", "mysql://127.0.0.1:3306"]
