@@ -127,7 +127,9 @@ def faulty() -> Iterator[FaultyMemcached]:
 
 
 def quick_store(server: FaultyMemcached | Memcached) -> MemcachedStore:
-    return MemcachedStore([server.address], connect_timeout=QUICK, timeout=QUICK)
+    return MemcachedStore(
+        [server.address], connect_timeout=QUICK, timeout=QUICK, retry_after=0
+    )
 
 
 def batch_of(*intents: InvalidationIntent) -> InvalidationIntentBatch:

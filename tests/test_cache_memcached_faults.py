@@ -34,7 +34,9 @@ SILENT = (Mode.HANG, Mode.GARBAGE, Mode.TRUNCATED_VALUE)
 
 def patient_unless_silent(server: FaultyMemcached, mode: Mode) -> MemcachedStore:
     timeout = 0.3 if mode in SILENT else 10
-    return MemcachedStore([server.address], timeout=timeout, connect_timeout=10)
+    return MemcachedStore(
+        [server.address], timeout=timeout, connect_timeout=10, retry_after=0
+    )
 
 
 FAULTS = [
@@ -134,7 +136,11 @@ def test_a_server_that_hangs_holds_the_caller_for_its_timeout_only(
 ) -> None:
     with Memcached() as server:
         store = MemcachedStore(
-            [server.address], timeout=0.3, connect_timeout=10, pool_size=1
+            [server.address],
+            timeout=0.3,
+            connect_timeout=10,
+            retry_after=0,
+            pool_size=1,
         )
         store.set_many([(ONE, b"value", None)])
         server.pause()

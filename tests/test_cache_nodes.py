@@ -39,7 +39,10 @@ def servers() -> Iterator[list[Waiting]]:
 @pytest.fixture
 def store(servers: list[Waiting]) -> MemcachedStore:
     return MemcachedStore(
-        [server.address for server in servers], timeout=10, connect_timeout=10
+        [server.address for server in servers],
+        timeout=10,
+        connect_timeout=10,
+        retry_after=0,
     )
 
 
@@ -159,7 +162,10 @@ def test_a_read_that_misses_one_node_knows_nothing(
     servers: list[Waiting], faulty: int, mode: Mode
 ) -> None:
     store = MemcachedStore(
-        [server.address for server in servers], timeout=0.3, connect_timeout=10
+        [server.address for server in servers],
+        timeout=0.3,
+        connect_timeout=10,
+        retry_after=0,
     )
     addresses = sum(on_each(store, servers, 2), [])
     store.set_many([(address, b"v", None) for address in addresses])
@@ -186,7 +192,10 @@ def test_writes_to_the_other_nodes_are_acknowledged(
     servers: list[Waiting], faulty: int, mode: Mode
 ) -> None:
     store = MemcachedStore(
-        [server.address for server in servers], timeout=0.3, connect_timeout=10
+        [server.address for server in servers],
+        timeout=0.3,
+        connect_timeout=10,
+        retry_after=0,
     )
     of_each = on_each(store, servers, 2)
     addresses = sum(of_each, [])
@@ -209,7 +218,10 @@ def test_a_flush_is_done_when_every_node_has_acknowledged_it(
     servers: list[Waiting], faulty: int, mode: Mode
 ) -> None:
     store = MemcachedStore(
-        [server.address for server in servers], timeout=0.3, connect_timeout=10
+        [server.address for server in servers],
+        timeout=0.3,
+        connect_timeout=10,
+        retry_after=0,
     )
     flush = SPACE.namespace_token()
     servers[faulty].mode = mode

@@ -28,7 +28,9 @@ SILENT = (Mode.HANG, Mode.GARBAGE, Mode.TRUNCATED_VALUE)
 
 def patient_unless_silent(server: FaultyMemcached, mode: Mode) -> MemcachedStore:
     timeout = 0.3 if mode in SILENT else 10
-    return MemcachedStore([server.address], timeout=timeout, connect_timeout=10)
+    return MemcachedStore(
+        [server.address], timeout=timeout, connect_timeout=10, retry_after=0
+    )
 
 
 @pytest.fixture

@@ -66,7 +66,9 @@ def server(certificate: Path) -> Iterator[TLSMemcached]:
 @pytest.fixture
 def store(server: TLSMemcached, certificate: Path) -> MemcachedStore:
     context = ssl.create_default_context(cafile=str(certificate))
-    return MemcachedStore([server.address], tls_context=context, connect_timeout=10)
+    return MemcachedStore(
+        [server.address], tls_context=context, connect_timeout=10, retry_after=0
+    )
 
 
 def test_values_large_and_small_go_over_tls(store: MemcachedStore) -> None:

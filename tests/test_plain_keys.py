@@ -91,12 +91,11 @@ def faulty_client(
     request: pytest.FixtureRequest, faulty: FaultyMemcached
 ) -> Iterator[Any]:
     address: Any = faulty.address
+    more: dict[str, Any] = {}
+    if request.param is MemcachedStore:
+        address, more = [address], {"retry_after": 0}
     with contextlib.closing(
-        request.param(
-            [address] if request.param is MemcachedStore else address,
-            connect_timeout=QUICK,
-            timeout=QUICK,
-        )
+        request.param(address, connect_timeout=QUICK, timeout=QUICK, **more)
     ) as client:
         yield client
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 MAX_IDLE = 60.0
 
 
+class NoFreeConnection(TimeoutError):
+    """All connections stayed in use: says something of the callers, not of the node."""
+
+
 class _Lendings:
     """What a pool has in one process. Replaced as a whole after a fork."""
 
@@ -95,7 +99,7 @@ class ConnectionPool:
         :param now: ``time.monotonic()``.
         :param proven: look first whether an idle connection has ended meanwhile. For
             what must not be sent twice.
-        :raises TimeoutError: all were in use until the deadline.
+        :raises NoFreeConnection: all were in use until the deadline.
         :raises OSError: could not connect.
         """
         lendings = self._lendings
@@ -185,7 +189,7 @@ class ConnectionPool:
                     return connection
                 remaining = deadline - monotonic()
                 if remaining <= 0:
-                    raise TimeoutError(
+                    raise NoFreeConnection(
                         f"all {self.size} connections stayed in use; raise"
                         " pool_size, or let fewer threads use the store"
                     )

@@ -74,6 +74,9 @@ class MemcachedStore(CacheStore):
         under way then may take two more ``timeout``. A call makes one round trip for
         each 64 KiB that it writes to a node and each 100 addresses that it reads from
         one. Default: four times ``timeout``.
+    :param retry_after: seconds, at most, for which a node that failed is left alone:
+        what needs it fails at once, then one call tries it. It begins with a sixteenth
+        and doubles at each failure; 0 for no such pause.
     :param pool_size: connections to each node in each process, 1 or more. With fewer
         than there are threads, threads wait for each other.
     :param tls_context: speak TLS, verified as this context says; for TCP only.
@@ -89,6 +92,7 @@ class MemcachedStore(CacheStore):
         connect_timeout: float = 0.5,
         timeout: float = 0.5,
         call_timeout: float | None = None,
+        retry_after: float = 2.0,
         pool_size: int = 16,
         tls_context: SSLContext | None = None,
     ) -> None:
@@ -112,6 +116,8 @@ class MemcachedStore(CacheStore):
                 CALL_TIMEOUTS * timeout if call_timeout is None else call_timeout,
             ),
         )
+        if retry_after != 0:
+            retry_after = _seconds("retry_after", retry_after)
         self._timeout = limits.timeout
         self._client_is_loaded = False
         self._nodes = [
@@ -120,6 +126,7 @@ class MemcachedStore(CacheStore):
                 limits,
                 index=index,
                 pool_size=pool_size,
+                retry_after=retry_after,
                 tls_context=tls_context,
             )
             for index, server in enumerate(parsed)
@@ -197,7 +204,10 @@ class MemcachedStore(CacheStore):
         try:
             for node in self._nodes:
                 try:
-                    asked.append((node, node.tell(commands.VERSION, now)))
+                    connection = node.tell(
+                        commands.VERSION, now, even_if_left_alone=True
+                    )
+                    asked.append((node, connection))
                 except ApplyUnavailable as exc:
                     found[node.name] = exc
             while asked:
@@ -313,6 +323,9 @@ class MemcachedStore(CacheStore):
             now = self._begin()
             asked: list[tuple[Node, Connection, list[bytes], list[int]]] = []
             due = None
+            for node, _ in ordered:
+                # Before one of the others is sent to for nothing.
+                node.check(now)
             try:
                 for node, (keys, places) in ordered:
                     some, where = keys[start:stop], places[start:stop]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn, Sequence
 
 from hydracache_sync.cache import commands
-from hydracache_sync.cache.connection_pool import ConnectionPool
+from hydracache_sync.cache.breaker import Breaker, Rest
+from hydracache_sync.cache.connection_pool import ConnectionPool, NoFreeConnection
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.replies import BrokenReply
 from hydracache_sync.cache.server_list import Server
@@ -36,6 +37,9 @@ class Node:
     the moment at which an answer has been waited for long enough, by waiting for that
     of another node: it must be there then. None says that nothing was waited for yet.
 
+    After a failure the node is left alone for a while, see ``Breaker``: what would ask
+    it fails at once.
+
     :ivar name: as in the server list; part of every error.
     :ivar index: its place in the store. Connections are taken in this order, so that
         two callers never wait for what the other one has.
@@ -48,11 +52,15 @@ class Node:
         *,
         index: int = 0,
         pool_size: int,
+        retry_after: float = 0.0,
         tls_context: SSLContext | None = None,
     ) -> None:
         self.name = server.name
         self.index = index
         self._call_timeout = limits.call_timeout
+        # What a call can take at most: the answer to its last read may be late, too.
+        patience = limits.connect_timeout + limits.call_timeout + 2 * limits.timeout
+        self._breaker = Breaker(retry_after, patience)
         self._pool = ConnectionPool(
             server, limits, size=pool_size, tls_context=tls_context
         )
@@ -63,7 +71,19 @@ class Node:
 
     def abandon(self, connection: Connection) -> None:
         """Close a connection whose answer nobody reads: it would be the next one's."""
+        self._breaker.untried()
         self._pool.drop(connection)
+
+    def check(self, now: float) -> None:
+        """Find out before anything is sent whether the node is left alone now.
+
+        :raises ApplyUnavailable: it is.
+        """
+        breaker = self._breaker
+        if breaker.rest is not None:
+            rest = breaker.at_rest(now)
+            if rest is not None:
+                raise self._left_alone(rest)
 
     # Reading. A question may be asked twice, so it is, where an idle connection turns
     # out to have ended: the first read after a restart just works.
@@ -74,6 +94,8 @@ class Node:
         :raises ApplyUnavailable: the node did not take it.
         """
         request = commands.get(keys)
+        if self._breaker.rest is not None:
+            self._take_turn(now)
         deadline = now + self._call_timeout
         try:
             connection = self._pool.take(now, deadline)
@@ -82,7 +104,7 @@ class Node:
             except BaseException as exc:
                 self._ask_again(connection, exc, request)
         except OSError as exc:
-            self._give_up(exc)
+            self._give_up(exc, now)
         return connection
 
     def answers(
@@ -105,8 +127,8 @@ class Node:
                     self._pool.drop(connection)
                     raise
         except OSError as exc:
-            self._give_up(exc)
-        self._pool.put(connection)
+            self._give_up(exc, connection.used_at)
+        self._answered(connection)
         return values
 
     def _ask_again(
@@ -132,13 +154,17 @@ class Node:
     # through a proxy for one, would bring the token back after its successor, and with
     # it the entries loaded under it. Idle connections are looked at before instead.
 
-    def tell(self, data: bytes, now: float) -> Connection:
+    def tell(
+        self, data: bytes, now: float, *, even_if_left_alone: bool = False
+    ) -> Connection:
         """Send commands that are answered by a line each, and no more than a window.
 
         The connection then goes to the step that reads the answers.
 
         :raises ApplyUnavailable: part of it may have been sent and carried out.
         """
+        if self._breaker.rest is not None and not even_if_left_alone:
+            self._take_turn(now)
         deadline = now + self._call_timeout
         try:
             connection = self._pool.take(now, deadline, proven=True)
@@ -148,7 +174,7 @@ class Node:
                 self._pool.drop(connection)
                 raise
         except OSError as exc:
-            self._give_up(exc)
+            self._give_up(exc, now)
         return connection
 
     def acknowledged(
@@ -180,18 +206,19 @@ class Node:
                 if answer.startswith(b"CLIENT_ERROR"):
                     # After one the server may take the value for a command and answer
                     # that as well: from here on each answer could be its neighbour's.
-                    raise BrokenReply("it refused an earlier command of the batch")
+                    raise _Refused("it refused an earlier command of the batch")
             # An answer too many means that one of them was not ours, and not which.
             answered = 0
             replies.finish()
         except OSError as exc:
             self._pool.drop(connection)
-            note(failures, addresses[answered:], self._unavailable(exc))
+            error = self._unavailable(exc, connection.used_at)
+            note(failures, addresses[answered:], error)
             return False
         except BaseException:
             self._pool.drop(connection)
             raise
-        self._pool.put(connection)
+        self._answered(connection)
         return True
 
     def added(
@@ -218,8 +245,8 @@ class Node:
                 self._pool.drop(connection)
                 raise
         except OSError as exc:
-            self._give_up(exc)
-        self._pool.put(connection)
+            self._give_up(exc, connection.used_at)
+        self._answered(connection)
         if failure is not None:
             raise failure
         return values
@@ -241,8 +268,8 @@ class Node:
                 self._pool.drop(connection)
                 raise
         except OSError as exc:
-            self._give_up(exc)
-        self._pool.put(connection)
+            self._give_up(exc, connection.used_at)
+        self._answered(connection)
         return line[8:].decode("ascii", "replace")
 
     def stats(self, now: float, group: bytes = b"") -> dict[str, str]:
@@ -250,7 +277,7 @@ class Node:
 
         :raises ApplyUnavailable: the node did not answer properly.
         """
-        connection = self.tell(commands.stats(group), now)
+        connection = self.tell(commands.stats(group), now, even_if_left_alone=True)
         found: dict[str, str] = {}
         try:
             try:
@@ -268,9 +295,25 @@ class Node:
                 self._pool.drop(connection)
                 raise
         except OSError as exc:
-            self._give_up(exc)
-        self._pool.put(connection)
+            self._give_up(exc, connection.used_at)
+        self._answered(connection)
         return found
+
+    # What came of it.
+
+    def _answered(self, connection: Connection) -> None:
+        if self._breaker.rest is not None and connection.used_at is not None:
+            self._breaker.succeeded(connection.used_at)
+        self._pool.put(connection)
+
+    def _take_turn(self, now: float) -> None:
+        """Go on if this caller is the one that tries a node that failed.
+
+        :raises ApplyUnavailable: it is not.
+        """
+        rest = self._breaker.refused(now)
+        if rest is not None:
+            raise self._left_alone(rest)
 
     # What went wrong, in words.
 
@@ -302,12 +345,25 @@ class Node:
             )
         raise _not_understood(answer)
 
-    def _give_up(self, failure: OSError) -> NoReturn:
-        raise self._unavailable(failure) from failure
+    def _give_up(self, failure: OSError, began: float | None) -> NoReturn:
+        raise self._unavailable(failure, began) from failure
 
-    def _unavailable(self, failure: OSError) -> ApplyUnavailable:
+    def _unavailable(self, failure: OSError, began: float | None) -> ApplyUnavailable:
         text = str(failure) or type(failure).__name__
+        if began is not None and not isinstance(failure, (NoFreeConnection, _Refused)):
+            self._breaker.failed(began, text)
         return ApplyUnavailable(f"memcached node {self.name}: {text}", node=self.name)
+
+    def _left_alone(self, rest: Rest) -> ApplyUnavailable:
+        return ApplyUnavailable(
+            f"memcached node {self.name}: left alone for now, since it failed:"
+            f" {rest.reason}",
+            node=self.name,
+        )
+
+
+class _Refused(BrokenReply):
+    """The node answers, and what it says leaves the place in the stream unknown."""
 
 
 def note(failures: Failures, addresses: Sequence[Address], error: ApplyError) -> None:
