@@ -63,6 +63,7 @@ from hydracache_sync.outbox import (
 )
 from hydracache_sync.pool import PoolHealth, ThreadHealth, ThreadState, WorkerPool
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+from hydracache_sync.verify import CachedRead, CacheVerifier, StaleRead, VerifyReport
 from hydracache_sync.wait import (
     ConsistencyMode,
     InvalidationWait,
@@ -129,6 +130,11 @@ __all__ = [
     "PickleCodec",
     "Reservation",
     "TaggedCache",
+    # checking it in production
+    "CachedRead",
+    "CacheVerifier",
+    "StaleRead",
+    "VerifyReport",
     # errors
     "ApplyError",
     "ApplyPermanent",

@@ -2647,6 +2647,26 @@ class LookingContract(OutboxHooks):
 
         assert keys_of(outbox.rows_by_id(SHOP, ids)) == ["a"]
 
+    def test_published_rows_are_listed_by_when_they_were_published(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a", "b", "c", "pending"))
+        outbox.enqueue("other", batch_of("elsewhere"))
+        began = clock.now_ms
+        rows = outbox.claim(SHOP, "w", limit=4, claim_ttl=900)
+        for index in (2, 0, 1):
+            outbox.mark_published([rows[index]])
+            outbox.mark_published(outbox.claim("other", "w", limit=1, claim_ttl=900))
+            clock.advance(10)
+
+        def keys(from_s, until_s, limit=10):
+            first, last = (began + seconds * 1000 for seconds in (from_s, until_s))
+            return keys_of(outbox.published_between(SHOP, first, last, limit=limit))
+
+        assert keys(0, 30) == ["c", "a", "b"]
+        assert keys(0, 10) == ["c"]
+        assert keys(10, 20) == ["a"]
+        assert keys(0, 30, limit=2) == ["c", "a"]
+        assert keys(30, 60) == []
+
     def test_pending_rows_are_found_by_what_they_wait_for(self, outbox, clock):
         outbox.enqueue(SHOP, batch_of("failed", "ended", "held", "due"))
         failed, ended = outbox.claim(SHOP, "w", limit=2, claim_ttl=10)

@@ -311,6 +311,19 @@ class InvalidationOutbox(abc.ABC):
         """Return those of the rows that are there and of ``namespace``, by ``id``."""
 
     @abc.abstractmethod
+    def published_between(
+        self, namespace: str, from_ms: int, until_ms: int, *, limit: int
+    ) -> list[OutboxRow]:
+        """List rows by the moment they were published, in a fresh snapshot.
+
+        Costs the same however many rows have been published before. A row whose mark
+        is committed later than its moment may be missed by a look that comes between.
+
+        :param from_ms, until_ms: Unix milliseconds of the outbox's clock; the second
+            is not included.
+        """
+
+    @abc.abstractmethod
     def namespaces(self) -> list[str]:
         """Return the namespaces that have rows, of whatever state."""
 

@@ -601,6 +601,18 @@ class SQLOutbox(InvalidationOutbox):
             for record in self._read(statements.ROWS_BY_ID, params, part)
         ]
 
+    def published_between(
+        self, namespace: str, from_ms: int, until_ms: int, *, limit: int
+    ) -> list[OutboxRow]:
+        params = {
+            "namespace": self.dialect.encode(checked_namespace(namespace)),
+            "from_ms": checked_count("from_ms", from_ms),
+            "until_ms": checked_count("until_ms", until_ms),
+            "limit": checked_count("limit", limit),
+        }
+        records = self._read(statements.PUBLISHED_BETWEEN, params)
+        return [OutboxRow(record) for record in records]
+
     def namespaces(self) -> list[str]:
         found: list[str] = []
         after: Any = self.dialect.encode("")

@@ -222,6 +222,17 @@ order by id + 0
 limit :limit
 """
 
+PUBLISHED_BETWEEN = f"""
+select {_COLUMNS}
+from {{table}}
+where namespace = :namespace
+  and state = 1
+  and at_ms >= :from_ms
+  and at_ms < :until_ms
+order by at_ms, created_at_ms, id
+limit :limit
+"""
+
 ROWS_BY_ID = f"""
 select {_COLUMNS}
 from {{table}}
