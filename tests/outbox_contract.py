@@ -910,6 +910,26 @@ class ClaimContract(OutboxHooks):
 
         assert outbox.claim(SHOP, "w", limit=10, claim_ttl=30) == []
 
+    def test_claimed_row_has_all_that_is_stored(self, outbox):
+        batch = InvalidationIntentBatch("why, \0 \xe9\n").invalidate_entity(
+            "a,b", "1\n"
+        )
+        outbox.enqueue(SHOP, batch, commit_position="tx,\xe9\n")
+        [untried] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        stored_untried = outbox.row(untried.id)
+        outbox.mark_failed([untried], "it, \xe9\n", backoff=0, dead=False)
+
+        [tried] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert untried == stored_untried and untried.last_error is None
+        assert tried == outbox.row(tried.id)
+        assert (tried.attempts, tried.last_error) == (1, "it, \xe9\n")
+        assert (tried.reason, tried.commit_position.value) == (
+            "why, \0 \xe9\n",
+            "tx,\xe9\n",
+        )
+        assert tried.target_hash == batch.intents[0].target_hash_hex()
+
     def test_each_claim_is_told_apart_by_its_token(self, outbox):
         outbox.enqueue(SHOP, batch_of(*numbered(20)))
 
@@ -2412,6 +2432,16 @@ class PauseContract(OutboxHooks):
 
         assert paused == []
         assert keys_of(resumed) == ["a"]
+
+    def test_pause_stops_a_drain_between_two_full_claims(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b"))
+
+        before = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.pause(SHOP)
+        after = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert keys_of(before) == ["a"]
+        assert after == []
 
     def test_pause_says_since_when_and_why(self, outbox, clock):
         began = clock.now_ms

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from typing import Any, NamedTuple
 
-from hydracache_sync.intents import InvalidationIntent, hash_parts
+from hydracache_sync.intents import KINDS, InvalidationIntent, hash_parts
 from hydracache_sync.keys import MAX_TARGET
 from hydracache_sync.receipts import CommitPosition
 
@@ -50,20 +50,20 @@ class PendingPhase(enum.Enum):
     BACKOFF = "backoff"
 
 
-#: Columns that differ from row to row of one claim, as :class:`OutboxRow` takes them.
-ROW_COLUMNS = (
-    "id",
+#: Columns that differ from row to row of one claim, as :class:`OutboxRow` takes them:
+#: what a worker reads of every row, and what is asked for now and then.
+TARGET_COLUMNS = ("id", "kind", "value", "entity_name")
+DETAIL_COLUMNS = (
     "commit_position",
     "target_hash",
-    "kind",
-    "value",
-    "entity_name",
     "reason",
     "created_at_ms",
     "at_ms",
     "attempts",
     "last_error",
 )
+
+ROW_COLUMNS = TARGET_COLUMNS + DETAIL_COLUMNS
 
 #: Columns that all rows of one claim have in common.
 CLAIM_COLUMNS = (
@@ -100,6 +100,16 @@ class OutboxRow:
         self._intent: InvalidationIntent | None = None
         self._fault: str | None = None
 
+    @staticmethod
+    def clock(record: tuple[Any, ...]) -> int:
+        """The database's clock, in ms, of a record that a claim has selected."""
+        return int(record[-1])
+
+    @property
+    def _details(self) -> tuple[Any, ...]:
+        """Values of :data:`DETAIL_COLUMNS`."""
+        return self._record[len(TARGET_COLUMNS) : len(ROW_COLUMNS)]
+
     @property
     def id(self) -> int:
         return self._record[0]  # type: ignore[no-any-return]
@@ -111,7 +121,7 @@ class OutboxRow:
     @property
     def commit_position(self) -> CommitPosition:
         try:
-            return CommitPosition(readable(self._record[1]))
+            return CommitPosition(readable(self._details[0]))
         except ValueError:
             # Written by a foreign hand; the row is found by its id, never by this.
             return CommitPosition("(malformed)")
@@ -119,7 +129,7 @@ class OutboxRow:
     @property
     def target_hash(self) -> str:
         """Hex of the 32 bytes."""
-        return bytes(self._record[2]).hex()
+        return bytes(self._details[1]).hex()
 
     @property
     def row_id(self) -> str:
@@ -140,11 +150,11 @@ class OutboxRow:
 
     @property
     def reason(self) -> str:
-        return readable(self._record[6])
+        return readable(self._details[2])
 
     @property
     def created_at_ms(self) -> int:
-        return int(self._record[7])
+        return int(self._details[3])
 
     @property
     def state(self) -> OutboxState | None:
@@ -154,7 +164,7 @@ class OutboxRow:
     @property
     def available_at_ms(self) -> int:
         """When a pending row may be claimed; for others, when they were finished."""
-        return int(self._record[8])
+        return int(self._details[4])
 
     @property
     def published_at_ms(self) -> int | None:
@@ -163,7 +173,7 @@ class OutboxRow:
     @property
     def attempts(self) -> int:
         """Failed attempts to apply the row; a column that is no number counts 0."""
-        attempts = self._record[9]
+        attempts = self._details[5]
         return attempts if isinstance(attempts, int) else 0
 
     @property
@@ -189,7 +199,7 @@ class OutboxRow:
     def last_error(self) -> str | None:
         if self.intent is None:
             return self._fault
-        error = self._record[10]
+        error = self._details[6]
         return None if error is None else readable(error)
 
     @property
@@ -201,12 +211,14 @@ class OutboxRow:
         return self.state is OutboxState.DEAD
 
     def _decode(self) -> None:
-        kind, value, entity_name = self._record[3:6]
+        # Of every row of a drain: no slice, which would be a tuple more.
+        record = self._record
+        kind, value, entity_name = record[1], record[2], record[3]
         try:
             if self._common[1] not in _STORED:
                 raise ValueError(f"unknown state {self._common[1]!r}")
             if type(kind) is not str:
-                kind = _text("kind", kind)
+                kind = _KINDS.get(kind) or _text("kind", kind)
             if value is not None and (type(value) is not str or len(value) > _SHORT):
                 value = _text("value", value)
             if entity_name is not None:
@@ -228,7 +240,8 @@ class OutboxRow:
     def _key(self) -> tuple[Any, ...]:
         # A claim knows its text, a record may have it as bytes.
         return (
-            *self._record[: len(ROW_COLUMNS)],
+            *self._record[: len(TARGET_COLUMNS)],
+            *self._details,
             self.namespace,
             self.claim_owner,
             *(self._common[i] for i in (1, 2, 3, 5)),
@@ -239,6 +252,9 @@ class OutboxRow:
         what = self.intent if self.intent is not None else self.last_error
         return f"<OutboxRow {self.id} {state} {what} attempts={self.attempts}>"
 
+
+#: Kinds as bytes, where a database gives them so.
+_KINDS = {kind.encode(): kind for kind in KINDS}
 
 #: Characters that are within the limit whatever their bytes.
 _SHORT = MAX_TARGET // 4

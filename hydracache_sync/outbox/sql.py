@@ -81,6 +81,9 @@ class SQLOutbox(InvalidationOutbox):
     #: Set by the adapter.
     dialect: Dialect
 
+    #: What takes the records of a claim, which are as the dialect selects them.
+    claimed_row: type[OutboxRow] = OutboxRow
+
     def __init__(
         self, *, table: str, busy_timeout: float, clock: Callable[[], float] | None
     ) -> None:
@@ -92,6 +95,8 @@ class SQLOutbox(InvalidationOutbox):
         self._clock = clock
         self._block = threading.local()
         self._schema_checked = False
+        #: Namespaces whose last claim here was a full one: more is due, most likely.
+        self._backlogs: set[str] = set()
 
     # What an adapter supplies
 
@@ -323,8 +328,9 @@ class SQLOutbox(InvalidationOutbox):
             return []
         params = self._params(namespace=self.dialect.encode(namespace), limit=limit)
         # An idle worker begins no transaction and takes no lock.
-        if not self._read(statements.CLAIM_PEEK, params):
-            return []
+        if namespace not in self._backlogs:
+            if not self._read(statements.CLAIM_PEEK, params):
+                return []
         # Drawn from the system at each claim: unlike a counter or an owner's name it
         # cannot repeat after a restart or a fork. 63 bits fit a signed column.
         token = secrets.randbits(63)
@@ -339,7 +345,7 @@ class SQLOutbox(InvalidationOutbox):
             records = cursor.fetchall()
             if not records:
                 return []
-            now_ms = int(records[0][-1])
+            now_ms = self.claimed_row.clock(records[0])
             claim = {
                 "claimed_at_ms": now_ms,
                 "until_ms": now_ms + ttl_ms,
@@ -355,9 +361,15 @@ class SQLOutbox(InvalidationOutbox):
                 # finished or discarded in between.
                 records = self._still_claimed(cursor, records, token)
             common = (namespace, OutboxState.PENDING.code, *claim.values())
-            return [OutboxRow(record, common) for record in records]
+            row = self.claimed_row
+            return [row(record, common) for record in records]
 
-        return self._transact(take, exclusive=True)
+        rows = self._transact(take, exclusive=True)
+        if len(rows) < limit:
+            self._backlogs.discard(namespace)
+        else:
+            self._backlogs.add(namespace)
+        return rows
 
     def _lock_rows(self, cursor: Any) -> str:
         """End of the claim's select, to lock what it reads and skip what is locked."""

@@ -18,7 +18,7 @@ from hydracache_sync.errors import (
     SchemaError,
 )
 from hydracache_sync.outbox.connections import ThreadConnections
-from hydracache_sync.outbox.row import COLUMNS
+from hydracache_sync.outbox.row import COLUMNS, DETAIL_COLUMNS
 from hydracache_sync.outbox.schema import (
     DEFAULT_TABLE,
     SCHEMA_VERSION,
@@ -50,6 +50,9 @@ SQLITE = Dialect(
     matches="last_error glob :pattern",
     pattern=lambda text: "*" + re.sub(r"[\[?]", r"[\g<0>]", text) + "*",
     begin="begin immediate",
+    details=", ".join(DETAIL_COLUMNS) + ", {now}",
+    moments="{p}, {p}",
+    ids_in_text=False,
     encode=lambda text: text,
 )
 

@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Sequence
 
-from hydracache_sync.outbox.row import COLUMNS, ROW_COLUMNS, PendingPhase
+from hydracache_sync.outbox.row import COLUMNS, TARGET_COLUMNS, PendingPhase
 
 _COLUMNS = ", ".join(COLUMNS)
-_ROW_COLUMNS = ", ".join(ROW_COLUMNS)
+_TARGET_COLUMNS = ", ".join(TARGET_COLUMNS)
 _PARAMETER = re.compile(r":([a-z][a-z0-9_]*)")
 
 INSERT = """
@@ -28,6 +28,10 @@ values {values}{on_conflict}
 # Parameters of the one statement in a producer's way are not named: binding by name
 # costs as much as hashing.
 INSERT_ROW = "({p}, {p}, {p}, {p}, {p}, {p}, {p}, {moments}, 0)"
+
+#: Parameters of it that are the row's own: hash, kind, value, entity. The others are
+#: the batch's, the same in each row.
+OWN_VALUES = 4
 
 # Read once for the whole statement, by primary key and without a lock: FOR UPDATE
 # locks nothing in a subquery.
@@ -65,7 +69,7 @@ DUE_NAMESPACE = """exists (
 )"""
 
 CLAIM_SELECT = f"""
-select {_ROW_COLUMNS}, {{now}}
+select {_TARGET_COLUMNS}, {{details}}
 from {{table}}
 where namespace = :namespace
   and state = 0
@@ -351,6 +355,13 @@ class Dialect:
     pattern: Callable[[str], Any]
     #: Begins a transaction that may write.
     begin: str
+    #: What a claim selects beside the targets: ``DETAIL_COLUMNS`` and the clock.
+    details: str
+    #: The moments of a new row, with a parameter for the delay of the second.
+    moments: str
+    #: Whether ids are written into the text of a statement. PyMySQL does that with
+    #: parameters anyway, one by one, in Python; SQLite prepares each text anew.
+    ids_in_text: bool
     #: Turns text that identifies into what is stored.
     encode: Callable[[str], Any]
 
@@ -371,7 +382,7 @@ class Statements:
         self._table = table
         #: Text, and the names of the parameters before and after the ids.
         self._prepared: dict[
-            tuple[str, int], tuple[str, tuple[str, ...], tuple[str, ...]]
+            tuple[str, int | None], tuple[str, tuple[str, ...], tuple[str, ...]]
         ] = {}
 
     def run(
@@ -382,7 +393,12 @@ class Statements:
         ids: Sequence[Any] = (),
     ) -> None:
         """Execute ``template`` with ``params``, and ``ids`` in place of ``{ids}``."""
-        text, before, after = self._prepare(template, len(ids))
+        if ids and self._dialect.ids_in_text and type(ids[0]) is int:
+            text, before, after = self._prepare(template, None)
+            text = text.replace("{ids}", ", ".join(map(str, ids)))
+            ids = ()
+        else:
+            text, before, after = self._prepare(template, len(ids))
         values = [params[name] for name in before]
         values += ids
         values += [params[name] for name in after]
@@ -397,12 +413,11 @@ class Statements:
 
         :param skip_present: leave rows alone whose key is there already.
         """
-        dialect = self._dialect
-        moments = "{p}, {p}" if dialect.binds_clock else "{now}, {now} + {p}"
-        row = INSERT_ROW.replace("{moments}", moments)
         key = ("insert or skip" if skip_present else "insert", rows)
         prepared = self._prepared.get(key)
         if prepared is None:
+            dialect = self._dialect
+            row = INSERT_ROW.replace("{moments}", dialect.moments)
             text = (
                 INSERT.replace("{values}", ",\n".join([row] * rows))
                 .replace("{p}", dialect.marker)
@@ -427,8 +442,9 @@ class Statements:
         return prepared[0]
 
     def _prepare(
-        self, template: str, ids: int
+        self, template: str, ids: int | None
     ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """Return the text with markers for ``ids`` ids; None leaves ``{ids}`` in it."""
         # Two threads may prepare the same text at once; either result will do.
         prepared = self._prepared.get((template, ids))
         if prepared is None:
@@ -438,13 +454,16 @@ class Statements:
             for part in template.split("{ids}"):
                 part = part.format(
                     table=self._table,
+                    # It may have the clock in it.
+                    details=dialect.details.format(now=dialect.now),
                     now=dialect.now,
                     on_paused=dialect.on_paused,
                     matches=dialect.matches,
                 )
                 names.append(_PARAMETER.findall(part))
                 texts.append(_PARAMETER.sub(lambda match: dialect.marker, part))
-            text = ", ".join([dialect.marker] * ids).join(texts)
+            markers = "{ids}" if ids is None else ", ".join([dialect.marker] * ids)
+            text = markers.join(texts)
             after = names[1] if len(names) > 1 else []
             prepared = text, tuple(names[0]), tuple(after)
             self._prepared[template, ids] = prepared

@@ -125,6 +125,24 @@ class MySQLContract(SharedOutboxContract):
         assert [text.split()[0] for text in statements] == ["select"]
         outbox.close()
 
+    def test_claim_after_a_full_one_does_not_ask_first(
+        self, storage, clock, monkeypatch
+    ):
+        outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
+        outbox.enqueue(SHOP, batch_of("a", "b", "c"))
+        sent = []
+        for _ in range(3):
+            statements.clear()
+            outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+            sent.append(len([text for text in statements if "lock" not in text]))
+        statements.clear()
+        outbox.claim(SHOP, "w", limit=2, claim_ttl=30)
+
+        # What is there is asked for once, then taken for granted while it lasts.
+        assert sent[1] == sent[0] - 1
+        assert len(statements) == 1
+        outbox.close()
+
     def test_claim_waits_for_no_pause_that_is_not_committed(self, storage, clock):
         outbox = self.make_outbox(storage, clock=clock, busy_timeout=0)
         outbox.install_schema()
