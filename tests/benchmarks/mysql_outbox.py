@@ -72,7 +72,7 @@ class Place:
         )
 
     def connect(self, **options: Any) -> Any:
-        connection = pymysql.connect(
+        return pymysql.connect(
             host=self.host,
             port=self.port,
             user=self.user,
@@ -80,7 +80,14 @@ class Place:
             ssl_disabled=True,
             **options,
         )
-        return connection
+
+    def versions(self) -> str:
+        with closing(self.connect()) as connection, closing(
+            connection.cursor()
+        ) as cursor:
+            cursor.execute("select version()")
+            [[version]] = cursor.fetchall()
+        return f"{version}, PyMySQL {pymysql.VERSION_STRING}"
 
     def worker_connection(self) -> Any:
         connection = self.connect(database=DATABASE, autocommit=True)
@@ -314,12 +321,7 @@ def main() -> None:
     with SERVERS[options.server](arguments=ARGUMENTS) as server, Memcached() as cache:
         place = Place(server, cache)
         prepare(place, options.rows)
-        with closing(place.connect()) as connection:
-            print(
-                f"Python {sys.version.split()[0]}, {connection.get_server_info()},"
-                f" PyMySQL {pymysql.__version__}",
-                flush=True,
-            )
+        print(f"Python {sys.version.split()[0]}, {place.versions()}", flush=True)
         if options.only in (None, "enqueue"):
             enqueue(place, options.rounds, options.transactions)
         if options.only in (None, "drain"):
