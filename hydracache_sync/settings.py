@@ -22,6 +22,9 @@ from hydracache_sync.outbox.base import STATUS_CAP
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT as DEFAULT_BUSY_TIMEOUT
 from hydracache_sync.outbox.url import open_outbox
+from hydracache_sync.pool.worker_pool import POLL_INTERVAL as DEFAULT_POLL_INTERVAL
+from hydracache_sync.pool.worker_pool import PURGE_EVERY as DEFAULT_PURGE_EVERY
+from hydracache_sync.wait import KEEP_PUBLISHED as DEFAULT_KEEP_PUBLISHED
 from hydracache_sync.worker import BACKOFF as DEFAULT_BACKOFF
 from hydracache_sync.worker import BATCH_SIZE as DEFAULT_BATCH_SIZE
 from hydracache_sync.worker import CLAIM_TTL as DEFAULT_CLAIM_TTL
@@ -36,8 +39,14 @@ FOREIGN_PREFIXES = ("HYDRACACHE_TEST_",)
 #: Rows of a batch at most. It has to be applied in half of its claim's time.
 LARGEST_BATCH = 100_000
 
+#: Threads at most; a database takes a few hundred connections in all.
+MOST_THREADS = 100
+
 #: Attempts at most; what a database's integer takes.
 MOST_ATTEMPTS = 2**31 - 1
+
+#: What keeps published rows for good.
+FOREVER = "forever"
 
 #: How alike two names must be, from 0 to 1, for one to be a slip of the other.
 ALIKE = 0.6
@@ -175,6 +184,15 @@ _seconds = _seconds_from(0)
 _some_seconds = _seconds_from(0.001)
 
 
+def _seconds_or_forever(text: str) -> float:
+    if text == FOREVER:
+        return math.inf
+    try:
+        return _seconds(text)
+    except ValueError as exc:
+        raise ValueError(f"{exc}, or {FOREVER!r}") from None
+
+
 def _count(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if re.fullmatch(r"[+-]?[0-9]{1,18}", text) and least <= int(text) <= most:
@@ -289,10 +307,39 @@ ESCALATE = Setting(
     _switch,
     default=True,
 )
+KEEP_PUBLISHED = Setting(
+    "keep_published",
+    "SECONDS",
+    "How long published rows are kept before they are deleted, or 'forever'. Not below"
+    " the age of receipts that are still waited for.",
+    _seconds_or_forever,
+    default=DEFAULT_KEEP_PUBLISHED,
+)
+PURGE_EVERY = Setting(
+    "purge_every",
+    "SECONDS",
+    "Time between two looks for such rows, about.",
+    _some_seconds,
+    default=DEFAULT_PURGE_EVERY,
+)
+THREADS = Setting(
+    "threads",
+    "N",
+    "Threads that carry rows. More help where memcached is slow or far away.",
+    _count(1, MOST_THREADS),
+    default=1,
+)
+POLL_INTERVAL = Setting(
+    "poll_interval",
+    "SECONDS",
+    "Time between two looks for rows while there are none.",
+    _some_seconds,
+    default=DEFAULT_POLL_INTERVAL,
+)
 MAX_SECONDS = Setting(
     "max_seconds",
     "SECONDS",
-    "Start no further batch after this time. Default: go on until nothing is due.",
+    "Start no further batch after this time. Default: go on until all is done.",
     _some_seconds,
 )
 MAX_AGE = Setting(
@@ -332,6 +379,10 @@ SETTINGS = (
     MAX_BACKOFF,
     MAX_ATTEMPTS,
     ESCALATE,
+    KEEP_PUBLISHED,
+    PURGE_EVERY,
+    THREADS,
+    POLL_INTERVAL,
     MAX_SECONDS,
     MAX_AGE,
     MAX_PENDING,

@@ -25,6 +25,7 @@ from hydracache_sync import (
     OutboxState,
     OutboxWorker,
     SQLiteOutbox,
+    WorkerPool,
     settings,
 )
 from hydracache_sync.cli import ExitCode, hydracache, options
@@ -191,8 +192,8 @@ def test_help_lists_every_command_and_every_exit_code() -> None:
     shown = run("--help")
 
     assert shown.code == 0
-    for word in ("drain", "status", "schema"):
-        assert word in shown.out
+    commands = re.findall(r"^  ([a-z]+)  ", shown.out, re.M)
+    assert commands == sorted(hydracache.commands)
     for code in ExitCode:
         assert f"{code.value}  {code.meaning}" in shown.out
 
@@ -201,12 +202,10 @@ def test_help_of_drain_names_the_variable_of_every_setting_it_takes() -> None:
     shown = run("drain", "--help")
 
     words = "".join(shown.out.split())
+    of_others = ("max_age", "max_pending", "max_dead")
+    of_others += ("purge_every", "threads", "poll_interval")
     for setting in settings.SETTINGS:
-        if setting not in (
-            settings.MAX_AGE,
-            settings.MAX_PENDING,
-            settings.MAX_DEAD,
-        ):
+        if setting.name not in of_others:
             assert setting.option in words
             assert setting.variable in words
 
@@ -275,6 +274,13 @@ def test_every_setting_reaches_the_worker_and_its_store(
 
     taken = {name: value for keywords in given for name, value in keywords.items()}
     assert taken == {**values, "escalate": False}
+
+
+def test_every_setting_of_a_pool_has_the_pools_own_default() -> None:
+    own = inspect.signature(WorkerPool).parameters
+
+    for name in ("threads", "poll_interval", "keep_published", "purge_every"):
+        assert getattr(settings, name.upper()).default == own[name].default
 
 
 def test_the_table_of_settings_is_complete() -> None:

@@ -401,6 +401,7 @@ def test_json_has_the_fields_of_report_and_status(shop: Shop) -> None:
                     "lost": 0,
                     "unseen": 0,
                 },
+                "purged": 0,
                 "status": {
                     "pending": 0,
                     "oldest_pending_age_ms": 0,

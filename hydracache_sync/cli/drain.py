@@ -6,6 +6,7 @@ May overlap with itself: claims are exclusive, so that two drains share a backlo
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import deque
@@ -21,11 +22,17 @@ from hydracache_sync.cli.moments import utc
 from hydracache_sync.cli.options import json_option, setting_option, with_workers
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.progress import row_progress
+from hydracache_sync.cli.purge import purge_in_bites
 from hydracache_sync.cli.signals import StopOnSignals
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
 from hydracache_sync.worker import OutboxWorker, PublishReport
+
+#: Seconds at most that a drain deletes old rows after it has drained; what is left is
+#: left to the next one. A bite of each namespace is deleted also when the time is up:
+#: else a drain that is always busy would let them grow for ever.
+PURGE_SECONDS = 5.0
 
 #: What --quiet prints: outcomes that need somebody.
 NEEDS_SOMEBODY = (ExitCode.CACHE_AWAY, ExitCode.DEAD_LETTERS)
@@ -37,12 +44,14 @@ class NamespaceDrain:
 
     :ivar nothing_due: the last claim took all that was due.
     :ivar cache_away: the last batch met no cache.
+    :ivar purged: rows that had been published long ago, and were deleted.
     :ivar status: what is left; None until it has been read.
     """
 
     worker: OutboxWorker
     report: PublishReport = field(default_factory=PublishReport)
     seconds: float = 0.0
+    purged: int = 0
     nothing_due: bool = False
     cache_away: bool = False
     status: OutboxStatus | None = None
@@ -80,14 +89,13 @@ def drain_all(
     *,
     stop: StopOnSignals,
     once: bool,
-    max_seconds: float | None,
+    deadline: float,
     on_batch: Callable[[PublishReport], None],
 ) -> str | None:
     """Run batches, the namespaces in turn, so that a flood in one starves no other.
 
     :return: what ended it before nothing was due; None if nothing did.
     """
-    deadline = None if max_seconds is None else time.monotonic() + max_seconds
     waiting = deque(drains)
     while waiting:
         if stop.received is not None:
@@ -98,17 +106,51 @@ def drain_all(
         # Ends as OutboxWorker.drain does: nothing was due, or the cache is away.
         if report.claimed != report.released and not once:
             waiting.append(drain)
-        if waiting and deadline is not None and time.monotonic() >= deadline:
+        if waiting and time.monotonic() >= deadline:
             return settings.MAX_SECONDS.option
     if all(drain.nothing_due or drain.cache_away for drain in drains):
         return None
     return stop.received or ("--once" if once else None)
 
 
+def purge_old(
+    outbox: InvalidationOutbox,
+    drains: Sequence[NamespaceDrain],
+    *,
+    keep_published: float,
+    stop: StopOnSignals,
+    until: float,
+) -> None:
+    """Delete rows that were published long ago: those who drain by cron have no pool.
+
+    :param until: moment after which one bite of each namespace is deleted and no more.
+    """
+    if keep_published == math.inf:
+        return
+    by_name = {each.worker.namespace: each for each in drains}
+    until = min(until, time.monotonic() + PURGE_SECONDS)
+    bites = 0
+
+    def count(name: str, deleted: int) -> None:
+        nonlocal bites
+        bites += 1
+        by_name[name].purged += deleted
+
+    purge_in_bites(
+        outbox,
+        by_name,
+        older_than=keep_published,
+        go_on=lambda: stop.received is None
+        and (bites < len(by_name) or time.monotonic() < until),
+        on_bite=count,
+    )
+
+
 @click.command(
     epilog=listed(*(code for code in ExitCode if code is not ExitCode.ALERT)),
 )
 @with_workers
+@setting_option(settings.KEEP_PUBLISHED)
 @setting_option(settings.MAX_SECONDS)
 @click.option("--once", is_flag=True, help="One batch of each namespace, then end.")
 @json_option
@@ -119,11 +161,14 @@ def drain(
     *,
     outbox: InvalidationOutbox,
     workers: Sequence[OutboxWorker],
+    keep_published: float,
     max_seconds: float | None,
     once: bool,
     as_json: bool,
 ) -> None:
     """Publish what is due, then end.
+
+    Also deletes rows that were published long ago, for 5 seconds at most.
 
     Several drains may run at once and share the work. The first SIGTERM or SIGINT
     lets the batch in flight finish, a second one ends the process; so does kill -9,
@@ -131,6 +176,7 @@ def drain(
     """
     drains = [NamespaceDrain(worker) for worker in workers]
     ended_by = None
+    deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     with StopOnSignals() as stop:
         try:
             backlogs = None
@@ -141,11 +187,14 @@ def drain(
                     drains,
                     stop=stop,
                     once=once,
-                    max_seconds=max_seconds,
+                    deadline=deadline,
                     on_batch=lambda report: progress(
                         report.published + report.dead_lettered
                     ),
                 )
+            purge_old(
+                outbox, drains, keep_published=keep_published, stop=stop, until=deadline
+            )
             for each in drains:
                 each.status = outbox.status(each.worker.namespace)
         except OutboxError as exc:
@@ -197,6 +246,7 @@ def _print_json(
                     {
                         "namespace": each.worker.namespace,
                         "report": asdict(each.report),
+                        "purged": each.purged,
                         "status": each.status and each.status._asdict(),
                     }
                     for each in drains
@@ -244,6 +294,7 @@ def _done(drain: NamespaceDrain) -> str:
             (report.dead_lettered, "given up"),
             (report.released, "given back"),
             (report.lost, "taken over by others"),
+            (drain.purged, "old rows purged"),
         )
         if count
     ]

@@ -1,13 +1,35 @@
-"""Moments and durations as people read them; machines are given milliseconds."""
+"""Moments and durations as people read and type them; machines use milliseconds."""
 
 from __future__ import annotations
 
 import datetime
+import re
+
+from hydracache_sync.durations import MAX_SECONDS
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def utc(moment_ms: int) -> str:
-    moment = datetime.datetime.fromtimestamp(moment_ms // 1000, datetime.timezone.utc)
-    return moment.strftime("%Y-%m-%d %H:%M:%SZ")
+    moment = _moment(moment_ms // 1000 * 1000, datetime.timezone.utc)
+    return moment.strftime("%Y-%m-%d %H:%M:%SZ") if moment else f"{moment_ms} ms"
+
+
+def both(moment_ms: int) -> str:
+    """Local time and UTC: the one for the clock on the wall, the other for logs."""
+    moment = _moment(moment_ms, datetime.timezone.utc)
+    if moment is None:
+        return f"{moment_ms} ms"
+    local = moment.astimezone().isoformat(timespec="milliseconds")
+    return f"{local} ({moment.replace(tzinfo=None).isoformat('T', 'milliseconds')}Z)"
+
+
+def _moment(moment_ms: int, zone: datetime.timezone) -> datetime.datetime | None:
+    """None for what no calendar has: a foreign hand may have written the row."""
+    try:
+        return datetime.datetime.fromtimestamp(moment_ms / 1000, zone)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def duration(seconds: float) -> str:
@@ -21,3 +43,17 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes % 60} min"
     return f"{minutes} min {int(seconds % 60)} s"
+
+
+def parse_duration(text: str) -> float:
+    """Read "90", "90s", "15m", "2h" or "3d" as seconds.
+
+    :raises ValueError: it is none of these.
+    """
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)([smhd]?)", text.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else -1.0
+    if 0 <= seconds <= MAX_SECONDS:
+        return seconds
+    raise ValueError(
+        f"{text!r} is not allowed: seconds, or a number with m, h or d, such as 2h"
+    )

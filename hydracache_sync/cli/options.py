@@ -16,9 +16,14 @@ from click.core import ParameterSource
 from hydracache_sync import settings
 from hydracache_sync.appliers import MemcachedApplier
 from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync.cli.moments import parse_duration
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.intents import MAX_REASON
+from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.sql import MAX_ERROR
 from hydracache_sync.outbox.url import open_outbox
+from hydracache_sync.receipts import CommitPosition
 from hydracache_sync.settings import Setting
 from hydracache_sync.worker import OutboxWorker
 
@@ -115,6 +120,62 @@ namespace_option = setting_option(settings.NAMESPACE, required=True)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object."
 )
+
+#: For lists, which may be long.
+json_lines_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a line."
+)
+
+
+class _Checked(_ParamType):
+    """Text that the outbox takes, checked before anything is done."""
+
+    def __init__(self, name: str, check: Callable[[str], object]) -> None:
+        self.name = name
+        self._check = check
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        try:
+            self._check(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+        return value
+
+
+REASON = _Checked(
+    "reason", lambda text: checked_text("reason", text, maximum=MAX_REASON)
+)
+POSITION = _Checked("position", CommitPosition)
+ERROR = _Checked("error", lambda text: checked_text("error", text, maximum=MAX_ERROR))
+
+namespaces_argument = click.argument(
+    "namespaces",
+    metavar="NAMESPACE...",
+    nargs=-1,
+    required=True,
+    type=_Checked("namespace", checked_namespace),
+)
+
+
+class _Duration(_ParamType):
+    """An age as people say it; seconds inside."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse_duration(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+DURATION = _Duration()
 
 
 def with_outbox(command: F) -> F:

@@ -14,12 +14,19 @@ from typing import Any, Iterator
 import click
 
 from hydracache_sync import __version__
+from hydracache_sync.cli.dead import dead
+from hydracache_sync.cli.doctor import doctor
 from hydracache_sync.cli.drain import drain
 from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
+from hydracache_sync.cli.invalidate import flush, invalidate
 from hydracache_sync.cli.logs import shows_tracebacks, start_logging
 from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.cli.pause import pause, paused, resume
+from hydracache_sync.cli.purge import purge
+from hydracache_sync.cli.rows import rows
 from hydracache_sync.cli.schema import schema
 from hydracache_sync.cli.status import status
+from hydracache_sync.cli.worker import worker
 from hydracache_sync.errors import HydraCacheError
 from hydracache_sync.settings import misspelt
 
@@ -79,6 +86,19 @@ def hydracache(ctx: click.Context) -> None:
         click.echo(f"Warning: there is no setting {name}: {hint}", err=True)
 
 
-hydracache.add_command(drain)
-hydracache.add_command(status)
-hydracache.add_command(schema)
+for _command in (
+    worker,
+    drain,
+    status,
+    doctor,
+    rows,
+    dead,
+    invalidate,
+    flush,
+    pause,
+    resume,
+    paused,
+    purge,
+    schema,
+):
+    hydracache.add_command(_command)

@@ -17,6 +17,7 @@ from hydracache_sync.cli.options import (
     setting_option,
     with_outbox,
 )
+from hydracache_sync.cli.tables import print_table, printable
 from hydracache_sync.outbox.base import STATUS_CAP, InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
 
@@ -101,7 +102,9 @@ def status(
         click.echo(json.dumps({"exit_code": code.value, "namespaces": namespaces}))
     else:
         if not is_quiet(ctx):
-            _print_table([_record(name, each) for name, each in found.items()])
+            print_table(
+                _HEADINGS, [_record(name, each) for name, each in found.items()]
+            )
             _print_pauses(outbox, found)
         for name, texts in alerts.items():
             for text in texts:
@@ -133,17 +136,9 @@ def _print_pauses(
     for name, each in found.items():
         if each.paused_since_ms is not None:
             pause = reasons.get(name)
-            reason = f": {pause.reason}" if pause and pause.reason else ""
+            reason = f": {printable(pause.reason)}" if pause and pause.reason else ""
             click.echo(f"{name} is paused since {utc(each.paused_since_ms)}{reason}")
 
 
 def _count(count: int, status: OutboxStatus) -> str:
     return f"{count}{'+' if status.capped and count >= STATUS_CAP else ''}"
-
-
-def _print_table(records: Sequence[Sequence[str]]) -> None:
-    table = [_HEADINGS, *records]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    for line in table:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths)]
-        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,149 @@
+"""What ``hydracache doctor`` asks of memcached. Changes nothing there."""
+
+from __future__ import annotations
+
+import time
+from typing import Iterator, Mapping, Sequence
+
+from hydracache_sync.cache.keyspace import Address, Keyspace
+from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync.cli.exit_codes import ExitCode
+from hydracache_sync.cli.findings import Finding, ok, problem, warning
+from hydracache_sync.cli.moments import duration
+from hydracache_sync.cli.outbox_checks import CLOCK_SKEW
+from hydracache_sync.cli.tables import printable
+from hydracache_sync.errors import ApplyUnavailable
+
+#: Keys tried to find one on each node. With any weights that make sense a hundred
+#: suffice.
+_TRIES = 5000
+
+
+def examine_nodes(
+    store: MemcachedStore, namespaces: Sequence[str]
+) -> Iterator[Finding]:
+    """Look at each node, then for the tokens of each namespace."""
+    answers = store.ping()
+    stats, options = store.stats(), store.stats("settings")
+    away = []
+    for name, version in answers.items():
+        facts, chosen = stats[name], options[name]
+        if isinstance(version, ApplyUnavailable):
+            away.append(name)
+            yield _away(name, version)
+        elif isinstance(facts, ApplyUnavailable) or isinstance(
+            chosen, ApplyUnavailable
+        ):
+            yield warning(
+                f"node {name}",
+                f"memcached {version}, which does not tell its stats",
+                "a proxy may be in between: ask the server itself",
+            )
+        else:
+            yield from _node(name, version, facts, chosen)
+    for namespace in namespaces:
+        yield from _tokens(store, namespace, away)
+
+
+def _away(name: str, error: ApplyUnavailable) -> Finding:
+    return problem(
+        f"node {name}",
+        str(error),
+        "start it, or let it be reached. Its rows wait meanwhile, none is lost; to give"
+        " it up for good, change the server list and the ring id",
+        ExitCode.CACHE_AWAY,
+    )
+
+
+def _node(
+    name: str, version: str, stats: Mapping[str, str], options: Mapping[str, str]
+) -> Iterator[Finding]:
+    check = f"node {name}"
+    uptime, used = _number(stats, "uptime"), _number(stats, "bytes")
+    limit = _number(stats, "limit_maxbytes")
+    item = _number(options, "item_size_max")
+    yield ok(
+        check,
+        f"memcached {version}, up {duration(uptime)}, {used >> 20} of {limit >> 20} MB,"
+        f" items up to {item >> 10} KB",
+    )
+    evictions = _number(stats, "evictions")
+    if evictions:
+        yield warning(
+            check,
+            f"{evictions} evictions since its start",
+            "more memory (its option -m), or shorter TTLs; an eviction costs a load and"
+            " makes nothing stale",
+        )
+    if options.get("evictions") == "off":
+        yield problem(
+            check,
+            "evicts nothing (its option -M): once it is full it refuses invalidations,"
+            " and rows wait",
+            "start it without -M",
+        )
+    refused = _number(stats, "listen_disabled_num")
+    if refused:
+        yield warning(
+            check,
+            f"had no connection left {refused} times (its option -c is"
+            f" {options.get('maxconns', 'unknown')})",
+            "start it with a higher -c",
+        )
+    off = abs(_number(stats, "time") - time.time())
+    # It tells whole seconds.
+    if off > CLOCK_SKEW + 1:
+        yield warning(
+            check,
+            f"its clock is {duration(off)} off this host's",
+            "let NTP set both: that is an app's host too, perhaps",
+        )
+
+
+def _number(stats: Mapping[str, str], name: str) -> int:
+    """A figure of the server's; 0 where it has none of that name."""
+    text = stats.get(name, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _tokens(
+    store: MemcachedStore, namespace: str, away: Sequence[str]
+) -> Iterator[Finding]:
+    check = f"namespace {printable(namespace)}"
+    there: list[str] = []
+    absent: list[str] = []
+    for name, address in _places(store, namespace).items():
+        if name in away:
+            continue
+        try:
+            [token] = store.get_many([address])
+        except ApplyUnavailable as exc:
+            yield _away(name, exc)
+        else:
+            (absent if token is None else there).append(name)
+    if there:
+        text = f"known under ring {store.ring} on {', '.join(there)}"
+        if absent:
+            text += f"; not yet on {', '.join(absent)}"
+        yield ok(check, text)
+    elif absent:
+        yield warning(
+            check,
+            f"no reader has cached anything under ring {store.ring} on"
+            f" {', '.join(absent)} since they were started",
+            "if apps do cache: they use another --ring or another server list than the"
+            " workers, and no invalidation reaches what they read",
+        )
+
+
+def _places(store: MemcachedStore, namespace: str) -> dict[str, Address]:
+    """An address of the namespace's token on each node."""
+    space = Keyspace(store.ring, namespace)
+    names = len(store.nodes_of(space.namespace_token()))
+    found: dict[str, Address] = {}
+    for number in range(_TRIES):
+        _, address, _ = space.of_key(f"doctor:{number}")
+        found.setdefault(store.nodes_of(address)[0], address)
+        if len(found) == names:
+            break
+    return found

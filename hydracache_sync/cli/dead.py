@@ -1,0 +1,310 @@
+"""``hydracache dead``: look at dead letters, and mend or drop them.
+
+A dead letter is a row that was given up. Its namespace has been flushed unless that was
+turned off, so that nothing stale is served; what is left is to mend the cause and to
+retry the row, or to discard it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence, TypeVar
+
+import click
+
+from hydracache_sync.cli.confirm import confirm, confirm_options
+from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.options import (
+    DURATION,
+    ERROR,
+    json_lines_option,
+    json_option,
+    namespace_option,
+    with_outbox,
+)
+from hydracache_sync.cli.row_output import (
+    as_object,
+    pages,
+    print_details,
+    print_rows,
+    target_of,
+)
+from hydracache_sync.cli.tables import printable
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.row import OutboxState
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Dead letters that are shown before a question, so that one sees what one changes.
+_EXAMPLES = 3
+
+#: Rows that are changed before the next are: an interrupted command stops between.
+_AT_ONCE = 5000
+
+_EXIT_CODES = listed(
+    ExitCode.DONE,
+    ExitCode.FAILED,
+    ExitCode.USAGE,
+    ExitCode.OUTBOX_AWAY,
+    ExitCode.SCHEMA,
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which dead letters are meant."""
+
+    ids: Sequence[int]
+    everything: bool
+    error: str | None
+    older_than: float | None
+
+    def check(self) -> None:
+        filters = self.error is not None or self.older_than is not None
+        if self.ids and (filters or self.everything):
+            raise click.UsageError("name ids, or --all, --error and --older-than")
+        if not (self.ids or filters or self.everything):
+            raise click.UsageError(
+                "say which dead letters: ids, --error, --older-than or --all"
+            )
+
+    def find(
+        self, outbox: InvalidationOutbox, namespaces: Sequence[str]
+    ) -> dict[str, list[int]]:
+        """Return ids by namespace, each once.
+
+        :raises click.UsageError: one of the ids is no dead letter of these.
+        """
+        found = {name: self._find_in(outbox, name) for name in namespaces}
+        if self.ids:
+            known = {id for ids in found.values() for id in ids}
+            unknown = [str(id) for id in dict.fromkeys(self.ids) if id not in known]
+            if unknown:
+                raise click.UsageError(
+                    f"no dead letters of {', '.join(found)}: {', '.join(unknown)};"
+                    " nothing was done"
+                )
+        return found
+
+    def _find_in(self, outbox: InvalidationOutbox, namespace: str) -> list[int]:
+        if self.ids:
+            rows = outbox.rows_by_id(namespace, self.ids)
+            return [row.id for row in rows if row.is_dead_lettered]
+        return outbox.row_ids(
+            namespace,
+            OutboxState.DEAD,
+            error=self.error,
+            older_than=self.older_than,
+        )
+
+
+def _filter_options(command: F) -> F:
+    for option in (
+        click.option(
+            "--older-than",
+            type=DURATION,
+            metavar="AGE",
+            help="Only those that have been dead for so long: 90, 15m, 2h, 3d.",
+        ),
+        click.option(
+            "--error",
+            type=ERROR,
+            metavar="TEXT",
+            help="Only those whose error has this in it; * stands for any text, and"
+            " case matters.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _selection_options(command: F) -> F:
+    command = _filter_options(command)
+    command = click.option(
+        "--all", "everything", is_flag=True, help="All of these namespaces."
+    )(command)
+    return click.argument("ids", nargs=-1, type=click.IntRange(min=0))(command)
+
+
+@click.group()
+def dead() -> None:
+    """List, show, retry or discard dead letters."""
+
+
+@dead.command("list", epilog=_EXIT_CODES)
+@with_outbox
+@namespace_option
+@_filter_options
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Show so many at most.",
+)
+@click.option(
+    "--after",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="ID",
+    help="Begin behind this one: the last of the page before.",
+)
+@json_lines_option
+@logging_options
+@click.pass_context
+def list_(
+    ctx: click.Context,
+    *,
+    outbox: InvalidationOutbox,
+    namespace: Sequence[str],
+    error: str | None,
+    older_than: float | None,
+    limit: int,
+    after: int,
+    as_json: bool,
+) -> None:
+    """List dead letters, those enqueued first at the top."""
+    selection = Selection((), True, error, older_than)
+    found = selection.find(outbox, list(dict.fromkeys(namespace)))
+    places = sorted((id, name) for name, ids in found.items() for id in ids)
+    behind = [place for place in places if place[0] > after]
+    now_ms = outbox.now_ms()
+    for some in pages([id for id, _ in behind[:limit]]):
+        rows = [row for name in found for row in outbox.rows_by_id(name, some)]
+        rows.sort(key=lambda row: row.id)
+        print_rows(rows, now_ms, as_json=as_json)
+    if as_json or is_quiet(ctx):
+        return
+    if not places:
+        click.echo("no dead letters")
+    elif len(behind) > limit:
+        click.echo(
+            f"{limit} of {len(places)} dead letters; go on with --after"
+            f" {behind[limit - 1][0]}"
+        )
+    else:
+        click.echo(f"{len(behind)} of {len(places)} dead letters")
+
+
+@dead.command(epilog=_EXIT_CODES)
+@click.argument("ids", nargs=-1, type=click.IntRange(min=0), required=True)
+@with_outbox
+@json_lines_option
+@logging_options
+@click.pass_context
+def show(
+    ctx: click.Context,
+    *,
+    outbox: InvalidationOutbox,
+    ids: Sequence[int],
+    as_json: bool,
+) -> None:
+    """Print everything about rows, dead or not, of any namespace."""
+    now_ms = outbox.now_ms()
+    code = ExitCode.DONE
+    for id in ids:
+        row = outbox.row(id)
+        if row is None:
+            click.echo(f"Error: there is no row {id}", err=True)
+            code = ExitCode.FAILED
+        elif as_json:
+            click.echo(json.dumps(as_object(row, now_ms)))
+        else:
+            print_details(row, now_ms)
+    ctx.exit(code)
+
+
+@dead.command(epilog=_EXIT_CODES)
+@_selection_options
+@confirm_options
+@with_outbox
+@namespace_option
+@json_option
+@logging_options
+@click.pass_context
+def retry(ctx: click.Context, /, **options: Any) -> None:
+    """Make dead letters pending again, due now, with all their attempts.
+
+    Mend the cause first: what fails again is dead again.
+    """
+
+    def change(outbox: InvalidationOutbox, name: str, chosen: Sequence[int]) -> int:
+        return outbox.reset_dead_letters(name, chosen)
+
+    _change(ctx, "retry", change, **options)
+
+
+@dead.command(epilog=_EXIT_CODES)
+@_selection_options
+@confirm_options
+@with_outbox
+@namespace_option
+@json_option
+@logging_options
+@click.pass_context
+def discard(ctx: click.Context, /, **options: Any) -> None:
+    """Delete dead letters for good, without applying them.
+
+    What they were to invalidate may stay stale until its TTL, unless the namespace was
+    flushed since; `hydracache flush` does it.
+    """
+
+    def change(outbox: InvalidationOutbox, name: str, chosen: Sequence[int]) -> int:
+        return outbox.discard_dead_letters(name, chosen)
+
+    _change(ctx, "discard", change, **options)
+
+
+def _change(
+    ctx: click.Context,
+    verb: str,
+    change: Callable[[InvalidationOutbox, str, Sequence[int]], int],
+    *,
+    outbox: InvalidationOutbox,
+    namespace: Sequence[str],
+    ids: Sequence[int],
+    everything: bool,
+    error: str | None,
+    older_than: float | None,
+    yes: bool,
+    expect: int | None,
+    as_json: bool,
+) -> None:
+    selection = Selection(ids, everything, error, older_than)
+    selection.check()
+    found = selection.find(outbox, list(dict.fromkeys(namespace)))
+    count = sum(map(len, found.values()))
+    asked = count and not yes and expect is None
+    if asked:
+        _show_examples(outbox, found)
+    if count or expect is not None:
+        letters = "1 dead letter" if count == 1 else f"{count} dead letters"
+        confirm(f"{verb.capitalize()} {letters}?", count, yes=yes, expect=expect)
+    done = dict.fromkeys(found, 0)
+    for name, chosen in found.items():
+        for start in range(0, len(chosen), _AT_ONCE):
+            done[name] += change(outbox, name, chosen[start : start + _AT_ONCE])
+    past = {"retry": "retried", "discard": "discarded"}[verb]
+    if as_json:
+        namespaces = [{"namespace": name, past: done[name]} for name in found]
+        click.echo(json.dumps({"exit_code": 0, "namespaces": namespaces}))
+    elif not is_quiet(ctx):
+        for name, number in done.items():
+            # Fewer than were asked about: another operator, or a retry, was faster.
+            less = len(found[name]) - number
+            rest = f"; {less} were dead no more" if less else ""
+            click.echo(f"{name}: {number} {past}{rest}")
+
+
+def _show_examples(outbox: InvalidationOutbox, found: dict[str, list[int]]) -> None:
+    for name, ids in found.items():
+        if not ids:
+            continue
+        click.echo(f"{name}: {len(ids)}", err=True)
+        for row in outbox.rows_by_id(name, ids[:_EXAMPLES]):
+            error = printable(row.last_error or "")
+            click.echo(f"  {row.id}  {target_of(row)}  {error}", err=True)
+        if len(ids) > _EXAMPLES:
+            click.echo(f"  and {len(ids) - _EXAMPLES} more", err=True)

@@ -1,0 +1,134 @@
+"""``hydracache doctor``: look at everything at once, and say what to mend."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from typing import Iterator, Sequence
+
+import click
+
+from hydracache_sync import __version__, settings
+from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync.cli.cache_checks import examine_nodes
+from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.findings import Finding, Level, ok, warning
+from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.options import json_option, setting_option, with_outbox
+from hydracache_sync.cli.outbox_checks import examine_outbox
+from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.rights import ROLES
+from hydracache_sync.settings import misspelt
+
+
+@click.command(
+    epilog=listed(
+        ExitCode.DONE,
+        ExitCode.FAILED,
+        ExitCode.USAGE,
+        ExitCode.CACHE_AWAY,
+        ExitCode.OUTBOX_AWAY,
+        ExitCode.SCHEMA,
+        ExitCode.ALERT,
+    )
+)
+@with_outbox
+@setting_option(settings.NAMESPACE)
+@setting_option(settings.MEMCACHED)
+@setting_option(settings.RING)
+@setting_option(settings.CONNECT_TIMEOUT)
+@setting_option(settings.TIMEOUT)
+@click.option(
+    "--role",
+    type=click.Choice(list(ROLES)),
+    default="worker",
+    show_default=True,
+    help="What this login is for: what it lacks for that is a problem.",
+)
+@json_option
+@logging_options
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    *,
+    outbox: InvalidationOutbox,
+    namespace: Sequence[str],
+    memcached: Sequence[str] | None,
+    ring: str,
+    connect_timeout: float,
+    timeout: float,
+    role: str,
+    as_json: bool,
+) -> None:
+    """Examine database, memcached and settings; say what to mend.
+
+    Changes nothing, and goes on after a problem. Warnings do not count for the exit
+    code. Without --memcached no node is asked, without --namespace every one that the
+    outbox has is looked at.
+    """
+    names = list(dict.fromkeys(namespace))
+    found: list[Finding] = []
+    with contextlib.ExitStack() as stack:
+        store = None
+        if memcached is not None:
+            store = stack.enter_context(
+                MemcachedStore(
+                    memcached,
+                    ring=ring,
+                    connect_timeout=connect_timeout,
+                    timeout=timeout,
+                )
+            )
+        for finding in _examine(outbox, store, names, role):
+            finding = finding._replace(text=without_passwords(finding.text))
+            found.append(finding)
+            # One by one: something that hangs shows what was found before.
+            if not as_json and not (is_quiet(ctx) and finding.level is Level.OK):
+                _print(finding)
+    code = max((finding.code for finding in found), default=ExitCode.DONE)
+    if as_json:
+        findings = [
+            {**finding._asdict(), "level": finding.level.value, "code": finding.code}
+            for finding in found
+        ]
+        click.echo(json.dumps({"exit_code": code.value, "findings": findings}))
+    elif not is_quiet(ctx):
+        levels = [finding.level for finding in found]
+        click.echo(
+            f"problems: {levels.count(Level.PROBLEM)},"
+            f" warnings: {levels.count(Level.WARNING)}"
+        )
+    ctx.exit(code)
+
+
+def _examine(
+    outbox: InvalidationOutbox,
+    store: MemcachedStore | None,
+    namespaces: Sequence[str],
+    role: str,
+) -> Iterator[Finding]:
+    yield ok("versions", f"hydracache_sync {__version__}, Python {_python()}")
+    for name, meant in misspelt(os.environ):
+        mend = f"write {meant}" if meant else "take it away: it has no effect"
+        yield warning("settings", f"there is no setting {name}", mend)
+    yield from examine_outbox(outbox, namespaces, role)
+    if store is None:
+        yield ok("nodes", "not asked: --memcached names none")
+    else:
+        yield from examine_nodes(store, namespaces)
+
+
+def _python() -> str:
+    return f"{platform.python_version()} on {platform.system()}"
+
+
+def _print(finding: Finding) -> None:
+    level = finding.level.value
+    if finding.level is not Level.OK:
+        level = level.upper()
+    click.echo(f"{level.ljust(8)} {finding.check}: {finding.text}")
+    if finding.mend is not None:
+        click.echo(f"         -> {finding.mend}")

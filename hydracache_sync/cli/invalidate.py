@@ -1,0 +1,252 @@
+"""``hydracache invalidate`` and ``flush``: invalidate by hand, through the outbox.
+
+Through it and not past it: what is enqueued here is applied at least once, to every
+node, and can be waited for and looked at like any other row.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any, Callable, Sequence, TypeVar
+
+import click
+
+from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.options import (
+    DURATION,
+    REASON,
+    json_option,
+    namespace_option,
+    namespaces_argument,
+    with_outbox,
+)
+from hydracache_sync.cli.pause import warn_of_unknown
+from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.receipts import InvalidationReceipt
+from hydracache_sync.wait import InvalidationWait, WaitOutcome
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Seconds between two looks of --wait. A person waits, so the database need not be
+#: asked a hundred times a second.
+POLL_INTERVAL = 0.1
+
+_EXIT_CODES = listed(
+    ExitCode.DONE,
+    ExitCode.FAILED,
+    ExitCode.USAGE,
+    ExitCode.WAITING,
+    ExitCode.DEAD_LETTERS,
+    ExitCode.OUTBOX_AWAY,
+    ExitCode.SCHEMA,
+)
+
+
+def _common_options(command: F) -> F:
+    for option in (
+        logging_options,
+        json_option,
+        click.option(
+            "--reason",
+            type=REASON,
+            default="by hand",
+            show_default=True,
+            metavar="TEXT",
+            help="Kept with the rows, for operators.",
+        ),
+        click.option(
+            "--wait",
+            "seconds",
+            type=DURATION,
+            metavar="SECONDS",
+            help="Wait so long until it is published, and say whether it was.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def invalidate() -> None:
+    """Invalidate keys, tags, entities or collections by hand.
+
+    Writes rows like those of the apps; a worker or a drain applies them.
+    """
+
+
+@invalidate.command(epilog=_EXIT_CODES)
+@click.argument("keys", nargs=-1, required=True)
+@with_outbox
+@namespace_option
+@_common_options
+@click.pass_context
+def key(ctx: click.Context, /, *, keys: Sequence[str], **options: Any) -> None:
+    """Invalidate what is cached under these keys."""
+
+    def build(batch: InvalidationIntentBatch) -> None:
+        for each in keys:
+            batch.invalidate_key(each)
+
+    _enqueue(ctx, build, **options)
+
+
+@invalidate.command(epilog=_EXIT_CODES)
+@click.argument("tags", nargs=-1, required=True)
+@with_outbox
+@namespace_option
+@_common_options
+@click.pass_context
+def tag(ctx: click.Context, /, *, tags: Sequence[str], **options: Any) -> None:
+    """Invalidate all that was cached with one of these tags."""
+
+    def build(batch: InvalidationIntentBatch) -> None:
+        for each in tags:
+            batch.invalidate_tag(each)
+
+    _enqueue(ctx, build, **options)
+
+
+@invalidate.command(epilog=_EXIT_CODES)
+@click.argument("entity")
+@click.argument("ids", nargs=-1, required=True)
+@with_outbox
+@namespace_option
+@_common_options
+@click.pass_context
+def entity(
+    ctx: click.Context, /, *, entity: str, ids: Sequence[str], **options: Any
+) -> None:
+    """Invalidate all that shows these entities: `entity user 42 43`."""
+
+    def build(batch: InvalidationIntentBatch) -> None:
+        for each in ids:
+            batch.invalidate_entity(entity, each)
+
+    _enqueue(ctx, build, **options)
+
+
+@invalidate.command(epilog=_EXIT_CODES)
+@click.argument("names", nargs=-1, required=True)
+@with_outbox
+@namespace_option
+@_common_options
+@click.pass_context
+def collection(ctx: click.Context, /, *, names: Sequence[str], **options: Any) -> None:
+    """Invalidate all that shows these collections."""
+
+    def build(batch: InvalidationIntentBatch) -> None:
+        for each in names:
+            batch.invalidate_collection(each)
+
+    _enqueue(ctx, build, **options)
+
+
+@click.command(epilog=_EXIT_CODES)
+@namespaces_argument
+@with_outbox
+@_common_options
+@click.pass_context
+def flush(ctx: click.Context, /, *, namespaces: Sequence[str], **options: Any) -> None:
+    """Invalidate everything in namespaces.
+
+    Nothing is deleted from memcached: what was cached before is never served again, so
+    that every read goes to the database once.
+    """
+
+    def build(batch: InvalidationIntentBatch) -> None:
+        batch.flush()
+
+    _enqueue(ctx, build, namespace=namespaces, **options)
+
+
+def _enqueue(
+    ctx: click.Context,
+    build: Callable[[InvalidationIntentBatch], None],
+    *,
+    outbox: InvalidationOutbox,
+    namespace: Sequence[str],
+    reason: str,
+    seconds: float | None,
+    as_json: bool,
+) -> None:
+    try:
+        batch = InvalidationIntentBatch(reason)
+        build(batch)
+    except ValueError as exc:
+        # Its limits in bytes; nothing was written.
+        raise click.UsageError(str(exc)) from exc
+    names = list(dict.fromkeys(namespace))
+    for name in names:
+        warn_of_unknown(outbox, name)
+    receipts = [outbox.enqueue(name, batch) for name in names]
+    quiet = as_json or is_quiet(ctx)
+    if not quiet:
+        for receipt in receipts:
+            rows = f"{receipt.targets} row{'' if receipt.targets == 1 else 's'}"
+            click.echo(
+                f"{receipt.namespace}: {rows} enqueued at {receipt.commit_position}"
+            )
+    outcomes: list[WaitOutcome | None] = [None] * len(receipts)
+    if seconds is not None:
+        deadline = time.monotonic() + seconds
+        for place, receipt in enumerate(receipts):
+            outcome = _wait(outbox, receipt, max(0.0, deadline - time.monotonic()))
+            outcomes[place] = outcome
+            if not quiet:
+                click.echo(_line(outbox, receipt, outcome))
+    code = max(map(_exit_code, outcomes))
+    if as_json:
+        _print_json(code, receipts, outcomes)
+    ctx.exit(code)
+
+
+def _wait(
+    outbox: InvalidationOutbox, receipt: InvalidationReceipt, seconds: float
+) -> WaitOutcome:
+    helper = InvalidationWait.local(seconds).poll_interval(POLL_INTERVAL)
+    return helper.wait(outbox, receipt)
+
+
+def _exit_code(outcome: WaitOutcome | None) -> ExitCode:
+    if outcome is None or outcome.satisfied:
+        return ExitCode.DONE
+    return ExitCode.DEAD_LETTERS if outcome.dead_lettered else ExitCode.WAITING
+
+
+def _line(
+    outbox: InvalidationOutbox, receipt: InvalidationReceipt, outcome: WaitOutcome
+) -> str:
+    name, waited = receipt.namespace, f"{outcome.elapsed_ms / 1000:.1f} s"
+    if outcome.satisfied:
+        return f"{name}: published after {waited}"
+    if outcome.dead_lettered:
+        return f"{name}: given up; `hydracache dead list` says why"
+    paused = outbox.status(name).paused_since_ms is not None
+    cause = "the namespace is paused" if paused else "is a worker running?"
+    return f"{name}: not published yet after {waited}; {cause}"
+
+
+def _print_json(
+    code: ExitCode,
+    receipts: Sequence[InvalidationReceipt],
+    outcomes: Sequence[WaitOutcome | None],
+) -> None:
+    namespaces = []
+    for receipt, outcome in zip(receipts, outcomes):
+        waited: dict[str, Any] | None = None
+        if outcome is not None:
+            waited = {**asdict(outcome), "mode": outcome.mode.value}
+        namespaces.append(
+            {
+                "namespace": receipt.namespace,
+                "commit_position": str(receipt.commit_position),
+                "rows": receipt.targets,
+                "receipt": receipt.to_string(),
+                "wait": waited,
+            }
+        )
+    click.echo(json.dumps({"exit_code": code.value, "namespaces": namespaces}))

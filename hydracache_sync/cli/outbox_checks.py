@@ -1,0 +1,162 @@
+"""What ``hydracache doctor`` asks of the database. Changes nothing there."""
+
+from __future__ import annotations
+
+import time
+from typing import Iterator, Sequence
+
+from hydracache_sync.cli.exit_codes import ExitCode
+from hydracache_sync.cli.findings import Finding, ok, problem, warning
+from hydracache_sync.cli.moments import duration, utc
+from hydracache_sync.cli.tables import printable
+from hydracache_sync.errors import OutboxError, SchemaError
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.rights import ROLES, Right
+from hydracache_sync.outbox.row import OutboxStatus
+from hydracache_sync.outbox.sql import SQLOutbox
+
+#: Seconds by which clocks may differ; ``since`` and strict namespaces count on it.
+CLOCK_SKEW = 1.0
+
+#: Seconds after which a pending row is late, whoever carries it: a drain by cron runs
+#: each minute.
+LATE = 300.0
+
+
+def examine_outbox(
+    outbox: InvalidationOutbox, namespaces: Sequence[str], role: str
+) -> Iterator[Finding]:
+    """Look at everything that can be looked at; an outage ends it with a finding.
+
+    :param namespaces: those that are configured here; none means all there are.
+    """
+    try:
+        if isinstance(outbox, SQLOutbox):
+            versions = outbox.versions()
+            yield ok("outbox", _listed(versions))
+        yield _clock(outbox)
+        outbox.check_schema()
+        yield ok("schema", "the tables are there and of this version")
+        if isinstance(outbox, SQLOutbox):
+            yield from _rights(outbox, role)
+        yield from _namespaces(outbox, namespaces)
+    except SchemaError as exc:
+        yield problem("schema", str(exc), "hydracache schema install", ExitCode.SCHEMA)
+    except OutboxError as exc:
+        yield problem(
+            "outbox",
+            str(exc),
+            "is the database up, and are --outbox and its login right?",
+            ExitCode.OUTBOX_AWAY,
+        )
+
+
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _clock(outbox: InvalidationOutbox) -> Finding:
+    before = time.time()
+    now = outbox.now_ms() / 1000
+    after = time.time()
+    # The answer was made somewhere between the two.
+    off = max(before - now, now - after, 0.0)
+    ahead = "ahead of" if now > after else "behind"
+    if off <= CLOCK_SKEW:
+        return ok("clock", f"the database's and this host's agree within {off:.1f} s")
+    return warning(
+        "clock",
+        f"the database's clock is {duration(off)} {ahead} this host's",
+        "let NTP set both; `since` and strict namespaces count on less than"
+        f" {CLOCK_SKEW:g} s",
+    )
+
+
+def _rights(outbox: SQLOutbox, role: str) -> Iterator[Finding]:
+    missing = outbox.missing_rights()
+    for name, needed in ROLES.items():
+        lacks = sorted(right for right in needed if right in missing)
+        if not lacks:
+            yield ok("rights", f"enough for the role {name}")
+        elif ROLES[name] <= ROLES[role]:
+            first = missing[lacks[0]]
+            yield problem(
+                "rights",
+                f"not enough for the role {name}: {_rights_text(lacks)} missing;"
+                f" {first}",
+                f"grant {_rights_text(lacks)}, as the README says, or ask with"
+                " --role for what this login is for",
+            )
+        else:
+            yield ok(
+                "rights",
+                f"not enough for the role {name}: {_rights_text(lacks)} missing",
+            )
+
+
+def _rights_text(rights: Sequence[Right]) -> str:
+    return ", ".join(
+        f"{right.verb} on the table{' ...' + right.suffix if right.suffix else ''}"
+        for right in rights
+    )
+
+
+def _namespaces(
+    outbox: InvalidationOutbox, configured: Sequence[str]
+) -> Iterator[Finding]:
+    there = outbox.namespaces()
+    paused = outbox.paused()
+    for name in dict.fromkeys([*(configured or there), *paused]):
+        if configured and name not in configured:
+            continue
+        shown = printable(name)
+        yield from _status(shown, outbox.status(name))
+        if name in paused:
+            pause = paused[name]
+            reason = f": {printable(pause.reason)}" if pause.reason else ""
+            yield warning(
+                f"namespace {shown}",
+                f"paused since {utc(pause.since_ms)}{reason}",
+                f"hydracache resume {shown}",
+            )
+    for name in there:
+        if configured and name not in configured:
+            yield _unconfigured(printable(name), outbox.status(name))
+
+
+def _status(name: str, status: OutboxStatus) -> Iterator[Finding]:
+    check = f"namespace {name}"
+    more = "+" if status.capped else ""
+    age = status.oldest_pending_age_ms / 1000
+    if status.dead_lettered:
+        yield problem(
+            check,
+            f"{status.dead_lettered}{more} dead letters",
+            f"hydracache dead list --namespace {name}; mend the cause, then `dead"
+            " retry`",
+        )
+    text = f"{status.pending}{more} rows wait"
+    if status.pending:
+        text += f", the oldest for {duration(age)}"
+    if age > LATE and status.paused_since_ms is None:
+        yield problem(
+            check,
+            text,
+            f"is a worker running? hydracache rows --namespace {name} shows what they"
+            " wait for, hydracache drain -v carries them",
+        )
+    else:
+        yield ok(check, text)
+
+
+def _unconfigured(name: str, status: OutboxStatus) -> Finding:
+    check = f"namespace {name}"
+    if status.pending == 0:
+        return ok(check, "in the outbox, not configured here; none of its rows waits")
+    age = status.oldest_pending_age_ms / 1000
+    text = (
+        f"in the outbox, not configured here: {status.pending} rows wait, the oldest"
+        f" for {duration(age)}"
+    )
+    mend = "has it a worker elsewhere? Else add it to HYDRACACHE_NAMESPACE of one"
+    return problem(check, text, mend) if age > LATE else warning(check, text, mend)

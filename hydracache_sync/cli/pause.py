@@ -1,0 +1,109 @@
+"""``hydracache pause``, ``resume`` and ``paused``: hold a namespace's rows back."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Sequence
+
+import click
+
+from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.moments import both
+from hydracache_sync.cli.options import (
+    REASON,
+    json_option,
+    namespaces_argument,
+    with_outbox,
+)
+from hydracache_sync.cli.tables import printable
+from hydracache_sync.outbox.base import InvalidationOutbox
+
+_EXIT_CODES = listed(
+    ExitCode.DONE,
+    ExitCode.FAILED,
+    ExitCode.USAGE,
+    ExitCode.OUTBOX_AWAY,
+    ExitCode.SCHEMA,
+)
+
+
+@click.command(epilog=_EXIT_CODES)
+@namespaces_argument
+@click.option(
+    "--reason",
+    type=REASON,
+    default="",
+    metavar="TEXT",
+    help="For those who find it paused.",
+)
+@with_outbox
+@logging_options
+@click.pass_context
+def pause(
+    ctx: click.Context,
+    *,
+    outbox: InvalidationOutbox,
+    namespaces: Sequence[str],
+    reason: str,
+) -> None:
+    """Leave the rows of namespaces where they are, until they are resumed.
+
+    Every worker and drain, on every host, takes none of them from its next claim on.
+    Batches in flight are finished. Apps go on enqueueing, and go on publishing their
+    own commits where they do.
+    """
+    for name in namespaces:
+        warn_of_unknown(outbox, name)
+        outbox.pause(name, reason)
+        if not is_quiet(ctx):
+            click.echo(f"{name} is paused; `hydracache resume {name}` ends it")
+
+
+@click.command(epilog=_EXIT_CODES)
+@namespaces_argument
+@with_outbox
+@logging_options
+@click.pass_context
+def resume(
+    ctx: click.Context, *, outbox: InvalidationOutbox, namespaces: Sequence[str]
+) -> None:
+    """Have the rows of paused namespaces carried again."""
+    for name in namespaces:
+        was_paused = outbox.resume(name)
+        if not is_quiet(ctx):
+            click.echo(f"{name} {'is resumed' if was_paused else 'was not paused'}")
+
+
+@click.command(epilog=_EXIT_CODES)
+@with_outbox
+@json_option
+@logging_options
+def paused(*, outbox: InvalidationOutbox, as_json: bool) -> None:
+    """List the namespaces that are paused, since when and why."""
+    found = outbox.paused()
+    if as_json:
+        namespaces = [
+            {"namespace": name, **pause._asdict()} for name, pause in found.items()
+        ]
+        click.echo(json.dumps({"exit_code": 0, "namespaces": namespaces}))
+    else:
+        for name, pause in found.items():
+            reason = f": {printable(pause.reason)}" if pause.reason else ""
+            click.echo(f"{name} since {both(pause.since_ms)}{reason}")
+        if not found:
+            click.echo("no namespace is paused")
+
+
+def warn_of_unknown(outbox: InvalidationOutbox, namespace: str) -> None:
+    """Say so if the outbox has no row of it: it may be misspelt."""
+    known = outbox.namespaces()
+    if namespace in known:
+        return
+    near = difflib.get_close_matches(namespace, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    click.echo(
+        f"Warning: the outbox has no row of namespace {printable(namespace)}{hint}",
+        err=True,
+    )

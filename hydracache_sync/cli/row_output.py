@@ -1,0 +1,146 @@
+"""Rows of the outbox as people and as programs read them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Iterable, Sequence
+
+import click
+
+from hydracache_sync.cli.moments import both, duration
+from hydracache_sync.cli.tables import cut, print_table, printable
+from hydracache_sync.outbox.row import OutboxRow, OutboxState, PendingPhase
+
+#: Characters of a table's cell; ``show`` prints everything.
+_CELL = 48
+
+#: Rows that are read and printed at once, whatever the limit.
+PAGE = 500
+
+HEADINGS = (
+    "id",
+    "namespace",
+    "invalidates",
+    "state",
+    "age",
+    "attempts",
+    "last error",
+)
+
+
+def phase_of(row: OutboxRow, now_ms: int) -> PendingPhase | None:
+    """What a pending row waits for; None for a row that is finished."""
+    if row.state is not OutboxState.PENDING:
+        return None
+    if row.claim_until_ms is not None and row.claim_until_ms > now_ms:
+        return PendingPhase.CLAIMED
+    if row.available_at_ms > now_ms:
+        return PendingPhase.BACKOFF
+    return PendingPhase.DUE
+
+
+def state_of(row: OutboxRow, now_ms: int) -> str:
+    phase = phase_of(row, now_ms)
+    if phase is not None:
+        return phase.value
+    return row.state.value if row.state is not None else "unknown"
+
+
+def target_of(row: OutboxRow) -> str:
+    """What the row invalidates, in the words of ``hydracache invalidate``."""
+    intent = row.intent
+    if intent is None:
+        return "(malformed)"
+    words = [intent.kind, intent.entity_name, intent.value]
+    return printable(" ".join(word for word in words if word is not None))
+
+
+def print_rows(rows: Sequence[OutboxRow], now_ms: int, *, as_json: bool) -> None:
+    """Print one page: a table, or one JSON object a line."""
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(as_object(row, now_ms)))
+    elif rows:
+        print_table(HEADINGS, [_record(row, now_ms) for row in rows])
+
+
+def _record(row: OutboxRow, now_ms: int) -> tuple[str, ...]:
+    return (
+        str(row.id),
+        printable(row.namespace),
+        cut(target_of(row), _CELL),
+        state_of(row, now_ms),
+        duration(max(0, now_ms - row.created_at_ms) / 1000),
+        str(row.attempts),
+        cut(printable(row.last_error or "-"), _CELL),
+    )
+
+
+def as_object(row: OutboxRow, now_ms: int) -> dict[str, Any]:
+    intent = row.intent
+    return {
+        "id": row.id,
+        "row_id": row.row_id,
+        "namespace": row.namespace,
+        "commit_position": str(row.commit_position),
+        "kind": intent and intent.kind,
+        "entity_name": intent and intent.entity_name,
+        "value": intent and intent.value,
+        "reason": row.reason,
+        "state": row.state.value if row.state is not None else None,
+        "phase": state_of(row, now_ms),
+        "created_at_ms": row.created_at_ms,
+        "at_ms": row.available_at_ms,
+        "attempts": row.attempts,
+        "last_error": row.last_error,
+        "claim_owner": row.claim_owner,
+        "claimed_at_ms": row.claimed_at_ms,
+        "claim_until_ms": row.claim_until_ms,
+    }
+
+
+def print_details(row: OutboxRow, now_ms: int) -> None:
+    """Print everything that is known of one row."""
+    moments = {
+        OutboxState.PENDING: "due",
+        OutboxState.PUBLISHED: "published",
+        OutboxState.DEAD: "dead since",
+    }
+    state = state_of(row, now_ms)
+    found: list[tuple[str, str | None]] = [
+        ("namespace", printable(row.namespace)),
+        ("invalidates", target_of(row)),
+        ("state", state),
+        ("reason", printable(row.reason) or "-"),
+        ("commit position", printable(str(row.commit_position))),
+        ("created", _at(row.created_at_ms, now_ms)),
+        (
+            moments[row.state] if row.state is not None else "moment",
+            _at(row.available_at_ms, now_ms),
+        ),
+        ("attempts", str(row.attempts)),
+        ("last error", printable(row.last_error or "-")),
+        ("claimed by", row.claim_owner and printable(row.claim_owner)),
+        ("claimed", _at(row.claimed_at_ms, now_ms)),
+        ("claim ends", _at(row.claim_until_ms, now_ms)),
+        ("row id", row.row_id),
+        ("target hash", row.target_hash),
+    ]
+    click.echo(f"row {row.id}")
+    width = max(len(name) for name, _ in found)
+    for name, text in found:
+        if text:
+            click.echo(f"  {name.ljust(width)}  {text}")
+
+
+def _at(moment_ms: int | None, now_ms: int) -> str | None:
+    if moment_ms is None:
+        return None
+    ago = (now_ms - moment_ms) / 1000
+    when = f"{duration(ago)} ago" if ago >= 0 else f"in {duration(-ago)}"
+    return f"{both(moment_ms)}, {when}"
+
+
+def pages(ids: Sequence[int]) -> Iterable[Sequence[int]]:
+    for start in range(0, len(ids), PAGE):
+        yield ids[start : start + PAGE]

@@ -1,0 +1,148 @@
+"""``hydracache rows``: look at what waits, and at what was done."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Iterator, Sequence
+
+import click
+
+from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.options import (
+    POSITION,
+    json_lines_option,
+    namespace_option,
+    with_outbox,
+)
+from hydracache_sync.cli.row_output import PAGE, pages, print_rows, state_of
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.row import OutboxRow, OutboxState, PendingPhase
+
+#: What --state takes: what a row is in, and for pending rows what they wait for.
+_STATES: dict[str, OutboxState | None] = {
+    **{state.value: state for state in OutboxState},
+    **{phase.value: OutboxState.PENDING for phase in PendingPhase},
+    "all": None,
+}
+
+_PHASES = {phase.value for phase in PendingPhase}
+
+
+@click.command(
+    epilog=listed(
+        ExitCode.DONE,
+        ExitCode.FAILED,
+        ExitCode.USAGE,
+        ExitCode.OUTBOX_AWAY,
+        ExitCode.SCHEMA,
+    )
+)
+@with_outbox
+@namespace_option
+@click.option(
+    "--state",
+    type=click.Choice(list(_STATES)),
+    default="pending",
+    show_default=True,
+    help="pending, and of these: due to be claimed, claimed by a worker, or in backoff;"
+    " published; dead; all.",
+)
+@click.option(
+    "--position",
+    type=POSITION,
+    metavar="TEXT",
+    help="Only rows of this commit; of any state, unless --state says which.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Show so many at most.",
+)
+@click.option(
+    "--after",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="ID",
+    help="Begin behind this one: the last of the page before.",
+)
+@json_lines_option
+@logging_options
+@click.pass_context
+def rows(
+    ctx: click.Context,
+    *,
+    outbox: InvalidationOutbox,
+    namespace: Sequence[str],
+    state: str,
+    position: str | None,
+    limit: int,
+    after: int,
+    as_json: bool,
+) -> None:
+    """List rows in the order of their enqueues.
+
+    Everything about one of them: `hydracache dead show ID`.
+    """
+    source = ctx.get_parameter_source("state")
+    if position is not None and source is click.core.ParameterSource.DEFAULT:
+        state = "all"
+    now_ms = outbox.now_ms()
+    names = list(dict.fromkeys(namespace))
+    found = heapq.merge(
+        *(_rows_of(outbox, name, state, position, after, limit) for name in names),
+        key=lambda row: row.id,
+    )
+    shown = 0
+    page: list[OutboxRow] = []
+    more = False
+    for row in found:
+        if shown + len(page) == limit:
+            more = True
+            break
+        page.append(row)
+        after = row.id
+        if len(page) == PAGE:
+            print_rows(page, now_ms, as_json=as_json)
+            shown, page = shown + len(page), []
+    print_rows(page, now_ms, as_json=as_json)
+    shown += len(page)
+    if not as_json and not is_quiet(ctx):
+        rest = f"; there are more, go on with --after {after}" if more else ""
+        click.echo(f"{shown or 'no'} row{'' if shown == 1 else 's'}{rest}")
+
+
+def _rows_of(
+    outbox: InvalidationOutbox,
+    namespace: str,
+    state: str,
+    position: str | None,
+    after: int,
+    limit: int,
+) -> Iterator[OutboxRow]:
+    """Rows of one namespace, read as they are asked for."""
+    # Rows of one commit are few, and filtered below.
+    if position is None and state in _PHASES:
+        ids = outbox.row_ids(namespace, OutboxState.PENDING, phase=PendingPhase(state))
+        for some in pages([id for id in ids if id > after]):
+            yield from outbox.rows_by_id(namespace, some)
+        return
+    size = min(limit + 1, PAGE)
+    while True:
+        page = outbox.rows(
+            namespace,
+            state=_STATES[state],
+            commit_position=position,
+            limit=size,
+            after=after,
+        )
+        if state in _PHASES:
+            now_ms = outbox.now_ms()
+            yield from (row for row in page if state_of(row, now_ms) == state)
+        else:
+            yield from page
+        if len(page) < size:
+            return
+        after = page[-1].id

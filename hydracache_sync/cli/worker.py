@@ -1,0 +1,197 @@
+"""``hydracache worker``: a pool in a process of its own, until it is told to end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import asdict
+from typing import Sequence
+
+import click
+
+from hydracache_sync import settings
+from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options
+from hydracache_sync.cli.moments import duration
+from hydracache_sync.cli.options import json_option, setting_option, with_workers
+from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.cli.signals import ENDING, StopOnSignals
+from hydracache_sync.cli.systemd import ServiceManager
+from hydracache_sync.errors import OutboxError, SchemaError
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.pool import PoolHealth, ThreadState, WorkerPool
+from hydracache_sync.worker import OutboxWorker
+
+#: Seconds between two looks at the threads, unless the watchdog wants them oftener.
+LOOK_INTERVAL = 5.0
+
+#: Seconds of one wait for the pool's end; in between the watchdog is told that we wait.
+END_INTERVAL = 1.0
+
+
+@click.command(
+    epilog=listed(
+        ExitCode.DONE,
+        ExitCode.FAILED,
+        ExitCode.USAGE,
+        ExitCode.ENDED_EARLY,
+        ExitCode.SCHEMA,
+    ),
+)
+@with_workers
+@setting_option(settings.THREADS)
+@setting_option(settings.POLL_INTERVAL)
+@setting_option(settings.KEEP_PUBLISHED)
+@setting_option(settings.PURGE_EVERY)
+@json_option
+@logging_options
+@click.pass_context
+def worker(
+    ctx: click.Context,
+    *,
+    outbox: InvalidationOutbox,
+    workers: Sequence[OutboxWorker],
+    threads: int,
+    poll_interval: float,
+    keep_published: float,
+    purge_every: float,
+    as_json: bool,
+) -> None:
+    """Publish rows as they are committed, until a signal ends it.
+
+    Waits out any outage of the database or of memcached. Several may run, on one host
+    or on many, and share the work.
+
+    SIGTERM, SIGINT or SIGHUP lets the batch in flight finish; a second one ends the
+    process at once, and what it held is due again after the claim TTL. Settings are
+    read at the start: restart it to change them, nothing is lost meanwhile.
+
+    Under systemd it says when it is ready and pings the watchdog as long as no thread
+    is stuck; see examples/systemd.
+    """
+    manager = ServiceManager(os.environ)
+    pool = WorkerPool(
+        *workers,
+        threads=threads,
+        poll_interval=poll_interval,
+        keep_published=None if keep_published == math.inf else keep_published,
+        purge_every=purge_every,
+    )
+    started = time.monotonic()
+    with StopOnSignals(ENDING) as stop:
+        _require_schema(outbox)
+        pool.start()
+        manager.ready()
+        _look_after(pool, workers, manager, stop)
+        manager.stopping()
+        # Nothing new is begun after half of a claim's time, so that a batch that is
+        # still in flight when all of it is over will not end by itself.
+        patience = max(each.claim_ttl for each in workers)
+        finished = _end(pool, manager, patience)
+    code = ExitCode.DONE if finished else ExitCode.ENDED_EARLY
+    if not finished:
+        LOGGER.warning(
+            "a batch did not end within %g s; its rows are taken over when their"
+            " claims end",
+            patience,
+        )
+    seconds = time.monotonic() - started
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "exit_code": code.value,
+                    "ended_by": stop.received,
+                    "seconds": round(seconds, 3),
+                    "namespaces": [
+                        {
+                            "namespace": each.namespace,
+                            "diagnostics": asdict(each.diagnostics()),
+                        }
+                        for each in workers
+                    ],
+                }
+            )
+        )
+    elif not is_quiet(ctx):
+        for each in workers:
+            counts = _counts(each)
+            click.echo(
+                f"{each.namespace}: {counts} in {duration(seconds)};"
+                f" ended by {stop.received}"
+            )
+    if not finished:
+        # Closing what a thread is using would be worse than leaving it open.
+        sys.stdout.flush()
+        os._exit(code)
+    ctx.exit(code)
+
+
+def _require_schema(outbox: InvalidationOutbox) -> None:
+    """Fail now if there are no tables; an outage is waited out like any later one.
+
+    :raises SchemaError: they are missing, or of another version.
+    """
+    try:
+        outbox.check_schema()
+    except SchemaError:
+        raise
+    except OutboxError as exc:
+        LOGGER.warning("the tables could not be checked: %s", exc)
+
+
+def _look_after(
+    pool: WorkerPool,
+    workers: Sequence[OutboxWorker],
+    manager: ServiceManager,
+    stop: StopOnSignals,
+) -> None:
+    """Tell the service manager how the pool is, until a signal comes."""
+    interval = min(LOOK_INTERVAL, manager.ping_interval or LOOK_INTERVAL)
+    while stop.received is None:
+        health = pool.health()
+        if is_alive(health):
+            manager.ping()
+        manager.status(describe(health, workers))
+        stop.wait(interval)
+
+
+def _end(pool: WorkerPool, manager: ServiceManager, patience: float) -> bool:
+    """Wait for the batches in flight; tell whether they have finished."""
+    deadline = time.monotonic() + patience
+    while not pool.stop(min(END_INTERVAL, patience)):
+        if time.monotonic() >= deadline:
+            return False
+        manager.ping()
+    return True
+
+
+def is_alive(health: PoolHealth) -> bool:
+    """Whether a restart would mend nothing: an outage is not mended by one."""
+    stopped = (ThreadState.STUCK, ThreadState.DEAD)
+    return health.running and not any(
+        thread.state in stopped for thread in health.threads
+    )
+
+
+def describe(health: PoolHealth, workers: Sequence[OutboxWorker]) -> str:
+    """One line for ``systemctl status``."""
+    states: dict[str, int] = {}
+    for thread in health.threads:
+        states[thread.state.value] = states.get(thread.state.value, 0) + 1
+    threads = ", ".join(f"{count} {state}" for state, count in states.items())
+    carried = "; ".join(f"{each.namespace}: {_counts(each)}" for each in workers)
+    outages = [outage.error for outage in health.outages]
+    text = f"threads: {threads or 'none'}; {carried}"
+    if outages:
+        text += f"; waiting: {outages[0]}"
+    return without_passwords(text)
+
+
+def _counts(each: OutboxWorker) -> str:
+    done = each.diagnostics()
+    dead = f", {done.dead_lettered} given up" if done.dead_lettered else ""
+    return f"{done.published} published{dead}"
