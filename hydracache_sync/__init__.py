@@ -11,10 +11,12 @@ from hydracache_sync.appliers import (
     RecordingApplier,
 )
 from hydracache_sync.cache import (
+    KEPT_TAGS,
     MemcachedStore,
     MemoryStore,
     PickleCodec,
     Reservation,
+    Stale,
     TaggedCache,
 )
 from hydracache_sync.errors import (
@@ -125,10 +127,12 @@ __all__ = [
     "WaitDiagnostics",
     "WaitOutcome",
     # the cached read
+    "KEPT_TAGS",
     "MemcachedStore",
     "MemoryStore",
     "PickleCodec",
     "Reservation",
+    "Stale",
     "TaggedCache",
     # checking it in production
     "CachedRead",

@@ -339,6 +339,8 @@ class FaultyMemcached:
 def _expires_at(expiry: int) -> float | None:
     if expiry == 0:
         return None
+    if expiry < 0:
+        return 0.0
     if expiry > LONGEST_RELATIVE_EXPIRY:
         return expiry
     return time.time() + expiry

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from hydracache_sync.cache import Address, CacheStore, Keyspace, app_address
+from hydracache_sync.cache.store import GONE
 from hydracache_sync.errors import ApplyPermanent
 
 #: Texts that end a value, a command or a parser that looks for them.
@@ -71,6 +72,19 @@ class StoreContract:
         store.set_many([(addresses[0], b"new", None)])
 
         assert store.get_many(addresses[:1]) == [b"new"]
+
+    def test_a_write_whose_seconds_are_gone_removes(
+        self, store: CacheStore, addresses: list[Address]
+    ) -> None:
+        store.set_many([(addresses[0], b"old", None), (addresses[1], b"old", None)])
+
+        failures = store.set_many(
+            [(addresses[0], b"new", 60), (addresses[1], b"", GONE)]
+        )
+
+        assert failures == {}
+        assert store.get_many(addresses[:2]) == [b"new", None]
+        assert store.add_many([(addresses[1], b"mine", None)]) == [b"mine"]
 
     def test_the_last_of_two_writes_to_one_address_wins(
         self, store: CacheStore, addresses: list[Address]

@@ -185,7 +185,7 @@ def test_a_created_token_that_is_gone_when_read_back_is_unknown() -> None:
     class Forgetful(MemoryStore):
         def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
             found = super().add_many(writes)
-            return [*found[:-1], None]
+            return [None, *found[1:]]
 
     cache = TaggedCache(Forgetful(), "shop")
 

@@ -8,15 +8,18 @@ from hydracache_sync.cache.diagnostics import CacheDiagnostics
 from hydracache_sync.cache.keyspace import Address, Keyspace, app_address
 from hydracache_sync.cache.memcached import MemcachedStore
 from hydracache_sync.cache.memory import MemoryStore
+from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed_pickle import PickleCodec
 from hydracache_sync.cache.store import CacheStore, Failures, Write
-from hydracache_sync.cache.tagged import Reservation, TaggedCache
+from hydracache_sync.cache.tagged import KEPT_TAGS, Stale, TaggedCache
 from hydracache_sync.cache.tokens import fresh_token, fresh_tokens
 
 __all__ = [
     # reading
     "TaggedCache",
+    "KEPT_TAGS",
     "Reservation",
+    "Stale",
     "CacheDiagnostics",
     "Codec",
     "PickleCodec",

@@ -11,6 +11,7 @@ from typing import Iterator, NamedTuple, Sequence
 
 from hydracache_sync.cache.keyspace import Address, are_app_keys, checked_app_key
 from hydracache_sync.cache.store import (
+    GONE,
     Failures,
     Write,
     checked_value,
@@ -32,6 +33,9 @@ VERSION = b"version\r\n"
 
 #: memcached takes more than this for a date.
 _LONGEST_RELATIVE = 30 * 24 * 3600
+
+#: Any negative number means "expired already", in every version.
+_EXPIRED = -1
 
 #: memcached reads dates as 32 bits with a sign. Later than this is never.
 _LAST_DATE = 2**31 - 1
@@ -102,6 +106,8 @@ def delete(addresses: Sequence[Address], refused: Failures) -> Iterator[Window]:
 
 def expiry_of(ttl: float | None, now: float) -> int:
     """How memcached wants to hear of a TTL: seconds, or a date if it is long."""
+    if ttl == GONE:
+        return _EXPIRED
     seconds = whole_seconds(ttl)
     if seconds <= _LONGEST_RELATIVE:
         return seconds

@@ -114,3 +114,9 @@ def soft_ms_of(entry: bytes, token_count: int) -> int:
     """
     at = _BEFORE_TOKENS + token_count * TOKEN_ID_SIZE + _BEFORE_SOFT
     return int.from_bytes(entry[at : at + 8], "big")
+
+
+def tokens_in(entry: bytes, token_count: int) -> list[bytes]:
+    """What an entry rests on, of each token what is compared; for outdated entries."""
+    ends = range(_BEFORE_TOKENS, len(entry), TOKEN_ID_SIZE)
+    return [entry[at : at + TOKEN_ID_SIZE] for at in ends[:token_count]]

@@ -16,6 +16,7 @@ from typing import Callable, Sequence
 
 from hydracache_sync.cache.keyspace import Address, checked_app_key
 from hydracache_sync.cache.store import (
+    GONE,
     CacheStore,
     Failures,
     Write,
@@ -26,6 +27,8 @@ from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable, Configurati
 
 #: Bytes of one value, key included: memcached's limit unless started with ``-I``.
 MAX_ITEM_SIZE = 1024 * 1024
+
+_EXPIRED = -1
 
 
 class MemoryStore(CacheStore):
@@ -117,7 +120,7 @@ class MemoryStore(CacheStore):
 
     def _checked(self, write: Write) -> tuple[bytes, bytes, int, ApplyPermanent | None]:
         (_, key), value, ttl = write
-        seconds = whole_seconds(ttl)
+        seconds = _EXPIRED if ttl == GONE else whole_seconds(ttl)
         refusal = None
         try:
             checked_app_key(key)

@@ -8,6 +8,7 @@ acknowledgement that it has not got.
 
 from __future__ import annotations
 
+import math
 from math import ceil, isfinite
 from types import TracebackType
 from typing import Dict, Optional, Sequence, Tuple, TypeVar, Union
@@ -17,6 +18,10 @@ from hydracache_sync.errors import ApplyError, ApplyUnavailable
 
 #: One thing to store: where, what, and for how many seconds (see ``whole_seconds``).
 Write = Tuple[Address, bytes, Optional[float]]
+
+#: In place of the seconds of a ``set``: gone at once. So a write and the removal of
+#: something else on the same node are one round trip.
+GONE = -math.inf
 
 #: What was *not* acknowledged, and why. Empty: everything was.
 Failures = Dict[Address, ApplyError]
@@ -70,7 +75,8 @@ class CacheStore:
     def set_many(self, writes: Sequence[Write]) -> Failures:
         """Store, replacing what is there, and return what was not acknowledged.
 
-        An address that failed may hold the new value, the old one, or none.
+        An address that failed may hold the new value, the old one, or none. A write
+        with :data:`GONE` for its seconds removes.
 
         :return: ``ApplyUnavailable`` where trying again can help, ``ApplyPermanent``
             where it cannot: the value is over the item limit, or the key is none.

@@ -5,6 +5,7 @@ The same few sets are asked for again and again, so what they come to is remembe
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Iterable, NamedTuple, Tuple
 
 from hydracache_sync.cache.entry import tag_digest
@@ -19,17 +20,23 @@ MAX_REMEMBERED_TEXT = 512
 
 
 class TagSet(NamedTuple):
-    """Where the tokens of some tags are, in the order of the digest."""
+    """Some tags and where their tokens are, in the order of the digest."""
 
     addresses: Tuple[Address, ...]
     digest: bytes
+    tags: Tuple[str, ...]
 
 
 class TagSets:
-    """The tag sets of one keyspace. Safe for threads."""
+    """The tag sets of one keyspace. Safe for threads.
 
-    def __init__(self, keyspace: Keyspace) -> None:
+    :param strict: whether the entries are those of a strict namespace. They have other
+        digests, so that neither kind of reader takes an entry of the other.
+    """
+
+    def __init__(self, keyspace: Keyspace, *, strict: bool = False) -> None:
         self._keyspace = keyspace
+        self._strict = strict
         self._remembered: dict[tuple[str, ...], TagSet] = {}
 
     def of(self, tags: Iterable[str]) -> TagSet:
@@ -55,7 +62,10 @@ class TagSets:
     def _learn(self, given: tuple[str, ...]) -> TagSet:
         addresses = {tag: self._keyspace.tag_token(tag) for tag in given}
         tags = sorted(addresses)
-        tag_set = TagSet(tuple(addresses[tag] for tag in tags), tag_digest(tags))
+        digest = tag_digest(tags)
+        if self._strict:
+            digest = blake2b(digest, digest_size=16, person=b"strict").digest()
+        tag_set = TagSet(tuple(addresses[tag] for tag in tags), digest, tuple(tags))
         if sum(map(len, given)) + len(given) <= MAX_REMEMBERED_TEXT:
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()

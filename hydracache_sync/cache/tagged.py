@@ -1,43 +1,82 @@
 """A cache in front of a database that never serves what was invalidated.
 
-The rules, and what breaks without each, are in section 6 of the design. In short: an
-entry is served only while all tokens that it was loaded under are still the ones in the
-store; tokens are read before the load and never after; who does not know them all, or
-reads an older snapshot than they are, loads and stores nothing. Knows no outbox.
+What callers use. The rules of tokens are in ``entries``, who loads for whom is in
+``herd``, and what a strict namespace does before a commit in ``strict``. Knows no
+outbox.
 """
 
 from __future__ import annotations
 
-import logging
+import enum
 import time
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Callable, Iterable, Sequence, TypeVar, Union
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Iterable,
+    Mapping,
+    Sequence,
+    TypeVar,
+    Union,
+)
 
 from hydracache_sync.cache.codec import MISS, Codec
-from hydracache_sync.cache.diagnostics import CacheDiagnostics, Tally
-from hydracache_sync.cache.entry import basis_of
-from hydracache_sync.cache.keyspace import Address, Keyspace
-from hydracache_sync.cache.outage import Outage
+from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
+from hydracache_sync.cache.diagnostics import CacheDiagnostics
+from hydracache_sync.cache.entries import Entries, Judgement, Look
+from hydracache_sync.cache.herd import DEFAULT_MAX_WAIT, Herd
+from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF, HoldOff, TokenRule
+from hydracache_sync.cache.keyspace import Keyspace
+from hydracache_sync.cache.lifetime import (
+    DEFAULT_JITTER,
+    DEFAULT_TTL,
+    Lifetime,
+    Lifetimes,
+)
+from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed_pickle import PickleCodec
-from hydracache_sync.cache.store import CacheStore, whole_seconds
-from hydracache_sync.cache.tag_sets import TagSets
-from hydracache_sync.cache.tokens import fresh_tokens, is_live, stamp_ms
-from hydracache_sync.errors import ApplyError, ApplyPermanent
-
-logger = logging.getLogger(__name__)
+from hydracache_sync.cache.store import CacheStore
+from hydracache_sync.cache.writing import OpenWrites
+from hydracache_sync.intents import InvalidationIntentBatch
 
 T = TypeVar("T")
 
-#: Seconds an entry lives unless told otherwise. Tokens keep entries right; this bounds
-#: how long a change that bypassed the outbox (a script, a trigger) stays unseen.
-DEFAULT_TTL = 3600.0
+
+class _Kept(enum.Enum):
+    """In place of the tags of a ``get``: those that were kept with the entry."""
+
+    KEPT_TAGS = enum.auto()
+
+
+#: In place of the tags of a ``get``: those that were kept with the entry.
+KEPT_TAGS = _Kept.KEPT_TAGS
+
+#: The tags of several keys: the same for all, by key, or made from the key.
+TagsOfKeys = Union[
+    Iterable[str], Mapping[str, Iterable[str]], Callable[[str], Iterable[str]]
+]
+
+
+@dataclass(frozen=True)
+class Stale:
+    """An outdated value that a caller has asked for in case its load fails.
+
+    :ivar value: loaded before something that has been invalidated since.
+    :ivar error: what the loader raised.
+    """
+
+    value: Any
+    error: Exception
 
 
 class TaggedCache:
     """Cached reads of one namespace. Safe for threads, and across forks.
 
     Never raises because of the store: when that fails, reads are misses, values come
-    from the loader and are not stored, and ``diagnostics()`` counts it.
+    from the loader and are not stored, and ``diagnostics()`` counts it. After one
+    failed round trip a call makes no other, so it costs one ``call_timeout`` at most.
 
     A key is text of 0 to 4096 bytes of UTF-8, a tag of 0 to 24577 (``entity_tag`` makes
     long ones). The tags of a key must be the same in every read of it: other tags are a
@@ -53,9 +92,22 @@ class TaggedCache:
     :param namespace: as in the outbox; 1 to 64 bytes of UTF-8.
     :param snapshot: called before a load, tells when the database snapshot began that
         the load will read (see ``since`` below), or None if it opens a fresh one.
+        ``ConnectionSnapshot`` does that for a connection.
     :param clock_skew: seconds by which the clocks of hosts may differ, 0 or more.
     :param ttl: default seconds that an entry lives, rounded up; 0 for no limit.
     :param codec: ``PickleCodec(key=...)`` to keep any value that pickle takes, signed.
+    :param soft_ttl: default of ``get_or_load``.
+    :param jitter: part of its TTL by which an entry may end earlier, from 0 to below 1,
+        so that entries stored together do not all have to be loaded together.
+    :param max_wait: seconds that a reader waits for another's load of the same key
+        before it loads itself; 0 to load always and at once.
+    :param keep_tags: store with each entry the names of its tags, for readers who do
+        not know them (``get`` with ``KEPT_TAGS``).
+    :param strict: no read that begins after a commit in :meth:`quarantine` gets an
+        older value. All readers, appliers and writers of the namespace must say the
+        same, and a new ring is needed when it changes.
+    :param hold_off: seconds for which a strict namespace caches nothing that a write
+        has touched; the same in all processes. Within it a COMMIT must end.
     :param clock: Unix seconds; replaced in tests.
     :raises TypeError, ValueError: one of these is not as said.
     """
@@ -69,43 +121,70 @@ class TaggedCache:
         clock_skew: float = 1.0,
         ttl: float = DEFAULT_TTL,
         codec: Union[Codec, PickleCodec, None] = None,
+        soft_ttl: float | None = None,
+        jitter: float = DEFAULT_JITTER,
+        max_wait: float = DEFAULT_MAX_WAIT,
+        keep_tags: bool = False,
+        strict: bool = False,
+        hold_off: float = DEFAULT_HOLD_OFF,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._keyspace = Keyspace(store.ring, namespace)
-        self._tag_sets = TagSets(self._keyspace)
         self._snapshot = snapshot
-        self._clock_skew = _checked_seconds("clock_skew", clock_skew)
-        if self._clock_skew < 0:
-            raise ValueError(f"clock_skew must be 0 or more, not {clock_skew!r}")
-        whole_seconds(ttl)
-        self._ttl = ttl
-        self._codec = Codec() if codec is None else codec
-        self._decode = self._codec.decode
+        self._hold_off = HoldOff(hold_off) if strict else None
+        rule = TokenRule(self._hold_off, _not_negative("clock_skew", clock_skew))
+        self._lifetimes = Lifetimes(
+            ttl=ttl, soft_ttl=soft_ttl, jitter=jitter, clock=clock
+        )
+        self._entries = Entries(
+            store,
+            self._keyspace,
+            rule=rule,
+            lifetimes=self._lifetimes,
+            codec=Codec() if codec is None else codec,
+            keep_tags=keep_tags,
+            clock=clock,
+        )
+        self._herd = Herd(self._entries, _not_negative("max_wait", max_wait))
+        self._open_writes = OpenWrites()
         self._clock = clock
-        self._reading = Outage(logger, f"reading the cache of namespace {namespace}")
-        self._writing = Outage(logger, f"writing the cache of namespace {namespace}")
-        self._hits = Tally()
-        self._misses = Tally()
-        self._fills = Tally()
-        self._refused_unknown = Tally()
-        self._refused_snapshot = Tally()
-        self._refused_size = Tally()
-        self._errors = Tally()
 
     @property
     def namespace(self) -> str:
         """What the outbox calls this cache."""
         return self._keyspace.namespace
 
-    def get(self, key: str, *, tags: Iterable[str] = (), default: Any = None) -> Any:
+    # Reading
+
+    def get(
+        self,
+        key: str,
+        *,
+        tags: Iterable[str] | _Kept = (),
+        default: Any = None,
+    ) -> Any:
         """Return the cached value of ``key``, or ``default``. One round trip.
 
         None may be a cached value: give a ``default`` of your own to tell.
 
+        :param tags: those it was stored with; ``KEPT_TAGS`` for a reader who does not
+            know them, which takes a second round trip and needs a cache with
+            ``keep_tags`` to have stored it.
         :raises TypeError, ValueError: key or tags are not as the class says.
         """
-        value = self._look_up(key, tags)[0]
+        if self._open_writes.batches:
+            if tags is KEPT_TAGS:
+                # Nobody knows yet whether they are among what is written.
+                self._entries.tallies.bypassed.add()
+                return default
+            tags = tuple(tags)
+            if self._is_writing(key, tags):
+                return default
+        if tags is KEPT_TAGS:
+            value = self._entries.look_up_with_kept_tags(key)
+        else:
+            value = self._entries.look_up(key, tags).value
         return default if value is MISS else value
 
     def get_or_load(
@@ -115,12 +194,15 @@ class TaggedCache:
         *,
         tags: Iterable[str] = (),
         ttl: float | None = None,
+        soft_ttl: float | None = None,
         since: float | None = None,
+        stale_on_error: Callable[[Stale], T] | None = None,
     ) -> T:
         """Return the cached value of ``key``, or load it and store it.
 
-        A hit takes one round trip. A miss takes two, and one more where tokens were
-        missing. What the loader raises comes out, and nothing is stored then.
+        A hit takes one round trip, a miss three beside the load. Of many readers that
+        miss at once one loads, and the others get its value; see ``max_wait``. What the
+        loader raises comes out, and nothing is stored then.
 
         :param loader: reads the database. Unless ``since`` or ``snapshot`` says
             otherwise it must begin a fresh snapshot: in an open REPEATABLE READ
@@ -128,9 +210,15 @@ class TaggedCache:
         :param tags: what the value depends on; all that its writers may invalidate.
         :param ttl: seconds that the entry lives, rounded up; None for the cache's
             default, 0 for no limit.
+        :param soft_ttl: seconds after which one of the readers that hit the entry loads
+            it anew, while the others go on with it; None for the cache's default. Over
+            0. If that load fails the entry serves on, and the log says so.
         :param since: Unix seconds, taken before the first statement of the transaction
             that the loader reads in. The value is stored only if every token is older
             than that by more than ``clock_skew`` and the millisecond that stamps count.
+        :param stale_on_error: called when the loader raises and an entry is still there
+            that was invalidated; its result is returned. The one way to get a value
+            that is out of date.
         :raises TypeError: the loaded value cannot be stored and come back the same. It
             was not stored. A mistake in the program, so it is not passed over: it would
             make every read a miss.
@@ -138,17 +226,88 @@ class TaggedCache:
             holds itself or is nested too deeply. Both also for arguments that are not
             as said, before anything is done.
         """
-        if ttl is not None:
-            whole_seconds(ttl)
+        lifetime = self._lifetimes.of(ttl, soft_ttl)
         if since is not None:
             _check_since(since)
-        value, addresses, tag_digest, tokens = self._look_up(key, tags)
-        if value is not MISS:
-            return value  # type: ignore[no-any-return]
-        reservation = self._reservation(addresses, tag_digest, tokens, since)
-        loaded = loader()
-        reservation.fill(loaded, ttl)
-        return loaded
+        if self._open_writes.batches:
+            tags = tuple(tags)
+            if self._is_writing(key, tags):
+                return loader()
+        look = self._entries.look_up(key, tags)
+        if look.value is not MISS:
+            value: T = look.value
+            if lifetime.soft_ttl is None or not self._entries.is_due(look):
+                return value
+            if self._since(since) is not None:
+                return value
+            return self._herd.refresh(look, loader, lifetime)
+        since = self._since(since)
+        if stale_on_error is None:
+            return self._herd.load(look, loader, lifetime, since)
+        return self._load_or_stale(look, loader, lifetime, since, stale_on_error)
+
+    def get_many(self, keys: Iterable[str], *, tags: TagsOfKeys = ()) -> dict[str, Any]:
+        """Return the cached values of ``keys``, without those that are not cached.
+
+        One round trip together, and another for each further 100 names that a node is
+        asked for: an entry asks for three and its tags.
+
+        :param tags: the tags of each key: the same for all, a mapping by key, or a
+            function of the key.
+        :raises TypeError, ValueError: key or tags are not as the class says.
+        :raises KeyError: a mapping does not have the tags of a key.
+        """
+        looks, _ = self._look_up_many(keys, tags)
+        return {look.key: look.value for look in looks if look.value is not MISS}
+
+    def get_many_or_load(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Mapping[str, T]],
+        *,
+        tags: TagsOfKeys = (),
+        ttl: float | None = None,
+        since: float | None = None,
+    ) -> dict[str, T]:
+        """Return the cached values of ``keys``, and load those that are not cached.
+
+        The loader is called once, with the keys that are missing, and not at all if
+        there are none. Three round trips together beside that load, as in
+        :meth:`get_many`. Readers of the same keys do not wait for each other here.
+
+        :param loader: returns the values by key. A key that it leaves out is not in the
+            result and is not stored; None is a value.
+        :param tags: as in :meth:`get_many`.
+        :raises TypeError, ValueError, KeyError: as :meth:`get_or_load` and
+            :meth:`get_many`; then none of the loaded values was stored.
+        """
+        lifetime = self._lifetimes.of(ttl)
+        if since is not None:
+            _check_since(since)
+        looks, written = self._look_up_many(keys, tags)
+        values = {look.key: look.value for look in looks if look.value is not MISS}
+        missing = [look for look in looks if look.value is MISS]
+        if not missing and not written:
+            return values
+        complete, _ = self._entries.with_missing(missing)
+        since = self._since(since)
+        judgements = [self._entries.judge(look, since) for look in complete]
+        loaded = loader([look.key for look in missing] + written)
+        packed = []
+        for judgement in judgements:
+            key = judgement.look.key
+            if key in loaded:
+                value = loaded[key]
+                values[key] = value
+                entry = b""
+                if judgement.refused is None:
+                    entry = self._entries.pack(judgement, value, lifetime)
+                packed.append((judgement, entry))
+        self._entries.fill(packed, lifetime)
+        values.update((key, loaded[key]) for key in written if key in loaded)
+        return values
+
+    # Storing
 
     def reserve(
         self,
@@ -168,14 +327,37 @@ class TaggedCache:
         """
         if since is not None:
             _check_since(since)
-        tag_addresses, tag_digest = self._tag_sets.of(tags)
-        addresses = self._keyspace.of_key(key) + tag_addresses
-        try:
-            tokens = self._store.get_many(addresses[1:])
-        except ApplyError as exc:
-            self._failed(self._reading, exc)
-            tokens = None
-        return self._reservation(addresses, tag_digest, tokens, since)
+        return Reservation(
+            self._entries, self._reserved(key, tags, since), self._lifetimes
+        )
+
+    def set(
+        self,
+        key: str,
+        value: object,
+        *,
+        tags: Iterable[str] = (),
+        ttl: float | None = None,
+        soft_ttl: float | None = None,
+        since: float,
+    ) -> bool:
+        """Store a value that has been loaded already.
+
+        For a value whose tags are known only when it is there. It is stored only if no
+        token is as young as ``since``, so a tag that nobody has used before makes the
+        first call store nothing. Two round trips.
+
+        :param since: Unix seconds, taken before the first statement of the transaction
+            that the value was loaded in. Required: tokens that are read after the load
+            would pass off an old value as a new one.
+        :return: whether the store has confirmed it.
+        :raises TypeError, ValueError: as :meth:`get_or_load`; nothing was stored.
+        """
+        _check_since(since)
+        self._lifetimes.of(ttl, soft_ttl)
+        return self.reserve(key, tags=tags, since=since).fill(
+            value, ttl, soft_ttl=soft_ttl
+        )
 
     def delete(self, key: str) -> bool:
         """Remove the entry of ``key``; tell whether the store has confirmed it.
@@ -185,159 +367,162 @@ class TaggedCache:
 
         :raises TypeError, ValueError: the key is not as the class says.
         """
-        failures = self._store.delete_many([self._keyspace.entry(key)])
-        for error in failures.values():
-            self._failed(self._writing, error)
-            return False
-        return True
+        return self._entries.delete(key)
+
+    def cached(
+        self,
+        *,
+        key: KeyOf | None = None,
+        tags: Iterable[str] | TagsOf = (),
+        ttl: float | None = None,
+        soft_ttl: float | None = None,
+    ) -> Callable[[Callable[..., T]], CachedFunction[T]]:
+        """Decorate a function so that calls with the same arguments are cached.
+
+        The function is the loader of :meth:`get_or_load`. The decorated function has
+        ``key(...)``, ``tags(...)`` and ``intent(...)``, each for the arguments of a
+        call, and ``uncached``, the function itself.
+
+        :param key: makes the key from the arguments of the call. By default it is made
+            of the function's module and name and of every argument with its type, which
+            must be ``str``, ``bytes``, ``int``, ``float``, ``bool``, None, ``date``,
+            ``datetime``, ``Decimal``, ``UUID``, an enum's member, or a tuple of these.
+        :param tags: the tags, or a function that makes them from the arguments.
+        :param ttl, soft_ttl: as in :meth:`get_or_load`.
+        :raises TypeError, ValueError: one of these is not as said, or the function is a
+            coroutine or a generator.
+        """
+        self._lifetimes.of(ttl, soft_ttl)
+
+        def decorate(function: Callable[..., T]) -> CachedFunction[T]:
+            return CachedFunction(
+                self, function, key=key, tags=tags, ttl=ttl, soft_ttl=soft_ttl
+            )
+
+        return decorate
+
+    # Writing
+
+    def writing(self, batch: InvalidationIntentBatch) -> ContextManager[None]:
+        """Read round the cache what ``batch`` invalidates, in this thread, in a block.
+
+        For the time between the first write of a transaction and its end: reads of what
+        it has touched ask the database, which alone shows the transaction its own rows,
+        and store nothing, since it may be rolled back. What is added to the batch
+        within the block counts.
+        """
+        return self._open_writes.of(batch)
+
+    # Looking at it
 
     def diagnostics(self) -> CacheDiagnostics:
         """Count what happened so far. Safe at any time, from any thread."""
-        return CacheDiagnostics(
-            hits=self._hits.total,
-            misses=self._misses.total,
-            fills=self._fills.total,
-            refused_unknown=self._refused_unknown.total,
-            refused_snapshot=self._refused_snapshot.total,
-            refused_size=self._refused_size.total,
-            errors=self._errors.total,
-        )
+        return self._entries.tallies.diagnostics()
 
     def __repr__(self) -> str:
         return f"TaggedCache({self._store!r}, {self.namespace!r})"
 
-    def _look_up(
-        self, key: str, tags: Iterable[str]
-    ) -> tuple[Any, tuple[Address, ...], bytes, list[bytes | None] | None]:
-        """Read an entry with all it rests on, in one round trip.
+    def _is_writing(self, key: str, tags: Sequence[str]) -> bool:
+        if not self._open_writes.touch(key, tags):
+            return False
+        # Wrong arguments are an error here too.
+        self._keyspace.entry(key)
+        self._entries.tag_sets.of(tags)
+        self._entries.tallies.bypassed.add()
+        return True
 
-        :return: the value or ``MISS``; the addresses of the entry and of its tokens;
-            the digest of the tags; the tokens, None if the store does not know.
-        """
-        tag_addresses, tag_digest = self._tag_sets.of(tags)
-        addresses = self._keyspace.of_key(key) + tag_addresses
-        try:
-            entry, *tokens = self._store.get_many(addresses)
-        except ApplyError as exc:
-            self._failed(self._reading, exc)
-            self._misses.add()
-            return MISS, addresses, tag_digest, None
-        if self._reading.active:
-            self._reading.end()
-        value = self._decode(entry, tag_digest, tokens)
-        if value is MISS:
-            self._misses.add()
-        else:
-            self._hits.add()
-        return value, addresses, tag_digest, tokens
-
-    def _reservation(
-        self,
-        addresses: Sequence[Address],
-        tag_digest: bytes,
-        tokens: Sequence[bytes | None] | None,
-        since: float | None,
-    ) -> Reservation:
-        """Settle, before the load, whether and under what its value may be stored."""
-        if tokens is not None:
-            tokens = self._with_missing(addresses[1:], tokens)
+    def _since(self, since: float | None) -> float | None:
+        """When the snapshot began that a load of this caller reads."""
         if since is None and self._snapshot is not None:
             since = self._snapshot()
             if since is not None:
                 _check_since(since)
-        known = [token for token in tokens or () if token and is_live(token)]
-        refused = None
-        if tokens is None or len(known) < len(tokens):
-            refused = self._refused_unknown
-        elif since is not None and not self._all_before(known, since):
-            refused = self._refused_snapshot
-        return Reservation(self, addresses[0], basis_of(tag_digest, known), refused)
+        return since
 
-    def _with_missing(
-        self, addresses: Sequence[Address], tokens: Sequence[bytes | None]
-    ) -> Sequence[bytes | None]:
-        """Create the tokens that are None, and return those that are there then."""
-        missing = [index for index, token in enumerate(tokens) if token is None]
-        if not missing:
-            return tokens
-        fresh = fresh_tokens(len(missing), int(self._clock() * 1000))
-        writes = [(addresses[index], new, None) for index, new in zip(missing, fresh)]
-        complete = list(tokens)
-        try:
-            for index, token in zip(missing, self._store.add_many(writes)):
-                complete[index] = token
-        except ApplyError as exc:
-            self._failed(self._writing, exc)
-        return complete
+    def _reserved(
+        self, key: str, tags: Iterable[str], since: float | None
+    ) -> Judgement:
+        if self._open_writes.batches:
+            tags = tuple(tags)
+            if self._is_writing(key, tags):
+                nothing = Look(
+                    key, MISS, None, (), self._entries.tag_sets.of(tags), None
+                )
+                return Judgement(nothing, self._entries.tallies.bypassed)
+        look = self._entries.tokens_of(key, tags)
+        [look], _ = self._entries.with_missing([look])
+        return self._entries.judge(look, self._since(since))
 
-    def _all_before(self, tokens: Sequence[bytes], since: float) -> bool:
-        # Stamps are cut to the millisecond: a token may be almost one younger than it
-        # says. And strictly: one of the same moment may be the younger.
-        return all(
-            (stamp_ms(token) + 1) / 1000 + self._clock_skew < since for token in tokens
-        )
-
-    def _fill(
+    def _load_or_stale(
         self,
-        entry: Address,
-        value: object,
-        basis: bytes,
-        ttl: float | None,
-        refused: Tally | None,
-    ) -> bool:
-        seconds = self._ttl if ttl is None else ttl
-        if refused is not None:
-            refused.add()
-            return False
-        data = self._codec.encode(value, basis)
-        failures = self._store.set_many([(entry, data, seconds)])
-        for error in failures.values():
-            if isinstance(error, ApplyPermanent):
-                self._refused_size.add()
-            else:
-                self._failed(self._writing, error)
-            return False
-        self._writing.end()
-        self._fills.add()
-        return True
+        look: Look,
+        loader: Callable[[], T],
+        lifetime: Lifetime,
+        since: float | None,
+        stale_on_error: Callable[[Stale], T],
+    ) -> T:
+        failures: list[Exception] = []
 
-    def _failed(self, outage: Outage, error: ApplyError) -> None:
-        self._errors.add()
-        outage.begin(error)
+        def watched() -> T:
+            try:
+                return loader()
+            except Exception as exc:
+                failures.append(exc)
+                raise
+
+        try:
+            return self._herd.load(look, watched, lifetime, since)
+        except Exception as exc:
+            # Only the loader's own: a value that cannot be stored is the program's.
+            if not failures or exc is not failures[-1]:
+                raise
+            value = self._entries.outdated(look)
+            if value is MISS:
+                raise
+            self._entries.tallies.stale_on_error.add()
+            return stale_on_error(Stale(value, exc))
+
+    def _look_up_many(
+        self, keys: Iterable[str], tags: TagsOfKeys
+    ) -> tuple[list[Look], list[str]]:
+        """Look up all ``keys`` but those that this thread is writing; these besides."""
+        if isinstance(keys, (str, bytes)):
+            raise TypeError(f"keys must be several texts, not one {keys!r}")
+        written = []
+        wanted = []
+        tags_of = _tags_by_key(tags)
+        for key in dict.fromkeys(keys):
+            some = tags_of(key)
+            if self._open_writes.batches:
+                some = tuple(some)
+                if self._is_writing(key, some):
+                    written.append(key)
+                    continue
+            wanted.append((key, some))
+        if not wanted:
+            return [], written
+        return self._entries.look_up_many(wanted), written
 
 
-class Reservation:
-    """The tokens of a key as they were before a load. Safe for threads."""
-
-    def __init__(
-        self, cache: TaggedCache, entry: Address, basis: bytes, refused: Tally | None
-    ) -> None:
-        self._cache = cache
-        self._entry = entry
-        self._basis = basis
-        self._refused = refused
-
-    @property
-    def fillable(self) -> bool:
-        """Whether :meth:`fill` will try to store, or is refused already."""
-        return self._refused is None
-
-    def fill(self, value: object, ttl: float | None = None) -> bool:
-        """Store a value that was loaded since this reservation was made.
-
-        It is served until something it rests on is invalidated; if that has happened
-        meanwhile, never. One round trip, none if refused. A value over the item limit
-        is not stored and counted.
-
-        :param ttl: as in ``get_or_load``.
-        :return: whether the store has confirmed it.
-        :raises TypeError, ValueError: as ``get_or_load``; nothing was stored.
-        """
-        return self._cache._fill(self._entry, value, self._basis, ttl, self._refused)
+def _tags_by_key(tags: TagsOfKeys) -> Callable[[str], Iterable[str]]:
+    if isinstance(tags, Mapping):
+        return tags.__getitem__
+    if callable(tags):
+        return tags
+    if not isinstance(tags, (str, bytes)):
+        tags = tuple(tags)
+    return lambda key: tags
 
 
 def _check_since(since: float) -> None:
     _checked_seconds("since", since)
+
+
+def _not_negative(name: str, value: object) -> float:
+    seconds = _checked_seconds(name, value)
+    if seconds < 0:
+        raise ValueError(f"{name} must be 0 or more, not {value!r}")
+    return seconds
 
 
 def _checked_seconds(name: str, value: object) -> float:

@@ -19,11 +19,14 @@ TOKEN_SIZE = 17
 #: Bytes of it, from the front, that an entry is compared by: kind and random part.
 TOKEN_ID_SIZE = 9
 
-#: The kind that may serve and be filled under. Strict namespaces add kinds of their
-#: own; to this version, and to older ones, any of them is simply not live.
+#: The kind that may serve and be filled under.
 LIVE = b"L"
 
-_LIVE_BYTE = LIVE[0]
+#: Strict namespaces have two kinds of their own, so that a reader which is not strict
+#: by mistake takes neither for live, nor a strict one what the other has made. A
+#: pending token never serves; a cold one is live once the hold-off is over.
+PENDING = b"P"
+COLD = b"C"
 
 
 def fresh_token(stamp_ms: int) -> bytes:
@@ -36,21 +39,29 @@ def fresh_token(stamp_ms: int) -> bytes:
     return LIVE + os.urandom(8) + stamp_ms.to_bytes(8, "big")
 
 
-def fresh_tokens(count: int, stamp_ms: int) -> list[bytes]:
-    """Make ``count`` live tokens at once, each different."""
+def fresh_tokens(count: int, stamp_ms: int, kind: bytes = LIVE) -> list[bytes]:
+    """Make ``count`` tokens at once, each different."""
     randomness = os.urandom(8 * count)
     stamp = stamp_ms.to_bytes(8, "big")
     return [
-        LIVE + randomness[start : start + 8] + stamp
+        kind + randomness[start : start + 8] + stamp
         for start in range(0, len(randomness), 8)
     ]
 
 
-def is_live(token: bytes | None) -> bool:
-    """Tell whether what a store gave back may serve and be filled under."""
-    return token is not None and len(token) == TOKEN_SIZE and token[0] == _LIVE_BYTE
+def is_live(token: bytes | None, kind: bytes = LIVE) -> bool:
+    """Tell whether what a store gave back is a token that may serve.
+
+    :param kind: the kind that does; strict namespaces have another.
+    """
+    return token is not None and len(token) == TOKEN_SIZE and token[:1] == kind
+
+
+def is_pending(token: bytes) -> bool:
+    """Tell whether a strict namespace holds off all that rests on this token."""
+    return len(token) == TOKEN_SIZE and token[:1] == PENDING
 
 
 def stamp_ms(token: bytes) -> int:
-    """When a live token was made, in Unix milliseconds of its maker's clock."""
+    """When a token was made, in Unix milliseconds of its maker's clock."""
     return int.from_bytes(token[TOKEN_ID_SIZE:], "big")

@@ -1,0 +1,186 @@
+"""Functions whose results are cached by their arguments.
+
+The default key never gives two different calls the same text, whatever the arguments
+hold: joined with blanks, as other libraries do, ``f("a b")`` and ``f("a", "b")`` would
+be one entry, and so would ``f(1)`` and ``f("1")``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import functools
+import inspect
+import uuid
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Callable, Generic, Iterable, TypeVar
+
+from hydracache_sync.intents import InvalidationIntent
+
+if TYPE_CHECKING:
+    from hydracache_sync.cache.tagged import TaggedCache
+
+T = TypeVar("T")
+
+#: Make a key, or tags, from the arguments of a call.
+KeyOf = Callable[..., str]
+TagsOf = Callable[..., Iterable[str]]
+
+#: Characters of a default key that stay readable; arguments beyond are hashed.
+MAX_READABLE = 400
+
+#: Types whose text says all there is, without subclasses: those may say less.
+_PLAIN = {
+    type(None): "none",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    decimal.Decimal: "decimal",
+    uuid.UUID: "uuid",
+    datetime.date: "date",
+    datetime.datetime: "datetime",
+}
+
+
+class CachedFunction(Generic[T]):
+    """A function with a cache in front of it; made by ``TaggedCache.cached``.
+
+    A function in a class becomes a method as it would without. Its ``self`` is an
+    argument like others, so that it needs ``key=``, or a ``cache_key`` attribute that
+    is text and tells its objects apart.
+
+    :ivar uncached: the function itself.
+    """
+
+    def __init__(
+        self,
+        cache: TaggedCache,
+        function: Callable[..., T],
+        *,
+        key: KeyOf | None,
+        tags: Iterable[str] | TagsOf,
+        ttl: float | None,
+        soft_ttl: float | None,
+    ) -> None:
+        if isinstance(function, (staticmethod, classmethod)):
+            raise TypeError(
+                f"put @{type(function).__name__} above @cached, not under it"
+            )
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(
+            function
+        ):
+            raise TypeError(f"{function.__qualname__} is a coroutine: nothing to cache")
+        if inspect.isgeneratorfunction(function):
+            raise TypeError(f"{function.__qualname__} is a generator: return a list")
+        functools.update_wrapper(self, function)
+        self._cache = cache
+        self._key = key or _default_key(function)
+        if callable(tags):
+            self._tags: TagsOf = tags
+        else:
+            fixed = tags if isinstance(tags, (str, bytes)) else tuple(tags)
+            self._tags = lambda *args, **kwargs: fixed
+        self._ttl = ttl
+        self._soft_ttl = soft_ttl
+        self.uncached = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> T:
+        return self._cache.get_or_load(
+            self._key(*args, **kwargs),
+            lambda: self.uncached(*args, **kwargs),
+            tags=self._tags(*args, **kwargs),
+            ttl=self._ttl,
+            soft_ttl=self._soft_ttl,
+        )
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else BoundCachedFunction(self, instance)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The key that a call with these arguments has."""
+        return self._key(*args, **kwargs)
+
+    def tags(self, *args: Any, **kwargs: Any) -> Iterable[str]:
+        """The tags that a call with these arguments has."""
+        return self._tags(*args, **kwargs)
+
+    def intent(self, *args: Any, **kwargs: Any) -> InvalidationIntent:
+        """What invalidates the result of a call with these arguments; for a batch."""
+        return InvalidationIntent.key(self._key(*args, **kwargs))
+
+    def __repr__(self) -> str:
+        return f"<cached {self.uncached!r}>"
+
+
+class BoundCachedFunction(Generic[T]):
+    """A cached method of one object."""
+
+    def __init__(self, function: CachedFunction[T], instance: object) -> None:
+        functools.update_wrapper(self, function.uncached)
+        self.__self__ = instance
+        self.__func__ = function
+        #: The method without the cache.
+        self.uncached = functools.partial(function.uncached, instance)
+        self.key = functools.partial(function.key, instance)
+        self.tags = functools.partial(function.tags, instance)
+        self.intent = functools.partial(function.intent, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> T:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+
+def _default_key(function: Callable[..., Any]) -> KeyOf:
+    name = f"{function.__module__}.{function.__qualname__}"
+    signature = inspect.signature(function)
+
+    def key(*args: Any, **kwargs: Any) -> str:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        parts = []
+        for parameter, value in bound.arguments.items():
+            if signature.parameters[parameter].kind is inspect.Parameter.VAR_KEYWORD:
+                value = tuple(sorted(value.items()))
+            try:
+                parts.append(_text(value))
+            except TypeError as exc:
+                raise TypeError(
+                    f"argument {parameter} of {function.__qualname__} cannot be part"
+                    f" of a key: {exc}; give @cached a key= of your own"
+                ) from exc
+        text = "".join(parts)
+        if len(text) > MAX_READABLE or not text.isascii():
+            digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+            return f"{name}#{digest}"
+        return f"{name}({text})"
+
+    return key
+
+
+def _text(value: object) -> str:
+    """Text that only this value of this type has, and that says where it ends."""
+    kind = type(value)
+    if isinstance(value, str) and kind is str:
+        return _delimited("str", value)
+    if isinstance(value, bytes) and kind is bytes:
+        return _delimited("bytes", value.hex())
+    if kind in _PLAIN:
+        return _delimited(_PLAIN[kind], repr(value))
+    if isinstance(value, tuple) and kind is tuple:
+        return _delimited("tuple", "".join(map(_text, value)))
+    if isinstance(value, enum.Enum):
+        return _delimited("enum", f"{_named(kind)}.{value.name}")
+    if isinstance(value, type):
+        return _delimited("type", _named(value))
+    own = getattr(value, "cache_key", None)
+    if isinstance(own, str):
+        return _delimited("object", _delimited(_named(kind), own))
+    raise TypeError(f"it is {kind.__name__}, which has no text of its own")
+
+
+def _named(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _delimited(kind: str, text: str) -> str:
+    return f"{kind}:{len(text)}:{text};"

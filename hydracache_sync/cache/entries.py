@@ -1,0 +1,388 @@
+"""Entries under tokens: reading one with all it rests on, and storing one.
+
+The rules, and what breaks without each, are in section 6 of the design. In short: an
+entry is served only while all tokens that it was loaded under are still the ones in the
+store; tokens are read before the load and never after; who does not know them all, or
+reads an older snapshot than they are, stores nothing. Never raises because of the
+store. Knows nothing of who loads, and how many at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+
+from hydracache_sync.cache.codec import MISS, Codec
+from hydracache_sync.cache.diagnostics import Tallies, Tally
+from hydracache_sync.cache.entry import basis_of, soft_ms_of, tokens_in
+from hydracache_sync.cache.hold_off import TokenRule
+from hydracache_sync.cache.keyspace import Address, Keyspace
+from hydracache_sync.cache.lifetime import Lifetime, Lifetimes
+from hydracache_sync.cache.load_lock import LoadLock
+from hydracache_sync.cache.outage import Outage
+from hydracache_sync.cache.signed_pickle import PickleCodec
+from hydracache_sync.cache.store import CacheStore, Write
+from hydracache_sync.cache.tag_sets import TagSet, TagSets
+from hydracache_sync.cache.tokens import is_live, is_pending
+from hydracache_sync.errors import ApplyError, ApplyPermanent
+
+logger = logging.getLogger(__name__)
+
+
+class Look(NamedTuple):
+    """What one round trip has found out about a key.
+
+    :ivar value: of a hit, else ``MISS``.
+    :ivar entry: as stored, None where there is none.
+    :ivar addresses: of the entry, then of its tokens in the order of the digest.
+    :ivar tag_set: the tags that were asked for.
+    :ivar tokens: as they were, each None where there was none; None in place of all if
+        the store did not say.
+    """
+
+    key: str
+    value: Any
+    entry: bytes | None
+    addresses: tuple[Address, ...]
+    tag_set: TagSet
+    tokens: Sequence[bytes | None] | None
+
+    @property
+    def knows_all_tokens(self) -> bool:
+        """Whether there was a token at each address, live or not."""
+        return self.tokens is not None and None not in self.tokens
+
+    @property
+    def basis(self) -> bytes:
+        """What an entry under just these tokens would rest on; all must be known."""
+        return basis_of(self.tag_set.digest, self.tokens)  # type: ignore[arg-type]
+
+
+class Judgement(NamedTuple):
+    """What a load may do that begins now.
+
+    :ivar look: the tokens that its value would be stored under.
+    :ivar refused: why it will not be stored, as what counts it; None if it will.
+    """
+
+    look: Look
+    refused: Tally | None
+
+
+class Entries:
+    """The entries of one namespace in one store. Safe for threads and forks."""
+
+    def __init__(
+        self,
+        store: CacheStore,
+        keyspace: Keyspace,
+        *,
+        rule: TokenRule,
+        lifetimes: Lifetimes,
+        codec: Codec | PickleCodec,
+        keep_tags: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._keyspace = keyspace
+        self._rule = rule
+        self._lifetimes = lifetimes
+        self._encode = codec.encode
+        self._decode = codec.decode
+        self._keep_tags = keep_tags
+        self._clock = clock
+        self.tag_sets = TagSets(keyspace, strict=rule.strict)
+        self.tallies = Tallies()
+        self.namespace = namespace = keyspace.namespace
+        self._reading = Outage(logger, f"reading the cache of namespace {namespace}")
+        self._writing = Outage(logger, f"writing the cache of namespace {namespace}")
+
+    # Reading
+
+    def look_up(self, key: str, tags: Iterable[str]) -> Look:
+        """Read the entry of ``key`` with all it rests on, in one round trip."""
+        tag_set = self.tag_sets.of(tags)
+        addresses = self._keyspace.of_key(key) + tag_set.addresses
+        try:
+            found = self._store.get_many(addresses)
+        except ApplyError as exc:
+            self._failed(self._reading, exc)
+            self.tallies.misses.add()
+            return Look(key, MISS, None, addresses, tag_set, None)
+        if self._reading.active:
+            self._reading.end()
+        return self._judged(key, addresses, tag_set, found)
+
+    def look_up_many(self, wanted: Sequence[tuple[str, Iterable[str]]]) -> list[Look]:
+        """Read several entries with all they rest on, together in one round trip."""
+        plans = []
+        for key, tags in wanted:
+            tag_set = self.tag_sets.of(tags)
+            plans.append((key, self._keyspace.of_key(key) + tag_set.addresses, tag_set))
+        every = list(dict.fromkeys(at for _, some, _ in plans for at in some))
+        try:
+            found = dict(zip(every, self._store.get_many(every)))
+        except ApplyError as exc:
+            self._failed(self._reading, exc)
+            for _ in plans:
+                self.tallies.misses.add()
+            return [Look(key, MISS, None, at, tags, None) for key, at, tags in plans]
+        if self._reading.active:
+            self._reading.end()
+        return [
+            self._judged(key, addresses, tag_set, [found[each] for each in addresses])
+            for key, addresses, tag_set in plans
+        ]
+
+    def look_up_with_kept_tags(self, key: str) -> Any:
+        """Return the value of ``key`` under the tags that were kept with it, or MISS.
+
+        The names first and the tokens after them: of what is compared nothing is older
+        than this call.
+        """
+        addresses = self._keyspace.of_key(key)
+        value = MISS
+        try:
+            names, entry, *tokens = self._store.get_many(
+                (self._keyspace.tag_names(key),) + addresses
+            )
+            tag_set = self._tags_named(names)
+            if entry is not None and tag_set is not None:
+                if tag_set.addresses:
+                    tokens += self._store.get_many(tag_set.addresses)
+                value = self._decode(entry, tag_set.digest, tokens)
+        except ApplyError as exc:
+            self._failed(self._reading, exc)
+        (self.tallies.misses if value is MISS else self.tallies.hits).add()
+        return value
+
+    def look_again(self, look: Look, beside: Address) -> tuple[Look, bytes | None]:
+        """Read what ``look`` has read once more, and one address beside it.
+
+        Counts neither as a hit nor as a miss.
+        """
+        try:
+            other, *found = self._store.get_many((beside,) + look.addresses)
+        except ApplyError as exc:
+            self._failed(self._reading, exc)
+            return look._replace(value=MISS, entry=None, tokens=None), None
+        entry, *tokens = found
+        value = self._decode(entry, look.tag_set.digest, tokens)
+        return look._replace(value=value, entry=entry, tokens=tokens), other
+
+    def tokens_of(self, key: str, tags: Iterable[str]) -> Look:
+        """Read the tokens alone, for a value that is loaded later."""
+        tag_set = self.tag_sets.of(tags)
+        addresses = self._keyspace.of_key(key) + tag_set.addresses
+        tokens = None
+        try:
+            tokens = self._store.get_many(addresses[1:])
+        except ApplyError as exc:
+            self._failed(self._reading, exc)
+        return Look(key, MISS, None, addresses, tag_set, tokens)
+
+    def outdated(self, look: Look) -> Any:
+        """Return what was cached under other tokens for the same tags, or MISS."""
+        if look.entry is None:
+            return MISS
+        tokens = tokens_in(look.entry, len(look.addresses) - 1)
+        return self._decode(look.entry, look.tag_set.digest, tokens)
+
+    def is_due(self, look: Look) -> bool:
+        """Tell whether a hit is past its soft TTL."""
+        assert look.entry is not None and look.tokens is not None
+        return self._lifetimes.is_due(soft_ms_of(look.entry, len(look.tokens)))
+
+    def _judged(
+        self,
+        key: str,
+        addresses: tuple[Address, ...],
+        tag_set: TagSet,
+        found: Sequence[bytes | None],
+    ) -> Look:
+        entry, *tokens = found
+        value = self._decode(entry, tag_set.digest, tokens)
+        if value is MISS:
+            self.tallies.misses.add()
+        else:
+            self.tallies.hits.add()
+        return Look(key, value, entry, addresses, tag_set, tokens)
+
+    # Before a load
+
+    def with_missing(
+        self, looks: Sequence[Look], lock: LoadLock | None = None
+    ) -> tuple[list[Look], bool]:
+        """Create the tokens that are missing, and take ``lock`` in the same round trip.
+
+        :return: the looks with the tokens that are there now, and whether the lock was
+            taken.
+        """
+        missing = dict.fromkeys(
+            address
+            for look in looks
+            for address, token in zip(look.addresses[1:], look.tokens or ())
+            if token is None
+        )
+        now = self._clock()
+        writes: list[Write] = [
+            (address, token, None)
+            for address, token in zip(missing, self._rule.new_tokens(len(missing), now))
+        ]
+        if lock is not None:
+            writes.append(lock.request())
+        if not writes:
+            return list(looks), False
+        try:
+            answers = self._store.add_many(writes)
+        except ApplyError as exc:
+            self._failed(self._writing, exc)
+            # Also those whose tokens were all there: after one failure this read asks
+            # the store for nothing more, so that it ends within its time.
+            return [look._replace(tokens=None) for look in looks], False
+        there = dict(zip(missing, answers))
+        return [
+            (
+                look
+                if look.tokens is None
+                else look._replace(
+                    tokens=[
+                        there.get(address) if token is None else token
+                        for address, token in zip(look.addresses[1:], look.tokens)
+                    ]
+                )
+            )
+            for look in looks
+        ], lock is not None and lock.is_mine(answers[-1])
+
+    def judge(self, look: Look, since: float | None) -> Judgement:
+        """Settle, before a load, whether its value may be stored under these tokens.
+
+        :param since: when its snapshot began, None for one that has yet to begin.
+        """
+        if look.tokens is None:
+            return Judgement(look, self.tallies.refused_unknown)
+        rule = self._rule
+        tokens = [token for token in look.tokens if token and is_live(token, rule.kind)]
+        if len(tokens) < len(look.tokens):
+            pending = any(token and is_pending(token) for token in look.tokens)
+            if rule.strict and pending:
+                return Judgement(look, self.tallies.refused_pending)
+            return Judgement(look, self.tallies.refused_unknown)
+        if since is not None and not rule.are_older_than(since, tokens):
+            return Judgement(look, self.tallies.refused_snapshot)
+        if not rule.are_warm(tokens, self._clock()):
+            return Judgement(look, self.tallies.refused_pending)
+        return Judgement(look, None)
+
+    @property
+    def fills_under_new_tokens(self) -> bool:
+        """Whether a load may fill under tokens that it has itself created just now."""
+        return not self._rule.strict
+
+    # The lock
+
+    def lock_of(self, look: Look, seconds: float) -> LoadLock:
+        """One try to be the one who loads this key."""
+        basis = look.basis if look.knows_all_tokens else None
+        return LoadLock(self._keyspace.load_lock(look.key), basis, seconds)
+
+    def take(self, lock: LoadLock) -> bytes | None:
+        """Try to take ``lock``, and return what is there then.
+
+        :raises ApplyError: the store fails; counted and logged.
+        """
+        try:
+            [held] = self._store.add_many([lock.request()])
+        except ApplyError as exc:
+            self._failed(self._writing, exc)
+            raise
+        return held
+
+    def release(self, lock: LoadLock) -> None:
+        """Give ``lock`` back."""
+        self._set(lock.releases())
+
+    # After a load
+
+    def pack(self, judgement: Judgement, value: object, lifetime: Lifetime) -> bytes:
+        """Make the entry of a loaded value.
+
+        :raises TypeError, ValueError: it cannot be stored and come back the same.
+        """
+        soft_ms = self._lifetimes.soft_expiry_ms(lifetime)
+        return self._encode(value, judgement.look.basis, soft_ms)
+
+    def unpack(self, look: Look, entry: bytes) -> Any:
+        """Return a value of one's own from an entry that another load has made."""
+        return self._decode(entry, look.tag_set.digest, look.tokens or ())
+
+    def fill(
+        self,
+        packed: Sequence[tuple[Judgement, bytes]],
+        lifetime: Lifetime,
+        lock: LoadLock | None = None,
+    ) -> bool:
+        """Store the entries that may be, and give ``lock`` back in the same round trip.
+
+        :return: whether the store has confirmed every one of them.
+        """
+        writes: list[Write] = []
+        refusals = 0
+        for (look, refused), entry in packed:
+            if refused is not None:
+                refused.add()
+                refusals += 1
+                continue
+            seconds = self._lifetimes.seconds(lifetime)
+            writes.append((look.addresses[0], entry, seconds))
+            if self._keep_tags:
+                names = json.dumps(look.tag_set.tags).encode("ascii")
+                address = self._keyspace.tag_names(look.key)
+                writes.append((address, names, seconds))
+        if lock is not None:
+            writes += lock.releases()
+        failures = self._set(writes)
+        for (look, refused), _ in packed:
+            if refused is None and look.addresses[0] not in failures:
+                self.tallies.fills.add()
+        return not failures and not refusals
+
+    def delete(self, key: str) -> bool:
+        """Remove the entry of ``key``, and the lock of who loads it."""
+        addresses = [self._keyspace.entry(key), self._keyspace.load_lock(key)]
+        failures = self._store.delete_many(addresses)
+        for error in failures.values():
+            self._failed(self._writing, error)
+            return False
+        return True
+
+    def _set(self, writes: Sequence[Write]) -> Mapping[Address, ApplyError]:
+        if not writes:
+            return {}
+        failures = self._store.set_many(writes)
+        away = None
+        for error in failures.values():
+            if isinstance(error, ApplyPermanent):
+                self.tallies.refused_size.add()
+            else:
+                away = error
+        if away is not None:
+            self._failed(self._writing, away)
+        elif self._writing.active:
+            self._writing.end()
+        return failures
+
+    def _tags_named(self, names: bytes | None) -> TagSet | None:
+        if names is None:
+            return None
+        try:
+            return self.tag_sets.of(json.loads(names))
+        except (ValueError, TypeError, RecursionError):
+            # Foreign or damaged: a miss, as for an entry.
+            return None
+
+    def _failed(self, outage: Outage, error: ApplyError) -> None:
+        self.tallies.errors.add()
+        outage.begin(error)

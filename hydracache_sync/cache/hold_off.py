@@ -1,0 +1,81 @@
+"""When a token may be served and filled under: the rule of a cache, strict or not.
+
+A strict namespace holds off. Its tokens are *pending* from before a commit until some
+seconds later, which every writer and every apply says anew and nobody takes back. One
+that is missing may be a pending one that was evicted, so a new one is created *cold*:
+nothing is filled under it until the longest commit that it could hide has ended. The
+model in ``tests/model`` walks through what breaks without each of these.
+"""
+
+from __future__ import annotations
+
+from math import ceil, isfinite
+from typing import Sequence
+
+from hydracache_sync.cache.tokens import (
+    COLD,
+    LIVE,
+    PENDING,
+    fresh_tokens,
+    stamp_ms,
+)
+
+#: Seconds for which a strict namespace holds off. A COMMIT has to end within it.
+DEFAULT_HOLD_OFF = 2.0
+
+
+class HoldOff:
+    """The seconds of a strict namespace, the same in all its processes. Immutable.
+
+    :param seconds: over 0.
+    :raises TypeError, ValueError: not so.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(f"hold_off must be seconds, not {type(seconds).__name__}")
+        if not isfinite(seconds) or seconds <= 0:
+            raise ValueError(f"hold_off must be over 0 and finite, not {seconds!r}")
+        self.seconds = seconds
+        #: What a store is told. memcached counts in whole seconds from the last full
+        #: one, so one that is to last for two could end after one.
+        self.ttl = ceil(seconds) + 1
+
+    def pending_tokens(self, count: int, now: float) -> list[bytes]:
+        """Make ``count`` markers, each different, to be kept for ``ttl`` seconds."""
+        return fresh_tokens(count, int(now * 1000), PENDING)
+
+
+class TokenRule:
+    """What a cache takes for a live token, and when it fills under it. Immutable.
+
+    :param hold_off: of a strict namespace, None for one that is not.
+    :param clock_skew: seconds by which the clocks of hosts may differ.
+    """
+
+    def __init__(self, hold_off: HoldOff | None, clock_skew: float) -> None:
+        #: The kind of a token that may serve, which is that of a new one. Another kind
+        #: in a strict namespace, so that an entry or a token made by a process that is
+        #: not strict by mistake serves nobody who is.
+        self.kind = LIVE if hold_off is None else COLD
+        self.strict = hold_off is not None
+        self._skew = clock_skew
+        self._cold = clock_skew + (0.0 if hold_off is None else hold_off.seconds)
+
+    def new_tokens(self, count: int, now: float) -> list[bytes]:
+        """Make what a reader puts where a token is missing."""
+        return fresh_tokens(count, int(now * 1000), self.kind)
+
+    def are_older_than(self, since: float, tokens: Sequence[bytes]) -> bool:
+        """Tell whether a snapshot of ``since`` has all that these tokens stand for."""
+        return _all_before(tokens, since - self._cold)
+
+    def are_warm(self, tokens: Sequence[bytes], now: float) -> bool:
+        """Tell whether nothing is held off, for a load that begins now."""
+        return not self.strict or _all_before(tokens, now - self._cold)
+
+
+def _all_before(tokens: Sequence[bytes], moment: float) -> bool:
+    # Stamps are cut to the millisecond: a token may be almost one younger than it says.
+    # And strictly: one of the same moment may be the younger.
+    return all((stamp_ms(token) + 1) / 1000 < moment for token in tokens)

@@ -1,0 +1,44 @@
+"""The tokens of a key as they were before a load, to store its value under."""
+
+from __future__ import annotations
+
+from hydracache_sync.cache.entries import Entries, Judgement
+from hydracache_sync.cache.lifetime import Lifetimes
+
+
+class Reservation:
+    """What ``TaggedCache.reserve`` returns. Safe for threads."""
+
+    def __init__(
+        self, entries: Entries, judgement: Judgement, lifetimes: Lifetimes
+    ) -> None:
+        self._entries = entries
+        self._judgement = judgement
+        self._lifetimes = lifetimes
+
+    @property
+    def fillable(self) -> bool:
+        """Whether :meth:`fill` will try to store, or is refused already."""
+        return self._judgement.refused is None
+
+    def fill(
+        self, value: object, ttl: float | None = None, *, soft_ttl: float | None = None
+    ) -> bool:
+        """Store a value that was loaded since this reservation was made.
+
+        It is served until something it rests on is invalidated; if that has happened
+        meanwhile, never. One round trip, none if refused. A value over the item limit
+        is not stored and counted.
+
+        :param ttl: as in ``get_or_load``.
+        :param soft_ttl: as in ``get_or_load``.
+        :return: whether the store has confirmed it.
+        :raises TypeError, ValueError: as ``get_or_load``; nothing was stored.
+        """
+        lifetime = self._lifetimes.of(ttl, soft_ttl)
+        judgement = self._judgement
+        if judgement.refused is not None:
+            judgement.refused.add()
+            return False
+        entry = self._entries.pack(judgement, value, lifetime)
+        return self._entries.fill([(judgement, entry)], lifetime)
