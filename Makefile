@@ -26,7 +26,7 @@ demo-mysql: venv-cli
 	@$(SETUP) servers
 	$(RUN) tests/with_servers.py examples/quickstart.py
 
-test: venv-test venv-test-mysql
+test: venv-test venv-test-mysql venv-fuzz
 	@$(SETUP) servers
 	$(RUN) -m pytest $(ARGS)
 

@@ -39,7 +39,7 @@ def test_what_the_fuzzer_begins_with_is_taken_and_every_change_of_a_byte_too(
 
 @pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None,
-    reason="atheris is not installed (extra fuzz, CPython 3.11 to 3.13)",
+    reason="atheris, of the extra fuzz, needs Python 3.11 to 3.13",
 )
 def test_the_fuzzer_runs_and_finds_nothing_in_a_few_seconds() -> None:
     ended = subprocess.run(
