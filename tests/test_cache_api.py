@@ -24,7 +24,7 @@ from hydracache_sync import (
     collection_tag,
     entity_tag,
 )
-from hydracache_sync.cache import CacheStore
+from hydracache_sync.cache import CacheStore, outage
 from servers import Memcached
 
 ABSENT = object()
@@ -361,8 +361,12 @@ def test_what_is_invalidated_while_it_is_loaded_anew_is_not_served(
 
 
 def test_if_loading_anew_fails_the_entry_serves_on_and_the_log_says_so_once(
-    cache: TaggedCache, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    cache: TaggedCache,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(outage, "CALM", 0.0)
     caplog.set_level(logging.INFO)
     cache.get_or_load("k", lambda: "v", soft_ttl=100)
     clock.advance(101)

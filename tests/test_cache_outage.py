@@ -14,7 +14,8 @@ import pytest
 
 from faulty_memcached import FaultyMemcached, Mode
 from hydracache_sync import MemcachedStore, MemoryStore, TaggedCache
-from hydracache_sync.cache import Address, Failures, Write
+from hydracache_sync.cache import Address, Failures, Write, outage
+from hydracache_sync.cache.outage import Outage
 from hydracache_sync.errors import ApplyUnavailable
 from servers import Memcached
 
@@ -216,6 +217,36 @@ def test_a_delete_that_fails_says_so() -> None:
     assert cache.diagnostics().errors == 1
 
 
+@pytest.fixture
+def no_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the first success end an outage."""
+    monkeypatch.setattr(outage, "CALM", 0.0)
+
+
+def test_calls_that_need_the_failing_node_and_others_are_one_outage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 0.0
+    seen = Outage(logging.getLogger("hydracache_sync"), "it", clock=lambda: now)
+    caplog.set_level(logging.INFO, logger="hydracache_sync")
+
+    for _ in range(100):
+        seen.begin(RuntimeError("away"))
+        now += 0.5
+        seen.end()
+    said_meanwhile = len(caplog.records)
+    now += outage.CALM
+    for _ in range(3):
+        seen.end()
+
+    assert said_meanwhile == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "it fails: away",
+        "it works again",
+    ]
+
+
+@pytest.mark.usefixtures("no_calm")
 def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -235,6 +266,7 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
     ]
 
 
+@pytest.mark.usefixtures("no_calm")
 @pytest.mark.parametrize("operation", ["add", "set"])
 def test_a_cache_that_reads_but_does_not_write_is_logged_once(
     caplog: pytest.LogCaptureFixture, operation: str
