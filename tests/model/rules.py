@@ -1,0 +1,99 @@
+"""The rules of the protocol, each with a switch that takes it away.
+
+All on is what the library does. A scenario that takes one away must find what breaks
+without it: that is why the rule is there. Which faults are looked at is in ``Faults``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What readers, writers and workers keep to."""
+
+    # Reading (``TaggedCache``)
+    #: An entry is served only if the tokens it was loaded under are the ones there now.
+    compare_tokens: bool = True
+    #: Tokens are read before the loader starts, and the fill is under those.
+    tokens_before_load: bool = True
+    #: A token that is missing equals nothing, not even another one that is missing.
+    missing_equals_nothing: bool = True
+    #: Who loses the lock and waits compares tokens before it takes what it finds.
+    losers_validate: bool = True
+    #: Early refresh stores under the tokens of the hit, not under tokens read later.
+    refresh_under_hit: bool = True
+
+    # Snapshots (``since``)
+    #: A value of an older snapshot is stored only if every token is older still.
+    guard: bool = True
+    #: ... by more than clocks differ.
+    guard_skew: bool = True
+    #: ... strictly: of the same moment is not older.
+    guard_strictly: bool = True
+    #: The stamp of an apply is taken after the row was seen committed.
+    stamp_after_commit: bool = True
+    #: A transaction that has written does not store what it reads.
+    writers_do_not_fill: bool = True
+    #: ... and does not take from the cache what it may have changed.
+    writers_do_not_read: bool = True
+
+    # Flights (one load per herd)
+    #: A flight is joined only by who has read the same tokens.
+    join_same_tokens: bool = True
+    #: ... and only if those are known.
+    join_known_tokens: bool = True
+    #: While a token is pending only a flight whose loader has not started is joined.
+    join_pending_unstarted: bool = True
+    #: ... nor while one is cold: it may stand for an evicted mark.
+    join_cold_unstarted: bool = True
+    #: ... as judged when the flight started, not when it is joined.
+    join_judged_at_start: bool = True
+    #: Who reads an older snapshot leads no flight.
+    since_leads_no_flight: bool = True
+
+    # Applying (``MemcachedApplier``, ``OutboxWorker``)
+    #: A row is applied after its commit is seen.
+    apply_after_commit: bool = True
+    #: A row is published after every acknowledgement.
+    publish_after_acks: bool = True
+    #: No command is sent twice: a copy that comes late would bring its token back.
+    never_sent_twice: bool = True
+    #: An apply stores a token that is "random" and made for this attempt. Else it is a
+    #: "counter", or the row's own, such as its "row id"; or the token is "deleted".
+    token: str = "random"
+
+    # Strict namespaces
+    #: Tokens are marked before the commit; its committed values are never overtaken.
+    quarantine: bool = True
+    #: The mark is pending for T_q; else it is a plain fresh token.
+    mark_is_pending: bool = True
+    #: An apply marks as pending too; else it stores a live token, which lifts the mark.
+    apply_marks_pending: bool = True
+    #: A token made for a missing one is cold for T_q: nothing is filled under it.
+    cold_tokens: bool = True
+    #: ... and for as long again as clocks may differ.
+    cold_skew: bool = True
+    #: ... as judged before the load, not at the fill.
+    cold_before_load: bool = True
+    #: ... and for an older snapshot, when that began.
+    cold_before_snapshot: bool = True
+    #: COMMIT is not sent when T_q has nearly passed since the mark.
+    commit_deadline: bool = True
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What may happen, any number of times, at any moment."""
+
+    #: An entry or a token is evicted.
+    evict: bool = True
+    #: The node restarts and has lost everything.
+    restart: bool = True
+    #: A row is applied again: its acknowledgement was lost, or the worker comes late.
+    duplicate: bool = True
+    #: A writer rolls back, or dies before its commit.
+    rollback: bool = True
+    #: The hold-off ends before COMMIT does. An assumption excludes it.
+    early_end: bool = False

@@ -1,0 +1,276 @@
+"""What is walked, and what must come of it.
+
+``HOLDS`` are walked to the end. ``BREAKS`` take one rule away, or are another protocol
+altogether, and must be found to break; ``NEEDLESS`` are the exceptions, said openly.
+The tables set protocols against single faults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .explore import Model
+from .older_ways import OlderWay
+from .protocol import Protocol
+from .rings import RingChange
+from .rules import Faults
+
+#: Nothing goes wrong but what always may: any order of steps.
+NO_FAULTS = Faults(evict=False, restart=False, duplicate=False, rollback=False)
+
+DEFAULT = Protocol()
+SNAPSHOTS = Protocol(snapshots=True, readers=1)
+OWN_WRITES = Protocol(snapshots=True, own_writes=True, readers=1, writers=((0,),))
+FLIGHTS = Protocol(flights=True)
+STRICT = Protocol(strict=True, readers=1)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One walk.
+
+    :ivar name: what is different about it.
+    :ivar about: its sizes, in words.
+    :ivar limit: states after which it is given up: 1.5 million need about 2 GB.
+    """
+
+    name: str
+    model: Model
+    about: str = ""
+    limit: int = 1_500_000
+
+
+def _sizes(model: Protocol) -> str:
+    rows = len(model.writers)
+    tags = f"{model.tags} tag{'s'[: model.tags > 1]}"
+    return (
+        f"{model.readers} reader{'s'[: model.readers > 1]},"
+        f" {rows} writer{'s'[: rows > 1]}, {tags}"
+    )
+
+
+def _holds(name: str, model: Protocol) -> Scenario:
+    return Scenario(name, model, _sizes(model))
+
+
+ONE, TWO, THREE = ((0,),), ((0,), (0,)), ((0,), (0,), (0,))
+
+#: Our protocol, with every fault any number of times.
+HOLDS = [
+    _holds("default", replace(DEFAULT, writers=THREE)),
+    _holds("default, tokens read one by one", Protocol(one_by_one=True)),
+    _holds(
+        "default, two tags read one by one",
+        Protocol(tags=2, readers=1, writers=((0,), (1,)), one_by_one=True),
+    ),
+    _holds(
+        "default, a writer of two tags",
+        Protocol(tags=2, readers=1, writers=((0, 1), (0,))),
+    ),
+    _holds("default, early refresh", Protocol(refresh=True)),
+    _holds("default, flights", FLIGHTS),
+    _holds("old snapshots", Protocol(snapshots=True, writers=ONE)),
+    _holds("old snapshots, more writers", SNAPSHOTS),
+    _holds("old snapshots, own writes", OWN_WRITES),
+    _holds(
+        "old snapshots, flights", Protocol(snapshots=True, flights=True, writers=ONE)
+    ),
+    _holds("strict", Protocol(strict=True)),
+    _holds("strict, more writers", Protocol(strict=True, readers=1, writers=THREE)),
+    _holds(
+        "strict, tokens read one by one",
+        Protocol(strict=True, writers=ONE, one_by_one=True),
+    ),
+    _holds(
+        "strict, a writer of two tags",
+        Protocol(strict=True, tags=2, readers=1, writers=((0, 1),), one_by_one=True),
+    ),
+    _holds("strict, early refresh", Protocol(strict=True, refresh=True, writers=ONE)),
+    _holds("strict, flights", Protocol(strict=True, flights=True, writers=ONE)),
+    _holds(
+        "strict, old snapshots",
+        Protocol(strict=True, snapshots=True, readers=1, writers=ONE),
+    ),
+    Scenario("a change of rings and back", RingChange(writers=1), "1 reader, 1 writer"),
+]
+
+#: Larger, for whoever has minutes.
+LONG = [
+    _holds("default, 3 readers", Protocol(readers=3)),
+    _holds("default, 4 writers", Protocol(writers=(*THREE, (0,)))),
+    _holds(
+        "default, two tags read one by one, 2 readers",
+        Protocol(tags=2, writers=((0,), (1,)), one_by_one=True),
+    ),
+    _holds("old snapshots, 2 writers", Protocol(snapshots=True)),
+    _holds("strict, 3 writers", Protocol(strict=True, writers=THREE)),
+    _holds("strict, flights, 2 writers", Protocol(strict=True, flights=True)),
+    _holds(
+        "strict, two tags, 2 writers",
+        Protocol(strict=True, tags=2, readers=1, writers=((0,), (0, 1))),
+    ),
+    Scenario("a change of rings and back", RingChange(), "1 reader, 2 writers"),
+]
+
+#: One rule less, or another protocol: what must be found.
+BREAKS = [
+    Scenario("delete", OlderWay("delete", "set", NO_FAULTS)),
+    Scenario("delete, fill by add", OlderWay("delete", "add", NO_FAULTS)),
+    Scenario("tombstone, fill by add or cas", OlderWay("tombstone", "cas")),
+    Scenario("tokens not compared", DEFAULT.without(compare_tokens=False)),
+    Scenario("tokens read after the load", DEFAULT.without(tokens_before_load=False)),
+    Scenario(
+        "a missing token equals a missing one",
+        DEFAULT.without(missing_equals_nothing=False),
+    ),
+    Scenario("counters as tokens", DEFAULT.without(token="counter")),
+    Scenario("row ids as tokens", DEFAULT.without(token="row id")),
+    Scenario("a command sent twice", DEFAULT.without(never_sent_twice=False)),
+    Scenario("applied before the commit", DEFAULT.without(apply_after_commit=False)),
+    Scenario("published before the ack", DEFAULT.without(publish_after_acks=False)),
+    Scenario(
+        "refreshed under tokens read later",
+        replace(DEFAULT, refresh=True).without(refresh_under_hit=False),
+    ),
+    Scenario("losers take what they find", DEFAULT.without(losers_validate=False)),
+    Scenario("any flight joined", FLIGHTS.without(join_same_tokens=False)),
+    Scenario("unknown tokens joined", FLIGHTS.without(join_known_tokens=False)),
+    Scenario(
+        "a started flight joined while pending",
+        replace(FLIGHTS, strict=True).without(join_pending_unstarted=False),
+    ),
+    Scenario(
+        "a started flight joined while cold",
+        replace(FLIGHTS, strict=True, writers=ONE).without(join_cold_unstarted=False),
+    ),
+    Scenario(
+        "cold judged when joining",
+        replace(FLIGHTS, strict=True, writers=ONE).without(join_judged_at_start=False),
+    ),
+    Scenario(
+        "an old snapshot leads a flight",
+        replace(FLIGHTS, snapshots=True, writers=ONE).without(
+            since_leads_no_flight=False
+        ),
+    ),
+    Scenario("no snapshot guard", SNAPSHOTS.without(guard=False)),
+    Scenario("guard without skew", SNAPSHOTS.without(guard_skew=False)),
+    Scenario("guard not strictly", SNAPSHOTS.without(guard_strictly=False)),
+    Scenario("stamped before the commit", SNAPSHOTS.without(stamp_after_commit=False)),
+    Scenario("a transaction fills", OWN_WRITES.without(writers_do_not_fill=False)),
+    Scenario(
+        "a transaction reads what it changed",
+        OWN_WRITES.without(writers_do_not_read=False),
+    ),
+    Scenario("strict without quarantine", STRICT.without(quarantine=False)),
+    Scenario("quarantine by a plain token", STRICT.without(mark_is_pending=False)),
+    Scenario("quarantine lifted by apply", STRICT.without(apply_marks_pending=False)),
+    Scenario("hold-off without cold tokens", STRICT.without(cold_tokens=False)),
+    Scenario("cold without skew", STRICT.without(cold_skew=False)),
+    Scenario("cold judged at the fill", STRICT.without(cold_before_load=False)),
+    Scenario(
+        "cold judged at the load of an old snapshot",
+        replace(STRICT, snapshots=True, writers=ONE).without(
+            cold_before_snapshot=False
+        ),
+    ),
+    Scenario("COMMIT without a deadline", STRICT.without(commit_deadline=False)),
+    Scenario(
+        "hold-off ends before COMMIT does",
+        replace(STRICT, faults=Faults(early_end=True)),
+    ),
+    Scenario("applied to one ring only", RingChange(apply_to_both=False)),
+    Scenario("readers change rings first", RingChange(appliers_first=False)),
+    Scenario("a ring's id used again", RingChange(new_id=False)),
+]
+
+#: Rules that nothing breaks without, under these faults; and why they are kept.
+NEEDLESS = [
+    Scenario(
+        "the token deleted by the apply",
+        DEFAULT.without(token="deleted"),
+        "costs the next reader a round trip, and a strict namespace needs the mark",
+    ),
+]
+
+
+def _one_fault(name: str) -> Faults:
+    return replace(NO_FAULTS, **{name: True})
+
+
+#: States of one cell. Ours need a tenth of it; counters grow without an end.
+TABLE_LIMIT = 50_000
+
+#: Columns of the first table: the faults, and whether readers have old snapshots.
+COLUMNS = {
+    "none": (NO_FAULTS, False),
+    "eviction": (_one_fault("evict"), False),
+    "restart": (_one_fault("restart"), False),
+    "late duplicate": (_one_fault("duplicate"), False),
+    "old snapshot": (NO_FAULTS, True),
+}
+
+_UNGUARDED = DEFAULT.without(guard=False)
+
+#: Rows of the first table.
+ROWS: dict[str, Protocol | OlderWay] = {
+    "**ours**": DEFAULT,
+    "ours, the token deleted by the apply": DEFAULT.without(token="deleted"),
+    "delete": OlderWay("delete", "set"),
+    "delete, fill by add": OlderWay("delete", "add"),
+    "tombstone, fill by add or cas": OlderWay("tombstone", "cas"),
+    "tokens read after the load": _UNGUARDED.without(tokens_before_load=False),
+    "a missing token equals a missing one": _UNGUARDED.without(
+        missing_equals_nothing=False
+    ),
+    "counters as tokens": _UNGUARDED.without(token="counter"),
+    "row ids as tokens": _UNGUARDED.without(token="row id"),
+    "ours without the snapshot guard": _UNGUARDED,
+}
+
+#: Columns of the second.
+STRICT_COLUMNS = {
+    "none": NO_FAULTS,
+    "eviction": _one_fault("evict"),
+    "restart": _one_fault("restart"),
+    "late duplicate": _one_fault("duplicate"),
+    "rollback": _one_fault("rollback"),
+    "hold-off ends early": replace(_one_fault("early_end"), evict=True),
+}
+
+STRICT_ROWS = {
+    "**ours**": STRICT,
+    "no quarantine": STRICT.without(quarantine=False),
+    "quarantine by a plain token": STRICT.without(mark_is_pending=False),
+    "quarantine lifted by apply": STRICT.without(apply_marks_pending=False),
+    "no cold tokens": STRICT.without(cold_tokens=False),
+    "cold without skew": STRICT.without(cold_skew=False),
+    "cold judged at the fill": STRICT.without(cold_before_load=False),
+    "COMMIT without a deadline": STRICT.without(commit_deadline=False),
+}
+
+
+def table() -> list[Scenario]:
+    """The cells of the first table, row by row."""
+    return [
+        Scenario(row, _with(model, faults, snapshots), column, TABLE_LIMIT)
+        for row, model in ROWS.items()
+        for column, (faults, snapshots) in COLUMNS.items()
+    ]
+
+
+def _with(model: Model, faults: Faults, snapshots: bool) -> Model:
+    assert isinstance(model, (Protocol, OlderWay))
+    if snapshots:
+        # Moments multiply the states; one reader is enough to be late.
+        return replace(model, faults=faults, snapshots=True, readers=1)
+    return replace(model, faults=faults)
+
+
+def strict_table() -> list[Scenario]:
+    """The cells of the second."""
+    return [
+        Scenario(row, replace(model, faults=faults), column, TABLE_LIMIT)
+        for row, model in STRICT_ROWS.items()
+        for column, faults in STRICT_COLUMNS.items()
+    ]
