@@ -487,7 +487,9 @@ outbox.close()
             script, storage, writer, options=["-W", "ignore::DeprecationWarning"]
         )
 
-        assert (ended.returncode, ended.stderr) == (0, "")
+        # Such a fork goes on after a while all the same, and says what it risks.
+        said = "" if writer == "forking thread" else "a fork in the midst of"
+        assert (ended.returncode, ended.stderr[: len(said)]) == (0, said)
         with raw(storage) as connection:
             assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
 

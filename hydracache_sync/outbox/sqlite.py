@@ -18,6 +18,7 @@ from hydracache_sync.errors import (
     SchemaError,
 )
 from hydracache_sync.outbox.connections import ThreadConnections
+from hydracache_sync.outbox.fork_gate import fork_gate
 from hydracache_sync.outbox.row import COLUMNS, DETAIL_COLUMNS
 from hydracache_sync.outbox.schema import (
     DEFAULT_TABLE,
@@ -199,9 +200,10 @@ class SQLiteOutbox(SQLOutbox):
     @contextlib.contextmanager
     def _session(self) -> Iterator[sqlite3.Connection]:
         self._refuse_in_block()
-        with self._translated():
-            connection = self._connections.get()
-        yield connection
+        with fork_gate:
+            with self._translated():
+                connection = self._connections.get()
+            yield connection
 
     def _lend(self, connection: sqlite3.Connection) -> None:
         connection.text_factory = str

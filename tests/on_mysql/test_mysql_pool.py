@@ -1,0 +1,368 @@
+"""A pool over MariaDB outlives whatever the server and its network do, and forks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import threading
+from typing import Any, Callable, Iterator
+
+import pymysql
+import pytest
+from mysql_databases import Database, fresh_database
+
+from hydracache_sync import (
+    InvalidationIntentBatch,
+    MySQLOutbox,
+    OutboxWorker,
+    RecordingApplier,
+    ThreadState,
+    WorkerPool,
+)
+from outbox_contract import Child
+from pool_processes import DEADLINE, SHOP, Shop, eventually
+from servers import MariaDB
+from test_pool_processes import UnseenChild
+
+#: Seconds, so that a server which hangs is given up soon.
+TIMEOUTS = {"connect_timeout": 0.5, "read_timeout": 0.5, "write_timeout": 0.5}
+
+
+class Proxy:
+    """Carries bytes between clients and a server, well or badly.
+
+    :ivar swallowing: accepts connections and bytes, and passes nothing on.
+    :ivar delay: seconds that each answer is held back.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = (host, port)
+        self.swallowing = False
+        self.delay = 0.0
+        self._ended = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, run: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=run, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._ended.is_set():
+            if select.select([self._listener], [], [], 0.05)[0]:
+                client, _ = self._listener.accept()
+                self._start(self._carry, client)
+
+    def _carry(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            with socket.create_connection(self._server) as server:
+                while not self._ended.is_set():
+                    for source in select.select([client, server], [], [], 0.05)[0]:
+                        data = source.recv(1 << 16)
+                        if not data:
+                            return
+                        if source is server and self.delay:
+                            self._ended.wait(self.delay)
+                        if not self.swallowing:
+                            (server if source is client else client).sendall(data)
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+        self._listener.close()
+
+
+def batch_of(*keys: str) -> InvalidationIntentBatch:
+    batch = InvalidationIntentBatch("test")
+    for key in keys:
+        batch.invalidate_key(key)
+    return batch
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Levels of the log lines about outages so far."""
+    caplog.set_level(logging.INFO, "hydracache_sync")
+
+    def levels() -> list[str]:
+        return [
+            record.levelname
+            for record in caplog.records
+            if "Outage" in record.__dict__.get("hydracache_event", "")
+        ]
+
+    return levels
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[MariaDB]:
+    """A server that only these tests hurt."""
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture
+def own(own_server: MariaDB) -> Iterator[Database]:
+    with fresh_database(own_server) as database:
+        yield database
+
+
+@pytest.fixture
+def outbox(own: Database) -> Iterator[MySQLOutbox]:
+    with contextlib.closing(own.outbox(**TIMEOUTS)) as outbox:
+        outbox.install_schema()
+        yield outbox
+
+
+class Carried:
+    """A pool at work over ``outbox``, before, in and after an outage."""
+
+    def __init__(self, outbox: MySQLOutbox, told: Callable[[], list[str]]) -> None:
+        self.outbox = outbox
+        self.applier = RecordingApplier(SHOP)
+        self.pool = WorkerPool(
+            OutboxWorker(outbox, self.applier, claim_ttl=1.0), threads=2
+        )
+        self._told = told
+
+    def works(self, key: str) -> None:
+        self.outbox.enqueue(SHOP, batch_of(key))
+        eventually(lambda: self.outbox.status(SHOP).pending == 0)
+        assert key in {intent.value for intent in list(self.applier.applied)}
+
+    def waits(self) -> None:
+        eventually(
+            lambda: ThreadState.WAITING
+            in {each.state for each in self.pool.health().threads}
+        )
+        assert {each.what for each in self.pool.health().outages} == {"database"}
+
+    def has_lost_nothing(self) -> None:
+        eventually(lambda: len(self._told()) == 2)
+        eventually(lambda: self.pool.health().ok)
+        assert self._told() == ["WARNING", "INFO"]
+        status = self.outbox.status(SHOP)
+        assert (status.pending, status.dead_lettered) == (0, 0)
+
+
+class TestServer:
+    def test_a_server_that_is_restarted_is_waited_for(self, own_server, outbox, told):
+        carried = Carried(outbox, told)
+        with carried.pool:
+            carried.works("before")
+            own_server.restart()
+            carried.works("after")
+            carried.has_lost_nothing()
+
+    def test_a_server_that_is_killed_is_waited_for(self, own_server, outbox, told):
+        carried = Carried(outbox, told)
+        with carried.pool:
+            carried.works("before")
+            own_server.kill()
+            carried.waits()
+            own_server.start()
+            carried.works("after")
+            carried.has_lost_nothing()
+
+    def test_a_server_that_hangs_is_waited_for(self, own_server, outbox, told):
+        carried = Carried(outbox, told)
+        with carried.pool:
+            carried.works("before")
+            own_server.pause()
+            try:
+                carried.waits()
+            finally:
+                own_server.resume()
+            carried.works("after")
+            carried.has_lost_nothing()
+
+    def test_a_server_that_is_away_at_the_start_is_waited_for(
+        self, own_server, outbox, told
+    ):
+        carried = Carried(outbox, told)
+        own_server.kill()
+        with carried.pool:
+            carried.waits()
+            own_server.start()
+            carried.works("a")
+            carried.has_lost_nothing()
+
+    def test_connections_that_are_killed_are_replaced_without_a_word(
+        self, own, outbox, told
+    ):
+        carried = Carried(outbox, told)
+        with carried.pool:
+            carried.works("before")
+            for id, user in own.sql(
+                "select id, db from information_schema.processlist"
+            ):
+                if user == own.name and id != own.sql("select connection_id()")[0][0]:
+                    with contextlib.suppress(pymysql.Error):  # ended by itself
+                        own.sql(f"kill {id}")
+            carried.works("after")
+
+        assert told() == []
+
+
+class TestNetwork:
+    @pytest.fixture
+    def proxy(self, own: Database) -> Iterator[Proxy]:
+        with Proxy(str(own.options["host"]), int(own.options["port"])) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def through(
+        self, own: Database, outbox: MySQLOutbox, proxy: Proxy
+    ) -> Iterator[MySQLOutbox]:
+        options = {"host": "127.0.0.1", "port": proxy.port, **TIMEOUTS}
+        with contextlib.closing(own.outbox(**options)) as outbox:
+            yield outbox
+
+    def test_a_network_that_swallows_packets_is_waited_for(
+        self, proxy, through, outbox, told
+    ):
+        carried = Carried(through, told)
+        with carried.pool:
+            carried.works("before")
+            proxy.swallowing = True
+            outbox.enqueue(SHOP, batch_of("meanwhile"))
+            carried.waits()
+            proxy.swallowing = False
+            carried.works("after")
+            carried.has_lost_nothing()
+
+    def test_a_slow_network_is_only_slow(self, proxy, through, told):
+        carried = Carried(through, told)
+        proxy.delay = 0.03
+        with carried.pool:
+            carried.works("a")
+
+        assert told() == []
+
+    def test_a_network_that_flaps_is_one_outage(self, proxy, through, outbox, told):
+        carried = Carried(through, told)
+        with carried.pool:
+            carried.works("before")
+            for n in range(3):
+                proxy.swallowing = True
+                outbox.enqueue(SHOP, batch_of(f"flap:{n}"))
+                carried.waits()
+                proxy.swallowing = False
+                eventually(lambda: outbox.status(SHOP).pending == 0)
+            carried.works("after")
+            eventually(lambda: told()[-1:] == ["INFO"])
+
+            assert told().count("WARNING") == told().count("INFO") <= 3
+            assert outbox.status(SHOP).dead_lettered == 0
+
+    def test_a_name_that_no_longer_resolves_is_waited_for(
+        self, own, outbox, told, monkeypatch
+    ):
+        real = socket.getaddrinfo
+        lost = threading.Event()
+
+        def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+            if host != "db.example":
+                return real(host, *args, **options)
+            if lost.is_set():
+                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure")
+            return real("127.0.0.1", *args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        named = own.outbox(host="db.example", **TIMEOUTS)
+        carried = Carried(outbox, told)
+        carried.pool = WorkerPool(OutboxWorker(named, carried.applier), threads=2)
+
+        with contextlib.closing(named), carried.pool:
+            carried.works("before")
+            lost.set()
+            for (id,) in own.sql("select id from information_schema.processlist"):
+                if id != own.sql("select connection_id()")[0][0]:
+                    with contextlib.suppress(pymysql.Error):  # ended by itself
+                        own.sql(f"kill {id}")
+            carried.waits()
+            lost.clear()
+            carried.works("after")
+            carried.has_lost_nothing()
+
+
+class MySQLShop(Shop):
+    def __init__(self, database: Database, outbox: MySQLOutbox, **options: Any) -> None:
+        super().__init__(outbox, **options)
+        self._database = database
+
+    def another_outbox(self) -> Any:
+        return self._database.outbox()
+
+    def enqueue_in_own_transaction(self, key: str) -> None:
+        with self._database.connect() as connection:
+            connection.begin()
+            self.outbox.enqueue_in(connection, SHOP, self.batch(key))
+            connection.commit()
+
+
+@pytest.mark.parametrize("fork", [Child, UnseenChild])
+class TestFork:
+    """As on SQLite; here a parent that is at work may fork in any way."""
+
+    @pytest.fixture
+    def shop(self, own: Database) -> Iterator[MySQLShop]:
+        with contextlib.closing(own.outbox()) as outbox:
+            outbox.install_schema()
+            yield MySQLShop(own, outbox)
+
+    @pytest.mark.parametrize("use", ["start", "wake", "enqueue", "enqueue_in"])
+    def test_pool_starts_anew_in_the_child(self, shop, fork, use):
+        def in_child() -> tuple[list[str], bool]:
+            if use == "enqueue":
+                shop.outbox.enqueue(SHOP, shop.batch("child"))
+            elif use == "enqueue_in":
+                shop.enqueue_in_own_transaction("child")
+            else:
+                with contextlib.closing(shop.another_outbox()) as other:
+                    other.enqueue(SHOP, shop.batch("child"))
+                getattr(shop.pool, use)()
+            eventually(lambda: shop.pending() == 0)
+            return shop.applied(), shop.pool.stop(DEADLINE)
+
+        with shop.paused_parent():
+            assert fork(in_child).result() == (["child"], True)
+
+    def test_children_of_a_busy_parent_share_no_connection_with_it(
+        self, own, outbox, fork
+    ):
+        shop = MySQLShop(own, outbox, poll_interval=0.001)
+
+        def in_child() -> tuple[int, int]:
+            shop.pool.start()
+            for n in range(5):
+                shop.outbox.enqueue(SHOP, shop.batch(f"{os.getpid()}:{n}"))
+            eventually(lambda: shop.pending() == 0)
+            assert shop.pool.stop(DEADLINE)
+            with shop.outbox.transaction() as connection:
+                return len(shop.applied()), connection.thread_id()
+
+        with shop.pool:
+            children = []
+            for n in range(6):
+                shop.outbox.enqueue(SHOP, shop.batch(f"parent:{n}"))
+                children.append(fork(in_child))
+            results = [child.result() for child in children]
+            eventually(lambda: shop.pending() == 0)
+            with shop.outbox.transaction() as connection:
+                mine = connection.thread_id()
+            assert shop.pool.health().ok
+
+        carried = sum(count for count, _ in results) + len(shop.applied())
+        assert carried >= 36
+        assert len({mine, *(id for _, id in results)}) == 7
