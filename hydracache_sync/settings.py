@@ -87,7 +87,9 @@ def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
     :param names: of environment variables.
     :return: pairs of such a name and the setting that was probably meant, or None.
     """
-    known = {setting.name.upper(): setting.variable for setting in SETTINGS}
+    known = {
+        setting.name.upper(): setting.variable for setting in SETTINGS + APP_SETTINGS
+    }
     for name in sorted(names):
         # Also HYDRA_CACHE_OUTBOX and hydracache_outbox.
         found = re.match(r"HYDRA_?CACHE_?", name, re.IGNORECASE)
@@ -208,6 +210,24 @@ def _switch(text: str) -> bool:
     if text.lower() in ("0", "no", "false", "off"):
         return False
     raise ValueError(f"{text!r} is not allowed: yes or no")
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text in allowed:
+            return text
+        raise ValueError(f"{text!r} is not allowed: one of {', '.join(allowed)}")
+
+    return parse
+
+
+def _cookie(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_-]{0,64}", text):
+        return text
+    raise ValueError(
+        f"{text!r} is no cookie's name: up to 64 letters, digits, - and _, or nothing"
+        " for no cookie"
+    )
 
 
 # The table
@@ -387,4 +407,101 @@ SETTINGS = (
     MAX_AGE,
     MAX_PENDING,
     MAX_DEAD,
+)
+
+# What only an app has, in its own config. No option of a command.
+
+MODE = Setting(
+    "mode",
+    "MODE",
+    "eventual: a pool or a cron job publishes; inline: the request does, right after"
+    " its commit.",
+    _choice("eventual", "inline"),
+    default="eventual",
+)
+POOL = Setting(
+    "pool",
+    "WHERE",
+    "Worker threads in every process that serves requests, in one of this machine's,"
+    " or in none.",
+    _choice("every", "one", "none"),
+    default="every",
+)
+POOL_THREADS = Setting(
+    "pool_threads", "N", "Worker threads of a pool.", _count(1, 64), default=1
+)
+POOL_LOCK = Setting(
+    "pool_lock",
+    "PATH",
+    "File that the process with the one pool keeps locked. Default: in the directory"
+    " for temporary files, named by outbox, namespace and user.",
+    str,
+)
+INLINE_TIMEOUT = Setting(
+    "inline_timeout",
+    "SECONDS",
+    "How long an inline publish waits for a busy database.",
+    _seconds,
+    default=0.25,
+)
+NET_TIMEOUT = Setting(
+    "net_timeout",
+    "SECONDS",
+    "How long the end of a request may take to write what the view collected and did"
+    " not write.",
+    _some_seconds,
+    default=0.25,
+)
+WAIT = Setting(
+    "wait",
+    "SECONDS",
+    "How long after a write the same browser's reads wait for it to be published;"
+    " after that they go past the cache until it is.",
+    _seconds,
+    default=0.5,
+)
+COOKIE = Setting(
+    "cookie",
+    "NAME",
+    "Signed cookie that tells the browser's next request what it wrote. Empty: none.",
+    _cookie,
+    default="hydracache",
+)
+SNAPSHOT = Setting(
+    "snapshot",
+    "KIND",
+    "What loaders of cached values read: request, a transaction that may have begun"
+    " with the request; session, one of an attached SQLAlchemy session; fresh, always"
+    " one that begins in the loader.",
+    _choice("request", "session", "fresh"),
+    default="request",
+)
+TTL = Setting(
+    "ttl",
+    "SECONDS",
+    "How long cached values live unless told otherwise; 0 for no limit.",
+    _seconds,
+    default=3600.0,
+)
+CLOCK_SKEW = Setting(
+    "clock_skew",
+    "SECONDS",
+    "By how much the clocks of hosts may differ.",
+    _seconds,
+    default=1.0,
+)
+
+#: Settings of apps, beside those of SETTINGS that are theirs too.
+APP_SETTINGS = (
+    MODE,
+    POOL,
+    POOL_THREADS,
+    POOL_LOCK,
+    INLINE_TIMEOUT,
+    NET_TIMEOUT,
+    WAIT,
+    COOKIE,
+    SNAPSHOT,
+    TTL,
+    CLOCK_SKEW,
 )

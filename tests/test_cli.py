@@ -288,7 +288,7 @@ def test_the_table_of_settings_is_complete() -> None:
         value for value in vars(settings).values() if type(value) is settings.Setting
     ]
 
-    assert list(settings.SETTINGS) == defined
+    assert [*settings.SETTINGS, *settings.APP_SETTINGS] == defined
     assert len({setting.name for setting in defined}) == len(defined)
 
 

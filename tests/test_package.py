@@ -189,6 +189,34 @@ class TestEnd:
         assert answer.stderr == ""
         assert answer.returncode == 0
 
+    def test_what_is_dropped_in_a_cycle_leaves_no_warning_either(self) -> None:
+        program = """if True:
+            import gc, pathlib, tempfile
+            from hydracache_sync import *
+
+            class App:
+                pass
+
+            def use(outbox):
+                outbox.install_schema()
+                app = App()
+                app.itself, app.outbox = app, outbox
+
+            with tempfile.TemporaryDirectory() as directory:
+                use(SQLiteOutbox(pathlib.Path(directory) / "app.db"))
+                gc.collect()
+        """
+
+        answer = subprocess.run(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+            cwd=PACKAGE.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+        assert answer.stderr == ""
+
 
 class TestNames:
     def test_all_names_are_there_and_told_once(self) -> None:

@@ -72,8 +72,17 @@ class _Text(_ParamType):
         return [part.strip() for part in rv.split(",") if part.strip()]
 
 
+#: Where a context keeps the settings that an app has in its own config, as text. They
+#: go before the environment: what the app writes to is what is to be drained.
+APP_TEXTS = "hydracache_sync.app_texts"
+
+
 class _Option(click.Option):
     """Names its variable in complaints, which click 8.1 leaves out."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        texts: dict[str, str] = ctx.meta.get(APP_TEXTS, {})
+        return texts.get(self.name or "") or super().resolve_envvar_value(ctx)
 
     def get_error_hint(self, *args: Any, **kwargs: Any) -> str:
         hint = super().get_error_hint(*args, **kwargs)

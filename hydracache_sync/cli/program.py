@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import traceback
-from typing import Any, Iterator
+from typing import Any, Iterator, Mapping
 
 import click
 
@@ -20,6 +20,7 @@ from hydracache_sync.cli.drain import drain
 from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
 from hydracache_sync.cli.invalidate import flush, invalidate
 from hydracache_sync.cli.logs import shows_tracebacks, start_logging
+from hydracache_sync.cli.options import APP_TEXTS
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.pause import pause, paused, resume
 from hydracache_sync.cli.purge import purge
@@ -102,3 +103,25 @@ for _command in (
     schema,
 ):
     hydracache.add_command(_command)
+
+
+def app_commands(texts: Mapping[str, str]) -> click.Group:
+    """The same commands for an app's own command line, as ``flask hydracache``.
+
+    :param texts: the app's settings by name. They go before the environment, and an
+        option before them.
+    """
+
+    @click.group("hydracache", cls=Program, epilog=hydracache.epilog)
+    @click.pass_context
+    def group(ctx: click.Context) -> None:
+        """Carry the app's committed cache invalidations from the outbox to memcached.
+
+        Settings are those of the app's config.
+        """
+        start_logging(ctx)
+        ctx.meta[APP_TEXTS] = texts
+
+    for command in hydracache.commands.values():
+        group.add_command(command)
+    return group

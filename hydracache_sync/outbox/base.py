@@ -115,6 +115,16 @@ class InvalidationOutbox(abc.ABC):
         """
 
     @abc.abstractmethod
+    def sees(self, connection: Any, receipt: InvalidationReceipt) -> bool:
+        """Whether the caller's ``connection`` sees a row of ``receipt``.
+
+        False after the transaction that wrote it was rolled back: what is tried again
+        must be enqueued again. Reads inside the caller's transaction.
+
+        :raises NotInTransactionError, OutboxBusyError: as :meth:`enqueue_in`.
+        """
+
+    @abc.abstractmethod
     def transaction(self) -> ContextManager[Any]:
         """Open a transaction on an own connection; commit at the end of the block.
 

@@ -37,24 +37,28 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Slot:
-    """One thread's connection; closes it when the thread ends."""
+    """One thread's connection; closes it when the thread ends, or its owner."""
 
     def __init__(self, connection: Any, close: Callable[[Any], None]) -> None:
         self.connection = connection
         self.pid = os.getpid()
-        self._close = close
+        # Not __del__: an owner in a cycle, as an app and its extensions are, is
+        # collected with all that only it holds, in any order. A finalizer holds the
+        # connection, so that it is there to be closed, and not by itself.
+        self._end = weakref.finalize(self, _end, connection, self.pid, close)
+        # Threads may still be using theirs when the interpreter ends.
+        self._end.atexit = False
 
     def close(self) -> None:
-        connection, self.connection = self.connection, None
-        if connection is None:
-            return
-        if self.pid == os.getpid():
-            self._close(connection)
-        else:
-            _abandon(connection)
+        self.connection = None
+        self._end()
 
-    def __del__(self) -> None:
-        self.close()
+
+def _end(connection: Any, pid: int, close: Callable[[Any], None]) -> None:
+    if pid == os.getpid():
+        close(connection)
+    else:
+        _abandon(connection)
 
 
 class ThreadConnections:

@@ -153,6 +153,18 @@ class SQLOutbox(InvalidationOutbox):
             self._on_enqueue.tell(frozenset((namespace,)))
         return self._receipt(namespace, batch, position, len(rows), inserted)
 
+    def sees(self, connection: Any, receipt: InvalidationReceipt) -> bool:
+        params = {
+            "namespace": self.dialect.encode(receipt.namespace),
+            "position": self.dialect.encode(receipt.commit_position.value),
+        }
+        with self._joined(connection) as cursor:
+            self._statements.run(cursor, statements.SEEN, params)
+            [record] = cursor.fetchall()
+        # The caller's cursors may make what they like of a record.
+        [count] = record.values() if isinstance(record, dict) else record
+        return int(count) > 0
+
     @abc.abstractmethod
     def _joined(self, connection: Any) -> ContextManager[Any]:
         """Check the caller's connection and lend a cursor on it.

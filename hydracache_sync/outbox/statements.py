@@ -189,6 +189,13 @@ where namespace = :namespace
 STATUS_FOR_TARGETS = f"""{STATUS_FOR_COMMIT}  and target_hash in ({{ids}})
 """
 
+SEEN = """
+select count(*)
+from {table}
+where namespace = :namespace
+  and commit_position = :position
+"""
+
 ROW = f"""
 select {_COLUMNS}
 from {{table}}

@@ -1,0 +1,76 @@
+"""Begin, commit and look at a transaction of the caller's own connection.
+
+For ``transaction()`` of the integrations, which is asked to commit, and for the end of
+a request, where the app commits only a transaction that is open already.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from hydracache_sync.outbox.mysql_drivers import driver_of
+
+_IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
+
+
+def is_open(connection: Any) -> bool | None:
+    """Whether ``connection`` has written in a transaction that is still open.
+
+    Unlike the outbox's own check, one that would only begin now does not count: nobody
+    may be left who commits it.
+
+    :return: None where the driver cannot tell (mysqlclient).
+    :raises Exception: the connection is closed, or of no driver that is known.
+    """
+    if isinstance(connection, sqlite3.Connection):
+        return connection.in_transaction
+    driver_of(connection)
+    status = getattr(connection, "server_status", None)
+    if isinstance(status, int):
+        # PyMySQL: refreshed by each acknowledged write; a closed one keeps the last.
+        return bool(status & _IN_TRANSACTION) and bool(connection.open)
+    found = getattr(connection, "in_transaction", None)
+    return found if isinstance(found, bool) else None
+
+
+def begin(connection: Any) -> None:
+    """Begin a transaction, unless the next statement is part of one that stays open."""
+    if isinstance(connection, sqlite3.Connection):
+        if not connection.in_transaction:
+            kind = connection.isolation_level or ""
+            sqlite3.Cursor(connection).execute(f"begin {kind}")
+    elif not driver_of(connection).in_transaction():
+        _execute(connection, "begin")
+
+
+def commit(connection: Any) -> None:
+    """Commit what is open on ``connection``."""
+    if _autocommits(connection):
+        sqlite3.Cursor(connection).execute("commit")
+    else:
+        connection.commit()
+
+
+def roll_back(connection: Any) -> None:
+    """Roll back what is open on ``connection``."""
+    if not _autocommits(connection):
+        connection.rollback()
+    elif connection.in_transaction:
+        sqlite3.Cursor(connection).execute("rollback")
+
+
+def _autocommits(connection: Any) -> bool:
+    """SQLite's ``autocommit=True`` of Python 3.12, where commit() does nothing."""
+    return (
+        isinstance(connection, sqlite3.Connection)
+        and getattr(connection, "autocommit", -1) is True
+    )
+
+
+def _execute(connection: Any, statement: str) -> None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement)
+    finally:
+        cursor.close()

@@ -1,0 +1,119 @@
+"""What one request has collected to invalidate, and receipts of what it has written.
+
+One object a request, seen by one thread. Knows no framework and no database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterable
+
+from hydracache_sync.intents import (
+    MAX_REASON,
+    InvalidationIntent,
+    InvalidationIntentBatch,
+)
+from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+
+
+@dataclass(eq=False)
+class Written:
+    """One batch of the request that was written, and what is known of it.
+
+    :ivar again: the batch was collected: where its transaction turns out to have been
+        rolled back, what is written next takes its intents along.
+    :ivar committed: seen committed; False says that it is not known.
+    :ivar published: seen published.
+    """
+
+    receipt: InvalidationReceipt
+    again: bool = True
+    committed: bool = False
+    published: bool = False
+
+
+class Collected:
+    """Intents in order, until they are written, and what was written.
+
+    :param where: names the view, for log lines and as the reason of the rows.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.written: list[Written] = []
+        #: Open transactions of attached sessions: when each began, in Unix seconds.
+        self.began: dict[object, float] = {}
+        #: Those of them that have changed something.
+        self.writing: set[object] = set()
+        #: Position that a cookie has promised for what is not written yet.
+        self.promised: CommitPosition | None = None
+        #: Why it was not written in the app's transaction.
+        self.why = ""
+        #: A cached value was found to be behind this request's own writes.
+        self.past_cache = False
+        self._intents: list[InvalidationIntent] = []
+        # The first of the intents that a commit has written, and which are kept for
+        # the commit of another session that was open at the time.
+        self._kept = 0
+
+    def __len__(self) -> int:
+        return len(self._intents)
+
+    def add(self, *intents: InvalidationIntent) -> None:
+        self._intents += intents
+
+    def mark(self) -> int:
+        """A place in the intents to go back to with :meth:`drop_from`."""
+        return len(self._intents)
+
+    def drop_from(self, mark: int) -> None:
+        """Forget what was collected since ``mark``: its transaction is rolled back."""
+        del self._intents[mark:]
+        self._kept = min(self._kept, len(self._intents))
+
+    def batch(self, more: Iterable[InvalidationIntent] = ()) -> InvalidationIntentBatch:
+        """What is to be written, as a batch; nothing is taken out."""
+        batch = InvalidationIntentBatch(_cut(self.where))
+        for intent in (*self._intents, *more):
+            batch.intent(intent)
+        return batch
+
+    def clear(self) -> None:
+        """Forget the intents: they are written, or not wanted."""
+        self._intents.clear()
+        self._kept = 0
+
+    def keep(self) -> None:
+        """Note that all intents are written, and keep them for another commit."""
+        self._kept = len(self._intents)
+
+    def pop_unwritten(self) -> InvalidationIntentBatch | None:
+        """Take out what no commit has written; None if that is nothing."""
+        rest = self._intents[self._kept :]
+        self.clear()
+        if not rest:
+            return None
+        batch = InvalidationIntentBatch(_cut(self.where))
+        for intent in rest:
+            batch.intent(intent)
+        return batch
+
+    def restore(self, intents: tuple[InvalidationIntent, ...], written: int) -> None:
+        """Go back to what was collected, and written, before a failed transaction."""
+        self._intents[:] = intents
+        self._kept = min(self._kept, len(intents))
+        del self.written[written:]
+
+    @property
+    def intents(self) -> tuple[InvalidationIntent, ...]:
+        return tuple(self._intents)
+
+    @property
+    def receipts(self) -> list[InvalidationReceipt]:
+        return [each.receipt for each in self.written]
+
+
+def _cut(text: str) -> str:
+    """Make a reason of any text: storable, and within its limit."""
+    data = text.encode("utf-8", "replace")[:MAX_REASON]
+    return data.decode("utf-8", "ignore")

@@ -1,0 +1,118 @@
+"""The ``HYDRACACHE_`` keys of an app's config, checked together when the app starts.
+
+Knows no framework: any mapping will do. Reading it connects to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from hydracache_sync import settings
+from hydracache_sync.cache.store import CacheStore
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.settings import Setting
+
+#: Settings that mean something in an app.
+KNOWN = (
+    settings.OUTBOX,
+    settings.TABLE,
+    settings.BUSY_TIMEOUT,
+    settings.NAMESPACE,
+    settings.MEMCACHED,
+    settings.RING,
+    settings.CONNECT_TIMEOUT,
+    settings.TIMEOUT,
+    settings.BATCH_SIZE,
+    settings.CLAIM_TTL,
+    settings.BACKOFF,
+    settings.MAX_BACKOFF,
+    settings.MAX_ATTEMPTS,
+    settings.ESCALATE,
+    *settings.APP_SETTINGS,
+)
+
+#: Settings that may be given as an object in place of text, for tests above all.
+_OBJECTS: dict[str, type] = {"outbox": InvalidationOutbox, "memcached": CacheStore}
+
+_REQUIRED = (settings.OUTBOX, settings.NAMESPACE)
+
+
+class AppConfig:
+    """The settings of one app by name, parsed, defaults filled in.
+
+    :param config: an app's config; keys that do not begin with ``HYDRACACHE_`` are not
+        looked at. Values are text as in the environment, numbers, booleans and lists.
+    :raises ConfigurationError: keys are unknown, missing or wrong. Names all of them.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._values: dict[str, Any] = {}
+        #: What was set, as text, for commands that read the same settings.
+        self.texts: dict[str, str] = {}
+        problems = [
+            f"{name} is no setting{f'; did you mean {meant}?' if meant else ''}"
+            for name, meant in settings.misspelt(
+                name for name in config if isinstance(name, str)
+            )
+        ]
+        for setting in KNOWN:
+            value = config.get(setting.variable)
+            if value is None:
+                self._values[setting.name] = setting.default
+                if setting in _REQUIRED:
+                    problems.append(f"{setting.variable} is missing: {setting.meaning}")
+                continue
+            try:
+                self._values[setting.name] = self._read(setting, value)
+            except (TypeError, ValueError, ConfigurationError) as exc:
+                problems.append(f"{setting.variable}: {exc}")
+        if not problems:
+            problems += self._contradictions()
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+
+    def __getitem__(self, setting: Setting) -> Any:
+        return self._values[setting.name]
+
+    def _read(self, setting: Setting, value: Any) -> Any:
+        kind = _OBJECTS.get(setting.name)
+        if kind is not None and isinstance(value, kind):
+            return value
+        text = self.texts[setting.name] = _as_text(value)
+        return setting.parse(text)
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if "," in self[settings.NAMESPACE]:
+            found.append(
+                "HYDRACACHE_NAMESPACE has a comma: an app has one namespace, and the"
+                " commands would take it for two"
+            )
+        if self[settings.BACKOFF] > self[settings.MAX_BACKOFF]:
+            found.append("HYDRACACHE_MAX_BACKOFF is below HYDRACACHE_BACKOFF")
+        if self[settings.MEMCACHED] is None:
+            if self[settings.MODE] != "eventual":
+                found.append(
+                    f"HYDRACACHE_MEMCACHED is missing: HYDRACACHE_MODE"
+                    f" {self[settings.MODE]} needs it"
+                )
+            if self[settings.POOL] != "none":
+                found.append(
+                    "HYDRACACHE_MEMCACHED is missing: the pool needs it; without one,"
+                    " set HYDRACACHE_POOL to none and let cron or another process drain"
+                )
+        return found
+
+
+def _as_text(value: Any) -> str:
+    """Write a value of Python as the environment would have it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+        return ",".join(value)
+    raise TypeError(f"must be text or a number, not {type(value).__name__}")

@@ -1,0 +1,251 @@
+"""The Flask extension: one line in the app factory, one line beside each change.
+
+Keeps to Flask's order of things: teardown functions run in the reverse order of their
+registration and before the first byte of the response; ``exc`` is no sign of success;
+with a streamed response teardown may run twice. Commits nothing of the app's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Callable, Mapping
+
+from flask import Flask, Response, current_app, g, has_app_context
+from flask import has_request_context as serving_a_request
+from flask import request
+from hydracache_sync import settings
+from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.cli.program import app_commands
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.integrations.app_calls import AppCalls
+from hydracache_sync.integrations.collected import Collected
+from hydracache_sync.integrations.config import AppConfig
+from hydracache_sync.integrations.receipt_cookie import ReceiptCookie
+from hydracache_sync.integrations.request_end import (
+    ConnectionOf,
+    save_what_is_left,
+    write_into_open_transaction,
+)
+from hydracache_sync.integrations.runtime import Runtime
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+NAME = "hydracache"
+
+#: Names on ``flask.g``.
+_COLLECTED = "_hydracache_collected"
+_BEGAN = "_hydracache_began"
+
+
+class FlaskState:
+    """What ``app.extensions["hydracache"]`` holds: the parts of one app."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        connection_of: ConnectionOf | None,
+        cookie: ReceiptCookie,
+    ) -> None:
+        self.runtime = runtime
+        self.connection_of = connection_of
+        self.cookie = cookie
+
+    @property
+    def cache(self) -> TaggedCache:
+        return self.runtime.cache
+
+    @property
+    def outbox(self) -> InvalidationOutbox:
+        return self.runtime.outbox
+
+    @property
+    def pool(self) -> WorkerPool | None:
+        return self.runtime.placement.pool
+
+
+class HydraCache(AppCalls):
+    """Cache invalidation in the transactions of a Flask app.
+
+    Make one beside the app and call :meth:`init_app`; several apps may share it. The
+    keys of the app's config are in the table of the README, section "Wire it into your
+    app"; they are checked at once.
+
+    :param app: the same as calling ``init_app(app, connection=connection)``.
+    """
+
+    def __init__(
+        self, app: Flask | None = None, *, connection: ConnectionOf | None = None
+    ) -> None:
+        if app is not None:
+            self.init_app(app, connection=connection)
+        elif connection is not None:
+            raise TypeError("give connection= to init_app(), it belongs to one app")
+
+    def init_app(self, app: Flask, *, connection: ConnectionOf | None = None) -> None:
+        """Serve ``app`` too; connects nothing and starts no thread.
+
+        :param connection: returns the connection of the request that is being served,
+            or None if it has not opened one: ``lambda: g.get("db")``. What the view has
+            collected and not written is then written, at teardown, into the transaction
+            that is open on it, which the app commits or rolls back afterwards. For
+            that, register your own teardown functions *before* this call.
+        :raises ConfigurationError: ``HYDRACACHE_`` keys are missing, unknown or wrong,
+            or the app has the extension already. Nothing was registered.
+        """
+        if NAME in app.extensions:
+            raise ConfigurationError(f"{app} has this extension already")
+        if connection is not None and not callable(connection):
+            raise TypeError("connection must be a function that returns the connection")
+        config = AppConfig(app.config)
+        runtime = Runtime(config, snapshot=_snapshots[config[settings.SNAPSHOT]])
+        cookie = ReceiptCookie(runtime, lambda: app.secret_key)
+        state = FlaskState(runtime, connection, cookie)
+        app.extensions[NAME] = state
+        _Hooks(app, state).register()
+        app.cli.add_command(app_commands(config.texts))
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._state.runtime
+
+    @property
+    def _state(self) -> FlaskState:
+        try:
+            state: FlaskState = current_app.extensions[NAME]
+        except KeyError:
+            raise ConfigurationError(
+                f"{current_app.name} has no HydraCache: call init_app(app) when you"
+                " make it"
+            ) from None
+        return state
+
+    def collected(self) -> Collected:
+        collected: Collected | None = g.get(_COLLECTED)
+        if collected is None:
+            _ = self._state  # an app without the extension has no teardown either
+            collected = Collected(_where())
+            setattr(g, _COLLECTED, collected)
+        return collected
+
+    def collected_if_any(self) -> Collected | None:
+        collected: Collected | None = g.get(_COLLECTED)
+        return collected
+
+    def reads_own_writes(self) -> bool:
+        """As said above; also of what the same browser wrote in its last requests."""
+        if not super().reads_own_writes():
+            return False
+        if not serving_a_request():
+            return True
+        return self._state.cookie.is_published(request.environ)
+
+
+def _where() -> str:
+    if not serving_a_request():
+        return "an app context without a request"
+    return f"{request.method} {request.endpoint or request.path}"
+
+
+class _Hooks:
+    """What runs around the requests of one app."""
+
+    def __init__(self, app: Flask, state: FlaskState) -> None:
+        self._app = app
+        self._state = state
+        self._runtime = state.runtime
+        self._ensure_pool = state.runtime.placement.ensure
+
+    def register(self) -> None:
+        app = self._app
+        app.before_request(self.begin)
+        app.after_request(self.answer)
+        # Run before the app's own that are registered already: their transaction is
+        # still open then. The second is for contexts without a request.
+        app.teardown_request(self.offer)
+        app.teardown_appcontext(self.offer)
+        # First in the list, whoever registers when: runs after all others. The app's
+        # own write transaction would lock our connection out of a SQLite file.
+        app.teardown_appcontext_funcs.insert(0, self.save)
+
+    def begin(self) -> None:
+        self._ensure_pool()
+        setattr(g, _BEGAN, time.time())
+
+    def answer(self, response: Response) -> Response:
+        collected: Collected | None = g.get(_COLLECTED)
+        if collected is not None and self._runtime.mode == "inline":
+            for written in collected.written:
+                if not written.published:
+                    self._runtime.publish(written)
+        self._state.cookie.answer(request.environ, collected, response)
+        return response
+
+    def offer(self, exc: BaseException | None = None) -> None:
+        """Write what was collected into the transaction that the app will end."""
+        collected: Collected | None = g.get(_COLLECTED)
+        connection_of = self._state.connection_of
+        if not collected or connection_of is None or collected.why:
+            return
+        collected.why = write_into_open_transaction(
+            self._runtime,
+            collected,
+            connection_of,
+            ran_before=self._ran_before(),
+        )
+
+    def save(self, exc: BaseException | None = None) -> None:
+        """Write on an own connection what is left."""
+        # Popped: with a streamed response this runs twice.
+        collected: Collected | None = g.pop(_COLLECTED, None)
+        try:
+            self._runtime.save_left()
+            if collected is not None:
+                save_what_is_left(self._runtime, collected)
+        except Exception:
+            # A teardown that raises makes an error of a page that is done.
+            logger.exception("the end of %s", "a request")
+
+    def _ran_before(self) -> list[str]:
+        """Teardown functions that ran before ours, and may have ended a transaction."""
+        found: list[Any] = []
+        for blueprint, functions in self._app.teardown_request_funcs.items():
+            found += functions if blueprint else _after(functions, self.offer)
+        if not serving_a_request():
+            found = _after(self._app.teardown_appcontext_funcs, self.offer)
+        return [
+            f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+            for function in found
+        ]
+
+
+def _after(functions: list[Any], ours: Any) -> list[Any]:
+    place = functions.index(ours) if ours in functions else len(functions)
+    return functions[place + 1 :]
+
+
+# When the transaction began that a loader reads in, for the cache
+
+
+def _of_request() -> float | None:
+    """The request's begin, and earlier where nothing is known: nothing is stored."""
+    if not has_app_context():
+        return 0.0
+    began = _of_session()
+    request_began: float = g.get(_BEGAN, 0.0)
+    return request_began if began is None else min(began, request_began)
+
+
+def _of_session() -> float | None:
+    """The begin of the oldest open transaction of the attached sessions."""
+    collected: Collected | None = g.get(_COLLECTED) if has_app_context() else None
+    return min(collected.began.values(), default=None) if collected else None
+
+
+_snapshots: Mapping[str, Callable[[], float | None] | None] = {
+    "request": _of_request,
+    "session": _of_session,
+    "fresh": None,
+}

@@ -1,0 +1,134 @@
+"""Which processes run a worker pool: every one that serves requests, one, or none.
+
+A thread does not survive a fork, and says that it does under uWSGI. So the process id
+decides, and a pool is started where a request is served: never at import, never in a
+process that only forks others, never in a command.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from typing import IO, Any, Callable
+
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.pool import WorkerPool
+from hydracache_sync.process_lock import ProcessLock
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at whether the process with the one pool is gone.
+LOOK_INTERVAL = 1.0
+
+
+class PoolPlacement:
+    """The pool of this process, if it is to have one. Thread-safe, also across forks.
+
+    :param make: makes the pool; called once at most.
+    :param where: "every", "one" or "none".
+    :param lock_path: file that the process with the one pool keeps locked.
+    """
+
+    def __init__(
+        self, make: Callable[[], WorkerPool], where: str, lock_path: str
+    ) -> None:
+        if where == "one" and sys.platform == "win32":
+            raise ConfigurationError(
+                "HYDRACACHE_POOL one needs POSIX file locks, which are not there"
+            )
+        self._make = make
+        self._where = where
+        self._lock_path = lock_path
+        self._mutex = ProcessLock()
+        #: The process for which nothing is left to do.
+        self._settled = 0
+        self._looked_in = 0
+        self._next_look = 0.0
+        self._pool: WorkerPool | None = None
+        self._pool_pid = 0
+        self._lock_file: IO[Any] | None = None
+        self._lock_pid = 0
+
+    @property
+    def pool(self) -> WorkerPool | None:
+        """The running pool of this process; None where there is none."""
+        return self._pool if self._pool_pid == os.getpid() else None
+
+    def ensure(self) -> None:
+        """Start the pool if this process is to have one and it is not running.
+
+        Called at each request: the usual case is one comparison.
+        """
+        pid = os.getpid()
+        if self._settled == pid:
+            return
+        if self._where == "none":
+            self._settled = pid
+        elif self._looked_in != pid or time.monotonic() >= self._next_look:
+            with self._mutex:
+                if self._settled != pid:
+                    self._looked_in = pid
+                    self._next_look = time.monotonic() + LOOK_INTERVAL
+                    self._ensure(pid)
+
+    def start(self) -> WorkerPool | None:
+        """Start the pool now, as :meth:`ensure`; return it if it is here."""
+        self._next_look = 0.0
+        self.ensure()
+        return self.pool
+
+    def stop(self, timeout: float) -> bool:
+        """Stop this process's pool and keep it stopped; tell whether it has ended."""
+        with self._mutex:
+            self._settled = os.getpid()
+            pool, self._pool_pid = self.pool, 0
+        if pool is None:
+            return True
+        stopped = pool.stop(timeout)
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+        return stopped
+
+    def _ensure(self, pid: int) -> None:
+        if self._pool is None:
+            self._pool = self._make()
+        elif self._pool_pid not in (0, pid):
+            # Inherited: without this it would start itself at the first write.
+            self._pool.stop(0.0)
+            self._pool_pid = 0
+        try:
+            if self._where == "one" and not self._is_the_one():
+                return
+            self._pool.start()
+        except ConfigurationError as exc:
+            # uWSGI without threads. Said once in each process; requests go on, and
+            # inline publishing and cron carry the rows.
+            logger.error("no worker pool in process %d: %s", pid, exc)
+        except (OSError, RuntimeError):
+            # No rights to the lock's file, or no thread to be had. Requests go on, and
+            # one of them tries again.
+            logger.exception("no worker pool in process %d for now", pid)
+            return
+        else:
+            self._pool_pid = pid
+        self._settled = pid
+
+    def _is_the_one(self) -> bool:
+        import fcntl
+
+        if self._lock_file is not None and self._lock_pid == os.getpid():
+            return True
+        file = open(self._lock_path, "a")
+        try:
+            # Not flock: a forked child would share that lock, and keep it for as long
+            # as it lives.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            # Another process has it.
+            file.close()
+            return False
+        self._lock_file, self._lock_pid = file, os.getpid()
+        return True

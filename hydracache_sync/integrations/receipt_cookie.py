@@ -1,0 +1,158 @@
+"""Tells a browser's next request what its last one wrote: POST, redirect, GET.
+
+A signed cookie carries the receipts that are not seen published yet. A cached read of
+the next request waits for them a moment, and goes past the cache if they are late.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Callable, Mapping
+
+from itsdangerous import BadSignature, TimestampSigner
+from werkzeug.http import parse_cookie
+
+from hydracache_sync import settings
+from hydracache_sync.errors import OutboxError
+from hydracache_sync.integrations.collected import Collected
+from hydracache_sync.integrations.runtime import Runtime
+from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+from hydracache_sync.wait import InvalidationWait
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a browser keeps the cookie. Rows that are later than that are in an
+#: outage; a transaction that was rolled back is forgotten then.
+MAX_AGE = 300
+
+#: Receipts in a cookie, the latest. Each takes about a hundred bytes of 4096.
+MOST_RECEIPTS = 8
+
+#: Between two receipts; a character that a cookie keeps as it is and a receipt has not.
+_BETWEEN = "~"
+
+#: Where a request's environment keeps what its cookie said.
+_EARLIER = "hydracache_sync.earlier"
+
+
+class ReceiptCookie:
+    """The cookie of one app. Without a secret key there is none.
+
+    :param secret: returns the app's secret key.
+    """
+
+    def __init__(
+        self, runtime: Runtime, secret: Callable[[], str | bytes | None]
+    ) -> None:
+        self._runtime = runtime
+        self._name: str = runtime.config[settings.COOKIE]
+        self._wait: float = runtime.config[settings.WAIT]
+        self._secret = secret
+        self._said = False
+
+    def is_published(self, environ: dict[str, Any]) -> bool:
+        """Whether all that the browser's earlier requests wrote is published.
+
+        Waits once a request, and only while the write is younger than
+        ``HYDRACACHE_WAIT``: a cache that is away costs a visitor that much in all.
+        """
+        if not self._name or self._name not in environ.get("HTTP_COOKIE", ""):
+            return True
+        late = environ.get(_EARLIER)
+        if late is None:
+            late = environ[_EARLIER] = [
+                receipt
+                for receipt in self._received(environ)
+                if not self._wait_for(receipt)
+            ]
+        return not late
+
+    def answer(
+        self, environ: Mapping[str, Any], collected: Collected | None, response: Any
+    ) -> None:
+        """Put what the browser's next request should know into ``response``."""
+        late = environ.get(_EARLIER)
+        new = [] if collected is None else self._unpublished(collected)
+        if not self._name or (not new and late is None):
+            return
+        signer = self._signer()
+        if signer is None:
+            return
+        options = {"path": environ.get("SCRIPT_NAME") or "/"}
+        if not new and not late:
+            response.delete_cookie(self._name, **options)
+            return
+        if not new:
+            return  # the browser has it already
+        texts = [receipt.to_string() for receipt in (late or []) + new]
+        response.set_cookie(
+            self._name,
+            signer.sign(_BETWEEN.join(texts[-MOST_RECEIPTS:])).decode("ascii"),
+            max_age=MAX_AGE,
+            httponly=True,
+            samesite="Lax",
+            secure=environ.get("wsgi.url_scheme") == "https",
+            **options,
+        )
+
+    def _unpublished(self, collected: Collected) -> list[InvalidationReceipt]:
+        found = [each.receipt for each in collected.written if not each.published]
+        if collected:
+            # It will be written after the headers are gone: its receipt is made now.
+            collected.promised = CommitPosition.generate()
+            batch = collected.batch()
+            found.append(
+                InvalidationReceipt(
+                    self._runtime.namespace,
+                    collected.promised,
+                    int(time.time() * 1000),
+                    len(batch.distinct()),
+                )
+            )
+        return found
+
+    def _received(self, environ: Mapping[str, Any]) -> list[InvalidationReceipt]:
+        signer = self._signer()
+        text = parse_cookie(environ.get("HTTP_COOKIE", "")).get(self._name)
+        if signer is None or text is None:
+            return []
+        try:
+            texts = signer.unsign(text, max_age=MAX_AGE).decode("ascii")
+            receipts = map(InvalidationReceipt.from_string, texts.split(_BETWEEN))
+            return [
+                receipt
+                for receipt in receipts
+                if receipt.namespace == self._runtime.namespace
+            ]
+        except (BadSignature, ValueError) as exc:
+            # Old, of another app, or made up: the browser then knows of no writes.
+            logger.debug("cookie %s is not taken: %s", self._name, exc)
+            return []
+
+    def _wait_for(self, receipt: InvalidationReceipt) -> bool:
+        age = time.time() - receipt.created_at_ms / 1000
+        # Another host's clock may be ahead of ours.
+        rest = min(max(0.0, self._wait - age), self._wait)
+        try:
+            return (
+                InvalidationWait.best_effort(rest)
+                .wait(self._runtime.outbox, receipt)
+                .satisfied
+            )
+        except OutboxError as exc:
+            # Not known is as good as late: the database is asked.
+            logger.warning("cannot tell whether %s is published: %s", receipt, exc)
+            return False
+
+    def _signer(self) -> TimestampSigner | None:
+        secret = self._secret()
+        if secret:
+            return TimestampSigner(secret, salt="hydracache-receipts")
+        if not self._said:
+            self._said = True
+            logger.warning(
+                "the app has no secret key: a browser's next request does not know what"
+                " it wrote. Set one, or set HYDRACACHE_COOKIE to nothing"
+            )
+        return None

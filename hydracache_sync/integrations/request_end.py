@@ -1,0 +1,79 @@
+"""What happens to what a request collected and did not write itself.
+
+First it is offered the app's own transaction, where that is still open; afterwards the
+safety net has the rest. Neither raises: a teardown must not.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Callable, Sequence
+
+from hydracache_sync.integrations import callers_transaction
+from hydracache_sync.integrations.collected import Collected, Written
+from hydracache_sync.integrations.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+#: Why something is left where there is no other reason.
+NOBODY = "nobody called write() before the commit"
+
+#: Gives the connection of the request; None if it has not opened one.
+ConnectionOf = Callable[[], Any]
+
+
+def write_into_open_transaction(
+    runtime: Runtime,
+    collected: Collected,
+    connection_of: ConnectionOf,
+    *,
+    ran_before: Sequence[str] = (),
+) -> str:
+    """Write what was collected into the app's transaction, if that is still open.
+
+    :param ran_before: functions of the app that have run already and may have ended
+        the transaction; named in the complaint.
+    :return: why it is left to the safety net; empty if it is written.
+    """
+    try:
+        connection = connection_of()
+        if connection is None:
+            return "the request has no connection open" + _suspects(ran_before)
+        open_now = callers_transaction.is_open(connection)
+        if open_now is False:
+            return "its transaction is not open any more" + _suspects(ran_before)
+        # In a transaction that nobody commits it would be lost: then it is written
+        # twice, and the promised position is the net's.
+        position = collected.promised if open_now else None
+        receipt = runtime.write(connection, collected.batch(), position)
+    except Exception as exc:
+        # The net takes it. Closed connections end here, too.
+        logger.debug("teardown could not use the app's connection", exc_info=True)
+        return (
+            "its connection could not take it,"
+            f" {type(exc).__name__}: {exc}" + _suspects(ran_before)
+        )
+    if open_now is None:
+        return "its driver cannot tell whether a transaction is open"
+    collected.written.append(Written(receipt, again=False))
+    collected.clear()
+    return ""
+
+
+def save_what_is_left(runtime: Runtime, collected: Collected) -> None:
+    """Write the rest on an own connection; the request's own are closed by now."""
+    batch = collected.pop_unwritten()
+    if batch is not None:
+        runtime.save(
+            batch, collected.where, collected.why or NOBODY, collected.promised
+        )
+    runtime.settle(collected.written)
+
+
+def _suspects(ran_before: Sequence[str]) -> str:
+    if not ran_before:
+        return ""
+    return (
+        f"; {', '.join(ran_before)} ran before it: register teardown functions that"
+        " commit or close before init_app(), functions registered first run last"
+    )

@@ -1,0 +1,287 @@
+"""What one app runs on: its outbox, cache, worker and pool, made of its config.
+
+Makes everything, connects to nothing. Knows no framework and no request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from typing import Any, Callable, Sequence
+
+from hydracache_sync import settings
+from hydracache_sync.appliers import MemcachedApplier
+from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync.cache.store import CacheStore
+from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.errors import ConfigurationError, OutboxError
+from hydracache_sync.integrations.collected import Written
+from hydracache_sync.integrations.config import AppConfig
+from hydracache_sync.integrations.pool_placement import PoolPlacement
+from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.url import open_outbox
+from hydracache_sync.pool import WorkerPool
+from hydracache_sync.process_lock import ProcessLock
+from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+from hydracache_sync.worker import OutboxWorker, PublishReport
+
+logger = logging.getLogger(__name__)
+
+#: Intents that could not be written and are kept in this process for a later try.
+#: Beyond that one flush stands for all of them.
+MOST_LEFT = 10_000
+
+#: Seconds between two tries to write them.
+TRY_AGAIN = 1.0
+
+
+class Runtime:
+    """The parts of one app. Thread-safe, usable after a fork.
+
+    :param snapshot: tells the cache when the transaction began that loaders read in.
+    """
+
+    def __init__(
+        self, config: AppConfig, *, snapshot: Callable[[], float | None] | None = None
+    ) -> None:
+        self.config = config
+        self.namespace: str = config[settings.NAMESPACE]
+        self.mode: str = config[settings.MODE]
+        self.outbox = self._open_outbox(config[settings.BUSY_TIMEOUT])
+        self._net: InvalidationOutbox | None = None
+        self._cache: TaggedCache | None = None
+        self._worker: OutboxWorker | None = None
+        store = self._open_store()
+        if store is not None:
+            self._cache = TaggedCache(
+                store,
+                self.namespace,
+                snapshot=snapshot,
+                clock_skew=config[settings.CLOCK_SKEW],
+                ttl=config[settings.TTL],
+            )
+            self._worker = OutboxWorker(
+                self.outbox,
+                MemcachedApplier(store, self.namespace),
+                batch_size=config[settings.BATCH_SIZE],
+                claim_ttl=config[settings.CLAIM_TTL],
+                backoff=config[settings.BACKOFF],
+                max_backoff=config[settings.MAX_BACKOFF],
+                max_attempts=config[settings.MAX_ATTEMPTS],
+                escalate=config[settings.ESCALATE],
+            )
+        self.placement = PoolPlacement(
+            self._make_pool, config[settings.POOL], self._lock_path()
+        )
+        self._left: list[InvalidationIntentBatch] = []
+        self._left_lock = ProcessLock()
+        self._next_try = 0.0
+
+    # Parts
+
+    @property
+    def cache(self) -> TaggedCache:
+        if self._cache is None:
+            raise ConfigurationError(
+                "HYDRACACHE_MEMCACHED is missing: there is no cache"
+            )
+        return self._cache
+
+    @property
+    def worker(self) -> OutboxWorker:
+        if self._worker is None:
+            raise ConfigurationError(
+                "HYDRACACHE_MEMCACHED is missing: there is nothing to publish to"
+            )
+        return self._worker
+
+    def _open_outbox(self, busy_timeout: float, **more: Any) -> InvalidationOutbox:
+        given = self.config[settings.OUTBOX]
+        if isinstance(given, InvalidationOutbox):
+            return given
+        return open_outbox(
+            given,
+            table=self.config[settings.TABLE],
+            busy_timeout=busy_timeout,
+            **more,
+        )
+
+    def _open_store(self) -> CacheStore | None:
+        given = self.config[settings.MEMCACHED]
+        if given is None or isinstance(given, CacheStore):
+            return given
+        return MemcachedStore(
+            given,
+            ring=self.config[settings.RING],
+            connect_timeout=self.config[settings.CONNECT_TIMEOUT],
+            timeout=self.config[settings.TIMEOUT],
+        )
+
+    def _make_pool(self) -> WorkerPool:
+        return WorkerPool(self.worker, threads=self.config[settings.POOL_THREADS])
+
+    def _lock_path(self) -> str:
+        given = self.config[settings.POOL_LOCK]
+        if given is not None:
+            return str(given)
+        name = f"{self.outbox!r} {self.namespace}".encode()
+        digest = hashlib.sha256(name).hexdigest()[:16]
+        user = os.getuid() if hasattr(os, "getuid") else 0
+        return os.path.join(tempfile.gettempdir(), f"hydracache-{user}-{digest}.lock")
+
+    # Writing
+
+    def write(
+        self,
+        connection: Any,
+        batch: InvalidationIntentBatch,
+        position: CommitPosition | None = None,
+    ) -> InvalidationReceipt:
+        """Enqueue ``batch`` in the open transaction of ``connection``."""
+        return self.outbox.enqueue_in(
+            connection, self.namespace, batch, commit_position=position
+        )
+
+    def committed(self, written: Written) -> None:
+        """Do what comes after a commit: publish inline, or wake the pool.
+
+        Never raises for an outage: the row is committed and will be found.
+        """
+        written.committed = True
+        if self.mode == "inline":
+            self.publish(written)
+        if not written.published:
+            self.wake()
+
+    def settle(self, written: Sequence[Written]) -> None:
+        """At the end of a request: publish inline what is committed, or wake the pool.
+
+        Only by now an app that commits in its own teardown has done so.
+        """
+        for each in written:
+            if not each.published and self.mode == "inline":
+                self.publish(each)
+        if not all(each.published for each in written):
+            self.wake()
+
+    def publish(self, written: Written) -> PublishReport:
+        """Publish one receipt now, within the inline budget."""
+        report = self.worker.publish(
+            written.receipt, timeout=self.config[settings.INLINE_TIMEOUT]
+        )
+        written.published = report.complete
+        written.committed |= report.unseen < max(1, report.claimed)
+        return report
+
+    def wake(self) -> None:
+        """Have this process's pool, if it has one, look for rows now."""
+        pool = self.placement.pool
+        if pool is not None:
+            pool.wake()
+
+    # The safety net
+
+    def save(
+        self,
+        batch: InvalidationIntentBatch,
+        where: str,
+        why: str,
+        position: CommitPosition | None = None,
+    ) -> None:
+        """Write what was collected and never written, on an own connection.
+
+        Not atomic with the data any more, so it is said. Over-invalidates where the
+        data was rolled back; that costs a cache miss. Ends in bounded time; never
+        raises: what cannot be written is kept in this process and tried again.
+        """
+        shown = ", ".join(_shown(intent) for intent in batch.intents[:3])
+        more = f" and {len(batch) - 3} more" if len(batch) > 3 else ""
+        logger.warning(
+            "%s collected %s%s and did not write it in its transaction: %s. Written"
+            " now on an own connection; a crash before that would have lost it",
+            where,
+            shown,
+            more,
+            why,
+        )
+        if not self._try_to_save(batch, position):
+            self._keep(batch)
+
+    def save_left(self) -> None:
+        """Try again to write what an earlier request could not."""
+        if not self._left or time.monotonic() < self._next_try:
+            return
+        with self._left_lock:
+            self._next_try = time.monotonic() + TRY_AGAIN
+            left, self._left = self._left, []
+        for position, batch in enumerate(left):
+            if not self._try_to_save(batch):
+                with self._left_lock:
+                    self._left = left[position:] + self._left
+                return
+        if left:
+            logger.info("%d batches that were kept are written now", len(left))
+
+    def _try_to_save(
+        self, batch: InvalidationIntentBatch, position: CommitPosition | None = None
+    ) -> bool:
+        try:
+            self._net_outbox().enqueue(self.namespace, batch, commit_position=position)
+        except Exception:
+            # A teardown must not raise. The batch is kept by the caller.
+            logger.exception("the outbox could not be written at the end of a request")
+            return False
+        self.wake()
+        return True
+
+    def _keep(self, batch: InvalidationIntentBatch) -> None:
+        with self._left_lock:
+            self._next_try = time.monotonic() + TRY_AGAIN
+            self._left.append(batch)
+            if sum(map(len, self._left)) > MOST_LEFT:
+                flush = InvalidationIntentBatch("the outbox was away for long").flush()
+                self._left = [flush]
+
+    def _net_outbox(self) -> InvalidationOutbox:
+        """The outbox once more, with little patience: a visitor waits meanwhile."""
+        if self._net is None:
+            limit = self.config[settings.NET_TIMEOUT]
+            more: dict[str, Any] = {}
+            given = self.config[settings.OUTBOX]
+            if isinstance(given, str) and not given.startswith("sqlite:"):
+                more = dict.fromkeys(
+                    ("connect_timeout", "read_timeout", "write_timeout"), limit
+                )
+            self._net = self._open_outbox(limit, **more)
+        return self._net
+
+    # Reading own writes
+
+    def look(self, written: Written) -> bool:
+        """Whether the rows of a receipt are published, by one look at the outbox."""
+        if not written.published:
+            receipt = written.receipt
+            try:
+                found = self.outbox.status_for_commit(
+                    receipt.namespace,
+                    receipt.commit_position,
+                    batch=receipt.batch,
+                    timeout=self.config[settings.INLINE_TIMEOUT],
+                )
+            except OutboxError as exc:
+                # Not known is as good as not published: the caller asks the database.
+                logger.warning("cannot tell whether %s is published: %s", receipt, exc)
+                return False
+            seen = found.pending + found.published + found.dead_lettered
+            written.committed |= seen > 0
+            written.published = found.published >= receipt.targets
+        return written.published
+
+
+def _shown(intent: Any) -> str:
+    text = " ".join(part for part in intent if part is not None)
+    return text if len(text) <= 80 else text[:77] + "..."

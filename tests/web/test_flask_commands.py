@@ -1,0 +1,75 @@
+"""``flask hydracache`` is the core's commands with the app's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from shop import Shop
+
+from hydracache_sync import InvalidationIntentBatch
+from servers import Memcached
+
+
+@pytest.fixture
+def app_shop(tmp_path: Path, memcached: Memcached) -> Shop:
+    shop = Shop(tmp_path / "shop.db", HYDRACACHE_MEMCACHED=memcached.address)
+    shop.outbox.enqueue("shop", InvalidationIntentBatch().invalidate_key("item:1"))
+    return shop
+
+
+def test_drain_publishes_what_the_app_has_written(app_shop: Shop) -> None:
+    runner = app_shop.app.test_cli_runner()
+
+    ended = runner.invoke(args=["hydracache", "drain"])
+
+    assert ended.exit_code == 0, ended.output
+    assert [row.is_published for row in app_shop.rows()] == [True]
+
+
+def test_status_counts_the_apps_namespace(app_shop: Shop) -> None:
+    runner = app_shop.app.test_cli_runner()
+
+    ended = runner.invoke(args=["hydracache", "status", "--json"])
+
+    assert '"pending": 1' in ended.output
+
+
+def test_the_apps_settings_go_before_the_environment(
+    app_shop: Shop, tmp_path: Path
+) -> None:
+    runner = app_shop.app.test_cli_runner()
+    elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+
+    ended = runner.invoke(
+        args=["hydracache", "drain"], env={"HYDRACACHE_OUTBOX": elsewhere}
+    )
+
+    assert ended.exit_code == 0, ended.output
+    assert [row.is_published for row in app_shop.rows()] == [True]
+
+
+def test_an_option_goes_before_the_apps_settings(
+    app_shop: Shop, tmp_path: Path
+) -> None:
+    runner = app_shop.app.test_cli_runner()
+    elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+
+    installed = runner.invoke(
+        args=["hydracache", "schema", "install", "--outbox", elsewhere]
+    )
+
+    assert installed.exit_code == 0, installed.output
+    assert (tmp_path / "elsewhere.db").exists()
+
+
+def test_no_command_starts_a_pool(tmp_path: Path, memcached: Memcached) -> None:
+    shop = Shop(
+        tmp_path / "shop.db",
+        HYDRACACHE_MEMCACHED=memcached.address,
+        HYDRACACHE_POOL="every",
+    )
+
+    shop.app.test_cli_runner().invoke(args=["hydracache", "status"])
+
+    assert shop.state.pool is None

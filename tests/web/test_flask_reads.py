@@ -1,0 +1,314 @@
+"""A cached read never shows less than the same request, or browser, has written."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+from shop import Shop, close_db, hydracache, text
+
+from flask import redirect
+from hydracache_sync import MemcachedApplier, OutboxWorker, entity_tag
+from hydracache_sync.integrations import receipt_cookie
+
+ITEM = entity_tag("item", "1")
+
+
+def add_views(shop: Shop) -> None:
+    shop.app.teardown_appcontext(close_db)
+
+    def read() -> str:
+        return hydracache.get_or_load("item:1", load, tags=[ITEM])
+
+    def load() -> str:
+        [(name,)] = shop.db().execute("select name from item where id = 1")
+        return str(name)
+
+    @shop.app.get("/")
+    def show() -> str:
+        return read()
+
+    @shop.app.post("/<name>")
+    def rename(name: str) -> Any:
+        with hydracache.transaction(shop.db()):
+            shop.rename(name)
+            hydracache.invalidate_entity("item", "1")
+        return redirect("/")
+
+    @shop.app.post("/<name>/shown")
+    def rename_and_show(name: str) -> str:
+        shop.rename(name)
+        hydracache.invalidate_entity("item", "1")
+        before_write = read()
+        hydracache.write(shop.db())
+        before_commit = read()
+        shop.db().commit()
+        return f"{before_write} {before_commit} {read()}"
+
+    @shop.app.post("/forgetful")
+    def forgetful() -> str:
+        shop.rename("after")
+        hydracache.invalidate_entity("item", "1")
+        shop.db().commit()
+        return "done"
+
+    @shop.app.get("/static-page")
+    def page() -> str:
+        return "page"
+
+
+@pytest.fixture
+def eventual(tmp_path: Path) -> Shop:
+    """Nothing publishes by itself; loaders read what is committed."""
+    shop = Shop(tmp_path / "e.db", HYDRACACHE_SNAPSHOT="fresh", HYDRACACHE_WAIT=0)
+    add_views(shop)
+    return shop
+
+
+@pytest.fixture
+def inline(tmp_path: Path) -> Shop:
+    shop = Shop(
+        tmp_path / "i.db", HYDRACACHE_SNAPSHOT="fresh", HYDRACACHE_MODE="inline"
+    )
+    add_views(shop)
+    return shop
+
+
+def drain(shop: Shop) -> None:
+    OutboxWorker(shop.outbox, MemcachedApplier(shop.store, "shop")).drain()
+
+
+def cookies(response: Any) -> list[str]:
+    found: list[str] = response.headers.getlist("Set-Cookie")
+    return found
+
+
+class TestSameRequest:
+    @pytest.mark.parametrize("kind", ["eventual", "inline"])
+    def test_it_reads_its_own_writes_and_stores_nothing_uncommitted(
+        self, kind: str, request: pytest.FixtureRequest
+    ) -> None:
+        shop: Shop = request.getfixturevalue(kind)
+        assert text(shop.client.get("/")) == "before"
+
+        shown = text(shop.client.post("/after/shown"))
+
+        assert shown == "after after after"
+
+    def test_a_request_that_was_rolled_back_has_stored_nothing(
+        self, eventual: Shop
+    ) -> None:
+        shop = eventual
+
+        @shop.app.post("/failing")
+        def failing() -> str:
+            shop.rename("never")
+            hydracache.invalidate_entity("item", "1")
+            hydracache.get_or_load("item:1", lambda: "never", tags=[ITEM])
+            hydracache.discard()
+            raise ZeroDivisionError
+
+        shop.client.post("/failing")
+
+        assert text(shop.client.get("/")) == "before"
+
+    def test_after_a_wait_that_is_satisfied_the_cache_is_used_again(
+        self, eventual: Shop
+    ) -> None:
+        shop = eventual
+
+        with shop.app.app_context():
+            with hydracache.transaction(shop.db()):
+                shop.rename("after")
+                hydracache.invalidate_entity("item", "1")
+            before = hydracache.reads_own_writes(), hydracache.wait(0).satisfied
+            drain(shop)
+            after = hydracache.wait(0).satisfied, hydracache.reads_own_writes()
+
+        assert (before, after) == ((False, False), (True, True))
+
+    def test_publish_says_whether_the_write_is_readable(self, eventual: Shop) -> None:
+        shop = eventual
+
+        with shop.app.app_context():
+            shop.rename("after")
+            hydracache.invalidate_entity("item", "1")
+            hydracache.write(shop.db())
+            uncommitted = hydracache.publish()
+            shop.db().commit()
+            committed = hydracache.publish()
+            read = hydracache.reads_own_writes()
+
+        assert uncommitted.unseen == 1 and not uncommitted.complete
+        assert committed.complete and read
+
+
+class TestNextRequest:
+    def test_it_goes_past_the_cache_until_the_write_is_published(
+        self, eventual: Shop
+    ) -> None:
+        shop, other = eventual, eventual.app.test_client()
+        assert text(shop.client.get("/")) == "before"
+
+        answer = shop.client.post("/after")
+
+        assert cookies(answer)[0].startswith("hydracache=")
+        assert text(shop.client.get("/")) == "after"
+        assert text(other.get("/")) == "before"  # nothing was published yet
+        drain(shop)
+        published = shop.client.get("/")
+        assert text(published) == "after"
+        assert "Max-Age=0" in cookies(published)[0]
+        assert cookies(shop.client.get("/")) == []
+        assert text(other.get("/")) == "after"
+
+    def test_an_inline_publish_needs_no_cookie(self, inline: Shop) -> None:
+        assert text(inline.client.get("/")) == "before"
+
+        answer = inline.client.post("/after")
+
+        assert cookies(answer) == []
+        assert text(inline.client.get("/")) == "after"
+
+    def test_an_inline_publish_that_fails_leaves_a_cookie(
+        self, inline: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop = inline
+        assert text(shop.client.get("/")) == "before"
+        with monkeypatch.context() as patched:
+            patched.setattr(shop.store, "set_many", unavailable)
+
+            answer = shop.client.post("/after")
+
+        assert answer.status_code == 302
+        assert cookies(answer) != []
+        assert text(shop.client.get("/")) == "after"
+
+    def test_it_waits_while_the_write_is_young(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop = Shop(
+            tmp_path / "w.db", HYDRACACHE_SNAPSHOT="fresh", HYDRACACHE_WAIT=3600
+        )
+        add_views(shop)
+        shop.client.get("/")
+        shop.client.post("/after")
+        asked: list[float] = []
+
+        class Wait(receipt_cookie.InvalidationWait):
+            @classmethod
+            def best_effort(cls, timeout: float) -> Any:
+                asked.append(timeout)
+                drain(shop)
+                return super().best_effort(timeout)
+
+        monkeypatch.setattr(receipt_cookie, "InvalidationWait", Wait)
+
+        assert text(shop.client.get("/")) == "after"
+        assert 3000 < asked[0] <= 3600
+
+    @pytest.mark.parametrize("value", ["", "x", "hc1.a.b.1.1", "a.b.c"])
+    def test_a_cookie_that_is_not_ours_is_ignored(
+        self, eventual: Shop, value: str
+    ) -> None:
+        answer = eventual.client.get("/", headers={"Cookie": f"hydracache={value}"})
+
+        assert text(answer) == "before"
+
+    def test_a_cookie_with_another_key_is_ignored(self, eventual: Shop) -> None:
+        eventual.client.post("/after")
+        eventual.app.secret_key = "another"
+
+        assert eventual.client.get("/").status_code == 200
+
+    def test_what_the_net_will_write_is_promised(self, eventual: Shop) -> None:
+        shop = eventual
+        shop.client.get("/")
+
+        shop.client.post("/forgetful")
+
+        assert text(shop.client.get("/")) == "after"
+        drain(shop)
+        assert "Max-Age=0" in cookies(shop.client.get("/"))[0]
+
+    def test_without_a_secret_key_it_is_said_once(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop = Shop(tmp_path / "k.db", SECRET_KEY=None)
+        add_views(shop)
+
+        answers = [shop.client.post("/a"), shop.client.post("/b")]
+
+        assert [cookies(answer) for answer in answers] == [[], []]
+        assert caplog.text.count("has no secret key") == 1
+
+    def test_it_can_be_switched_off(self, tmp_path: Path) -> None:
+        shop = Shop(tmp_path / "c.db", HYDRACACHE_COOKIE="")
+        add_views(shop)
+
+        assert cookies(shop.client.post("/after")) == []
+
+    def test_a_page_that_reads_nothing_neither_waits_nor_varies(
+        self, eventual: Shop
+    ) -> None:
+        eventual.client.post("/after")
+
+        answer = eventual.client.get("/static-page")
+
+        assert cookies(answer) == []
+        assert "Vary" not in answer.headers
+
+
+def unavailable(writes: Any) -> Any:
+    from hydracache_sync import ApplyUnavailable
+
+    return {address: ApplyUnavailable("away") for address, _, _ in writes}
+
+
+class TestSnapshot:
+    """A loader may read in a transaction that began with the request."""
+
+    @pytest.fixture
+    def fills(self, tmp_path: Path) -> Iterator[Any]:
+        shop = Shop(tmp_path / "s.db", HYDRACACHE_CLOCK_SKEW=0.0)
+
+        @shop.app.get("/")
+        def show() -> str:
+            # Another's write is published after this request began.
+            with closing(sqlite3.connect(shop.path)) as connection:
+                name = str(connection.execute("select name from item").fetchone()[0])
+            shop.state.runtime.worker.drain()
+            return hydracache.get_or_load("item:1", lambda: name, tags=[ITEM])
+
+        def count() -> int:
+            fills: int = shop.state.cache.diagnostics().fills
+            return fills
+
+        yield shop, count
+
+    def test_what_it_read_before_an_invalidation_is_not_stored(
+        self, fills: Any
+    ) -> None:
+        from hydracache_sync import InvalidationIntentBatch
+
+        shop, count = fills
+        shop.outbox.enqueue(
+            "shop", InvalidationIntentBatch().invalidate_entity("item", "1")
+        )
+
+        shop.client.get("/")
+
+        assert count() == 0
+
+    def test_outside_of_requests_nothing_is_known_and_nothing_stored(
+        self, fills: Any
+    ) -> None:
+        shop, count = fills
+
+        with shop.app.app_context():
+            hydracache.get_or_load("item:1", lambda: "old", tags=[ITEM])
+
+        assert count() == 0
