@@ -14,6 +14,7 @@ from typing import Any, Callable, Mapping
 from flask import Flask, Response, current_app, g, has_app_context
 from flask import has_request_context as serving_a_request
 from flask import request
+
 from hydracache_sync import settings
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.cli.program import app_commands

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from flask import Flask, g
+
 from hydracache_sync import MemoryStore, SQLiteOutbox
 from hydracache_sync.integrations.flask import HydraCache
 from hydracache_sync.outbox.row import OutboxRow

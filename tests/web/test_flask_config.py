@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from shop import NAMESPACE, Shop, hydracache
 
-from flask import Flask
 from hydracache_sync import ConfigurationError, MemoryStore, SQLiteOutbox, TaggedCache
 from hydracache_sync.integrations.flask import HydraCache
 

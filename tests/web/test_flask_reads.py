@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
+from flask import redirect
 from shop import Shop, close_db, hydracache, text
 
-from flask import redirect
 from hydracache_sync import MemcachedApplier, OutboxWorker, entity_tag
 from hydracache_sync.integrations import receipt_cookie
 

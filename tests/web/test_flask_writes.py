@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from flask import Response, abort, g, stream_with_context
 from shop import Shop, close_db, end_db, hydracache
 
-from flask import Response, abort, g, stream_with_context
 from hydracache_sync import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.row import OutboxState
 
