@@ -180,12 +180,16 @@ class CacheVerifier:
         self._checks: Counter[str] = Counter()
         self._findings: list[StaleRead] = []
 
+    @property
+    def namespace(self) -> str:
+        return self._cache.namespace
+
     def run(
         self, *, seconds: float | None = None, stop: threading.Event | None = None
     ) -> VerifyReport:
         """Sample for ``seconds``, then finish the checks that are still to come.
 
-        Rows that are published before the call are not looked at.
+        Rows that were published before the first look are not checked.
 
         :param seconds: None to go on until ``stop``.
         :param stop: when set, return at the next step; what is to come is left out.
@@ -193,22 +197,32 @@ class CacheVerifier:
         """
         stop = stop or threading.Event()
         end = None if seconds is None else self._monotonic() + seconds
-        self._seen_until_ms = self._outbox.now_ms()
         while not stop.is_set():
-            now = self._monotonic()
-            if end is None or now < end:
-                self.look()
-            elif not self._due:
+            sampling = end is None or self._monotonic() < end
+            pause = self.step(sampling=sampling, stop=stop)
+            if not sampling and not self._due:
                 break
-            self.check_due(stop=stop)
-            now = self._monotonic()
-            until = [now + ROUND]
-            if end is not None and end > now:
-                until.append(end)
-            if self._due:
-                until.append(self._due[0][0])
-            stop.wait(max(0.0, min(until) - now))
+            stop.wait(pause)
         return self.report()
+
+    def step(
+        self, *, sampling: bool = True, stop: threading.Event | None = None
+    ) -> float:
+        """Take a sample, do the checks that are due; return seconds until the next.
+
+        For a loop of your own; :meth:`run` is one.
+
+        :param sampling: False to do only the checks that are still to come.
+        :param stop: when set, leave out the checks that have not begun.
+        """
+        started = self._monotonic()
+        if sampling:
+            self.look()
+        self.check_due(stop=stop)
+        pause = started + ROUND - self._monotonic()
+        if self._due:
+            pause = min(pause, self._due[0][0] - self._monotonic())
+        return max(0.0, pause)
 
     def look(self) -> int:
         """Take a sample of the rows published since the last look; return how many.

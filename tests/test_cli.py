@@ -311,7 +311,7 @@ def test_the_readme_lists_every_setting_and_every_exit_code() -> None:
         (setting.option, setting.variable, _in_the_readme(setting.default))
         for setting in settings.SETTINGS
     ]
-    codes = re.findall(r"^\| (\d) \| (.)", readme, re.M)
+    codes = re.findall(r"^\| (\d+) \| (.)", readme, re.M)
     assert [int(code) for code, _ in codes] == list(ExitCode)
 
 

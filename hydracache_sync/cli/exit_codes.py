@@ -39,6 +39,7 @@ class ExitCode(enum.IntEnum):
     OUTBOX_AWAY = 7, "The database could not be reached, or stayed locked."
     SCHEMA = 8, "The outbox's tables are missing, or of another version."
     ALERT = 9, "A threshold was crossed; the output says which."
+    STALE = 10, "The cache serves what a published invalidation had made stale."
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

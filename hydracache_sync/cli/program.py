@@ -27,6 +27,7 @@ from hydracache_sync.cli.purge import purge
 from hydracache_sync.cli.rows import rows
 from hydracache_sync.cli.schema import schema
 from hydracache_sync.cli.status import status
+from hydracache_sync.cli.verify import verify
 from hydracache_sync.cli.worker import worker
 from hydracache_sync.errors import HydraCacheError
 from hydracache_sync.settings import misspelt
@@ -101,6 +102,7 @@ for _command in (
     paused,
     purge,
     schema,
+    verify,
 ):
     hydracache.add_command(_command)
 
