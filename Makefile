@@ -17,7 +17,7 @@ SETUP = PYTHON='$(PYTHON)' tests/setup_machine.sh
 RUN = $(VENV)/bin/python
 
 .PHONY: demo demo-mysql test test-mysql lint format format-check type build bench ci clean \
-	venv-cli venv-test venv-test-mysql venv-fuzz venv-dev
+	venv-cli venv-test venv-test-mysql venv-test-web venv-fuzz venv-dev
 
 demo: venv-cli
 	$(RUN) examples/quickstart.py
@@ -26,7 +26,7 @@ demo-mysql: venv-cli
 	@$(SETUP) servers
 	$(RUN) tests/with_servers.py examples/quickstart.py
 
-test: venv-test venv-test-mysql venv-fuzz
+test: venv-test venv-test-mysql venv-test-web venv-fuzz
 	@$(SETUP) servers
 	$(RUN) -m pytest $(ARGS)
 
@@ -70,5 +70,5 @@ clean:
 	find hydracache_sync tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 # The script does nothing when the environment is as it should be.
-venv-cli venv-test venv-test-mysql venv-fuzz venv-dev: venv-%:
+venv-cli venv-test venv-test-mysql venv-test-web venv-fuzz venv-dev: venv-%:
 	@$(SETUP) venv '$(VENV)' $*
