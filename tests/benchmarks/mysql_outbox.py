@@ -8,7 +8,8 @@ commit flushed as InnoDB does it by default. Goals: an enqueue's transaction at 
 
 After that 1, 2 and 4 worker processes drain together; beside them, as many that do by
 hand what would be an alternative: hold the locks of the rows while they are applied,
-in place of a claim that is written first.
+in place of a claim that is written first. What a slow cache or a worker that stands
+still does then to an inline publish of the same rows is measured last.
 """
 
 from __future__ import annotations
@@ -307,6 +308,38 @@ def together(place: Place, rounds: int, rows: int, batch: int) -> None:
     filler.close()
 
 
+def beside_a_worker(place: Place, batch: int) -> None:
+    """Publish a row, as an inline publish does, while a worker is still applying it."""
+    with closing(open_outbox(place.url)) as outbox, closing(
+        place.worker_connection()
+    ) as worker, closing(place.worker_connection()) as writer:
+        fill(writer)
+        writer.query("set session innodb_lock_wait_timeout = 2")
+        [row, *_] = outbox.claim(NAMESPACE, "slow", limit=batch, claim_ttl=600)
+        claimed = publish_one(writer, row.id)
+        fill(writer)
+        worker.begin()
+        with closing(worker.cursor()) as cursor:
+            now = int(time.time() * 1000)
+            cursor.execute(place.select_due, (NAMESPACE, now, now, batch))
+            [first, *_] = cursor.fetchall()
+        locked = publish_one(writer, first[0])
+    print(
+        f"inline publish of a row that a worker is at: claimed {claimed},"
+        f" locked {locked}"
+    )
+
+
+def publish_one(connection: Any, id: int) -> str:
+    started = time.perf_counter()
+    try:
+        connection.query(f"update hydracache_outbox set state = 1 where id = {id}")
+        how = "done"
+    except pymysql.OperationalError as exc:
+        how = f"failed with {exc.args[0]}"
+    return f"{how} after {(time.perf_counter() - started) * 1000:.0f} ms"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", choices=SERVERS, default="mariadb")
@@ -328,6 +361,7 @@ def main() -> None:
             drain(place, options.rounds, options.rows, options.batch)
         if options.only in (None, "together"):
             together(place, options.rounds, options.rows, options.batch)
+            beside_a_worker(place, options.batch)
 
 
 if __name__ == "__main__":
