@@ -15,6 +15,7 @@ from hydracache_sync.cache import (
     MemcachedStore,
     MemoryStore,
     PickleCodec,
+    Quarantine,
     Reservation,
     Stale,
     TaggedCache,
@@ -65,6 +66,7 @@ from hydracache_sync.outbox import (
 )
 from hydracache_sync.pool import PoolHealth, ThreadHealth, ThreadState, WorkerPool
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+from hydracache_sync.snapshots import ConnectionSnapshot
 from hydracache_sync.verify import CachedRead, CacheVerifier, StaleRead, VerifyReport
 from hydracache_sync.wait import (
     ConsistencyMode,
@@ -131,6 +133,8 @@ __all__ = [
     "MemcachedStore",
     "MemoryStore",
     "PickleCodec",
+    "ConnectionSnapshot",
+    "Quarantine",
     "Reservation",
     "Stale",
     "TaggedCache",

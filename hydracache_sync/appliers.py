@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Union
 
+from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF, HoldOff
 from hydracache_sync.cache.keyspace import (
     Address,
     Keyspace,
@@ -82,6 +83,9 @@ class MemcachedApplier(InvalidationApplier):
 
     :param store: the store that the readers use, with the same servers and ring.
     :param namespace: the namespace that the readers use.
+    :param strict: for a strict namespace: what was invalidated is not cached for a
+        while, instead of getting a token that is live at once. As in its caches.
+    :param hold_off: as in the caches of a strict namespace.
     :param clock: returns Unix seconds, for tests.
     """
 
@@ -90,10 +94,13 @@ class MemcachedApplier(InvalidationApplier):
         store: CacheStore,
         namespace: str,
         *,
+        strict: bool = False,
+        hold_off: float = DEFAULT_HOLD_OFF,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._keyspace = Keyspace(store.ring, namespace)
+        self._hold_off = HoldOff(hold_off) if strict else None
         self._clock = clock
         self.namespace = namespace
 
@@ -112,9 +119,14 @@ class MemcachedApplier(InvalidationApplier):
         # Distinct intents may meet in one tag. Tokens are new at every attempt: one
         # that is sent twice could match entries filled in between.
         targets = list(dict.fromkeys(addresses))
-        tokens = fresh_tokens(len(targets), int(self._clock() * 1000))
+        ttl = None
+        if self._hold_off is None:
+            tokens = fresh_tokens(len(targets), int(self._clock() * 1000))
+        else:
+            tokens = self._hold_off.pending_tokens(len(targets), self._clock())
+            ttl = self._hold_off.ttl
         failures = self._store.set_many(
-            [(address, token, None) for address, token in zip(targets, tokens)]
+            [(address, token, ttl) for address, token in zip(targets, tokens)]
         )
         if not failures:
             return [None] * len(intents)

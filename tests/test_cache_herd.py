@@ -23,6 +23,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cache import CacheStore
+from hydracache_sync.cache.entries import Look
 from hydracache_sync.cache.hold_off import HoldOff
 from servers import Memcached
 
@@ -225,7 +226,7 @@ def test_a_holder_of_the_lock_that_was_killed_delays_the_others_once(
 def test_the_lock_ends_by_itself(memcached: Memcached, unique: str) -> None:
     store = MemcachedStore([memcached.address], timeout=10, connect_timeout=10)
     cache = TaggedCache(store, unique, max_wait=0.5)
-    look = cache._entries.look_up("k", TAGS)
+    look = Look._make(cache._entries.find("k", TAGS))
     lock, other = (cache._entries.lock_of(look, 0.5) for _ in range(2))
 
     assert lock.is_mine(cache._entries.take(lock))

@@ -11,6 +11,7 @@ from hydracache_sync.cache.memory import MemoryStore
 from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed_pickle import PickleCodec
 from hydracache_sync.cache.store import CacheStore, Failures, Write
+from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.tagged import KEPT_TAGS, Stale, TaggedCache
 from hydracache_sync.cache.tokens import fresh_token, fresh_tokens
 
@@ -18,6 +19,7 @@ __all__ = [
     # reading
     "TaggedCache",
     "KEPT_TAGS",
+    "Quarantine",
     "Reservation",
     "Stale",
     "CacheDiagnostics",

@@ -11,7 +11,16 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from hydracache_sync.cache.codec import MISS, Codec
 from hydracache_sync.cache.diagnostics import Tallies, Tally
@@ -59,6 +68,17 @@ class Look(NamedTuple):
         return basis_of(self.tag_set.digest, self.tokens)  # type: ignore[arg-type]
 
 
+#: A look without its names.
+Found = Tuple[
+    str,
+    Any,
+    Optional[bytes],
+    Tuple[Address, ...],
+    TagSet,
+    Optional[Sequence[Optional[bytes]]],
+]
+
+
 class Judgement(NamedTuple):
     """What a load may do that begins now.
 
@@ -94,25 +114,36 @@ class Entries:
         self._clock = clock
         self.tag_sets = TagSets(keyspace, strict=rule.strict)
         self.tallies = Tallies()
+        self._count_hit = self.tallies.hits.add
+        self._count_miss = self.tallies.misses.add
         self.namespace = namespace = keyspace.namespace
         self._reading = Outage(logger, f"reading the cache of namespace {namespace}")
         self._writing = Outage(logger, f"writing the cache of namespace {namespace}")
 
     # Reading
 
-    def look_up(self, key: str, tags: Iterable[str]) -> Look:
-        """Read the entry of ``key`` with all it rests on, in one round trip."""
+    def find(self, key: str, tags: Iterable[str]) -> Found:
+        """Read the entry of ``key`` with all it rests on, in one round trip.
+
+        :return: the fields of a :class:`Look`, in a plain tuple: a hit needs no more
+            than its value, and naming the others takes a twentieth of its time.
+        """
         tag_set = self.tag_sets.of(tags)
-        addresses = self._keyspace.of_key(key) + tag_set.addresses
+        addresses = self._keyspace.of_key(key) + tag_set[0]
         try:
-            found = self._store.get_many(addresses)
+            entry, *tokens = self._store.get_many(addresses)
         except ApplyError as exc:
             self._failed(self._reading, exc)
             self.tallies.misses.add()
-            return Look(key, MISS, None, addresses, tag_set, None)
+            return key, MISS, None, addresses, tag_set, None
         if self._reading.active:
             self._reading.end()
-        return self._judged(key, addresses, tag_set, found)
+        value = self._decode(entry, tag_set[1], tokens)
+        if value is MISS:
+            self._count_miss()
+        else:
+            self._count_hit()
+        return key, value, entry, addresses, tag_set, tokens
 
     def look_up_many(self, wanted: Sequence[tuple[str, Iterable[str]]]) -> list[Look]:
         """Read several entries with all they rest on, together in one round trip."""
@@ -130,10 +161,13 @@ class Entries:
             return [Look(key, MISS, None, at, tags, None) for key, at, tags in plans]
         if self._reading.active:
             self._reading.end()
-        return [
-            self._judged(key, addresses, tag_set, [found[each] for each in addresses])
-            for key, addresses, tag_set in plans
-        ]
+        looks = []
+        for key, addresses, tag_set in plans:
+            entry, *tokens = [found[each] for each in addresses]
+            value = self._decode(entry, tag_set.digest, tokens)
+            (self.tallies.misses if value is MISS else self.tallies.hits).add()
+            looks.append(Look(key, value, entry, addresses, tag_set, tokens))
+        return looks
 
     def look_up_with_kept_tags(self, key: str) -> Any:
         """Return the value of ``key`` under the tags that were kept with it, or MISS.
@@ -193,21 +227,6 @@ class Entries:
         """Tell whether a hit is past its soft TTL."""
         assert look.entry is not None and look.tokens is not None
         return self._lifetimes.is_due(soft_ms_of(look.entry, len(look.tokens)))
-
-    def _judged(
-        self,
-        key: str,
-        addresses: tuple[Address, ...],
-        tag_set: TagSet,
-        found: Sequence[bytes | None],
-    ) -> Look:
-        entry, *tokens = found
-        value = self._decode(entry, tag_set.digest, tokens)
-        if value is MISS:
-            self.tallies.misses.add()
-        else:
-            self.tallies.hits.add()
-        return Look(key, value, entry, addresses, tag_set, tokens)
 
     # Before a load
 

@@ -37,6 +37,8 @@ class HoldOff:
         if not isfinite(seconds) or seconds <= 0:
             raise ValueError(f"hold_off must be over 0 and finite, not {seconds!r}")
         self.seconds = seconds
+        #: Seconds after which a COMMIT is no longer sent. It has as long to end.
+        self.latest_commit = seconds / 2
         #: What a store is told. memcached counts in whole seconds from the last full
         #: one, so one that is to last for two could end after one.
         self.ttl = ceil(seconds) + 1

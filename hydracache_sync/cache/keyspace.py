@@ -160,6 +160,12 @@ class Keyspace:
         """All copies of the namespace's token, one on each node: for writes."""
         return None, self._namespace_token
 
+    def target(self, kind: str, value: str | None) -> Address:
+        """Where the token is that an invalidation concerns, by its kind and value."""
+        if value is None:
+            return self.namespace_token()
+        return self.key_token(value) if kind == "key" else self.tag_token(value)
+
     def _beside_entry(self, role: tuple[bytes, bytes], key: str) -> Address:
         hashed, name = _name("key", key, MAX_TARGET)
         return self._entry[hashed] + name, role[hashed] + name

@@ -38,7 +38,9 @@ from hydracache_sync.cache.lifetime import (
 from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed_pickle import PickleCodec
 from hydracache_sync.cache.store import CacheStore
+from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.writing import OpenWrites
+from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import InvalidationIntentBatch
 
 T = TypeVar("T")
@@ -108,6 +110,8 @@ class TaggedCache:
         same, and a new ring is needed when it changes.
     :param hold_off: seconds for which a strict namespace caches nothing that a write
         has touched; the same in all processes. Within it a COMMIT must end.
+    :param also: further stores, of other rings, that some readers may still use or use
+        already, for a quarantine to reach them too.
     :param clock: Unix seconds; replaced in tests.
     :raises TypeError, ValueError: one of these is not as said.
     """
@@ -127,10 +131,15 @@ class TaggedCache:
         keep_tags: bool = False,
         strict: bool = False,
         hold_off: float = DEFAULT_HOLD_OFF,
+        also: Sequence[CacheStore] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._keyspace = Keyspace(store.ring, namespace)
+        self._all_stores = [
+            (store, self._keyspace),
+            *((each, Keyspace(each.ring, namespace)) for each in also),
+        ]
         self._snapshot = snapshot
         self._hold_off = HoldOff(hold_off) if strict else None
         rule = TokenRule(self._hold_off, _not_negative("clock_skew", clock_skew))
@@ -146,6 +155,8 @@ class TaggedCache:
             keep_tags=keep_tags,
             clock=clock,
         )
+        self._find = self._entries.find
+        self._default_lifetime = self._lifetimes.default
         self._herd = Herd(self._entries, _not_negative("max_wait", max_wait))
         self._open_writes = OpenWrites()
         self._clock = clock
@@ -184,7 +195,7 @@ class TaggedCache:
         if tags is KEPT_TAGS:
             value = self._entries.look_up_with_kept_tags(key)
         else:
-            value = self._entries.look_up(key, tags).value
+            value = self._find(key, tags)[1]
         return default if value is MISS else value
 
     def get_or_load(
@@ -226,17 +237,22 @@ class TaggedCache:
             holds itself or is nested too deeply. Both also for arguments that are not
             as said, before anything is done.
         """
-        lifetime = self._lifetimes.of(ttl, soft_ttl)
+        lifetime = self._default_lifetime
+        if ttl is not None or soft_ttl is not None:
+            lifetime = self._lifetimes.of(ttl, soft_ttl)
         if since is not None:
             _check_since(since)
         if self._open_writes.batches:
             tags = tuple(tags)
             if self._is_writing(key, tags):
                 return loader()
-        look = self._entries.look_up(key, tags)
-        if look.value is not MISS:
-            value: T = look.value
-            if lifetime.soft_ttl is None or not self._entries.is_due(look):
+        found = self._find(key, tags)
+        value: T = found[1]
+        if value is not MISS and lifetime.soft_ttl is None:
+            return value
+        look = Look._make(found)
+        if value is not MISS:
+            if not self._entries.is_due(look):
                 return value
             if self._since(since) is not None:
                 return value
@@ -412,6 +428,39 @@ class TaggedCache:
         within the block counts.
         """
         return self._open_writes.of(batch)
+
+    def quarantine(
+        self, batch: InvalidationIntentBatch, *, degrade: bool = False
+    ) -> Quarantine:
+        """Hold off what ``batch`` invalidates, in a block around the COMMIT.
+
+        Of a strict namespace. Enter it after the last statement, with nothing but the
+        commit in it::
+
+            with cache.quarantine(batch):
+                connection.commit()
+
+        No read that begins after the commit gets an older value, before any worker has
+        run. The price: what the batch touches is loaded from the database at each read
+        until the hold-off of the write, and then of the apply, is over.
+
+        :param batch: whole; it is what ``enqueue_in`` was given.
+        :param degrade: let the commit go on if the cache cannot be reached; ``strict``
+            of what the block gives is False then. Otherwise ``QuarantineError``.
+        :raises ConfigurationError: the cache is not strict.
+        """
+        if self._hold_off is None:
+            raise ConfigurationError(
+                f"namespace {self.namespace} is not strict: make its caches and"
+                " appliers with strict=True, all of them"
+            )
+        return Quarantine(
+            self._all_stores,
+            batch,
+            self._hold_off,
+            degrade=degrade,
+            clock=self._clock,
+        )
 
     # Looking at it
 

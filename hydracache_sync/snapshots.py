@@ -1,0 +1,113 @@
+"""When the transaction began that is open on a connection, for reads through the cache.
+
+A loader that reads in an open REPEATABLE READ transaction, or in any of SQLite, sees
+the database as it was then. Stored under the tokens of now, that would bring back what
+was invalidated meanwhile. Neither driver tells the moment; but it is not before the
+last time that no transaction was seen open.
+
+Only looks at connections that the caller uses. Imports no driver.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import Any, Callable
+
+from hydracache_sync.errors import ConfigurationError
+
+#: SERVER_STATUS_IN_TRANS
+_IN_TRANSACTION = 1
+
+#: Older than every token: what is loaded at this moment is never stored.
+NEVER = 0.0
+
+
+class ConnectionSnapshot:
+    """When a connection's transaction began; for ``TaggedCache(snapshot=...)``.
+
+    Make it when the connection is made, before its first statement, and use it in the
+    threads that use the connection::
+
+        snapshot = ConnectionSnapshot(connection)
+        cache.get_or_load(key, loader, tags=tags, since=snapshot())
+
+    Asks PyMySQL's server with a ping, because the driver does not learn from a SELECT
+    that it has opened a transaction; a read asks only when it is about to load.
+
+    :param connection: of PyMySQL or ``sqlite3``.
+    :param clock: Unix seconds; replaced in tests.
+    :raises ConfigurationError: it is of another driver; then pass ``since=``, the
+        moment before the first statement of the transaction.
+    """
+
+    def __init__(
+        self, connection: Any, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._changes = 0
+        if isinstance(connection, sqlite3.Connection):
+            self._is_open = self._sqlite_is_open
+        elif _is_pymysql(connection):
+            self._is_open = self._pymysql_is_open
+        else:
+            kind = type(connection)
+            raise ConfigurationError(
+                f"{kind.__module__}.{kind.__qualname__} is no connection of PyMySQL or"
+                " sqlite3: pass since= to the read instead"
+            )
+        self._idle_at = NEVER
+        self()
+
+    def __call__(self) -> float | None:
+        """Return a moment that the open transaction is not older than.
+
+        :return: Unix seconds; None if there is none open, so that the next statement
+            begins a fresh snapshot. ``NEVER`` for a transaction of SQLite that has
+            written, and for one that was open before this object was made.
+        """
+        # Before the look: it may begin right after it.
+        now = self._clock()
+        if not self._is_open():
+            self._idle_at = now
+            return None
+        if self._has_written():
+            return NEVER
+        return self._idle_at
+
+    def ended(self) -> None:
+        """State that the transaction has just been committed or rolled back.
+
+        Not needed, but makes the next moment younger where a connection is hardly ever
+        seen between two transactions, as with ``autocommit=False`` of Python 3.12.
+        """
+        self._idle_at = self._clock()
+        if isinstance(self._connection, sqlite3.Connection):
+            self._changes = self._connection.total_changes
+
+    def _sqlite_is_open(self) -> bool:
+        if self._connection.in_transaction:
+            return True
+        self._changes = self._connection.total_changes
+        return False
+
+    def _pymysql_is_open(self) -> bool:
+        result = getattr(self._connection, "_result", None)
+        if result is not None and getattr(result, "unbuffered_active", False):
+            # It is in the middle of an answer, and a ping would throw that away.
+            return True
+        self._connection.ping(reconnect=False)
+        return bool(self._connection.server_status & _IN_TRANSACTION)
+
+    def _has_written(self) -> bool:
+        connection = self._connection
+        if not isinstance(connection, sqlite3.Connection):
+            return False
+        return connection.total_changes != self._changes
+
+
+def _is_pymysql(connection: Any) -> bool:
+    return any(
+        kind.__module__.startswith("pymysql.") for kind in type(connection).__mro__
+    )

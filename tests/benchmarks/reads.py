@@ -1,0 +1,432 @@
+"""What a cached read costs, against the bare client, and beside other cache libraries.
+
+    python tests/benchmarks/reads.py [--rounds 15] [--slice-ms 10] [--seed 1]
+
+Client and server run on one CPU, so that the figures are of work and not of how fast a
+machine wakes another CPU. Each slice of a contender follows a slice of its base in the
+same process, and the medians are those of the ratios: quote these, not microseconds.
+Peers that are not installed (extra ``bench``) are named and left out.
+
+Goals: with namespace, key and 2 tags at most 1.00 of ``PooledClient.get`` and 1.15 of
+``Client.get`` for bytes, 1.15 of ``Client.get`` and the same decoder for JSON; each
+further tag at most 0.06; a hit in process at most 5 us; a miss at most three round
+trips beside its load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pymemcache.client.base import Client, PooledClient  # noqa: E402
+
+from faulty_memcached import FaultyMemcached  # noqa: E402
+from hydracache_sync import (  # noqa: E402
+    InvalidationIntentBatch,
+    MemcachedApplier,
+    MemcachedStore,
+    MemoryStore,
+    OutboxWorker,
+    SQLiteOutbox,
+    TaggedCache,
+)
+from servers import Memcached  # noqa: E402
+
+Call = Callable[[], Any]
+
+TAGS = tuple(f"tag:{number}" for number in range(30))
+SIZES = (100, 1000)
+
+
+def value_of(size: int) -> dict[str, Any]:
+    """A page's data that is about ``size`` bytes of JSON."""
+    rows = [
+        {"id": number, "name": f"user {number}", "ok": True, "score": number / 7}
+        for number in range(max(1, size // 62))
+    ]
+    return {"rows": rows, "pad": "x" * max(0, size - len(json.dumps(rows)) - 22)}
+
+
+class Meter:
+    """Runs contenders in turn with their bases; keeps the ratios and the times."""
+
+    def __init__(self, rounds: int, slice_seconds: float) -> None:
+        self._rounds = rounds
+        self._slice = slice_seconds
+
+    def compare(self, pairs: list[tuple[str, Call, Call, float | None]]) -> None:
+        """Print each contender's time and its ratio to its base, with its goal."""
+        counts = [self._count(call) for _, call, _, _ in pairs]
+        bases = [self._count(base) for _, _, base, _ in pairs]
+        times: list[list[float]] = [[] for _ in pairs]
+        ratios: list[list[float]] = [[] for _ in pairs]
+        for _ in range(self._rounds):
+            for at, (_, call, base, _) in enumerate(pairs):
+                before = seconds_each(base, bases[at])
+                taken = seconds_each(call, counts[at])
+                times[at].append(taken)
+                ratios[at].append(taken / before)
+        for at, (name, _, _, goal) in enumerate(pairs):
+            ratio = statistics.median(ratios[at])
+            micros = statistics.median(times[at]) * 1e6
+            verdict = "" if goal is None else f"   goal {goal:.2f}"
+            print(f"  {name:<44}{micros:8.1f} us {ratio:7.2f} x{verdict}")
+
+    def _count(self, call: Call) -> int:
+        seconds_each(call, 20)
+        return max(1, int(self._slice / seconds_each(call, 50)))
+
+
+def seconds_each(call: Call, count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - started) / count
+
+
+def decoder() -> tuple[str, Callable[[bytes], Any]]:
+    """The one that the library uses for JSON here."""
+    try:
+        import orjson
+    except ImportError:
+        return "json", json.loads
+    return "orjson", orjson.loads
+
+
+def hits(meter: Meter, server: Memcached, size: int) -> None:
+    value = value_of(size)
+    text = json.dumps(value).encode()
+    client = Client(server.address, no_delay=True, timeout=5, connect_timeout=5)
+    pooled = PooledClient(server.address, no_delay=True, timeout=5, connect_timeout=5)
+    name, loads = decoder()
+    for key in (f"bare{size}", f"json{size}"):
+        client.set(key, text, noreply=False)
+    store = MemcachedStore([server.address], timeout=5, connect_timeout=5)
+    cache = TaggedCache(store, f"s{size}")
+    for count in (0, 1, 2, 5, 10):
+        cache.get_or_load(f"b{count}", lambda: text, tags=TAGS[:count])
+        cache.get_or_load(f"j{count}", lambda: value, tags=TAGS[:count])
+
+    def bare() -> Any:
+        return client.get(f"bare{size}")
+
+    def bare_pooled() -> Any:
+        return pooled.get(f"bare{size}")
+
+    def bare_json() -> Any:
+        return loads(client.get(f"json{size}"))
+
+    def tagged(kind: str, count: int) -> Call:
+        key, tags = f"{kind}{count}", TAGS[:count]
+        return lambda: cache.get(key, tags=tags)
+
+    def loading() -> Any:
+        return cache.get_or_load("b2", bare, tags=TAGS[:2])
+
+    assert bare() == bare_pooled() == tagged("b", 2)() == loading() == text
+    assert bare_json() == tagged("j", 10)() == value
+    print(f"\n{size} bytes, a hit ({len(text)} bytes of JSON, decoder {name}):")
+    meter.compare(
+        [
+            ("Client.get against itself", bare, bare, None),
+            ("2 tags, bytes / PooledClient.get", tagged("b", 2), bare_pooled, 1.0),
+            ("2 tags, bytes / Client.get", tagged("b", 2), bare, 1.15),
+            ("2 tags, get_or_load, bytes / Client.get", loading, bare, None),
+            (f"2 tags, JSON / Client.get + {name}", tagged("j", 2), bare_json, 1.15),
+            ("no tag, bytes / Client.get", tagged("b", 0), bare, None),
+            ("10 tags, bytes / Client.get", tagged("b", 10), bare, None),
+        ]
+    )
+    further(meter, tagged("b", 2), tagged("b", 10), bare)
+    peers(meter, server, size, value, text, bare, bare_json)
+    store.close()
+    client.close()
+    pooled.close()
+
+
+def further(meter: Meter, two: Call, ten: Call, bare: Call) -> None:
+    """What each tag beyond the second adds, as part of a bare get."""
+    added = []
+    for _ in range(meter._rounds):
+        base = seconds_each(bare, 200)
+        added.append((seconds_each(ten, 200) - seconds_each(two, 200)) / 8 / base)
+    each = statistics.median(added)
+    print(f"  {'each further tag':<44}{'':>11} {each:7.3f} x   goal 0.06")
+
+
+def peers(
+    meter: Meter,
+    server: Memcached,
+    size: int,
+    value: Any,
+    text: bytes,
+    bare: Call,
+    bare_json: Call,
+) -> None:
+    """Others as they come: their decoders, no tags, nothing that is proven."""
+    pairs: list[tuple[str, Call, Call, float | None]] = []
+    missing = []
+    for name, make, base in [
+        ("pylibmc get, bytes / Client.get", make_pylibmc, bare),
+        ("meta-memcache get, bytes / Client.get", make_meta, bare),
+        ("dogpile.cache (pymemcache) / Client.get + json", make_dogpile, bare_json),
+        ("dogpile.cache (pylibmc) / Client.get + json", make_dogpile_c, bare_json),
+        ("Flask-Caching get (pylibmc) / Client.get + json", make_flask, bare_json),
+        ("Flask-Caching memoize / Client.get + json", make_memoize, bare_json),
+    ]:
+        try:
+            pairs.append((name, make(server, size, value, text), base, None))
+        except ImportError as exc:
+            missing.append(f"{name.split(' /')[0]} ({exc.name})")
+    if pairs:
+        meter.compare(pairs)
+    if missing:
+        print(f"  not installed: {', '.join(missing)}")
+
+
+def make_pylibmc(server: Memcached, size: int, value: Any, text: bytes) -> Call:
+    import pylibmc
+
+    client = pylibmc.Client([server.address], behaviors={"tcp_nodelay": True})
+    return lambda: client.get(f"bare{size}")
+
+
+def make_meta(server: Memcached, size: int, value: Any, text: bytes) -> Call:
+    from meta_memcache import CacheClient, Key, connection_pool_factory_builder
+    from meta_memcache.configuration import ServerAddress
+
+    host, port = server.address.split(":")
+    client = CacheClient.cache_client_from_servers(
+        servers=[ServerAddress(host, int(port))],
+        connection_pool_factory_fn=connection_pool_factory_builder(),
+    )
+    key = Key(f"meta{size}")
+    client.set(key, text, ttl=600)
+    assert client.get(key) == text
+    return lambda: client.get(key)
+
+
+def dogpile_region(server: Memcached, backend: str) -> Any:
+    from dogpile.cache import make_region
+
+    return make_region().configure(
+        f"dogpile.cache.{backend}", arguments={"url": [server.address]}
+    )
+
+
+def make_dogpile(
+    server: Memcached, size: int, value: Any, text: bytes, backend: str = "pymemcache"
+) -> Call:
+    region = dogpile_region(server, backend)
+    key = f"dogpile-{backend}-{size}"
+    region.get_or_create(key, lambda: value)
+    return lambda: region.get_or_create(key, lambda: value)
+
+
+def make_dogpile_c(server: Memcached, size: int, value: Any, text: bytes) -> Call:
+    import pylibmc  # noqa: F401
+
+    return make_dogpile(server, size, value, text, "pylibmc")
+
+
+def flask_cache(server: Memcached) -> tuple[Any, Any]:
+    import pylibmc  # noqa: F401
+    from flask import Flask
+    from flask_caching import Cache
+
+    app = Flask("bench")
+    config = {
+        "CACHE_TYPE": "MemcachedCache",
+        "CACHE_MEMCACHED_SERVERS": [server.address],
+        "CACHE_DEFAULT_TIMEOUT": 600,
+    }
+    return app, Cache(app, config=config)
+
+
+def make_flask(server: Memcached, size: int, value: Any, text: bytes) -> Call:
+    app, cache = flask_cache(server)
+    app.app_context().push()
+    cache.set(f"flask{size}", value)
+    assert cache.get(f"flask{size}") == value
+    return lambda: cache.get(f"flask{size}")
+
+
+def make_memoize(server: Memcached, size: int, value: Any, text: bytes) -> Call:
+    app, cache = flask_cache(server)
+    app.app_context().push()
+
+    @cache.memoize(600)
+    def load(number: int) -> Any:
+        return value
+
+    load(size)
+    return lambda: load(size)
+
+
+def in_process(meter: Meter) -> None:
+    cache = TaggedCache(MemoryStore(), "shop")
+    data = b"x" * 100
+    cache.get_or_load("k", lambda: data, tags=TAGS[:2])
+    taken = [
+        seconds_each(lambda: cache.get("k", tags=TAGS[:2]), 2000) for _ in range(9)
+    ]
+    print("\nin process, 2 tags, a hit:")
+    print(f"  {statistics.median(taken) * 1e6:.1f} us   goal 5")
+
+
+def round_trips() -> None:
+    print("\nround trips of get_or_load, 2 tags:")
+    with FaultyMemcached() as server:
+        store = MemcachedStore([server.address], timeout=10, connect_timeout=10)
+        cache = TaggedCache(store, "shop")
+        for name in ("first miss, tokens missing", "hit", "deleted, miss"):
+            if name.startswith("deleted"):
+                cache.delete("k")
+            server.forget()
+            cache.get_or_load("k", lambda: "v", tags=TAGS[:2])
+            print(f"  {name:<44}{server.round_trips:8}")
+        store.close()
+
+
+def strict_writes(server: Memcached, rounds: int) -> None:
+    """A transaction of SQLite, synchronous FULL, with a quarantine and without."""
+    print("\nstrict: an UPDATE, 1 intent, COMMIT on SQLite:")
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "shop.db")
+        outbox = SQLiteOutbox(path)
+        outbox.install_schema()
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = full")
+        connection.execute("create table users (id integer primary key, n integer)")
+        connection.execute("insert into users values (1, 0)")
+        store = MemcachedStore([server.address], timeout=5, connect_timeout=5)
+        cache = TaggedCache(store, "shop", strict=True)
+        worker = OutboxWorker(outbox, MemcachedApplier(store, "shop", strict=True))
+
+        def write(finish: Callable[[Any], None]) -> float:
+            batch = InvalidationIntentBatch().invalidate_tag("users")
+            started = time.perf_counter()
+            connection.execute("begin immediate")
+            connection.execute("update users set n = n + 1")
+            receipt = outbox.enqueue_in(connection, "shop", batch)
+            finish(receipt)
+            return time.perf_counter() - started
+
+        def plain(receipt: Any) -> None:
+            connection.execute("commit")
+
+        def quarantined(receipt: Any) -> None:
+            with cache.quarantine(receipt.batch):
+                connection.execute("commit")
+
+        def published(receipt: Any) -> None:
+            connection.execute("commit")
+            assert worker.publish(receipt).complete
+
+        times: dict[Any, list[float]] = {plain: [], quarantined: [], published: []}
+        for _ in range(rounds * 20):
+            for finish in times:
+                times[finish].append(write(finish))
+        base = statistics.median(times[plain])
+        for finish, name in [
+            (plain, "commit"),
+            (quarantined, "quarantine and commit"),
+            (published, "commit and publish, not strict (P4 at once)"),
+        ]:
+            taken = statistics.median(times[finish])
+            print(f"  {name:<44}{taken * 1e6:8.1f} us {taken / base:7.2f} x")
+        connection.close()
+        outbox.close()
+        store.close()
+
+
+def strict_hits(seed: int) -> None:
+    """Hit rates in simulated time: 100 reads a second of one key for 10 minutes."""
+    print("\nhit rate of 100 reads/s of one key, writes to its tag at random times,")
+    print("each applied 10 ms after its commit (10 simulated minutes):")
+    print(f"  {'writes':<16}{'tokens':>10}{'strict, hold-off 2 s':>24}{'0.5 s':>10}")
+    for label, rate in [
+        ("1 a minute", 1 / 60),
+        ("1 in 10 s", 0.1),
+        ("1/s", 1.0),
+        ("10/s", 10.0),
+        ("100/s", 100.0),
+    ]:
+        rates = [
+            hit_rate(rate, seed, None),
+            hit_rate(rate, seed, 2.0),
+            hit_rate(rate, seed, 0.5),
+        ]
+        print(f"  {label:<16}{rates[0]:10.1%}{rates[1]:24.1%}{rates[2]:10.1%}")
+
+
+def hit_rate(writes: float, seed: int, hold_off: float | None) -> float:
+    chance = random.Random(seed)
+    now = [1.7e9]
+
+    def clock() -> float:
+        return now[0]
+
+    settings: dict[str, Any] = {"clock": clock}
+    if hold_off is not None:
+        settings.update(strict=True, hold_off=hold_off)
+    store = MemoryStore(clock=clock)
+    cache = TaggedCache(store, "shop", ttl=0, max_wait=0, **settings)
+    applier = MemcachedApplier(store, "shop", **settings)
+    batch = InvalidationIntentBatch().invalidate_tag("users")
+    [intent] = batch.intents
+    end = now[0] + 600
+    next_write = now[0] + chance.expovariate(writes)
+    applies: list[float] = []
+    while now[0] < end:
+        now[0] += 0.01
+        while next_write <= now[0]:
+            if hold_off is not None:
+                with cache.quarantine(batch):
+                    pass
+            applies.append(next_write + 0.01)
+            next_write += chance.expovariate(writes)
+        while applies and applies[0] <= now[0]:
+            applies.pop(0)
+            applier.apply_invalidation(intent)
+        cache.get_or_load("k", lambda: 1, tags=("users",))
+    counts = cache.diagnostics()
+    return counts.hits / (counts.hits + counts.misses)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--slice-ms", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only-hits", action="store_true")
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        # What is started from here on, memcached included, stays there too.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    meter = Meter(options.rounds, options.slice_ms / 1000)
+    with Memcached() as server:
+        print(f"Python {sys.version.split()[0]}, seed {options.seed}")
+        for size in SIZES:
+            hits(meter, server, size)
+        in_process(meter)
+        if not options.only_hits:
+            round_trips()
+            strict_writes(server, options.rounds)
+            strict_hits(options.seed)
+
+
+if __name__ == "__main__":
+    main()
