@@ -1,0 +1,106 @@
+"""Read through the cache while everything fails, and count what was stale.
+
+    python tests/chaos/consistency.py --seconds 60
+    python tests/chaos/consistency.py --reads 1000000
+
+On a private MariaDB and three memcached nodes with little memory, processes write,
+carry and read; at random they are killed and stopped, workers beyond their claims, and
+so are the nodes; tokens and entries are evicted, connections dropped; some readers read
+in long REPEATABLE READ transactions. Each value carries its version, and each commit
+and publish is written down with its time. Afterwards the logs are judged.
+
+Exit code: 0 nothing was stale, 1 something was, 3 the run itself failed. The seed
+repeats the choices, not the scheduling. To see that it can see:
+
+    python tests/chaos/consistency.py --seconds 60 --plain-delete
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Sequence
+
+if TYPE_CHECKING:
+    from chaos.judge import Verdict
+
+if __name__ == "__main__":
+    # Run as a file: what it consists of is the package around it.
+    tests = Path(__file__).resolve().parent.parent
+    sys.path[:1] = [str(tests), str(tests.parent)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    from chaos.supervisor import run
+    from faults.storm import StormError
+    from servers import ServerError
+
+    options = parser().parse_args(arguments)
+    if options.seconds is None and options.reads is None:
+        options.seconds = 60.0
+    seed = options.seed
+    if seed is None:
+        seed = random.SystemRandom().randrange(10**9)
+    print(f"seed {seed}", flush=True)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="hydracache-chaos-") as folder:
+        try:
+            verdict = run(
+                folder,
+                seed=seed,
+                seconds=options.seconds,
+                reads=options.reads,
+                plain_delete=options.plain_delete,
+                strict=not options.no_strict,
+                tell=lambda line: print(line, file=sys.stderr, flush=True),
+            )
+        except (StormError, ServerError) as exc:
+            print(f"the run itself failed: {exc}", file=sys.stderr)
+            return 3
+    print_verdict(verdict)
+    return 0 if verdict.good else 1
+
+
+def print_verdict(verdict: Verdict) -> None:
+    for what, number in sorted(verdict.counts.items()):
+        print(f"{number:>9} {what}")
+    for what, number in sorted(verdict.facts.items()):
+        print(f"{number:>9} versions {what}")
+    for what, number in sorted(verdict.how.items()):
+        print(f"{number:>9} reads {what}")
+    print(f"{verdict.reads:>9} reads")
+    share = len(verdict.windows) / max(1, verdict.default_reads)
+    print(
+        f"{len(verdict.windows):>9} reads older than a commit before them, in the"
+        f" default namespace ({share:.3%}); for how long it had been committed:"
+        f" median {verdict.percentile(0.5):.1f} ms, p95 {verdict.percentile(0.95):.1f},"
+        f" p99 {verdict.percentile(0.99):.1f}, longest {verdict.percentile(1.0):.1f}"
+    )
+    for what, number in verdict.stale.items():
+        print(f"{number:>9} {what}")
+    for story in verdict.stories:
+        print(story)
+
+
+def parser() -> argparse.ArgumentParser:
+    description, _, notes = (__doc__ or "").partition("\n\n")
+    options = argparse.ArgumentParser(
+        description=description,
+        epilog=notes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = options.add_argument
+    add("--seconds", type=float, help="default 60, unless --reads is given")
+    add("--reads", type=int, help="end after so many")
+    add("--seed", type=int, help="default: drawn, and printed")
+    add("--plain-delete", action="store_true", help="get, set and delete; must fail")
+    add("--no-strict", action="store_true", help="the default namespace only")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""A short run of the program; ``consistency.py --reads 1000000`` is the long one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("consistency.py")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def number(what: str, said: str) -> int:
+    found = re.search(rf"^ *(\d+) {what}$", said, re.MULTILINE)
+    assert found is not None, said
+    return int(found[1])
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_stale_while_everything_fails() -> None:
+    ended = run("--seconds", "10")
+
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    assert number("reads", said) > 100
+    assert number("versions committed", said) > 10
+    for what in (
+        "stale after wait",
+        "stale after publish",
+        "stale after inline publish",
+        "strict violations",
+    ):
+        assert number(what, said) == 0
+
+
+@pytest.mark.timeout(300)
+def test_the_same_with_plain_deletes_is_seen_to_be_stale() -> None:
+    ended = run("--seconds", "12", "--plain-delete")
+
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 1, said
+    assert number("stale after publish", said) > 0
+    assert number("strict violations", said) > 0
