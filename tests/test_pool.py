@@ -7,6 +7,8 @@ Outages are in ``test_pool_faults.py``, forks and the end of the process in
 from __future__ import annotations
 
 import contextlib
+import os
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Callable, Iterator, Sequence
 import pytest
 
 from hydracache_sync import (
+    ApplyPermanent,
     DeadLettered,
     Event,
     InvalidationApplier,
@@ -30,6 +33,9 @@ from hydracache_sync import (
     ThreadState,
     WorkerPool,
 )
+from hydracache_sync.events import log_fields
+from hydracache_sync.pool import turns as turns_module
+from hydracache_sync.pool.turns import Turns
 
 SHOP = "shop"
 
@@ -108,8 +114,6 @@ class TestCarrying:
             eventually(lambda: keys_of(applier) == ["a", "b"])
 
     def test_a_commit_of_the_callers_connection_is_looked_for(self, outbox, applier):
-        import sqlite3
-
         with WorkerPool(OutboxWorker(outbox, applier), poll_interval=NEVER):
             with contextlib.closing(sqlite3.connect(outbox.path)) as connection:
                 outbox.enqueue_in(connection, SHOP, batch_of("a"))
@@ -288,6 +292,19 @@ class TestStartAndStop:
         eventually(lambda: answers == [False])
         assert pool.stop(DEADLINE) is True
 
+    def test_starts_and_stops_leave_nothing_behind(self, outbox, applier):
+        pool = WorkerPool(OutboxWorker(outbox, applier), threads=3)
+
+        def used() -> tuple[int, int]:
+            with pool:
+                outbox.enqueue(SHOP, batch_of("a"))
+                eventually(lambda: outbox.status(SHOP).pending == 0)
+            return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+        first = used()
+
+        assert [used() for _ in range(10)] == [first] * 10
+
     def test_threads_tell_by_their_names_what_they_do(self, outbox, applier):
         with WorkerPool(OutboxWorker(outbox, applier), threads=2):
             names = {thread.name for thread in threading.enumerate()}
@@ -415,6 +432,122 @@ class TestEvents:
             eventually(lambda: outbox.status(SHOP).pending == 0)
 
         assert events == []
+
+
+class TestLogFields:
+    def test_log_lines_carry_the_facts_of_their_events(self, outbox, caplog):
+        class Applier(RecordingApplier):
+            def apply_invalidation(self, intent: InvalidationIntent) -> None:
+                raise ApplyPermanent("no such thing")
+
+        with WorkerPool(OutboxWorker(outbox, Applier(SHOP), escalate=False)):
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: outbox.status(SHOP).dead_lettered == 1)
+
+        [row] = outbox.rows(SHOP)
+        [record] = [each for each in caplog.records if each.levelname == "ERROR"]
+        fields = {
+            name: value
+            for name, value in vars(record).items()
+            if name.startswith("hydracache_")
+        }
+        assert fields == {
+            "hydracache_event": "DeadLettered",
+            "hydracache_namespace": SHOP,
+            "hydracache_rows": [row.id],
+            "hydracache_lost": 0,
+            "hydracache_error": "ApplyPermanent: no such thing",
+            "hydracache_flushed": False,
+        }
+
+    def test_no_more_than_a_hundred_ids_are_logged(self, outbox):
+        outbox.enqueue(SHOP, batch_of(*(f"key:{n}" for n in range(150))))
+        rows = outbox.rows(SHOP, limit=150)
+
+        fields = log_fields(Published(SHOP, rows, 0, 0.5))
+
+        assert fields["hydracache_rows"] == [row.id for row in rows[:100]]
+
+
+class TestTurns:
+    """One of several threads looks, the leader; the rest of them wait."""
+
+    def test_one_of_several_looks_at_a_time(self):
+        turns = Turns(0.001)
+        looking, most = 0, 0
+        lock = threading.Lock()
+        ends = time.monotonic() + 0.3
+
+        def run(me: object) -> None:
+            nonlocal looking, most
+            while turns.wait(me) and time.monotonic() < ends:
+                with lock:
+                    looking += 1
+                    most = max(most, looking)
+                with lock:
+                    looking -= 1
+                turns.found_nothing(me, 0.0)
+            turns.end()
+
+        threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+
+        assert most == 1
+
+    def test_a_wake_is_kept_for_whoever_comes_next(self):
+        turns = Turns(NEVER)
+        assert turns.wait("first")
+        turns.pass_on("first")
+
+        turns.wake()
+
+        assert turns.wait("second")
+        turns.found_nothing("second", 0.0)
+
+    def test_looks_for_an_expected_commit_grow_rare(self):
+        turns = Turns(NEVER)
+        assert turns.wait("me")
+        turns.found_nothing("me", 0.0)
+        turns.expect()
+
+        pauses = []
+        for _ in range(8):
+            started = time.monotonic()
+            assert turns.wait("me")
+            pauses.append(time.monotonic() - started)
+            turns.found_nothing("me", 0.0)
+
+        # Whatever the machine adds, it takes nothing away.
+        assert pauses[-1] >= 0.001 * 1.5**7 * 0.9
+
+    def test_another_looks_if_the_leader_does_not_come_back(self, monkeypatch):
+        monkeypatch.setattr(turns_module, "HANGING_LOOK", 0.01)
+        turns = Turns(NEVER)
+        assert turns.wait("hanging")
+
+        assert turns.wait("other")
+
+    def test_all_end_at_the_end(self):
+        turns = Turns(NEVER)
+        assert turns.wait("leader")
+        turns.found_nothing("leader", 0.0)
+        answers: list[bool] = []
+        threads = [
+            threading.Thread(target=lambda me=me: answers.append(turns.wait(me)))
+            for me in ("leader", "follower")
+        ]
+        for thread in threads:
+            thread.start()
+
+        turns.end()
+        for thread in threads:
+            thread.join(DEADLINE)
+
+        assert answers == [False, False]
+        assert turns.wait("late") is False
 
 
 class TestPurge:

@@ -374,6 +374,31 @@ class TestUserCode:
         assert (health.replaced, health.ok) == (1, True)
         assert outbox.rows(SHOP)[0].attempts == 0
 
+    def test_a_thread_that_cannot_be_replaced_yet_is_replaced_later(
+        self, outbox, monkeypatch, caplog
+    ):
+        from hydracache_sync.pool import keeper
+        from hydracache_sync.pool.crew import Crew
+
+        monkeypatch.setattr(keeper, "LOOK_INTERVAL", 0.01)
+        pool = WorkerPool(OutboxWorker(outbox, OnceApplier(Killed("from outside"))))
+        hire, refusals = Crew._hire, [RuntimeError("can't start new thread")] * 3
+
+        with pool:
+
+            def refused(crew: Crew) -> None:
+                if refusals:
+                    raise refusals.pop()
+                hire(crew)
+
+            monkeypatch.setattr(Crew, "_hire", refused)
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+            eventually(lambda: pool.health().ok)
+
+        assert refusals == []
+        assert "could not be replaced" in caplog.text
+
     def test_a_dead_thread_is_seen(self, outbox, monkeypatch):
         from hydracache_sync.pool import keeper
 

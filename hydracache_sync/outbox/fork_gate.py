@@ -33,25 +33,26 @@ class ForkGate:
         """Forget everything: in a child no other thread is inside."""
         self._changed = threading.Condition(threading.Lock())
         self._inside: set[int] = set()
-        self._closed = False
+        #: Forks under way: two threads may fork at once.
+        self._forks = 0
 
     def __enter__(self) -> None:
         with self._changed:
-            while self._closed:
+            while self._forks:
                 self._changed.wait()
             self._inside.add(threading.get_ident())
 
     def __exit__(self, *exc_info: object) -> None:
         with self._changed:
             self._inside.discard(threading.get_ident())
-            if self._closed:
+            if self._forks:
                 self._changed.notify_all()
 
     def close(self) -> None:
         """Let nobody in, and wait until the others are out."""
         deadline = time.monotonic() + LONGEST_WAIT
         with self._changed:
-            self._closed = True
+            self._forks += 1
             while self._inside - {threading.get_ident()}:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
@@ -66,7 +67,7 @@ class ForkGate:
 
     def open(self) -> None:
         with self._changed:
-            self._closed = False
+            self._forks -= 1
             self._changed.notify_all()
 
 

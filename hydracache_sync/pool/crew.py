@@ -153,21 +153,25 @@ class Crew:
             if self._stop.is_set():
                 return
             if not member.alive:
-                with self._lock:
-                    self._members.remove(member)
                 if not member.replaced:
                     self._replace(member, member.error or "ended without a word")
+                with self._lock:
+                    self._members.remove(member)
             elif self._is_stuck(member, now):
                 self._report_stuck(member, now)
                 surplus = sum(each.replaced and each.alive for each in members)
                 if not member.replaced and surplus < self._size:
+                    self._replace(member, None)
                     member.replaced = True
                     self._turns.pass_on(member)
-                    self._replace(member, None)
             else:
                 member.reported = False
 
     def _replace(self, member: Member, error: str | None) -> None:
+        """Start a thread in place of ``member``, which died of ``error`` or is stuck.
+
+        :raises RuntimeError: the system gives no thread.
+        """
         self._hire()
         self.replaced += 1
         event = ThreadReplaced(None, member.name, error)
