@@ -11,10 +11,10 @@ import threading
 import time
 
 #: Seconds from an ``enqueue_in`` to the first look for its commit, and by how much each
-#: further pause is longer: rows are found within half the time that the transaction
-#: took, and at some ten looks the matter is left to the poll.
+#: further pause is longer: rows are found after as long again as the transaction took,
+#: at most, and after five looks the matter is left to the poll.
 FIRST_LOOK = 0.001
-LOOK_GROWTH = 1.5
+LOOK_GROWTH = 2.0
 
 #: Times as long as a look took that a burst pauses at least: on a database that is
 #: slow, looking more often would make it slower.
