@@ -1041,7 +1041,7 @@ class DueContract(OutboxHooks):
     def test_question_is_one_statement(self, storage, clock, monkeypatch):
         outbox, statements = self.spied_outbox(storage, clock, monkeypatch)
 
-        outbox.due_namespaces([f"namespace:{n}" for n in range(100)])
+        outbox.due_namespaces([f"namespace:{n}" for n in range(60)])
 
         assert len(statements) == 1
 

@@ -521,7 +521,7 @@ class TestTurns:
             turns.found_nothing("me", 0.0)
 
         # Whatever the machine adds, it takes nothing away.
-        assert pauses[-1] >= 0.001 * 2.0**7 * 0.9
+        assert pauses[-1] >= 0.001 * 2.0**6 * 0.9
 
     def test_another_looks_if_the_leader_does_not_come_back(self, monkeypatch):
         monkeypatch.setattr(turns_module, "HANGING_LOOK", 0.01)

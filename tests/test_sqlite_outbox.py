@@ -27,6 +27,7 @@ from hydracache_sync.errors import (
 )
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import MemoryOutbox, SQLiteOutbox
+from hydracache_sync.outbox import sqlite as sqlite_module
 from outbox_contract import (
     DEADLINE,
     ODD_TEXTS,
@@ -1602,3 +1603,58 @@ def test_temporary_table_of_the_caller_is_not_taken_for_the_outbox(outbox, path)
         connection.execute("commit")
 
     assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+
+class TestQuietFile:
+    """Where nobody has written for a while, no query is sent to find nothing."""
+
+    @pytest.fixture(params=["delete", "wal"])
+    def quiet(
+        self, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> Iterator[SQLiteOutbox]:
+        path = tmp_path / "quiet.db"
+        with contextlib.closing(SQLiteOutbox(path)) as outbox:
+            outbox.install_schema()
+            # Open to the end: the last connection to close would take the log away.
+            with raw(path) as connection:
+                connection.execute(f"pragma journal_mode = {request.param}")
+                connection.execute("create table app (n)")
+                connection.commit()
+                deadline = time.monotonic() + DEADLINE
+                while outbox._quiet is None:
+                    assert outbox.due_namespaces([SHOP]) == []
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                yield outbox
+
+    def test_no_query_is_sent(self, quiet, monkeypatch):
+        def query(*args: Any) -> None:
+            raise AssertionError("a query was sent")
+
+        monkeypatch.setattr(sqlite_module, "LOOK_ANYWAY", DEADLINE)
+        monkeypatch.setattr(quiet, "_due_bits", query)
+
+        assert quiet.due_namespaces([SHOP]) == []
+        with pytest.raises(AssertionError):
+            quiet.due_namespaces([SHOP, "blog"])
+
+    def test_what_another_commits_is_seen_at_once(self, quiet, monkeypatch):
+        monkeypatch.setattr(sqlite_module, "LOOK_ANYWAY", DEADLINE)
+        with contextlib.closing(SQLiteOutbox(quiet.path)) as other:
+            other.enqueue(SHOP, batch_of("a"))
+
+        assert quiet.due_namespaces([SHOP]) == [SHOP]
+
+    def test_rows_that_become_due_by_themselves_are_seen_soon(self, tmp_path):
+        clock = FakeClock()
+        with contextlib.closing(SQLiteOutbox(tmp_path / "a.db", clock=clock)) as outbox:
+            outbox.install_schema()
+            outbox.enqueue(SHOP, batch_of("a"))
+            outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+            outbox.due_namespaces([SHOP])
+            time.sleep(2 * sqlite_module.QUIET_AFTER)
+            assert outbox.due_namespaces([SHOP]) == []
+
+            clock.advance(30)
+
+            assert outbox.due_namespaces([SHOP]) == [SHOP]

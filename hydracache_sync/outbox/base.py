@@ -192,7 +192,7 @@ class InvalidationOutbox(abc.ABC):
     def due_namespaces(self, namespaces: Sequence[str]) -> list[str]:
         """Return those of ``namespaces`` that :meth:`claim` would find rows in now.
 
-        One query whatever their number (up to 100), which takes no lock and costs the
+        One query whatever their number (up to 60), which takes no lock and costs the
         same however many rows there are: what an idle worker asks again and again.
 
         :return: in the order given; none for none, without touching storage.

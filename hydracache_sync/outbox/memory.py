@@ -79,6 +79,9 @@ class MemoryOutbox(SQLiteOutbox):
         with super()._joined(connection) as cursor:
             yield cursor
 
+    def _changes(self) -> None:
+        """No file, whatever may be named ``:memory:`` here."""
+
     def _require_same_file(self, connection: sqlite3.Connection) -> None:
         """No other connection gets past :meth:`_joined`."""
 

@@ -56,8 +56,8 @@ T = TypeVar("T")
 #: Ids or hashes in one statement: old SQLite takes 999 parameters.
 IDS_PER_STATEMENT = 500
 
-#: Namespaces in one statement, for the same reason: four parameters each.
-NAMESPACES_PER_STATEMENT = 100
+#: Namespaces in one statement: their answers are the bits of a 64-bit number.
+NAMESPACES_PER_STATEMENT = 60
 
 #: Characters of an error that a row keeps; the rest is counted, not kept.
 MAX_ERROR = 1000
@@ -95,6 +95,8 @@ class SQLOutbox(InvalidationOutbox):
         self._clock = clock
         self._block = threading.local()
         self._schema_checked = False
+        #: What was asked of :meth:`due_namespaces` last, split into statements.
+        self._due_parts: dict[tuple[str, ...], list[Sequence[str]]] = {}
         #: Namespaces whose last claim here was a full one: more is due, most likely.
         self._backlogs: set[str] = set()
 
@@ -397,25 +399,36 @@ class SQLOutbox(InvalidationOutbox):
         return [record for record in records if record[0] in held]
 
     def due_namespaces(self, namespaces: Sequence[str]) -> list[str]:
-        for namespace in namespaces:
-            checked_namespace(namespace)
+        asked = tuple(namespaces)
+        parts = self._due_parts.get(asked)
+        if parts is None:
+            for namespace in asked:
+                checked_namespace(namespace)
+            distinct = list(dict.fromkeys(asked))
+            parts = list(_parts(distinct, NAMESPACES_PER_STATEMENT))
+            # A pool asks for the same ones, fifty times a second.
+            self._due_parts = {asked: parts}
         due: list[str] = []
-        for part in _parts(list(dict.fromkeys(namespaces)), NAMESPACES_PER_STATEMENT):
-            due += self._run(functools.partial(self._due, part))
+        any_paused = False
+        for part in parts:
+            bits = self._run(functools.partial(self._due_bits, part))
+            due += [name for n, name in enumerate(part) if bits >> n & 1]
+            any_paused |= bool(bits >> len(part))
+        if due and any_paused:
+            paused = self.paused()
+            due = [namespace for namespace in due if namespace not in paused]
         return due
 
-    def _due(self, namespaces: Sequence[str], cursor: Any) -> list[str]:
+    def _due_bits(self, namespaces: Sequence[str], cursor: Any) -> int:
         """Ask for ``namespaces`` with one statement."""
-        text = self._statements.due(len(namespaces))
         now_ms = self._host_now_ms()
         moments = (now_ms, now_ms) if self.dialect.binds_clock else ()
         values: list[Any] = []
         for namespace in namespaces:
-            encoded = self.dialect.encode(namespace)
-            values += (encoded, *moments, encoded)
-        cursor.execute(text, values)
-        [found] = cursor.fetchall()
-        return [namespace for namespace, is_due in zip(namespaces, found) if is_due]
+            values += (self.dialect.encode(namespace), *moments)
+        cursor.execute(self._statements.due(len(namespaces)), values)
+        [(bits,)] = cursor.fetchall()
+        return int(bits)
 
     def mark_published(self, rows: Sequence[OutboxRow]) -> int:
         return self._mark(statements.MARK_PUBLISHED, rows)

@@ -6,8 +6,9 @@ import contextlib
 import os
 import re
 import sqlite3
+import time
 import weakref
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 from urllib.parse import quote
 
 from hydracache_sync.errors import (
@@ -33,6 +34,14 @@ from hydracache_sync.outbox.statements import PAUSED, SCHEMA_VERSION_SELECT, Dia
 #: Seconds to go on trying while others hold SQLite's write lock. Producers hold it
 #: for milliseconds; a backup or a long import may hold it for seconds.
 BUSY_TIMEOUT = 5.0
+
+#: Seconds that a file must have been left alone so that its time of change tells the
+#: next change from the last: some systems count it in ticks of 10 ms.
+QUIET_AFTER = 0.05
+
+#: Seconds until a file that nobody changed is looked into all the same, for rows whose
+#: backoff or claim has ended.
+LOOK_ANYWAY = 0.25
 
 #: SQLITE_BUSY and SQLITE_LOCKED, without their extended parts (such as 517, a
 #: snapshot that can no longer be written to).
@@ -91,7 +100,10 @@ class SQLiteOutbox(SQLOutbox):
         self.path = os.path.abspath(os.fsdecode(path))
         if "\0" in self.path:
             raise ConfigurationError(f"path {self.path!r} has a NUL in it")
+        self._log = f"{self.path}-wal"
         self._file: str | None = None
+        #: What was asked for when nothing was due, how the files were then, and when.
+        self._quiet: tuple[tuple[str, ...], tuple[int, ...], float] | None = None
         self._text_factory: type[str] | type[bytes] = str
         # Weak: in a cycle the connections would be collected before their owner, which
         # Python 3.13 complains about.
@@ -175,6 +187,43 @@ class SQLiteOutbox(SQLOutbox):
                 f" outbox is in {self.path}: rows written there would never be drained"
             )
         self._file = opened
+
+    # Workers
+
+    def due_namespaces(self, namespaces: Sequence[str]) -> list[str]:
+        """Tell at once, from the times of the files, when nobody has committed.
+
+        An idle worker asks fifty times a second; the system call takes a fraction of a
+        query's time. Rows whose backoff or claim has ended are told up to
+        :data:`LOOK_ANYWAY` seconds late.
+        """
+        asked = tuple(namespaces)
+        now = (self._clock or time.time)()
+        # Read before the rows: what is committed in between makes a difference later.
+        changes = self._changes()
+        quiet = self._quiet
+        if quiet is not None and quiet[:2] == (asked, changes):
+            if abs(now - quiet[2]) < LOOK_ANYWAY:
+                return []
+        due = super().due_namespaces(asked)
+        self._quiet = None
+        if changes is not None and not due:
+            if changes[0] < (time.time() - QUIET_AFTER) * 1e9:
+                self._quiet = (asked, changes, now)
+        return due
+
+    def _changes(self) -> tuple[int, ...] | None:
+        """When the files were changed last, and their sizes; None without a file."""
+        try:
+            data = os.stat(self.path)
+        except OSError:
+            return None  # opening it says what is wrong
+        try:
+            log = os.stat(self._log)
+        except OSError:
+            return data.st_mtime_ns, data.st_size  # a rollback journal
+        last = max(data.st_mtime_ns, log.st_mtime_ns)
+        return last, data.st_size, log.st_mtime_ns, log.st_size
 
     # Connections
 

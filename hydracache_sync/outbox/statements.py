@@ -52,20 +52,22 @@ where namespace = :namespace
 limit 1
 """
 
-# Of each namespace the first row that is due is looked for, and no other.
-DUE = """select {asked}"""
+# Of each namespace the first row that is due is looked for, and no other. The answers
+# are the bits of one number: each column of a result costs an idle worker a packet.
+DUE = """select {bits}"""
 
-DUE_NAMESPACE = """exists (
+DUE_BIT = """{bit} * exists (
   select 1
   from {table}
   where namespace = {p}
     and state = 0
     and at_ms <= {now}
     and (claim_until_ms is null or claim_until_ms <= {now})
-) and not exists (
+)"""
+
+ANY_PAUSED_BIT = """{bit} * exists (
   select 1
   from {table}_paused
-  where namespace = {p}
 )"""
 
 CLAIM_SELECT = f"""
@@ -437,14 +439,20 @@ class Statements:
     def due(self, namespaces: int) -> str:
         """Return the question which of ``namespaces`` have a row due.
 
-        Each takes the namespace, the clock twice where it is bound, and the namespace.
+        The answer has a bit for each, the first the lowest, and one that says whether
+        any namespace is paused. Each takes the namespace, and the clock twice where it
+        is bound.
         """
         prepared = self._prepared.get(("due", namespaces))
         if prepared is None:
             marker = self._dialect.marker
             now = marker if self._dialect.binds_clock else self._dialect.now
-            asked = DUE_NAMESPACE.format(table=self._table, now=now, p=marker)
-            text = DUE.format(asked=",\n".join([asked] * namespaces))
+            bits = [
+                DUE_BIT.format(bit=1 << n, table=self._table, now=now, p=marker)
+                for n in range(namespaces)
+            ]
+            bits.append(ANY_PAUSED_BIT.format(bit=1 << namespaces, table=self._table))
+            text = DUE.format(bits="\n+ ".join(bits))
             prepared = self._prepared["due", namespaces] = (text, (), ())
         return prepared[0]
 

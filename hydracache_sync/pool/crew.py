@@ -85,6 +85,7 @@ class Crew:
         self.outbox = workers[0].outbox
         self.namespaces = frozenset(worker.namespace for worker in workers)
         self._workers = {worker.namespace: worker for worker in workers}
+        self._asked = tuple(self._workers)
         self._size = threads
         self._names = names
         self._stuck_after = stuck_after
@@ -260,7 +261,7 @@ class Crew:
         try:
             member.begin(None)
             started = time.monotonic()
-            due = self._in_turn(self.outbox.due_namespaces(list(self._workers)))
+            due = self._in_turn(self.outbox.due_namespaces(self._asked))
             self.outage.answered()
             if not due:
                 self._turns.found_nothing(member, time.monotonic() - started)
