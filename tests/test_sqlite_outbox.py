@@ -40,9 +40,8 @@ from outbox_contract import (
     numbered,
 )
 
-needs_autocommit = pytest.mark.skipif(
-    sys.version_info < (3, 12), reason="sqlite3.connect(autocommit=) needs Python 3.12"
-)
+#: ``sqlite3.connect(autocommit=)`` is new there.
+needs_autocommit = pytest.mark.needs_python(3, 12)
 
 
 @pytest.fixture
@@ -1483,9 +1482,7 @@ def test_claim_and_mark_take_one_transaction_each(path, clock, monkeypatch):
     outbox.close()
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="Connection.setlimit needs Python 3.11"
-)
+@pytest.mark.needs_python(3, 11)  # Connection.setlimit
 def test_statements_keep_to_what_an_old_sqlite_takes(path, clock, monkeypatch):
     def limit(connection: sqlite3.Connection) -> None:
         connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)

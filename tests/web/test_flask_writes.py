@@ -198,9 +198,7 @@ class TestTransaction:
         connection.close()
         assert written(shop) == ("before", [])
 
-    @pytest.mark.skipif(
-        "sys.version_info < (3, 12)", reason="autocommit= needs Python 3.12"
-    )
+    @pytest.mark.needs_python(3, 12)
     @pytest.mark.parametrize("autocommit", [True, False])
     def test_the_newer_autocommit_is_understood(
         self, shop: Shop, autocommit: bool
