@@ -267,6 +267,23 @@ def test_the_lock_is_given_back_with_the_entry(
     assert store.get_many([lock]) == [None]
 
 
+def test_nobody_waits_for_a_value_that_the_store_does_not_take(
+    cache: TaggedCache, elsewhere: TaggedCache
+) -> None:
+    large = "x" * 1024 * 1024
+    cache.get_or_load("k", lambda: large, tags=TAGS)
+    again = Load(large)
+    leader = read(cache, again)
+    assert again.started.wait(DEADLINE)
+
+    # Not even elsewhere: this load has taken no lock.
+    value = elsewhere.get_or_load("k", lambda: "small", tags=TAGS)
+    again.go_on.set()
+
+    assert value == "small"
+    assert leader.end() == large
+
+
 def test_without_waiting_each_loads_at_once(store: CacheStore, unique: str) -> None:
     cache = TaggedCache(store, unique, max_wait=0)
     load = Load("first")

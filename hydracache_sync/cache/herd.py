@@ -15,7 +15,8 @@ What may be joined:
   others must see, and what they load is not in its snapshot.
 - Who may not store takes no lock: the others would wait for an entry that never comes.
 - Nor does anybody wait for a holder of the lock who loads under other tokens: what he
-  stores is no use to him. Then it is one load for each process.
+  stores is no use to him. Nor for a value that the store has lately not taken. Then it
+  is one load for each process.
 
 A loader that raises does so for its own caller. Those who have joined it then load each
 for himself: the error may be of that caller alone.
@@ -31,6 +32,7 @@ from typing import Any, Callable, TypeVar
 from hydracache_sync.cache.codec import MISS
 from hydracache_sync.cache.entries import Entries, Judgement, Look
 from hydracache_sync.cache.flights import Flight, Flights
+from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.lifetime import Lifetime
 from hydracache_sync.cache.load_lock import LoadLock, is_worth_waiting_for
 from hydracache_sync.cache.outage import Outage
@@ -43,6 +45,13 @@ T = TypeVar("T")
 #: Seconds that a reader waits for the load of another, unless told otherwise. Longer
 #: than most loads take; and what a page pays for a holder of the lock that was killed.
 DEFAULT_MAX_WAIT = 3.0
+
+#: Seconds for which nobody waits for a load of a key whose value the store did not
+#: take, because it is over the item limit for one: there is nothing to wait for.
+UNSTORED_TTL = 10.0
+
+#: Such keys remembered. When full all are forgotten, which costs a wait.
+MAX_UNSTORED = 1024
 
 #: First and longest pause, in seconds, of who looks whether the entry has come. Each
 #: process has one such reader for a key, so the store sees some tens of looks a second.
@@ -60,6 +69,8 @@ class Herd:
         self._entries = entries
         self._max_wait = max_wait
         self._flights = Flights()
+        # Address of an entry -> until when.
+        self._unstored: dict[Address, float] = {}
         self._refreshing = Outage(
             logger, f"loading anew for the cache of namespace {entries.namespace}"
         )
@@ -176,7 +187,7 @@ class Herd:
             if judgement.refused is not None:
                 if flight.ahead is not None:
                     flight.ahead.landed.wait(self._max_wait)
-            elif lock is None:
+            elif lock is None and not self._was_unstored(judgement):
                 judgement, lock = self._wait_for_turn(judgement)
                 look = judgement.look
                 if look.value is not MISS:
@@ -188,8 +199,10 @@ class Herd:
             if judgement.refused is None:
                 entry = entries.pack(judgement, loaded, lifetime)
                 outcome = judgement.look, entry
-                entries.fill([(judgement, entry)], lifetime, lock)
+                stored = entries.fill([(judgement, entry)], lifetime, lock)
                 lock = None
+                if not stored:
+                    self._note_unstored(judgement)
             else:
                 judgement.refused.add()
                 if self._flights.close(flight):
@@ -199,6 +212,16 @@ class Herd:
             self._flights.land(flight, outcome)
             if lock is not None:
                 entries.release(lock)
+
+    def _note_unstored(self, judgement: Judgement) -> None:
+        if len(self._unstored) >= MAX_UNSTORED:
+            self._unstored.clear()
+        until = monotonic() + UNSTORED_TTL
+        self._unstored[judgement.look.addresses[0]] = until
+
+    def _was_unstored(self, judgement: Judgement) -> bool:
+        until = self._unstored.get(judgement.look.addresses[0])
+        return until is not None and monotonic() < until
 
     def _packed_for_others(
         self, judgement: Judgement, loaded: Any, lifetime: Lifetime
