@@ -71,6 +71,18 @@ class InvalidationApplier:
                 failures.append(None)
         return failures
 
+    def nodes(self) -> Sequence[str]:
+        """Return the names of the cache's nodes; none if it has no such parts.
+
+        Those that ``ApplyUnavailable`` names. The rows of one that is away wait, and
+        the others go on.
+        """
+        return ()
+
+    def nodes_of(self, intent: InvalidationIntent) -> Sequence[str]:
+        """Return those of :meth:`nodes` that must acknowledge ``intent``."""
+        return ()
+
 
 class MemcachedApplier(InvalidationApplier):
     """Makes entries of :class:`~hydracache_sync.TaggedCache` unservable for good.
@@ -83,10 +95,14 @@ class MemcachedApplier(InvalidationApplier):
 
     :param store: the store that the readers use, with the same servers and ring.
     :param namespace: the namespace that the readers use.
+    :param also: further stores, of other rings, that some readers may still use or use
+        already: while the server list changes. An invalidation is done when each of
+        them has acknowledged it.
     :param strict: for a strict namespace: what was invalidated is not cached for a
         while, instead of getting a token that is live at once. As in its caches.
     :param hold_off: as in the caches of a strict namespace.
     :param clock: returns Unix seconds, for tests.
+    :raises ConfigurationError: two of the stores have the same ring id.
     """
 
     def __init__(
@@ -94,18 +110,30 @@ class MemcachedApplier(InvalidationApplier):
         store: CacheStore,
         namespace: str,
         *,
+        also: Sequence[CacheStore] = (),
         strict: bool = False,
         hold_off: float = DEFAULT_HOLD_OFF,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
-        self._keyspace = Keyspace(store.ring, namespace)
+        if isinstance(also, CacheStore):
+            raise ConfigurationError("also must be a list of stores, not one of them")
+        self._stores = [
+            (each, Keyspace(each.ring, namespace)) for each in (store, *also)
+        ]
+        rings = [each.ring for each, _ in self._stores]
+        if len(set(rings)) < len(rings):
+            raise ConfigurationError(
+                f"store and also have the same ring id twice: {', '.join(rings)}; it"
+                " must be new at every change of the server list"
+            )
         self._hold_off = HoldOff(hold_off) if strict else None
         self._clock = clock
         self.namespace = namespace
 
     def __repr__(self) -> str:
-        return f"MemcachedApplier({self._store!r}, {self.namespace!r})"
+        store, *also = [each for each, _ in self._stores]
+        more = f", also={also!r}" if also else ""
+        return f"MemcachedApplier({store!r}, {self.namespace!r}{more})"
 
     def apply_invalidation(self, intent: InvalidationIntent) -> None:
         [failure] = self.apply_batch([intent])
@@ -115,7 +143,30 @@ class MemcachedApplier(InvalidationApplier):
     def apply_batch(
         self, intents: Sequence[InvalidationIntent]
     ) -> list[Exception | None]:
-        addresses = [self._address(intent) for intent in intents]
+        outcomes = [
+            self._apply_to(store, keyspace, intents) for store, keyspace in self._stores
+        ]
+        if len(outcomes) == 1:
+            return outcomes[0]
+        return [_joint_failure(failures) for failures in zip(*outcomes)]
+
+    def nodes(self) -> Sequence[str]:
+        return self.nodes_of(InvalidationIntent.flush())
+
+    def nodes_of(self, intent: InvalidationIntent) -> Sequence[str]:
+        return [
+            name
+            for store, keyspace in self._stores
+            for name in store.nodes_of(_address(keyspace, intent))
+        ]
+
+    def _apply_to(
+        self,
+        store: CacheStore,
+        keyspace: Keyspace,
+        intents: Sequence[InvalidationIntent],
+    ) -> list[Exception | None]:
+        addresses = [_address(keyspace, intent) for intent in intents]
         # Distinct intents may meet in one tag. Tokens are new at every attempt: one
         # that is sent twice could match entries filled in between.
         targets = list(dict.fromkeys(addresses))
@@ -125,20 +176,34 @@ class MemcachedApplier(InvalidationApplier):
         else:
             tokens = self._hold_off.pending_tokens(len(targets), self._clock())
             ttl = self._hold_off.ttl
-        failures = self._store.set_many(
+        failures = store.set_many(
             [(address, token, ttl) for address, token in zip(targets, tokens)]
         )
         if not failures:
             return [None] * len(intents)
         return [failures.get(address) for address in addresses]
 
-    def _address(self, intent: InvalidationIntent) -> Address:
-        kind, value = intent.to_cache_invalidation()
-        if value is None:
-            return self._keyspace.namespace_token()
-        if kind == "key":
-            return self._keyspace.key_token(value)
-        return self._keyspace.tag_token(value)
+
+def _address(keyspace: Keyspace, intent: InvalidationIntent) -> Address:
+    kind, value = intent.to_cache_invalidation()
+    if value is None:
+        return keyspace.namespace_token()
+    if kind == "key":
+        return keyspace.key_token(value)
+    return keyspace.tag_token(value)
+
+
+def _joint_failure(failures: Iterable[Exception | None]) -> Exception | None:
+    """What became of an intent that several stores had to take.
+
+    Where one of them is away nothing about the row is final: it waits.
+    """
+    found: Exception | None = None
+    for failure in failures:
+        if isinstance(failure, ApplyUnavailable):
+            return failure
+        found = found or failure
+    return found
 
 
 class AcknowledgingClient(Protocol):
@@ -216,6 +281,26 @@ class PlainKeyApplier(InvalidationApplier):
             )
         return [failures[intent] for intent in intents]
 
+    def nodes(self) -> Sequence[str]:
+        if isinstance(self._client, CacheStore):
+            return self._client.nodes_of((None, b""))
+        return ()
+
+    def nodes_of(self, intent: InvalidationIntent) -> Sequence[str]:
+        if not isinstance(self._client, CacheStore):
+            return ()
+        if intent.kind == "flush":
+            return ()
+        try:
+            keys = self._mapped(intent)
+        except Exception:
+            # The mapping does not give what it gave when the row was applied. Nothing
+            # is to happen to the row; which nodes it was is not known.
+            return ()
+        return [
+            name for key in keys for name in self._client.nodes_of(app_address(key))
+        ]
+
     def _keys(self, intent: InvalidationIntent) -> list[bytes]:
         if intent.kind == "flush":
             if self._flush is None:
@@ -224,6 +309,9 @@ class PlainKeyApplier(InvalidationApplier):
                 )
             self._flush()
             return []
+        return self._mapped(intent)
+
+    def _mapped(self, intent: InvalidationIntent) -> list[bytes]:
         keys = self._key(intent)
         if keys is None:
             return []

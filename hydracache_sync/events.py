@@ -97,10 +97,12 @@ class OutageBegan(Event):
 
     :ivar what: "cache" or "database".
     :ivar error: what was met first.
+    :ivar node: the cache's node that is away; None for all of it, or a database.
     """
 
     what: str
     error: str
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,12 @@ class OutageEnded(Event):
     """It serves again.
 
     :ivar seconds: how long it did not, as far as was seen.
+    :ivar node: as in :class:`OutageBegan`.
     """
 
     what: str
     seconds: float
+    node: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from dataclasses import astuple, dataclass, fields, replace
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 from hydracache_sync.appliers import InvalidationApplier
 from hydracache_sync.backoff import full_jitter
@@ -30,7 +30,6 @@ from hydracache_sync.events import (
     Event,
     EventSubscriber,
     OutageBegan,
-    OutageEnded,
     Published,
     Released,
     Retried,
@@ -38,6 +37,7 @@ from hydracache_sync.events import (
 )
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
+from hydracache_sync.outages import CacheOutages, NodeName
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow, OutboxState
 from hydracache_sync.process_lock import ProcessLock
@@ -62,7 +62,6 @@ CLAIM_SHARE = 0.5
 BACKOFF = 1.0
 MAX_BACKOFF = 300.0
 
-#: Seconds: the longest wait of rows whose cache is away. Short, so that they are
 #: applied within seconds of its return; no attempt is counted meanwhile.
 MAX_OUTAGE_BACKOFF = 5.0
 
@@ -186,8 +185,7 @@ class OutboxWorker:
         self._start = secrets.token_hex(4)
         self._lock = ProcessLock()
         self._diagnostics = WorkerDiagnostics()
-        self._failures_in_a_row = 0
-        self._outage: tuple[OutageBegan, float] | None = None
+        self._outages = CacheOutages(self.namespace, logger, backoff)
         self._subscribers: Subscribers[Event] = Subscribers("after a batch")
 
     @property
@@ -203,9 +201,28 @@ class OutboxWorker:
 
     @property
     def outage(self) -> OutageBegan | None:
-        """How the outage of the cache that lasts now began; None if there is none."""
-        outage = self._outage
-        return None if outage is None else outage[0]
+        """How an outage of the cache that lasts now began; None if there is none.
+
+        The oldest, if several nodes are away.
+        """
+        return next(iter(self._outages.now), None)
+
+    @property
+    def partly_away(self) -> bool:
+        """Whether some nodes of the cache are away, and others are not."""
+        return self.outage is not None and self._outages.leaves_some(
+            self.applier.nodes()
+        )
+
+    def worth_another(self, report: PublishReport) -> bool:
+        """Whether a drain should take another batch after the one of ``report``.
+
+        Not when nothing was due, or nothing can be done: the cache is away. While only
+        some of its nodes are, the rows for the others may come next.
+        """
+        return self._outages.worth_another(
+            claimed=report.claimed, released=report.released, partly=self.partly_away
+        )
 
     def subscribe(self, callback: EventSubscriber) -> Callable[[], None]:
         """Have ``callback`` called with each event, see :mod:`hydracache_sync.events`.
@@ -260,8 +277,7 @@ class OutboxWorker:
         while True:
             report = self.run_once(stop=stop)
             total += report
-            if report.claimed == report.released:
-                # Nothing was due, or nothing can be done now: the cache is away.
+            if not self.worth_another(report):
                 return total
             if stop is not None and stop.is_set():
                 return total
@@ -436,7 +452,7 @@ class OutboxWorker:
         """Write down what became of each row; as few statements as outcomes."""
         events: list[Event] = []
         published: list[OutboxRow] = []
-        unavailable: dict[str, list[OutboxRow]] = {}
+        unavailable: dict[tuple[NodeName, str], list[OutboxRow]] = {}
         failed: dict[tuple[str, int], list[OutboxRow]] = {}
         dead: dict[str, list[OutboxRow]] = {}
         released: list[OutboxRow] = []
@@ -450,7 +466,8 @@ class OutboxWorker:
                 continue
             error = _described(failure)
             if isinstance(failure, (ApplyUnavailable, OSError)):
-                unavailable.setdefault(error, []).extend(rows)
+                node = getattr(failure, "node", None)
+                unavailable.setdefault((node, error), []).extend(rows)
                 continue
             for row in rows:
                 tries = row.attempts + 1
@@ -470,11 +487,10 @@ class OutboxWorker:
                 events.append(
                     Published(self.namespace, published, len(published) - done, seconds)
                 )
-            events += self._note_outage(unavailable, answered=bool(published or failed))
-            for error, rows in unavailable.items():
-                delay = full_jitter(
-                    self.backoff, MAX_OUTAGE_BACKOFF, self._failures_in_a_row
-                )
+            events += self._note_outages(unavailable, batch)
+            alone = not self.partly_away
+            for (node, error), rows in unavailable.items():
+                delay = self._outages.delay(node, len(rows), alone=alone)
                 done = self.outbox.release(rows, delay=delay, error=error)
                 lost = len(rows) - done
                 report += PublishReport(released=done, lost=lost)
@@ -541,43 +557,29 @@ class OutboxWorker:
         found = self.outbox.row(row.id)
         return found is not None and found.is_dead_lettered
 
-    def _note_outage(
-        self, unavailable: dict[str, list[OutboxRow]], *, answered: bool
+    def _note_outages(
+        self, unavailable: Mapping[tuple[NodeName, str], object], batch: _Batch
     ) -> list[Event]:
-        """Count batches that met no cache; log the first and the end of it."""
-        began: OutageBegan | None = None
-        ended: OutageEnded | None = None
-        with self._lock:
-            if unavailable:
-                self._failures_in_a_row += 1
-                if self._outage is None:
-                    error = next(iter(unavailable))
-                    began = OutageBegan(self.namespace, "cache", error)
-                    self._outage = began, time.monotonic()
-            elif answered:
-                self._failures_in_a_row = 0
-                if self._outage is not None:
-                    seconds = time.monotonic() - self._outage[1]
-                    ended = OutageEnded(self.namespace, "cache", seconds)
-                    self._outage = None
-        if began is not None:
-            self._record(PublishReport(), outages=1)
-            logger.warning(
-                "the cache of namespace %s is away, rows wait: %s",
-                self.namespace,
-                began.error,
-                extra=log_fields(began),
-            )
-            return [began]
-        if ended is not None:
-            logger.info(
-                "the cache of namespace %s is back after %.1f s",
-                self.namespace,
-                ended.seconds,
-                extra=log_fields(ended),
-            )
-            return [ended]
-        return []
+        failed: dict[NodeName, str] = {}
+        for node, error in unavailable:
+            failed.setdefault(node, error)
+
+        def answered() -> Iterator[Sequence[NodeName]]:
+            unknown = (None,)
+            for failure, intent in zip(batch.failures, batch.rows):
+                if failure is None:
+                    yield self.applier.nodes_of(intent) or unknown
+                elif not isinstance(
+                    failure, (ApplyUnavailable, OSError, ApplyPermanent)
+                ):
+                    # The cache was there to refuse, if there is no telling more.
+                    yield () if self.applier.nodes() else unknown
+
+        events = self._outages.note(failed, answered)
+        began = sum(isinstance(event, OutageBegan) for event in events)
+        if began:
+            self._record(PublishReport(), outages=began)
+        return events
 
     def _record(self, report: PublishReport, **more: int) -> None:
         with self._lock:

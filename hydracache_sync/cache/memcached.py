@@ -239,7 +239,6 @@ class MemcachedStore(CacheStore):
         return found
 
     def nodes_of(self, address: Address) -> list[str]:
-        """Return the names of the nodes that keep ``address``: one, or all of them."""
         chooser = address[0]
         if chooser is None:
             return [node.name for node in self._nodes]

@@ -100,6 +100,9 @@ class MemoryStore(CacheStore):
                     failures[address] = ApplyPermanent(str(exc))
         return failures
 
+    def nodes_of(self, address: Address) -> list[str]:
+        return ["memory"]
+
     def ping(self) -> dict[str, str | ApplyUnavailable]:
         return {"memory": "in-process"}
 

@@ -92,6 +92,13 @@ class CacheStore:
         """
         raise NotImplementedError
 
+    def nodes_of(self, address: Address) -> list[str]:
+        """Return the names of the nodes that keep ``address``: one, or all of them.
+
+        The same names are in errors and in :meth:`ping`. Empty: there is no telling.
+        """
+        return []
+
     def ping(self) -> dict[str, str | ApplyUnavailable]:
         """Ask every node for its version; a node that fails has its error instead."""
         raise NotImplementedError

@@ -68,6 +68,9 @@ class NamespaceDrain:
         went_away = self.worker.diagnostics().outages > outages
         none_done = 0 < report.claimed == report.released
         self.cache_away = none_done and (went_away or since_before)
+        if self.worker.partly_away:
+            # A node of several: its rows wait, whatever else was done or is left.
+            self.cache_away = True
         self.nothing_due = (
             report.claimed < self.worker.batch_size and not report.released
         )
@@ -104,7 +107,7 @@ def drain_all(
         report = drain.run_batch(stop)
         on_batch(report)
         # Ends as OutboxWorker.drain does: nothing was due, or the cache is away.
-        if report.claimed != report.released and not once:
+        if drain.worker.worth_another(report) and not once:
             waiting.append(drain)
         if waiting and time.monotonic() >= deadline:
             return settings.MAX_SECONDS.option

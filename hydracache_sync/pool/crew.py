@@ -313,7 +313,10 @@ class Crew:
             self._hold(namespace)
             return False
         self.outage.answered()
-        if self._came_further(report):
+        # While some nodes of the cache are away, their rows say nothing of the others.
+        if self._came_further(report) or (
+            report.claimed and self._workers[namespace].partly_away
+        ):
             with self._lock:
                 self._held.pop(namespace, None)
             return True
