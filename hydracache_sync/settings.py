@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterable, Iterator
 from urllib.parse import urlsplit
 
 from hydracache_sync.cache.keyspace import checked_ring
-from hydracache_sync.cache.server_list import parse_servers
+from hydracache_sync.cache.server_list import parse_server, parse_servers, parse_weights
 from hydracache_sync.durations import MAX_SECONDS as LONGEST
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.base import STATUS_CAP
@@ -165,6 +165,18 @@ def _servers(text: str) -> tuple[str, ...]:
     return servers
 
 
+def _weights(text: str) -> dict[str, float]:
+    weights = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        server, _, number = part.rpartition("=")
+        try:
+            weights[server] = float(number)
+        except ValueError:
+            raise ValueError(f"{part!r} is no weight: expected 'host:port=2'") from None
+    parse_weights(weights, [parse_server(server) for server in weights])
+    return weights
+
+
 def _seconds_from(least: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -270,6 +282,23 @@ RING = Setting(
     "Id of the server list, the same for readers and drains.",
     checked_ring,
     default="1",
+)
+WEIGHTS = Setting(
+    "weights",
+    "SERVER=N,...",
+    "Shares of servers in proportion to the others', the same for readers and drains."
+    " Default: 1 each.",
+    _weights,
+)
+PREVIOUS_MEMCACHED = Setting(
+    "previous_memcached",
+    "SERVERS",
+    "The server list before the last change, while somebody still reads by it.",
+    _servers,
+)
+PREVIOUS_RING = Setting("previous_ring", "ID", "The id of that list.", checked_ring)
+PREVIOUS_WEIGHTS = Setting(
+    "previous_weights", "SERVER=N,...", "The weights of that list.", _weights
 )
 CONNECT_TIMEOUT = Setting(
     "connect_timeout",
@@ -391,6 +420,10 @@ SETTINGS = (
     NAMESPACE,
     MEMCACHED,
     RING,
+    WEIGHTS,
+    PREVIOUS_MEMCACHED,
+    PREVIOUS_RING,
+    PREVIOUS_WEIGHTS,
     CONNECT_TIMEOUT,
     TIMEOUT,
     BATCH_SIZE,

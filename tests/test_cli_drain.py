@@ -829,3 +829,49 @@ def test_the_signal_handlers_of_a_caller_come_back(shop: Shop) -> None:
 
     after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert after == before
+
+
+def test_while_the_server_list_changes_both_rings_are_written_to(
+    shop: Shop, memcached: Memcached
+) -> None:
+    shop.invalidate(1)
+    with FaultyMemcached() as old:
+        changing = ["--ring", "b", "--previous-memcached", old.address]
+        changing += ["--previous-ring", "a", "--weights", f"{memcached.address}=2"]
+
+        old.mode = Mode.REFUSE
+        away = shop.drain(*changing)
+        old.mode = Mode.WORKING
+        while True:
+            done = shop.drain(*changing)
+            if done.code != ExitCode.WAITING:
+                break
+
+        assert away.code == ExitCode.CACHE_AWAY
+        assert done.code == ExitCode.DONE
+        assert [key.split(":")[1] for key in old.items] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--previous-memcached", "cache1:11211"], "--previous-ring"),
+        (["--previous-ring", "1"], "--previous-memcached"),
+        (["--previous-weights", "cache1:11211=2"], "--previous-memcached"),
+        (
+            ["--ring", "1", "--previous-ring", "1"]
+            + ["--previous-memcached", "cache1:11211"],
+            "ring id",
+        ),
+        (["--weights", "cache1:11211=2"], "which servers does not"),
+        (["--weights", "cache1:11211=much"], "is no weight"),
+        (["--weights", "cache1:11211=-1"], "over 0"),
+    ],
+)
+def test_half_a_change_of_the_server_list_is_refused(
+    shop: Shop, arguments: list[str], named: str
+) -> None:
+    drained = shop.drain(*arguments)
+
+    assert drained.code == ExitCode.USAGE
+    assert named in drained.err

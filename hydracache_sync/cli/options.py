@@ -220,6 +220,10 @@ def with_workers(command: F) -> F:
         namespace_option,
         setting_option(settings.MEMCACHED, required=True),
         setting_option(settings.RING),
+        setting_option(settings.WEIGHTS),
+        setting_option(settings.PREVIOUS_MEMCACHED),
+        setting_option(settings.PREVIOUS_RING),
+        setting_option(settings.PREVIOUS_WEIGHTS),
         setting_option(settings.CONNECT_TIMEOUT),
         setting_option(settings.TIMEOUT),
         setting_option(settings.BATCH_SIZE),
@@ -236,6 +240,10 @@ def with_workers(command: F) -> F:
         namespace: tuple[str, ...],
         memcached: tuple[str, ...],
         ring: str,
+        weights: dict[str, float] | None,
+        previous_memcached: tuple[str, ...] | None,
+        previous_ring: str | None,
+        previous_weights: dict[str, float] | None,
         connect_timeout: float,
         timeout: float,
         batch_size: int,
@@ -250,13 +258,27 @@ def with_workers(command: F) -> F:
             raise click.UsageError(
                 f"--max-backoff {max_backoff:g} is below --backoff {backoff:g}"
             )
-        with MemcachedStore(
-            memcached, ring=ring, connect_timeout=connect_timeout, timeout=timeout
-        ) as store:
+        store_of = functools.partial(
+            MemcachedStore, connect_timeout=connect_timeout, timeout=timeout
+        )
+        with contextlib.ExitStack() as stores:
+            store = stores.enter_context(
+                store_of(memcached, ring=ring, weights=weights)
+            )
+            also = []
+            if previous_memcached is not None and previous_ring is not None:
+                previous = store_of(
+                    previous_memcached, ring=previous_ring, weights=previous_weights
+                )
+                also.append(stores.enter_context(previous))
+            elif (previous_memcached, previous_ring, previous_weights) != (None,) * 3:
+                raise click.UsageError(
+                    "--previous-memcached and --previous-ring belong together"
+                )
             workers = [
                 OutboxWorker(
                     outbox,
-                    MemcachedApplier(store, name),
+                    MemcachedApplier(store, name, also=also),
                     batch_size=batch_size,
                     claim_ttl=claim_ttl,
                     backoff=backoff,
