@@ -79,6 +79,25 @@ def test_values_large_and_small_go_over_tls(store: MemcachedStore) -> None:
     assert store.delete_many([ONE]) == {}
 
 
+def test_several_nodes_speak_tls(server: TLSMemcached, certificate: Path) -> None:
+    options = ["-o", f"ssl_chain_cert={certificate}", "-o", f"ssl_key={certificate}"]
+    context = ssl.create_default_context(cafile=str(certificate))
+    addresses = [SPACE.entry(str(number)) for number in range(30)]
+    with TLSMemcached(arguments=["-Z", *options]) as other:
+        store = MemcachedStore(
+            [server.address, other.address], tls_context=context, connect_timeout=10
+        )
+
+        failures = store.set_many([(a, a[1] * 1000, None) for a in addresses])
+
+        assert failures == {}
+        assert store.get_many(addresses) == [key * 1000 for _, key in addresses]
+        assert {name for a in addresses for name in store.nodes_of(a)} == {
+            server.address,
+            other.address,
+        }
+
+
 def test_a_server_with_an_unknown_certificate_is_unavailable(
     server: TLSMemcached,
 ) -> None:

@@ -41,6 +41,7 @@ LAYERS = [
     {"receipts"},
     {"outbox", "cache"},
     {"appliers", "events"},
+    {"outages"},
     {"worker", "wait"},
     {"pool"},
 ]
