@@ -66,9 +66,13 @@ class Proxy:
         while not self._stopped.is_set():
             try:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._port))
             except OSError:
                 return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._port))
+            except OSError:
+                client.close()
+                continue
             self._open += [client, server]
             for run, ends in (
                 (self._up, (client, server)),

@@ -21,6 +21,10 @@ KNOWN = (
     settings.NAMESPACE,
     settings.MEMCACHED,
     settings.RING,
+    settings.WEIGHTS,
+    settings.PREVIOUS_MEMCACHED,
+    settings.PREVIOUS_RING,
+    settings.PREVIOUS_WEIGHTS,
     settings.CONNECT_TIMEOUT,
     settings.TIMEOUT,
     settings.BATCH_SIZE,
@@ -91,6 +95,14 @@ class AppConfig:
             )
         if self[settings.BACKOFF] > self[settings.MAX_BACKOFF]:
             found.append("HYDRACACHE_MAX_BACKOFF is below HYDRACACHE_BACKOFF")
+        changing = (settings.PREVIOUS_MEMCACHED, settings.PREVIOUS_RING)
+        if None in map(self.__getitem__, changing) and any(
+            self[each] is not None for each in (*changing, settings.PREVIOUS_WEIGHTS)
+        ):
+            found.append(
+                "HYDRACACHE_PREVIOUS_MEMCACHED and HYDRACACHE_PREVIOUS_RING belong"
+                " together"
+            )
         if self[settings.MEMCACHED] is None:
             if self[settings.MODE] != "eventual":
                 found.append(
@@ -113,6 +125,8 @@ def _as_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
         return repr(value)
+    if isinstance(value, dict):
+        return ",".join(f"{name}={number}" for name, number in value.items())
     if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
         return ",".join(value)
     raise TypeError(f"must be text or a number, not {type(value).__name__}")

@@ -27,6 +27,7 @@ from hydracache_sync.outbox.url import open_outbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+from hydracache_sync.settings import Setting
 from hydracache_sync.worker import OutboxWorker, PublishReport
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class Runtime:
             )
             self._worker = OutboxWorker(
                 self.outbox,
-                MemcachedApplier(store, self.namespace),
+                MemcachedApplier(
+                    store, self.namespace, also=self._open_previous_stores()
+                ),
                 batch_size=config[settings.BATCH_SIZE],
                 claim_ttl=config[settings.CLAIM_TTL],
                 backoff=config[settings.BACKOFF],
@@ -114,9 +117,24 @@ class Runtime:
         given = self.config[settings.MEMCACHED]
         if given is None or isinstance(given, CacheStore):
             return given
+        return self._store_on(given, settings.RING, settings.WEIGHTS)
+
+    def _open_previous_stores(self) -> list[CacheStore]:
+        """The store of before the server list changed, while somebody reads by it."""
+        given = self.config[settings.PREVIOUS_MEMCACHED]
+        if given is None:
+            return []
+        return [
+            self._store_on(given, settings.PREVIOUS_RING, settings.PREVIOUS_WEIGHTS)
+        ]
+
+    def _store_on(
+        self, servers: Sequence[str], ring: Setting, weights: Setting
+    ) -> CacheStore:
         return MemcachedStore(
-            given,
-            ring=self.config[settings.RING],
+            servers,
+            ring=self.config[ring],
+            weights=self.config[weights],
             connect_timeout=self.config[settings.CONNECT_TIMEOUT],
             timeout=self.config[settings.TIMEOUT],
         )
