@@ -260,6 +260,7 @@ def test_every_setting_reaches_the_worker_and_its_store(
         "table": "hydracache_outbox",
         "busy_timeout": 1.5,
         "ring": "blue",
+        "weights": f"{shop.settings['memcached']}=2",
         "connect_timeout": 2.5,
         "timeout": 3.5,
         "batch_size": 7,
@@ -273,7 +274,8 @@ def test_every_setting_reaches_the_worker_and_its_store(
     shop.drain(**values)
 
     taken = {name: value for keywords in given for name, value in keywords.items()}
-    assert taken == {**values, "escalate": False}
+    weights = {str(shop.settings["memcached"]): 2.0}
+    assert taken == {**values, "escalate": False, "weights": weights}
 
 
 def test_every_setting_of_a_pool_has_the_pools_own_default() -> None:
