@@ -321,3 +321,39 @@ def test_a_hundred_thousand_are_listed_and_retried(shop: Shop) -> None:
     assert json.loads(listed.out[: listed.out.index("\n")])["value"] == "k1"
     assert retried.out == f"{shop.namespace}: 100000 retried\n"
     assert shop.outbox.dead_letters(shop.namespace) == []
+
+
+def test_the_readme_mends_a_dead_letter_as_it_shows(shop: Shop) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    [block] = re.findall(
+        r"A dead letter, from the alert to its end:\n\n```console\n(.*?)```",
+        readme,
+        re.S,
+    )
+    steps = [step.split("\n", 1) for step in block.split("$ hydracache ")[1:]]
+    id = kill(shop, "user:42", "RuntimeError: the audit service said 403")
+    shop.outbox.reset_dead_letters(shop.namespace, [id])
+    for attempt in range(5):
+        rows = shop.outbox.claim(shop.namespace, "w", limit=1, claim_ttl=30)
+        error = "RuntimeError: the audit service said 403"
+        shop.outbox.mark_failed(rows, error, backoff=0, dead=attempt == 4)
+
+    for line, expected in steps:
+        arguments = line.split("#")[0].replace("17", str(id)).split()
+        if "retry" in arguments:
+            # The question is answered by a test of its own.
+            arguments.append("--yes")
+            expected = expected.splitlines()[-1]
+        shown = run(*arguments, **shop.settings)
+        assert like(expected, shop) in like(shown.out, shop)
+
+    assert shop.published() == 1
+
+
+def like(text: str, shop: Shop) -> str:
+    """Text without what differs from run to run."""
+    text = text.replace(shop.namespace, "shop")
+    text = re.sub(r"20[0-9-]+ [0-9:]+Z|none kept", "MOMENT", text)
+    text = re.sub(r"[0-9.]+ (?:min|s)\b", "AGE", text)
+    text = re.sub(r"\bAGE AGE\b", "AGE", text)
+    return re.sub(r"\b\d+(?= shop)", "ID", " ".join(text.split()))

@@ -139,11 +139,12 @@ def _tokens(
 def _places(store: MemcachedStore, namespace: str) -> dict[str, Address]:
     """An address of the namespace's token on each node."""
     space = Keyspace(store.ring, namespace)
-    names = len(store.nodes_of(space.namespace_token()))
+    names = store.nodes_of(space.namespace_token())
     found: dict[str, Address] = {}
     for number in range(_TRIES):
         _, address, _ = space.of_key(f"doctor:{number}")
         found.setdefault(store.nodes_of(address)[0], address)
-        if len(found) == names:
+        if len(found) == len(names):
             break
-    return found
+    # In the order of the server list, not in that of the tries.
+    return {name: found[name] for name in names if name in found}

@@ -38,6 +38,7 @@ from hydracache_sync.settings import misspelt
 @with_outbox
 @setting_option(settings.NAMESPACE)
 @setting_option(settings.MEMCACHED)
+@setting_option(settings.WEIGHTS)
 @setting_option(settings.RING)
 @setting_option(settings.CONNECT_TIMEOUT)
 @setting_option(settings.TIMEOUT)
@@ -57,6 +58,7 @@ def doctor(
     outbox: InvalidationOutbox,
     namespace: Sequence[str],
     memcached: Sequence[str] | None,
+    weights: dict[str, float] | None,
     ring: str,
     connect_timeout: float,
     timeout: float,
@@ -77,6 +79,7 @@ def doctor(
             store = stack.enter_context(
                 MemcachedStore(
                     memcached,
+                    weights=weights,
                     ring=ring,
                     connect_timeout=connect_timeout,
                     timeout=timeout,
