@@ -18,7 +18,7 @@ LOOK_GROWTH = 2.0
 
 #: Times as long as a look took that a burst pauses at least: on a database that is
 #: slow, looking more often would make it slower.
-LOOK_SHARE = 9.0
+LOOK_SHARE = 3.0
 
 #: Seconds after which a look that has not come back is held to hang, and a follower
 #: looks too: the leader's connection may be dead and its own alive.
