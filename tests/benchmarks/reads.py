@@ -1,6 +1,6 @@
 """What a cached read costs, against the bare client, and beside other cache libraries.
 
-    python tests/benchmarks/reads.py [--rounds 15] [--slice-ms 10] [--seed 1]
+    python tests/benchmarks/reads.py [--rounds 101] [--slice-ms 2] [--seed 1]
 
 Client and server run on one CPU, so that the figures are of work and not of how fast a
 machine wakes another CPU. Each slice of a contender follows a slice of its base in the
@@ -338,7 +338,7 @@ def strict_writes(server: Memcached, rounds: int) -> None:
             assert worker.publish(receipt).complete
 
         times: dict[Any, list[float]] = {plain: [], quarantined: [], published: []}
-        for _ in range(rounds * 20):
+        for _ in range(rounds * 3):
             for finish in times:
                 times[finish].append(write(finish))
         base = statistics.median(times[plain])
@@ -410,8 +410,8 @@ def hit_rate(writes: float, seed: int, hold_off: float | None) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--slice-ms", type=float, default=10)
+    parser.add_argument("--rounds", type=int, default=101)
+    parser.add_argument("--slice-ms", type=float, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only-hits", action="store_true")
     options = parser.parse_args()
