@@ -29,15 +29,18 @@ from hydracache_sync.cache import Keyspace, app_address
 READERS = 3
 
 #: Transactions a second of a writer process.
-RATE = 15.0
+RATE = 10.0
 
 #: Part of the writes that go to the strict namespace, where each costs the item's cache
 #: for seconds.
-STRICT_SHARE = 0.06
+STRICT_SHARE = 0.03
 
 #: Seconds that a loader takes beside its query: the window of the races. Mostly short,
 #: and sometimes longer than it takes to publish.
-LOAD_TIMES = (0.0, 0.0, 0.001, 0.002, 0.004, 0.03, 0.1)
+LOAD_TIMES = (0.0,) * 20 + (0.001, 0.002, 0.004, 0.004) * 4 + (0.03, 0.03, 0.1)
+
+#: Part of the reads that are of the strict namespace, which mostly load.
+STRICT_READS = 0.15
 
 #: Evictions of a token or an entry a second, and ballast sets a second to each node.
 EVICTIONS = 20.0
@@ -58,7 +61,7 @@ class Process:
         # A few are asked for more often than others.
         items = self.settings.items
         item = min(dice.randrange(items), dice.randrange(items))
-        if self.settings.strict and dice.random() < 0.4:
+        if self.settings.strict and dice.random() < STRICT_READS:
             item += items
         return item
 
