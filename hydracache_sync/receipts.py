@@ -70,6 +70,8 @@ class InvalidationReceipt:
     :ivar batch: the batch; None on a receipt that came as text.
     :ivar inserted: rows that the enqueue added; fewer than ``targets`` where the
         position was used before; None where the driver could not tell, or on text.
+    :ivar strict: whether no read that begins after the commit gets anything older, as
+        an app in mode strict knows after its commit; None where nobody has said so.
 
     Immutable and safe to share. Nothing is known of the commit: the receipt of a
     transaction that was rolled back looks the same.
@@ -85,6 +87,7 @@ class InvalidationReceipt:
         default=None, compare=False, repr=False
     )
     inserted: int | None = field(default=None, compare=False)
+    strict: bool | None = field(default=None, compare=False)
 
     def to_string(self) -> str:
         """Return the receipt as ASCII text that is safe in a cookie and a URL.

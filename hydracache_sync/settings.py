@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator
 from urllib.parse import urlsplit
 
+from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF
 from hydracache_sync.cache.keyspace import checked_ring
 from hydracache_sync.cache.server_list import parse_server, parse_servers, parse_weights
 from hydracache_sync.durations import MAX_SECONDS as LONGEST
@@ -300,6 +301,22 @@ PREVIOUS_RING = Setting("previous_ring", "ID", "The id of that list.", checked_r
 PREVIOUS_WEIGHTS = Setting(
     "previous_weights", "SERVER=N,...", "The weights of that list.", _weights
 )
+STRICT = Setting(
+    "strict",
+    "NAME",
+    "Namespace that is strict, of those given. Again, or with commas in the variable,"
+    " for more than one.",
+    checked_namespace,
+    several=True,
+)
+HOLD_OFF = Setting(
+    "hold_off",
+    "SECONDS",
+    "How long a strict namespace caches nothing that was written, the same for readers,"
+    " writers and drains.",
+    _some_seconds,
+    default=DEFAULT_HOLD_OFF,
+)
 CONNECT_TIMEOUT = Setting(
     "connect_timeout",
     "SECONDS",
@@ -424,6 +441,8 @@ SETTINGS = (
     PREVIOUS_MEMCACHED,
     PREVIOUS_RING,
     PREVIOUS_WEIGHTS,
+    STRICT,
+    HOLD_OFF,
     CONNECT_TIMEOUT,
     TIMEOUT,
     BATCH_SIZE,
@@ -448,9 +467,17 @@ MODE = Setting(
     "mode",
     "MODE",
     "eventual: a pool or a cron job publishes; inline: the request does, right after"
-    " its commit.",
-    _choice("eventual", "inline"),
+    " its commit; strict: as eventual, and from before its commit on nobody reads what"
+    " it writes from the cache.",
+    _choice("eventual", "inline", "strict"),
     default="eventual",
+)
+DEGRADE = Setting(
+    "degrade",
+    "YES|NO",
+    "In mode strict: commit all the same while memcached is away, and say so.",
+    _switch,
+    default=False,
 )
 POOL = Setting(
     "pool",
@@ -527,6 +554,7 @@ CLOCK_SKEW = Setting(
 #: Settings of apps, beside those of SETTINGS that are theirs too.
 APP_SETTINGS = (
     MODE,
+    DEGRADE,
     POOL,
     POOL_THREADS,
     POOL_LOCK,

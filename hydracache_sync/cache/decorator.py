@@ -14,14 +14,26 @@ import functools
 import inspect
 import uuid
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Callable, Generic, Iterable, TypeVar
+from typing import Any, Callable, Generic, Iterable, Protocol, TypeVar
 
 from hydracache_sync.intents import InvalidationIntent
 
-if TYPE_CHECKING:
-    from hydracache_sync.cache.tagged import TaggedCache
-
 T = TypeVar("T")
+
+
+class ReadsThrough(Protocol):
+    """What a decorated function reads through: a cache, or an app's calls."""
+
+    def get_or_load(
+        self,
+        key: str,
+        loader: Callable[[], T],
+        *,
+        tags: Iterable[str] = (),
+        ttl: float | None = None,
+        soft_ttl: float | None = None,
+    ) -> T: ...
+
 
 #: Make a key, or tags, from the arguments of a call.
 KeyOf = Callable[..., str]
@@ -44,7 +56,7 @@ _PLAIN = {
 
 
 class CachedFunction(Generic[T]):
-    """A function with a cache in front of it; made by ``TaggedCache.cached``.
+    """A function with a cache in front of it; made by ``cached`` of a cache or an app.
 
     A function in a class becomes a method as it would without. Its ``self`` is an
     argument like others, so that it needs ``key=``, or a ``cache_key`` attribute that
@@ -55,7 +67,7 @@ class CachedFunction(Generic[T]):
 
     def __init__(
         self,
-        cache: TaggedCache,
+        cache: ReadsThrough,
         function: Callable[..., T],
         *,
         key: KeyOf | None,

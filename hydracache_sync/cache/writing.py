@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Iterator, Sequence, Tuple
+from typing import Collection, Iterable, Iterator, Sequence, Tuple
 
-from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 
 
 class OpenWrites(threading.local):
@@ -36,13 +36,19 @@ class OpenWrites(threading.local):
 
     def touch(self, key: str, tags: Sequence[str]) -> bool:
         """Tell whether an entry of ``key`` with ``tags`` rests on what is written."""
-        for batch in self.batches:
-            for intent in batch:
-                kind, value = intent.to_cache_invalidation()
-                if (
-                    kind == "flush"
-                    or (kind == "key" and value == key)
-                    or (kind == "tag" and value in tags)
-                ):
-                    return True
-        return False
+        return any(touch(batch, key, tags) for batch in self.batches)
+
+
+def touch(
+    intents: Iterable[InvalidationIntent], key: str, tags: Collection[str]
+) -> bool:
+    """Tell whether one of ``intents`` invalidates an entry of ``key`` with ``tags``."""
+    for intent in intents:
+        kind, value = intent.to_cache_invalidation()
+        if (
+            kind == "flush"
+            or (kind == "key" and value == key)
+            or (kind == "tag" and value in tags)
+        ):
+            return True
+    return False

@@ -224,6 +224,8 @@ def with_workers(command: F) -> F:
         setting_option(settings.PREVIOUS_MEMCACHED),
         setting_option(settings.PREVIOUS_RING),
         setting_option(settings.PREVIOUS_WEIGHTS),
+        setting_option(settings.STRICT),
+        setting_option(settings.HOLD_OFF),
         setting_option(settings.CONNECT_TIMEOUT),
         setting_option(settings.TIMEOUT),
         setting_option(settings.BATCH_SIZE),
@@ -244,6 +246,8 @@ def with_workers(command: F) -> F:
         previous_memcached: tuple[str, ...] | None,
         previous_ring: str | None,
         previous_weights: dict[str, float] | None,
+        strict: tuple[str, ...],
+        hold_off: float,
         connect_timeout: float,
         timeout: float,
         batch_size: int,
@@ -258,6 +262,13 @@ def with_workers(command: F) -> F:
             raise click.UsageError(
                 f"--max-backoff {max_backoff:g} is below --backoff {backoff:g}"
             )
+        for name in strict:
+            # A slip of the pen would leave the namespace meant without its rule.
+            if name not in namespace:
+                raise click.UsageError(
+                    f"--strict {name} is not among the namespaces:"
+                    f" {', '.join(namespace)}"
+                )
         store_of = functools.partial(
             MemcachedStore, connect_timeout=connect_timeout, timeout=timeout
         )
@@ -278,7 +289,13 @@ def with_workers(command: F) -> F:
             workers = [
                 OutboxWorker(
                     outbox,
-                    MemcachedApplier(store, name, also=also),
+                    MemcachedApplier(
+                        store,
+                        name,
+                        also=also,
+                        strict=name in strict,
+                        hold_off=hold_off,
+                    ),
                     batch_size=batch_size,
                     claim_ttl=claim_ttl,
                     backoff=backoff,

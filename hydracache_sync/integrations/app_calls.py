@@ -10,9 +10,11 @@ import abc
 import contextlib
 import logging
 import time
-from typing import Any, Callable, Iterable, Iterator, TypeVar, Union
+from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar, Union
 
+from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.cache.writing import touch
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.integrations import callers_transaction
 from hydracache_sync.integrations.collected import Collected, Written
@@ -57,8 +59,9 @@ class AppCalls(abc.ABC):
 
     @property
     def cache(self) -> TaggedCache:
-        """The app's cache. Reads of it know nothing of this request's own writes; those
-        of :meth:`get_or_load` do."""
+        """The app's cache. Its reads may lack this request's own writes, which those of
+        :meth:`get_or_load` do not; what a request loads before its commit it does not
+        store either."""
         return self.runtime.cache
 
     @property
@@ -161,11 +164,14 @@ class AppCalls(abc.ABC):
     def transaction(self, connection: Any) -> Iterator[Any]:
         """Begin, run the block, write what was collected, commit; or roll back.
 
-        A transaction that is open already is joined, and committed with the block.
-        An exception rolls back and forgets what the block has collected. Afterwards the
-        rows are published at once in mode ``inline``, or the pool is woken.
+        A transaction that is open already is joined, and committed with the block. An
+        exception rolls back and forgets what the block has collected. Afterwards the
+        rows are published at once in mode ``inline``, or the pool is woken; in mode
+        ``strict`` the commit is in a :meth:`quarantine`.
 
         :param connection: a driver's connection; yielded.
+        :raises QuarantineError: in mode ``strict``: memcached could not be told, and
+            ``HYDRACACHE_DEGRADE`` is off. All is rolled back.
         """
         runtime, collected = self.runtime, self.collected()
         before, earlier = collected.intents, len(collected.written)
@@ -173,13 +179,29 @@ class AppCalls(abc.ABC):
         try:
             yield connection
             self._write(connection)
-            callers_transaction.commit(connection)
+            with runtime.quarantine(collected.written):
+                callers_transaction.commit(connection)
         except BaseException:
             collected.restore(before, earlier)
             callers_transaction.roll_back(connection)
             raise
         for written in collected.written[earlier:]:
             runtime.committed(written)
+
+    @contextlib.contextmanager
+    def quarantine(self) -> Iterator[None]:
+        """Hold off what this request has written, in a block around your own COMMIT.
+
+        For mode ``strict``, after :meth:`write`, with nothing but the commit in the
+        block; :meth:`transaction` does it by itself. In other modes it does nothing.
+
+        :raises QuarantineError: as :meth:`transaction`, or the commit would come too
+            late. Do not commit; roll back.
+        """
+        collected = self.collected_if_any()
+        with self.runtime.quarantine([] if collected is None else collected.written):
+            yield
+        self.runtime.wake()
 
     def _write(self, connection: Any) -> Written | None:
         collected = self.collected_if_any()
@@ -265,23 +287,28 @@ class AppCalls(abc.ABC):
     # Reading
 
     def reads_own_writes(self) -> bool:
-        """Whether a cached read now includes what this request has written.
+        """Whether every cached read now includes what this request has written.
 
         Not while it has written or collected something that is not yet published: the
         cache may hold the value from before, and a value loaded in an open transaction
         must not get into the cache. Then the database is to be asked.
         """
         collected = self.collected_if_any()
-        if collected is None:
-            return True
-        if collected.past_cache or collected or collected.writing:
-            return False
-        look = self.runtime.look
-        if all(written.published or look(written) for written in collected.written):
-            return True
-        # Not asked again at each read of the request: wait() and publish() mend it.
-        collected.past_cache = True
-        return False
+        if collected is not None:
+            if collected or collected.writing:
+                return False
+            if not all(
+                self._is_readable(collected, each) for each in collected.written
+            ):
+                return False
+        return self.earlier_are_published()
+
+    def earlier_are_published(self) -> bool:
+        """Whether what the same visitor wrote in earlier requests is published.
+
+        True where nothing is known of them.
+        """
+        return True
 
     def get_or_load(
         self,
@@ -290,12 +317,66 @@ class AppCalls(abc.ABC):
         *,
         tags: Iterable[str] = (),
         ttl: float | None = None,
+        soft_ttl: float | None = None,
     ) -> T:
         """As ``cache.get_or_load``, and never older than this request's own writes.
 
-        While those are not published the loader is called and nothing is stored. The
-        snapshot that the loader reads in is known, see ``HYDRACACHE_SNAPSHOT``.
+        While what it has collected or written is not published, the loader is called
+        for what that touches, and nothing of it is stored. As long as the request has
+        not committed, nothing that it loads is stored at all. The snapshot that the
+        loader reads in is known, see ``HYDRACACHE_SNAPSHOT``.
         """
-        if not self.reads_own_writes():
+        collected = self.collected_if_any()
+        if collected is not None and not isinstance(tags, (str, bytes)):
+            tags = tuple(tags)
+            if self._is_writing(collected, key, tags):
+                return loader()
+        if not self.earlier_are_published():
             return loader()
-        return self.cache.get_or_load(key, loader, tags=tags, ttl=ttl)
+        return self.cache.get_or_load(
+            key, loader, tags=tags, ttl=ttl, soft_ttl=soft_ttl
+        )
+
+    def cached(
+        self,
+        *,
+        key: KeyOf | None = None,
+        tags: Iterable[str] | TagsOf = (),
+        ttl: float | None = None,
+        soft_ttl: float | None = None,
+    ) -> Callable[[Callable[..., T]], CachedFunction[T]]:
+        """Decorate a function so that calls with the same arguments are cached.
+
+        As ``cache.cached``, by the :meth:`get_or_load` of here: it knows this request's
+        own writes and its snapshot, and asks for the app only when it is called, so
+        that it can decorate what is defined before there is one.
+        """
+
+        def decorate(function: Callable[..., T]) -> CachedFunction[T]:
+            return CachedFunction(
+                self, function, key=key, tags=tags, ttl=ttl, soft_ttl=soft_ttl
+            )
+
+        return decorate
+
+    def _is_writing(self, collected: Collected, key: str, tags: Sequence[str]) -> bool:
+        """Whether an entry may lack what this request has written, or show it early."""
+        if collected.writing or touch(collected.intents, key, tags):
+            # Sessions that are writing may have more to collect at their flush.
+            return True
+        return any(
+            touch(each.receipt.batch or (), key, tags)
+            and not self._is_readable(collected, each)
+            for each in collected.written
+        )
+
+    def _is_readable(self, collected: Collected, written: Written) -> bool:
+        """Whether every cached read shows it; asks the outbox once in a request."""
+        if written.readable:
+            return True
+        if collected.past_cache:
+            return False
+        if not self.runtime.look(written):
+            # Not asked again at each read of the request: wait() and publish() mend it.
+            collected.past_cache = True
+        return written.published

@@ -5,6 +5,7 @@ One object a request, seen by one thread. Knows no framework and no database.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Iterable
 
@@ -31,6 +32,11 @@ class Written:
     committed: bool = False
     published: bool = False
 
+    @property
+    def readable(self) -> bool:
+        """Whether every cached read shows it, as far as is known without asking."""
+        return self.published or bool(self.receipt.strict)
+
 
 class Collected:
     """Intents in order, until they are written, and what was written.
@@ -49,6 +55,8 @@ class Collected:
         self.promised: CommitPosition | None = None
         #: Why it was not written in the app's transaction.
         self.why = ""
+        #: Ends with the request: the quarantine of what its end has written.
+        self.holding = contextlib.ExitStack()
         #: A cached value was found to be behind this request's own writes.
         self.past_cache = False
         self._intents: list[InvalidationIntent] = []
@@ -61,6 +69,15 @@ class Collected:
 
     def add(self, *intents: InvalidationIntent) -> None:
         self._intents += intents
+
+    @property
+    def may_be_uncommitted(self) -> bool:
+        """Whether this request may see rows of its own that nobody else does."""
+        return (
+            bool(self.writing)
+            or len(self._intents) > self._kept
+            or not all(each.committed for each in self.written)
+        )
 
     def mark(self) -> int:
         """A place in the intents to go back to with :meth:`drop_from`."""

@@ -25,6 +25,8 @@ KNOWN = (
     settings.PREVIOUS_MEMCACHED,
     settings.PREVIOUS_RING,
     settings.PREVIOUS_WEIGHTS,
+    settings.STRICT,
+    settings.HOLD_OFF,
     settings.CONNECT_TIMEOUT,
     settings.TIMEOUT,
     settings.BATCH_SIZE,
@@ -75,6 +77,10 @@ class AppConfig:
             problems += self._contradictions()
         if problems:
             raise ConfigurationError("; ".join(problems))
+        self.texts.pop(settings.STRICT.name, None)
+        if self[settings.MODE] == "strict":
+            # The commands work for this one namespace, and call it what they do.
+            self.texts[settings.STRICT.name] = self[settings.NAMESPACE]
 
     def __getitem__(self, setting: Setting) -> Any:
         return self._values[setting.name]
@@ -92,6 +98,13 @@ class AppConfig:
             found.append(
                 "HYDRACACHE_NAMESPACE has a comma: an app has one namespace, and the"
                 " commands would take it for two"
+            )
+        # An environment may be shared with commands that drain other namespaces, too.
+        strict = (self[settings.STRICT] or "").split(",")
+        if self[settings.NAMESPACE] in strict and self[settings.MODE] != "strict":
+            found.append(
+                "HYDRACACHE_STRICT has the app's namespace: set HYDRACACHE_MODE to"
+                " strict"
             )
         if self[settings.BACKOFF] > self[settings.MAX_BACKOFF]:
             found.append("HYDRACACHE_MAX_BACKOFF is below HYDRACACHE_BACKOFF")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Callable, Mapping
+from typing import Any
 
 from flask import Flask, Response, current_app, g, has_app_context
 from flask import has_request_context as serving_a_request
@@ -29,8 +29,10 @@ from hydracache_sync.integrations.request_end import (
     write_into_open_transaction,
 )
 from hydracache_sync.integrations.runtime import Runtime
+from hydracache_sync.integrations.snapshot_guard import SnapshotGuard
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
+from hydracache_sync.snapshots import NEVER
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,8 @@ class HydraCache(AppCalls):
         if connection is not None and not callable(connection):
             raise TypeError("connection must be a function that returns the connection")
         config = AppConfig(app.config)
-        runtime = Runtime(config, snapshot=_snapshots[config[settings.SNAPSHOT]])
+        guard = SnapshotGuard(config[settings.SNAPSHOT], _collected, _request_began)
+        runtime = Runtime(config, snapshot=guard)
         cookie = ReceiptCookie(runtime, lambda: app.secret_key)
         state = FlaskState(runtime, connection, cookie)
         app.extensions[NAME] = state
@@ -135,10 +138,8 @@ class HydraCache(AppCalls):
         collected: Collected | None = g.get(_COLLECTED)
         return collected
 
-    def reads_own_writes(self) -> bool:
-        """As said above; also of what the same browser wrote in its last requests."""
-        if not super().reads_own_writes():
-            return False
+    def earlier_are_published(self) -> bool:
+        """Whether what the same browser wrote in its last requests is published."""
         if not serving_a_request():
             return True
         return self._state.cookie.is_published(request.environ)
@@ -188,7 +189,9 @@ class _Hooks:
         """Write what was collected into the transaction that the app will end."""
         collected: Collected | None = g.get(_COLLECTED)
         connection_of = self._state.connection_of
-        if not collected or connection_of is None or collected.why:
+        if collected is None or connection_of is None or collected.why:
+            return
+        if not collected and not self._runtime.strict:
             return
         collected.why = write_into_open_transaction(
             self._runtime,
@@ -227,26 +230,10 @@ def _after(functions: list[Any], ours: Any) -> list[Any]:
     return functions[place + 1 :]
 
 
-# When the transaction began that a loader reads in, for the cache
+def _collected() -> Collected | None:
+    return g.get(_COLLECTED) if has_app_context() else None
 
 
-def _of_request() -> float | None:
-    """The request's begin, and earlier where nothing is known: nothing is stored."""
-    if not has_app_context():
-        return 0.0
-    began = _of_session()
-    request_began: float = g.get(_BEGAN, 0.0)
-    return request_began if began is None else min(began, request_began)
-
-
-def _of_session() -> float | None:
-    """The begin of the oldest open transaction of the attached sessions."""
-    collected: Collected | None = g.get(_COLLECTED) if has_app_context() else None
-    return min(collected.began.values(), default=None) if collected else None
-
-
-_snapshots: Mapping[str, Callable[[], float | None] | None] = {
-    "request": _of_request,
-    "session": _of_session,
-    "fresh": None,
-}
+def _request_began() -> float:
+    began: float = g.get(_BEGAN, NEVER) if has_app_context() else NEVER
+    return began

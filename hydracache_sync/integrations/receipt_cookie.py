@@ -97,7 +97,7 @@ class ReceiptCookie:
         )
 
     def _unpublished(self, collected: Collected) -> list[InvalidationReceipt]:
-        found = [each.receipt for each in collected.written if not each.published]
+        found = [each.receipt for each in collected.written if not each.readable]
         if collected:
             # It will be written after the headers are gone: its receipt is made now.
             collected.promised = CommitPosition.generate()

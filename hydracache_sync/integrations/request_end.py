@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Callable, Sequence
 
+from hydracache_sync.errors import QuarantineError
 from hydracache_sync.integrations import callers_transaction
 from hydracache_sync.integrations.collected import Collected, Written
 from hydracache_sync.integrations.runtime import Runtime
@@ -42,10 +43,11 @@ def write_into_open_transaction(
         open_now = callers_transaction.is_open(connection)
         if open_now is False:
             return "its transaction is not open any more" + _suspects(ran_before)
-        # In a transaction that nobody commits it would be lost: then it is written
-        # twice, and the promised position is the net's.
-        position = collected.promised if open_now else None
-        receipt = runtime.write(connection, collected.batch(), position)
+        if collected:
+            # In a transaction that nobody commits it would be lost: then it is written
+            # twice, and the promised position is the net's.
+            position = collected.promised if open_now else None
+            receipt = runtime.write(connection, collected.batch(), position)
     except Exception as exc:
         # The net takes it. Closed connections end here, too.
         logger.debug("teardown could not use the app's connection", exc_info=True)
@@ -55,19 +57,34 @@ def write_into_open_transaction(
         )
     if open_now is None:
         return "its driver cannot tell whether a transaction is open"
-    collected.written.append(Written(receipt, again=False))
-    collected.clear()
+    if collected:
+        collected.written.append(Written(receipt, again=False))
+        collected.clear()
+    _hold_off_until_end(runtime, collected)
     return ""
+
+
+def _hold_off_until_end(runtime: Runtime, collected: Collected) -> None:
+    """In mode strict, the app is about to commit: nothing may stop it any more."""
+    try:
+        collected.holding.enter_context(
+            runtime.quarantine(collected.written, degrade=True)
+        )
+    except QuarantineError as exc:
+        logger.error("%s commits without its quarantine: %s", collected.where, exc)
 
 
 def save_what_is_left(runtime: Runtime, collected: Collected) -> None:
     """Write the rest on an own connection; the request's own are closed by now."""
+    collected.holding.close()
     batch = collected.pop_unwritten()
     if batch is not None:
         runtime.save(
             batch, collected.where, collected.why or NOBODY, collected.promised
         )
     runtime.settle(collected.written)
+    if runtime.strict:
+        runtime.hold_off_late(collected.written, collected.where)
 
 
 def _suspects(ran_before: Sequence[str]) -> str:

@@ -5,12 +5,14 @@ Makes everything, connects to nothing. Knows no framework and no request.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
 import tempfile
 import time
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, ContextManager, Iterable, Iterator, Sequence
 
 from hydracache_sync import settings
 from hydracache_sync.appliers import MemcachedApplier
@@ -52,23 +54,32 @@ class Runtime:
         self.config = config
         self.namespace: str = config[settings.NAMESPACE]
         self.mode: str = config[settings.MODE]
+        self.strict = self.mode == "strict"
         self.outbox = self._open_outbox(config[settings.BUSY_TIMEOUT])
         self._net: InvalidationOutbox | None = None
         self._cache: TaggedCache | None = None
         self._worker: OutboxWorker | None = None
         store = self._open_store()
         if store is not None:
+            previous = self._open_previous_stores()
             self._cache = TaggedCache(
                 store,
                 self.namespace,
                 snapshot=snapshot,
                 clock_skew=config[settings.CLOCK_SKEW],
                 ttl=config[settings.TTL],
+                strict=self.strict,
+                hold_off=config[settings.HOLD_OFF],
+                also=previous,
             )
             self._worker = OutboxWorker(
                 self.outbox,
                 MemcachedApplier(
-                    store, self.namespace, also=self._open_previous_stores()
+                    store,
+                    self.namespace,
+                    also=previous,
+                    strict=self.strict,
+                    hold_off=config[settings.HOLD_OFF],
                 ),
                 batch_size=config[settings.BATCH_SIZE],
                 claim_ttl=config[settings.CLAIM_TTL],
@@ -164,6 +175,52 @@ class Runtime:
             connection, self.namespace, batch, commit_position=position
         )
 
+    @contextlib.contextmanager
+    def quarantine(
+        self, written: Iterable[Written], *, degrade: bool | None = None
+    ) -> Iterator[None]:
+        """Hold off what was ``written``, in a block around its COMMIT; in mode strict.
+
+        In other modes, and for what is held off already, the block does nothing. The
+        receipts say afterwards what came of it.
+
+        :param degrade: commit all the same while memcached is away; by default as
+            ``HYDRACACHE_DEGRADE`` says.
+        :raises QuarantineError: do not commit; roll back.
+        """
+        new = [each for each in written if each.receipt.strict is None]
+        if not self.strict or not new:
+            yield
+            return
+        if degrade is None:
+            degrade = self.config[settings.DEGRADE]
+        block = self.cache.quarantine(_joined(new), degrade=degrade)
+        with block:
+            yield
+        # Not where the commit has failed: then it is written, and held off, again.
+        _note_strict(new, bool(block.strict))
+
+    def hold_off_late(self, written: Iterable[Written], where: str) -> None:
+        """Say what was committed without its quarantine, and hold it off from here on.
+
+        Never raises.
+        """
+        late = []
+        for each in written:
+            if self.strict and each.receipt.strict is None:
+                self.look(each)
+                if each.committed:
+                    late.append(each)
+        if not late:
+            return
+        logger.error(
+            "%s committed without a quarantine, and reads meanwhile may have got older"
+            " values: commit in transaction(), or in a block of quarantine()",
+            where,
+        )
+        with self.cache.quarantine(_joined(late), degrade=True):
+            _note_strict(late, False)
+
     def committed(self, written: Written) -> None:
         """Do what comes after a commit: publish inline, or wake the pool.
 
@@ -248,13 +305,22 @@ class Runtime:
         self, batch: InvalidationIntentBatch, position: CommitPosition | None = None
     ) -> bool:
         try:
-            self._net_outbox().enqueue(self.namespace, batch, commit_position=position)
+            with self._held_off(batch):
+                self._net_outbox().enqueue(
+                    self.namespace, batch, commit_position=position
+                )
         except Exception:
             # A teardown must not raise. The batch is kept by the caller.
             logger.exception("the outbox could not be written at the end of a request")
             return False
         self.wake()
         return True
+
+    def _held_off(self, batch: InvalidationIntentBatch) -> ContextManager[Any]:
+        """In mode strict: too late for the data's commit, but reads are right again."""
+        if not self.strict:
+            return contextlib.nullcontext()
+        return self.cache.quarantine(batch, degrade=True)
 
     def _keep(self, batch: InvalidationIntentBatch) -> None:
         with self._left_lock:
@@ -298,6 +364,19 @@ class Runtime:
             written.committed |= seen > 0
             written.published = found.published >= receipt.targets
         return written.published
+
+
+def _joined(written: Iterable[Written]) -> InvalidationIntentBatch:
+    batch = InvalidationIntentBatch()
+    for each in written:
+        for intent in each.receipt.batch or ():
+            batch.intent(intent)
+    return batch
+
+
+def _note_strict(written: Iterable[Written], strict: bool) -> None:
+    for each in written:
+        each.receipt = dataclasses.replace(each.receipt, strict=strict)
 
 
 def _shown(intent: Any) -> str:

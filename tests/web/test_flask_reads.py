@@ -11,7 +11,12 @@ import pytest
 from flask import redirect
 from shop import Shop, close_db, hydracache, text
 
-from hydracache_sync import MemcachedApplier, OutboxWorker, entity_tag
+from hydracache_sync import (
+    InvalidationIntentBatch,
+    MemcachedApplier,
+    OutboxWorker,
+    entity_tag,
+)
 from hydracache_sync.integrations import receipt_cookie
 
 ITEM = entity_tag("item", "1")
@@ -292,8 +297,6 @@ class TestSnapshot:
     def test_what_it_read_before_an_invalidation_is_not_stored(
         self, fills: Any
     ) -> None:
-        from hydracache_sync import InvalidationIntentBatch
-
         shop, count = fills
         shop.outbox.enqueue(
             "shop", InvalidationIntentBatch().invalidate_entity("item", "1")
@@ -312,3 +315,175 @@ class TestSnapshot:
             hydracache.get_or_load("item:1", lambda: "old", tags=[ITEM])
 
         assert count() == 0
+
+
+class TestWhatItTouches:
+    """Only what a request is changing goes past the cache."""
+
+    @pytest.fixture
+    def shop(self, eventual: Shop) -> Shop:
+        """Two entries are cached; both would be loaded anew as "loaded"."""
+        with eventual.app.app_context():
+            for key in ("item:1", "item:2"):
+                hydracache.get_or_load(key, lambda: "cached", tags=tags_of(key))
+        return eventual
+
+    @pytest.mark.parametrize("step", ["collected", "written", "committed"])
+    def test_the_rest_is_read_from_the_cache(self, shop: Shop, step: str) -> None:
+        with shop.app.app_context():
+            shop.rename("after")
+            hydracache.invalidate_entity("item", "1")
+            if step != "collected":
+                hydracache.write(shop.db())
+            if step == "committed":
+                shop.db().commit()
+            found = [read_loading("item:1"), read_loading("item:2")]
+            hydracache.discard()
+
+        assert found == ["loaded", "cached"]
+
+    @pytest.mark.parametrize(
+        "collect",
+        [
+            lambda: hydracache.invalidate_key("item:1"),
+            lambda: hydracache.invalidate_tag(ITEM),
+            lambda: hydracache.flush(),
+        ],
+    )
+    def test_each_kind_touches_its_entries(self, shop: Shop, collect: Any) -> None:
+        with shop.app.app_context():
+            collect()
+            found = read_loading("item:1")
+            hydracache.discard()
+
+        assert found == "loaded"
+
+    @pytest.mark.parametrize("read", ["get_or_load", "plain cache"])
+    def test_before_its_commit_a_request_stores_nothing(
+        self, shop: Shop, read: str
+    ) -> None:
+        fills = shop.state.cache.diagnostics().fills
+
+        with shop.app.app_context():
+            reader = hydracache if read == "get_or_load" else hydracache.cache
+            hydracache.invalidate_entity("item", "1")
+            reader.get_or_load("item:3", lambda: "uncommitted", tags=["item:3"])
+            hydracache.write(shop.db())
+            reader.get_or_load("item:4", lambda: "uncommitted", tags=["item:4"])
+            shop.db().rollback()
+
+        assert shop.state.cache.diagnostics().fills == fills
+
+    def test_after_its_commit_it_stores_again(self, shop: Shop) -> None:
+        fills = shop.state.cache.diagnostics().fills
+
+        with shop.app.app_context():
+            with hydracache.transaction(shop.db()):
+                shop.rename("after")
+                hydracache.invalidate_entity("item", "1")
+            hydracache.get_or_load("item:3", lambda: "committed", tags=["item:3"])
+
+        assert shop.state.cache.diagnostics().fills == fills + 1
+
+    def test_the_outbox_is_asked_once_in_a_request(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[Any] = []
+        look = shop.state.runtime.look
+
+        def watched(written: Any) -> bool:
+            asked.append(written)
+            return bool(look(written))
+
+        monkeypatch.setattr(shop.state.runtime, "look", watched)
+
+        with shop.app.app_context():
+            with hydracache.transaction(shop.db()):
+                shop.rename("after")
+                hydracache.invalidate_entity("item", "1")
+            found = [read_loading("item:2"), len(asked)]
+            found += [read_loading("item:1"), read_loading("item:1"), len(asked)]
+
+        assert found == ["cached", 0, "loaded", "loaded", 1]
+
+
+def tags_of(key: str) -> list[str]:
+    return [entity_tag("item", key[-1])]
+
+
+def read_loading(key: str) -> str:
+    return hydracache.get_or_load(key, lambda: "loaded", tags=tags_of(key))
+
+
+class TestCached:
+    """``@hydracache.cached``, at the top of a module as apps have it."""
+
+    def test_it_caches_by_its_arguments_and_invalidates_by_them(
+        self, eventual: Shop
+    ) -> None:
+        shop = eventual
+        calls: list[str] = []
+
+        with shop.app.app_context():
+            for number in ("1", "1", "2"):
+                shown(number, calls)
+            with hydracache.transaction(shop.db()):
+                shop.rename("after")
+                hydracache.invalidate(shown.intent("1", calls))
+            drain(shop)
+            shown("1", calls)
+            shown("2", calls)
+
+        assert calls == ["1", "2", "1"]
+
+    def test_it_reads_its_own_writes(self, eventual: Shop) -> None:
+        shop = eventual
+        calls: list[str] = []
+
+        with shop.app.app_context():
+            shown("1", calls)
+            hydracache.invalidate_entity("item", "1")
+            shown("1", calls)
+            hydracache.discard()
+
+        assert calls == ["1", "1"]
+
+    def test_it_keeps_to_the_app_that_is_served(self, tmp_path: Path) -> None:
+        calls: list[str] = []
+
+        for name in ("one", "two"):
+            shop = Shop(tmp_path / f"{name}.db", HYDRACACHE_SNAPSHOT="fresh")
+            with shop.app.app_context():
+                shown("1", calls)
+
+        assert calls == ["1", "1"]
+
+    def test_what_an_older_transaction_has_read_is_not_stored(
+        self, tmp_path: Path
+    ) -> None:
+        shop = Shop(tmp_path / "guard.db", HYDRACACHE_CLOCK_SKEW=0.0)
+        calls: list[str] = []
+
+        @shop.app.get("/")
+        def view() -> str:
+            # Published while this request, and maybe its transaction, is open.
+            batch = InvalidationIntentBatch().invalidate_entity("item", "1")
+            shop.outbox.enqueue("shop", batch)
+            shop.state.runtime.worker.drain()
+            return shown("1", calls)
+
+        shop.client.get("/")
+
+        assert calls == ["1"]
+        assert shop.state.cache.diagnostics().fills == 0
+
+
+@hydracache.cached(
+    key=lambda number, calls: f"shown:{number}",
+    tags=lambda number, calls: [entity_tag("item", number)],
+    ttl=60,
+    soft_ttl=50,
+)
+def shown(number: str, calls: list[str]) -> str:
+    calls.append(number)
+    return number

@@ -1,0 +1,49 @@
+"""When the transaction began that a loader reads in, for the cache of an app.
+
+What a transaction has changed and not committed must not be stored, nor what it may
+have seen before an invalidation. Knows no framework: it is told where to look.
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+from hydracache_sync.integrations.collected import Collected
+from hydracache_sync.snapshots import NEVER
+
+
+class SnapshotGuard:
+    """For ``TaggedCache(snapshot=...)``.
+
+    :param kind: as ``HYDRACACHE_SNAPSHOT`` says.
+    :param collected: returns the collector of the request, None if it has none.
+    :param request_began: returns when the request began, in Unix seconds; ``NEVER``
+        where none is being served.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        collected: Callable[[], Collected | None],
+        request_began: Callable[[], float],
+    ) -> None:
+        self._kind = kind
+        self._collected = collected
+        self._request_began = request_began
+
+    def __call__(self) -> float | None:
+        """Return a moment that the loader's transaction is not older than.
+
+        :return: None where the loader begins a fresh one, ``NEVER`` where nothing that
+            it loads is to be stored.
+        """
+        collected = self._collected()
+        if collected is not None and collected.may_be_uncommitted:
+            # It may read its own rows, and roll them back afterwards.
+            return NEVER
+        moments: list[float] = []
+        if self._kind != "fresh" and collected is not None:
+            moments += collected.began.values()
+        if self._kind == "request":
+            moments.append(self._request_began())
+        return min(moments, default=None)
