@@ -223,6 +223,39 @@ def test_a_holder_of_the_lock_that_was_killed_delays_the_others_once(
     assert cache.get_or_load("k", never, tags=TAGS) == "v"
 
 
+def test_behind_a_holder_that_was_killed_each_process_loads_once(
+    store: CacheStore, unique: str
+) -> None:
+    cache = TaggedCache(store, unique, max_wait=0.5)
+    cache.reserve("k", tags=TAGS)
+    store.set_many([(cache._keyspace.load_lock("k"), b"killed!!", None)])
+    load = Load("v")
+
+    readers = [read(cache, load) for _ in range(20)]
+    assert load.started.wait(DEADLINE)
+    # Those who have joined are at the end of their wait by now, too.
+    time.sleep(0.1)
+    load.go_on.set()
+
+    assert [reader.end() for reader in readers] == ["v"] * 20
+    assert load.calls == 1
+
+
+def test_a_leader_that_was_lost_delays_nobody_twice(
+    store: CacheStore, unique: str
+) -> None:
+    cache = TaggedCache(store, unique, max_wait=0.05)
+    [look], _ = cache._entries.with_missing([cache._entries.tokens_of("k", TAGS)])
+    # Interrupted right after this, by a signal's handler for instance.
+    Reader(lambda: cache._herd._flights.board((look.addresses[0], look.basis))).end()
+
+    assert cache.get_or_load("k", lambda: "v", tags=TAGS) == "v"
+    cache.delete("k")
+    assert cache.get_or_load("k", lambda: "v", tags=TAGS) == "v"
+
+    assert cache.diagnostics().waited_in_vain == 1
+
+
 def test_the_lock_ends_by_itself(memcached: Memcached, unique: str) -> None:
     store = MemcachedStore([memcached.address], timeout=10, connect_timeout=10)
     cache = TaggedCache(store, unique, max_wait=0.5)

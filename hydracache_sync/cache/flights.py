@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from time import monotonic
 from typing import Any, Hashable
 
 
@@ -21,15 +22,16 @@ class Flight:
     :ivar landed: set when the load has ended, well or not.
     :ivar outcome: what it gave to those who joined, None if nothing.
     :ivar ahead: a flight that this one should let land first, or None.
+    :ivar began_at: moment of ``time.monotonic`` when its loader started, or None.
     """
 
     __slots__ = (
         "landed",
         "outcome",
         "ahead",
+        "began_at",
         "_key",
         "_leader",
-        "_begun",
         "_shared",
         "_joined",
     )
@@ -38,9 +40,9 @@ class Flight:
         self.landed = threading.Event()
         self.outcome: Any = None
         self.ahead = ahead
+        self.began_at: float | None = None
         self._key = key
         self._leader = leader
-        self._begun = False
         self._shared = False
         self._joined = False
 
@@ -70,7 +72,7 @@ class Flights:
             if current is not None and not must_lead:
                 if current._leader == thread:
                     return None, False
-                if not current._begun or current._shared:
+                if current.began_at is None or current._shared:
                     current._joined = True
                     return current, False
                 ahead = current
@@ -83,7 +85,7 @@ class Flights:
         :param shared: whether it may be joined from now on as well.
         """
         with self._lock:
-            flight._begun = True
+            flight.began_at = monotonic()
             flight._shared = shared
             flight.ahead = None
 

@@ -1,8 +1,10 @@
 """One load for a herd: of the readers that miss a key at once, one asks the database.
 
-Within a process the others join its flight, in other processes they wait for the entry
-that the holder of the lock will store. Nobody waits longer than ``max_wait`` seconds,
-and then each loads for himself: a load too many is a cost, never a wrong value.
+Within a process the others join its flight, in other processes one waits for the entry
+that the holder of the lock will store. Nobody waits longer for one load than
+``max_wait`` seconds, and then he loads for himself: a load too many is a cost, never a
+wrong value. If the holder was killed that is one load for each process, which those who
+have joined it wait for in turn.
 
 What may be joined:
 
@@ -104,7 +106,7 @@ class Herd:
             return self._load(judgement, loader, lifetime, lock)
         if leading:
             return self._lead(flight, judgement, loader, lifetime, lock)
-        if flight.landed.wait(self._max_wait):
+        if self._waits_for(flight):
             if flight.outcome is not None:
                 value: T = entries.unpack(*flight.outcome)
                 if value is not MISS:
@@ -112,8 +114,23 @@ class Herd:
                     return value
         else:
             entries.tallies.waited_in_vain.add()
+            # Who comes now need not wait in vain as well, for a leader that was perhaps
+            # interrupted between two of our lines and never lands.
+            self._flights.close(flight)
         # Its tokens were read before the wait and so before this load: they still do.
         return self._load(judgement, loader, lifetime, None)
+
+    def _waits_for(self, flight: Flight) -> bool:
+        """Wait until ``flight`` lands; tell if it did in time."""
+        if flight.landed.wait(self._max_wait):
+            return True
+        # Its leader may have waited as long as this reader for the lock of another
+        # process, in vain, and begin only now. If all who have joined would begin with
+        # it, a holder of the lock that was killed would send the whole herd to the
+        # database. To load for oneself would not be any faster.
+        now = monotonic()
+        began_at = now if flight.began_at is None else flight.began_at
+        return flight.landed.wait(max(0.0, began_at + self._max_wait - now))
 
     def refresh(self, look: Look, loader: Callable[[], T], lifetime: Lifetime) -> T:
         """Load anew for a hit that is due, or return its value if another does.
