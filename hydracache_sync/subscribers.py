@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Callable, Generic, TypeVar
 
 from hydracache_sync.process_lock import ProcessLock
@@ -48,6 +49,11 @@ class Subscribers(Generic[T]):
         for callback in self._callbacks.values():
             try:
                 callback(what)
-            except Exception:
-                # What they are told has happened and stays so.
+            except (Exception, SystemExit) as exc:
+                if isinstance(exc, SystemExit) and (
+                    threading.current_thread() is threading.main_thread()
+                ):
+                    raise  # a signal's handler ends the process
+                # What they are told has happened and stays so. sys.exit() in a thread
+                # of a pool ends no process, only that thread, without a word.
                 logger.exception("subscriber %r failed %s", callback, self._occasion)

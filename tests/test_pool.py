@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 import threading
 import time
 from pathlib import Path
@@ -420,6 +421,21 @@ class TestEvents:
             eventually(lambda: outbox.status(SHOP).pending == 0)
 
         assert "subscriber is broken" in caplog.text
+
+    def test_a_subscriber_that_exits_ends_no_thread(self, outbox, applier, caplog):
+        pool = WorkerPool(OutboxWorker(outbox, applier), keep_published=0.0)
+        pool.subscribe(lambda event: sys.exit("subscriber has had enough"))
+
+        with pool:
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+            eventually(lambda: "had enough" in caplog.text)
+            names = {thread.name for thread in threading.enumerate()}
+            health = pool.health()
+
+        assert {"hydracache-worker-1", "hydracache-keeper"} <= names
+        assert health.ok
+        assert health.replaced == 0
 
     def test_unsubscribed_is_told_no_more(self, outbox, applier):
         events: list[Event] = []

@@ -256,6 +256,25 @@ class TestEndOfTheProcess:
         assert outbox.status(SHOP).pending == 0
         outbox.close()
 
+    def test_what_the_log_says_at_the_end_is_what_came_of_it(self, tmp_path):
+        outbox = SQLiteOutbox(tmp_path / "app.db")
+        outbox.install_schema()
+
+        said = run_program(
+            f"""
+            import logging
+            from pool_processes import pool_over
+
+            logging.basicConfig(level=logging.INFO)
+            pool_over({str(outbox.path)!r}, claim_ttl=1.0).start()
+            """,
+            cwd=tmp_path,
+        )
+
+        assert "pool stopped: finished" in said
+        assert "not yet ended" not in said
+        outbox.close()
+
     def test_an_applier_that_hangs_does_not_keep_the_program_from_ending(
         self, tmp_path
     ):

@@ -183,7 +183,7 @@ class WorkerPool:
         left = [each for each in ending if not each.ended(deadline)]
         with self._lock:
             self._ending = left
-        if run is not None and run.pid == os.getpid():
+        if ending and (not left or timeout > 0):
             logger.info("pool stopped: %s", "finished" if not left else "not yet ended")
         return not left
 
