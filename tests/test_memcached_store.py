@@ -104,16 +104,36 @@ def test_nothing_connects_before_it_is_used(faulty: FaultyMemcached) -> None:
     assert faulty.connections == 0
 
 
-def test_importing_and_constructing_loads_no_client() -> None:
+def test_importing_loads_no_client_and_constructing_does() -> None:
     program = (
-        "import sys; from hydracache_sync import MemcachedStore, TaggedCache;"
-        "TaggedCache(MemcachedStore(['127.0.0.1:1']), 'shop');"
-        "print([name for name in sys.modules if 'pymemcache' in name])"
+        "import sys; from hydracache_sync import MemcachedStore;"
+        "print('pymemcache' in sys.modules);"
+        "MemcachedStore(['127.0.0.1:1']);"
+        "print('pymemcache.client.base' in sys.modules)"
     )
 
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True)
 
-    assert (ended.stdout.strip(), ended.stderr) == (b"[]", b"")
+    assert (ended.stdout.split(), ended.stderr) == ([b"False", b"True"], b"")
+
+
+def test_a_read_without_a_free_descriptor_is_a_miss(memcached: Memcached) -> None:
+    program = f"""
+import os, resource
+from hydracache_sync import MemcachedStore, TaggedCache
+
+cache = TaggedCache(MemcachedStore([{memcached.address!r}], retry_after=0), "shop")
+held = [os.open(os.devnull, os.O_RDONLY)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 1, 4096))
+print(cache.get_or_load("k", lambda: "loaded"))
+os.close(held.pop())
+cache.get_or_load("k", lambda: "stored")
+print(cache.get("k"))
+"""
+
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True)
+
+    assert ended.stdout.split() == [b"loaded", b"stored"], ended.stderr.decode()
 
 
 @pytest.mark.parametrize(

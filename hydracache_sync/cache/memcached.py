@@ -97,6 +97,9 @@ class MemcachedStore(CacheStore):
         tls_context: SSLContext | None = None,
     ) -> None:
         super().__init__(ring)
+        # Not in the first call: its time limit would pay for it, and an import that is
+        # interrupted, or gets no file descriptor, is no outage that a read survives.
+        load_client()
         parsed = parse_servers(servers)
         local = [server.name for server in parsed if server.path is not None]
         if tls_context is not None and local:
@@ -119,7 +122,6 @@ class MemcachedStore(CacheStore):
         if retry_after != 0:
             retry_after = _seconds("retry_after", retry_after)
         self._timeout = limits.timeout
-        self._client_is_loaded = False
         self._nodes = [
             Node(
                 server,
@@ -141,13 +143,13 @@ class MemcachedStore(CacheStore):
         node = self._only
         if node is not None and 0 < len(addresses) <= KEYS_PER_GET:
             keys = list(map(_physical_key, addresses))
-            return node.answers(node.ask(keys, self._begin()), keys)
+            return node.answers(node.ask(keys, monotonic()), keys)
         parts = self._parts_of_keys(addresses)
         if len(parts) == 1:
             # One node again. What it was asked is in the order of the addresses.
             [(node, (keys, _))] = parts.items()
             if len(keys) <= KEYS_PER_GET:
-                return node.answers(node.ask(keys, self._begin()), keys)
+                return node.answers(node.ask(keys, monotonic()), keys)
         return self._gathered(len(addresses), parts, _ask, Node.answers)
 
     def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
@@ -197,7 +199,7 @@ class MemcachedStore(CacheStore):
         )
 
     def ping(self) -> dict[str, str | ApplyUnavailable]:
-        now = self._begin()
+        now = monotonic()
         found: dict[str, str | ApplyUnavailable] = {}
         asked: list[tuple[Node, Connection]] = []
         due = None
@@ -233,7 +235,7 @@ class MemcachedStore(CacheStore):
         found: dict[str, dict[str, str] | ApplyUnavailable] = {}
         for node in self._nodes:
             try:
-                found[node.name] = node.stats(self._begin(), group.encode("ascii"))
+                found[node.name] = node.stats(monotonic(), group.encode("ascii"))
             except ApplyUnavailable as exc:
                 found[node.name] = exc
         return found
@@ -251,13 +253,6 @@ class MemcachedStore(CacheStore):
     def __repr__(self) -> str:
         names = [node.name for node in self._nodes]
         return f"MemcachedStore({names!r}, ring={self.ring!r})"
-
-    def _begin(self) -> float:
-        """The moment a call begins: the client is loaded, which no limit pays for."""
-        if not self._client_is_loaded:
-            load_client()
-            self._client_is_loaded = True
-        return monotonic()
 
     # Who gets what
 
@@ -319,7 +314,7 @@ class MemcachedStore(CacheStore):
         longest = max((len(keys) for keys, _ in parts.values()), default=0)
         for start in range(0, longest, KEYS_PER_GET):
             stop = start + KEYS_PER_GET
-            now = self._begin()
+            now = monotonic()
             asked: list[tuple[Node, Connection, list[bytes], list[int]]] = []
             due = None
             for node, _ in ordered:
@@ -356,7 +351,7 @@ class MemcachedStore(CacheStore):
         """
         going = dict(sorted(shares.items(), key=_index_of_node))
         while going:
-            now = self._begin()
+            now = monotonic()
             told: list[tuple[Node, Connection, Window]] = []
             due = None
             try:

@@ -149,7 +149,7 @@ class Connection:
 
 
 def load_client() -> None:
-    """Load pymemcache now: in a call, its time limit would pay for it."""
+    """Load pymemcache now, and not when the first connection is made."""
     import pymemcache.client.base  # noqa: F401
 
 
