@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import functools
 import uuid
 from typing import Any, Iterator
 
@@ -28,6 +29,12 @@ class Colour(enum.Enum):
 
 class Size(enum.Enum):
     RED = 1
+
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+    LIST = 4
 
 
 def users(*arguments: Any, **named: Any) -> None:
@@ -60,7 +67,10 @@ def test_a_call_with_the_same_arguments_is_cached(cache: TaggedCache) -> None:
 
 def test_none_is_a_result(cache: TaggedCache) -> None:
     calls = []
-    load = cache.cached()(lambda number: calls.append(number))
+
+    @cache.cached()
+    def load(number: int) -> None:
+        calls.append(number)
 
     assert load(1) is None and load(1) is None
     assert calls == [1]
@@ -153,7 +163,10 @@ class Text(str):
 DIFFERENT: list[Any] = [
     None, True, False, 0, 1, 0.0, 1.0, -0.0, "", "1", "None", "True", b"", b"1",
     (), (1,), ((1,),), ("a", "b"), ("a b",), ("a,b",), Colour.RED, Colour.BLUE,
-    Size.RED, int, str, decimal.Decimal(1), decimal.Decimal("1.0"),
+    Size.RED,
+    Access.READ | Access.WRITE,
+    Access.READ | Access.LIST,
+    Access(0), int, str, decimal.Decimal(1), decimal.Decimal("1.0"),
     uuid.UUID(int=1), datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1),
     datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc),
 ]  # fmt: skip
@@ -210,6 +223,9 @@ def test_what_cannot_be_cached_is_refused_at_once(cache: TaggedCache) -> None:
     for function in (coroutine, generator):
         with pytest.raises(TypeError, match="coroutine|generator"):
             cache.cached()(function)
+    for nameless in (lambda: 1, functools.partial(users)):
+        with pytest.raises(TypeError, match="give @cached a key="):
+            cache.cached()(nameless)
     with pytest.raises(TypeError, match="above"):
         cache.cached()(staticmethod(users))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ttl"):

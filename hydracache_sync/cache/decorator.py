@@ -143,7 +143,12 @@ class BoundCachedFunction(Generic[T]):
 
 
 def _default_key(function: Callable[..., Any]) -> KeyOf:
-    name = f"{function.__module__}.{function.__qualname__}"
+    name = f"{function.__module__}.{getattr(function, '__qualname__', '<lambda>')}"
+    if name.endswith("<lambda>"):
+        raise TypeError(
+            "a lambda or partial has no name that tells it from others: give @cached a"
+            " key= of your own"
+        )
     signature = inspect.signature(function)
 
     def key(*args: Any, **kwargs: Any) -> str:
@@ -181,7 +186,9 @@ def _text(value: object) -> str:
     if isinstance(value, tuple) and kind is tuple:
         return _delimited("tuple", "".join(map(_text, value)))
     if isinstance(value, enum.Enum):
-        return _delimited("enum", f"{_named(kind)}.{value.name}")
+        # Flags that were joined have no name before Python 3.11.
+        name = repr(value.value) if value.name is None else value.name
+        return _delimited("enum", f"{_named(kind)}.{name}")
     if isinstance(value, type):
         return _delimited("type", _named(value))
     own = getattr(value, "cache_key", None)
