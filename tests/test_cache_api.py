@@ -307,6 +307,12 @@ def test_an_entry_may_live_for_longer_than_memcached_counts(
     assert cache.get_many(["month", "century"]) == {"month": "v", "century": "v"}
 
 
+def test_a_soft_ttl_beyond_all_clocks_is_never_due(cache: TaggedCache) -> None:
+    cache.get_or_load("k", lambda: "v", tags=TAGS, soft_ttl=1e30)
+
+    assert cache.get_or_load("k", never, tags=TAGS, soft_ttl=1e30) == "v"
+
+
 def test_past_its_soft_ttl_an_entry_is_loaded_anew_and_serves_until_then(
     cache: TaggedCache, clock: FakeClock
 ) -> None:

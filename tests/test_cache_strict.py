@@ -140,6 +140,20 @@ def test_all_that_a_batch_invalidates_is_held_off(
     assert world.read() == "new"
 
 
+def test_what_is_added_to_the_batch_until_the_block_begins_is_held_off(
+    world: World,
+) -> None:
+    world.warm()
+    batch = InvalidationIntentBatch()
+    quarantine = world.cache.quarantine(batch)
+    batch.invalidate_key("k")
+
+    with quarantine:
+        world.value = "new"
+
+    assert world.read() == "new"
+
+
 def test_an_empty_batch_holds_off_nothing(world: World) -> None:
     world.warm()
 

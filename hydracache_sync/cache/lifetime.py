@@ -21,6 +21,10 @@ DEFAULT_TTL = 3600.0
 DEFAULT_JITTER = 0.1
 
 
+#: Later than any clock, and the most that an entry has room for.
+_NEVER_MS = 2**63 - 1
+
+
 class Lifetime(NamedTuple):
     """What one call asks for, checked; seconds.
 
@@ -79,7 +83,7 @@ class Lifetimes:
         if lifetime.soft_ttl is None:
             return 0
         spread = 1 - self._jitter * random.random()
-        return int((self._clock() + lifetime.soft_ttl * spread) * 1000)
+        return min(int((self._clock() + lifetime.soft_ttl * spread) * 1000), _NEVER_MS)
 
     def is_due(self, soft_ms: int) -> bool:
         """Tell whether that moment has come."""

@@ -44,7 +44,7 @@ class Quarantine:
     ) -> None:
         self.strict: bool | None = None
         self._stores = stores
-        self._targets = [each.to_cache_invalidation() for each in batch.distinct()]
+        self._batch = batch
         self._hold_off = hold_off
         self._degrade = degrade
         self._clock = clock
@@ -110,11 +110,11 @@ class Quarantine:
         )
 
     def _mark(self) -> ApplyError | None:
+        # Now and not before: what was added to the batch until here counts.
+        targets = [each.to_cache_invalidation() for each in self._batch.distinct()]
         for store, keyspace in self._stores:
             addresses = list(
-                dict.fromkeys(
-                    keyspace.target(kind, value) for kind, value in self._targets
-                )
+                dict.fromkeys(keyspace.target(kind, value) for kind, value in targets)
             )
             markers = self._hold_off.pending_tokens(len(addresses), self._clock())
             failures = store.set_many(
