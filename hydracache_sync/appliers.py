@@ -170,14 +170,12 @@ class MemcachedApplier(InvalidationApplier):
         # Distinct intents may meet in one tag. Tokens are new at every attempt: one
         # that is sent twice could match entries filled in between.
         targets = list(dict.fromkeys(addresses))
-        ttl = None
         if self._hold_off is None:
             tokens = fresh_tokens(len(targets), int(self._clock() * 1000))
         else:
-            tokens = self._hold_off.pending_tokens(len(targets), self._clock())
-            ttl = self._hold_off.ttl
+            tokens = self._hold_off.tokens(len(targets), self._clock())
         failures = store.set_many(
-            [(address, token, ttl) for address, token in zip(targets, tokens)]
+            [(address, token, None) for address, token in zip(targets, tokens)]
         )
         if not failures:
             return [None] * len(intents)

@@ -500,7 +500,7 @@ def test_nobody_joins_while_the_store_does_not_answer(unique: str) -> None:
         assert leader.end() == "first"
 
 
-# Where tokens are pending
+# Where tokens are cold
 
 
 @pytest.fixture
@@ -509,23 +509,23 @@ def strict(store: CacheStore, unique: str) -> TaggedCache:
 
 
 def hold(cache: TaggedCache) -> None:
-    """Make the tag pending, as a writer does before its commit."""
-    [marker] = HoldOff(60).pending_tokens(1, time.time())
-    cache._store.set_many([(cache._keyspace.tag_token("users"), marker, 60)])
+    """Hold the tag off, as a writer does before its commit."""
+    [token] = HoldOff(60).tokens(1, time.time())
+    cache._store.set_many([(cache._keyspace.tag_token("users"), token, None)])
 
 
-@pytest.mark.parametrize("pending", [True, False], ids=["pending", "cold"])
+@pytest.mark.parametrize("marked", [True, False], ids=["marked", "made"])
 def test_who_comes_after_a_commit_does_not_join_a_load_that_had_started(
-    strict: TaggedCache, pending: bool
+    strict: TaggedCache, marked: bool
 ) -> None:
     strict.reserve("k", tags=TAGS)
-    if pending:
+    if marked:
         hold(strict)
     before = Load("before the commit")
     leader = read(strict, before)
     assert before.started.wait(DEADLINE)
 
-    # The commit; the marker is the same before and after it.
+    # The commit; the token is the same before and after it.
     after = Load("after the commit")
     late = [read(strict, after) for _ in range(3)]
     until(lambda: all_joined(strict, before, 3))

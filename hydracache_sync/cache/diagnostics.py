@@ -20,7 +20,7 @@ class CacheDiagnostics:
     :ivar refused_snapshot: fills refused because a token may be younger than the
         snapshot that the value was loaded from.
     :ivar refused_size: fills refused because the store takes no value of that size.
-    :ivar refused_pending: fills refused because a strict namespace holds off what a
+    :ivar refused_hold_off: fills refused because a strict namespace holds off what a
         write has touched, or a token that was missing.
     :ivar bypassed: reads and fills left out because this thread is writing what they
         rest on.
@@ -41,7 +41,7 @@ class CacheDiagnostics:
     refused_snapshot: int
     refused_size: int
     errors: int
-    refused_pending: int = 0
+    refused_hold_off: int = 0
     bypassed: int = 0
     joined: int = 0
     waited_in_vain: int = 0
@@ -73,7 +73,7 @@ class Tallies:
         self.refused_unknown = Tally()
         self.refused_snapshot = Tally()
         self.refused_size = Tally()
-        self.refused_pending = Tally()
+        self.refused_hold_off = Tally()
         self.bypassed = Tally()
         self.joined = Tally()
         self.waited_in_vain = Tally()

@@ -33,7 +33,7 @@ from hydracache_sync.cache.outage import Outage
 from hydracache_sync.cache.signed_pickle import PickleCodec
 from hydracache_sync.cache.store import CacheStore, Write
 from hydracache_sync.cache.tag_sets import TagSet, TagSets
-from hydracache_sync.cache.tokens import is_live, is_pending
+from hydracache_sync.cache.tokens import is_live
 from hydracache_sync.errors import ApplyError, ApplyPermanent
 
 logger = logging.getLogger(__name__)
@@ -285,14 +285,11 @@ class Entries:
         rule = self._rule
         tokens = [token for token in look.tokens if token and is_live(token, rule.kind)]
         if len(tokens) < len(look.tokens):
-            pending = any(token and is_pending(token) for token in look.tokens)
-            if rule.strict and pending:
-                return Judgement(look, self.tallies.refused_pending)
             return Judgement(look, self.tallies.refused_unknown)
         if since is not None and not rule.are_older_than(since, tokens):
             return Judgement(look, self.tallies.refused_snapshot)
         if not rule.are_warm(tokens, self._clock()):
-            return Judgement(look, self.tallies.refused_pending)
+            return Judgement(look, self.tallies.refused_hold_off)
         return Judgement(look, None)
 
     @property

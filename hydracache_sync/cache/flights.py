@@ -3,7 +3,7 @@
 Whom a thread may join is what makes this safe, and the caller decides the two facts
 that it rests on: the *key* of a flight holds the tokens its load began under, so that
 nobody joins a load older than an invalidation that he must see; and a flight that is
-not *shared* takes nobody in once its loader has started, since its tokens are pending
+not *shared* takes nobody in once its loader has started, since its tokens are cold
 and do not tell what was committed meanwhile. Knows no store.
 """
 

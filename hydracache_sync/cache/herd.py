@@ -10,8 +10,8 @@ What may be joined:
 
 - a flight under the same tokens, all of them known. They were read before its load
   began, so it has seen whatever is published by the time they are still the same.
-- Where the tokens are pending or cold they do not tell what has been committed since
-  they were set: there only a flight whose loader has not started. Readers then gather
+- Where a token is cold it does not tell what has been committed since it was
+  set: there only a flight whose loader has not started. Readers then gather
   behind the load that is under way, and the next one serves all of them.
 - A reader of an older snapshot neither leads nor joins: what it loads is not what
   others must see, and what they load is not in its snapshot.

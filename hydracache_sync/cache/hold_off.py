@@ -1,21 +1,21 @@
 """When a token may be served and filled under: the rule of a cache, strict or not.
 
-A strict namespace holds off. Its tokens are *pending* from before a commit until some
-seconds later, which every writer and every apply says anew and nobody takes back. One
-that is missing may be a pending one that was evicted, so a new one is created *cold*:
-nothing is filled under it until the longest commit that it could hide has ended. The
-model in ``tests/model`` walks through what breaks without each of these.
+A strict namespace holds off. Each of its tokens is *cold* for some seconds after it was
+made: nothing is filled under it, and so nothing served, until the longest commit that it
+may announce has ended. A writer stores new ones before the commit, and every apply after
+it; nobody takes one back. One that a reader makes where none is may stand for such a
+mark that was evicted, so it is cold as well. The model in ``tests/model`` walks through
+what breaks without each of these.
 """
 
 from __future__ import annotations
 
-from math import ceil, isfinite
+from math import isfinite
 from typing import Sequence
 
 from hydracache_sync.cache.tokens import (
     COLD,
     LIVE,
-    PENDING,
     fresh_tokens,
     stamp_ms,
 )
@@ -39,13 +39,10 @@ class HoldOff:
         self.seconds = seconds
         #: Seconds after which a COMMIT is no longer sent. It has as long to end.
         self.latest_commit = seconds / 2
-        #: What a store is told. memcached counts in whole seconds from the last full
-        #: one, so one that is to last for two could end after one.
-        self.ttl = ceil(seconds) + 1
 
-    def pending_tokens(self, count: int, now: float) -> list[bytes]:
-        """Make ``count`` markers, each different, to be kept for ``ttl`` seconds."""
-        return fresh_tokens(count, int(now * 1000), PENDING)
+    def tokens(self, count: int, now: float) -> list[bytes]:
+        """Make ``count`` tokens, each different, that hold off from ``now`` on."""
+        return fresh_tokens(count, int(now * 1000), COLD)
 
 
 class TokenRule:

@@ -1,7 +1,7 @@
 """What a writer of a strict namespace does before its commit.
 
 From before the commit on, what it touches is not served, and that ends by itself: to
-take the markers back after the commit, or at the apply, would open the door to what
+end it at the commit, or at the apply, would open the door to what
 another writer is just about to commit.
 """
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class Quarantine:
     """A block around a COMMIT; made by ``TaggedCache.quarantine``.
 
-    Entering it makes the tokens pending, in one round trip to each node. Leave nothing
+    Entering it replaces the tokens, in one round trip to each node. Leave nothing
     but the commit in the block; if there is more, call :meth:`check` right before it.
 
     :ivar strict: whether reads that begin after the commit get nothing older. True from
@@ -52,7 +52,7 @@ class Quarantine:
         self._began = (0.0, 0.0)
 
     def __enter__(self) -> Quarantine:
-        """Make the tokens pending.
+        """Replace the tokens by cold ones.
 
         :raises QuarantineError: they could not all be, or it took too long. Roll back:
             what was marked is not served for a moment, which does no harm.
@@ -75,7 +75,7 @@ class Quarantine:
     def check(self) -> None:
         """Make sure that there is time enough for the commit; call it right before.
 
-        :raises QuarantineError: there is not, the markers could end before it does.
+        :raises QuarantineError: there is not, the hold-off could end before it does.
             Roll back, or enter a new quarantine.
         """
         if not self.strict:
@@ -98,8 +98,8 @@ class Quarantine:
         # After a rollback too: an error out of a COMMIT does not say that it failed.
         if not self.strict or self._elapsed() <= self._hold_off.seconds:
             return
-        # Readers may have found old rows and a token that was no longer pending. From
-        # here on they do not.
+        # Readers may have found old rows and a token that was no longer cold. From here
+        # on they do not.
         self.strict = False
         failure = self._mark()
         logger.error(
@@ -116,12 +116,9 @@ class Quarantine:
             addresses = list(
                 dict.fromkeys(keyspace.target(kind, value) for kind, value in targets)
             )
-            markers = self._hold_off.pending_tokens(len(addresses), self._clock())
+            tokens = self._hold_off.tokens(len(addresses), self._clock())
             failures = store.set_many(
-                [
-                    (address, marker, self._hold_off.ttl)
-                    for address, marker in zip(addresses, markers)
-                ]
+                [(address, token, None) for address, token in zip(addresses, tokens)]
             )
             for failure in failures.values():
                 return failure

@@ -444,7 +444,7 @@ class TaggedCache:
 
         No read that begins after the commit gets an older value, before any worker has
         run. The price: what the batch touches is loaded from the database at each read
-        until the hold-off of the write, and then of the apply, is over.
+        until ``hold_off`` and ``clock_skew`` have passed since the apply.
 
         :param batch: whole; it is what ``enqueue_in`` was given.
         :param degrade: let the commit go on if the cache cannot be reached; ``strict``

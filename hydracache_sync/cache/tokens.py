@@ -22,17 +22,17 @@ TOKEN_ID_SIZE = 9
 #: The kind that may serve and be filled under.
 LIVE = b"L"
 
-#: Strict namespaces have two kinds of their own, so that a reader which is not strict
-#: by mistake takes neither for live, nor a strict one what the other has made. A
-#: pending token never serves; a cold one is live once the hold-off is over.
-PENDING = b"P"
+#: Strict namespaces have a kind of their own, so that a reader which is not strict by
+#: mistake does not take it for live, nor a strict one what the other has made. It is
+#: live once the hold-off since its stamp is over.
 COLD = b"C"
 
 
 def fresh_token(stamp_ms: int) -> bytes:
     """Make a live token that was never there before.
 
-    :param stamp_ms: now, in Unix milliseconds. Only ``since`` looks at it.
+    :param stamp_ms: now, in Unix milliseconds. Only ``since`` and hold-offs
+        look at it.
     """
     # The kernel's randomness, because a generator of our own could be seeded, by
     # Hypothesis for one, and a fork would copy its state.
@@ -55,11 +55,6 @@ def is_live(token: bytes | None, kind: bytes = LIVE) -> bool:
     :param kind: the kind that does; strict namespaces have another.
     """
     return token is not None and len(token) == TOKEN_SIZE and token[:1] == kind
-
-
-def is_pending(token: bytes) -> bool:
-    """Tell whether a strict namespace holds off all that rests on this token."""
-    return len(token) == TOKEN_SIZE and token[:1] == PENDING
 
 
 def stamp_ms(token: bytes) -> int:

@@ -59,7 +59,7 @@ def _applied(protocol: Protocol, state: State, row: Writer, tag: int) -> State:
 def _token(protocol: Protocol, state: State, row: Writer, tag: int) -> Token | None:
     rules = protocol.rules
     if protocol.strict:
-        if rules.apply_marks_pending and rules.mark_is_pending:
+        if rules.apply_is_cold:
             return mark(protocol, state)
         # A token of the applier's, under which one may fill at once.
         return LIVE, fresh(state), state.now - protocol.horizon

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Iterator
 
 from .protocol import Protocol, Step
-from .state import PENDING, State
+from .state import State
 
 
 def steps(protocol: Protocol, state: State) -> Iterator[Step]:
@@ -27,10 +27,5 @@ def steps(protocol: Protocol, state: State) -> Iterator[Step]:
 
 
 def tick(state: State) -> State:
-    """A tick later; what was pending until then is gone."""
-    now = state.now + 1
-    slots = tuple(
-        None if token and token[0] == PENDING and token[2] <= now else token
-        for token in state.slots
-    )
-    return state._replace(now=now, slots=slots)
+    """A tick later."""
+    return state._replace(now=state.now + 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Iterator, Optional, Tuple
 
 from .rules import Faults, Rules
-from .state import LIVE, Reader, State, Writer
+from .state import Reader, State, Writer
 
 #: What was done by whom, the state after it, and the promise that it broke.
 Step = Tuple[str, State, Optional[str]]
@@ -118,7 +118,7 @@ class Protocol:
 
 
 def _shown(token: tuple[str, int, int]) -> str:
-    return _name(token[1]) if token[0] == LIVE else f"pending until {token[2]}"
+    return _name(token[1]) + (f" of {token[2]}" if token[2] else "")
 
 
 def _name(name: int | None) -> str:

@@ -12,7 +12,6 @@ from .state import (
     LIVE,
     LOADED,
     MISSED,
-    PENDING,
     READING,
     RESERVED,
     STAMPING,
@@ -140,7 +139,10 @@ def _add_missing(protocol: Protocol, state: State, reader: Reader) -> Iterator[A
         yield f"add the token of tag {index + 1}: not stored", state, added, None
         return
     name = -1 if protocol.rules.token == "counter" else fresh(state)
-    token = (LIVE, name, state.now if protocol.timed else 0)
+    stamp = state.now if protocol.timed else 0
+    if protocol.strict and not protocol.rules.made_is_cold:
+        stamp -= protocol.horizon
+    token = (LIVE, name, stamp)
     after = state._replace(slots=_put(state.slots, index, token))
     yield f"add the token of tag {index + 1}: stored", after, added, None
 
@@ -166,8 +168,6 @@ def _join(protocol: Protocol, state: State, reader: Reader) -> Iterator[Any]:
         if rules.join_same_tokens and _names(reader.tokens) != _names(other.tokens):
             continue
         if rules.join_known_tokens and UNKNOWN in reader.tokens:
-            continue
-        if rules.join_pending_unstarted and _kinds(reader.tokens, PENDING):
             continue
         if protocol.strict and rules.join_cold_unstarted:
             if _kinds(other.tokens, LIVE, all):
@@ -212,7 +212,7 @@ def _may_fill(protocol: Protocol, state: State, reader: Reader) -> bool:
             return False
         if rules.guard and not _all_before(protocol, reader.tokens, snapshot[0]):
             return False
-    if protocol.strict and rules.cold_tokens and rules.cold_before_load:
+    if protocol.strict and rules.cold_before_load:
         began = state.now
         if snapshot is not None and rules.cold_before_snapshot:
             began = snapshot[0]

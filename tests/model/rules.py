@@ -44,9 +44,7 @@ class Rules:
     join_same_tokens: bool = True
     #: ... and only if those are known.
     join_known_tokens: bool = True
-    #: While a token is pending only a flight whose loader has not started is joined.
-    join_pending_unstarted: bool = True
-    #: ... nor while one is cold: it may stand for an evicted mark.
+    #: While a token is cold only a flight whose loader has not started is joined.
     join_cold_unstarted: bool = True
     #: ... as judged when the flight started, not when it is joined.
     join_judged_at_start: bool = True
@@ -67,13 +65,13 @@ class Rules:
     # Strict namespaces
     #: Tokens are marked before the commit; its committed values are never overtaken.
     quarantine: bool = True
-    #: The mark is pending for T_q; else it is a plain fresh token.
-    mark_is_pending: bool = True
-    #: An apply marks as pending too; else it stores a live token, which lifts the mark.
-    apply_marks_pending: bool = True
-    #: A token made for a missing one is cold for T_q: nothing is filled under it.
-    cold_tokens: bool = True
-    #: ... and for as long again as clocks may differ.
+    #: The mark is a fresh token that is cold for T_q: nothing is filled under it.
+    mark_is_cold: bool = True
+    #: An apply stores a cold one too; else its token would lift the mark of another.
+    apply_is_cold: bool = True
+    #: And so is one made for a missing one, which may be a mark that was evicted.
+    made_is_cold: bool = True
+    #: Cold for as long again as clocks may differ.
     cold_skew: bool = True
     #: ... as judged before the load, not at the fill.
     cold_before_load: bool = True

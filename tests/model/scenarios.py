@@ -136,10 +136,6 @@ BREAKS = [
     Scenario("any flight joined", FLIGHTS.without(join_same_tokens=False)),
     Scenario("unknown tokens joined", FLIGHTS.without(join_known_tokens=False)),
     Scenario(
-        "a started flight joined while pending",
-        replace(FLIGHTS, strict=True).without(join_pending_unstarted=False),
-    ),
-    Scenario(
         "a started flight joined while cold",
         replace(FLIGHTS, strict=True, writers=ONE).without(join_cold_unstarted=False),
     ),
@@ -163,9 +159,9 @@ BREAKS = [
         OWN_WRITES.without(writers_do_not_read=False),
     ),
     Scenario("strict without quarantine", STRICT.without(quarantine=False)),
-    Scenario("quarantine by a plain token", STRICT.without(mark_is_pending=False)),
-    Scenario("quarantine lifted by apply", STRICT.without(apply_marks_pending=False)),
-    Scenario("hold-off without cold tokens", STRICT.without(cold_tokens=False)),
+    Scenario("quarantine by a plain token", STRICT.without(mark_is_cold=False)),
+    Scenario("quarantine lifted by apply", STRICT.without(apply_is_cold=False)),
+    Scenario("hold-off without cold tokens", STRICT.without(made_is_cold=False)),
     Scenario("cold without skew", STRICT.without(cold_skew=False)),
     Scenario("cold judged at the fill", STRICT.without(cold_before_load=False)),
     Scenario(
@@ -241,9 +237,9 @@ STRICT_COLUMNS = {
 STRICT_ROWS = {
     "**ours**": STRICT,
     "no quarantine": STRICT.without(quarantine=False),
-    "quarantine by a plain token": STRICT.without(mark_is_pending=False),
-    "quarantine lifted by apply": STRICT.without(apply_marks_pending=False),
-    "no cold tokens": STRICT.without(cold_tokens=False),
+    "quarantine by a plain token": STRICT.without(mark_is_cold=False),
+    "quarantine lifted by apply": STRICT.without(apply_is_cold=False),
+    "no cold tokens": STRICT.without(made_is_cold=False),
     "cold without skew": STRICT.without(cold_skew=False),
     "cold judged at the fill": STRICT.without(cold_before_load=False),
     "COMMIT without a deadline": STRICT.without(commit_deadline=False),

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Optional, Tuple
 
-#: A token: kind, name, moment. Kinds: LIVE with the moment of its stamp, PENDING with
-#: the moment at which it ends. A counter or a row id is LIVE as well.
+#: A token: kind, name, and the moment of its stamp. A counter or a row id is LIVE as
+#: well; the other kind is the reader's word for what it does not know.
 Token = Tuple[str, int, int]
-LIVE, PENDING = "L", "P"
+LIVE = "L"
 
 #: An entry: the version of its value, and the names of the tokens it rests on.
 Entry = Tuple[int, Tuple[Any, ...]]

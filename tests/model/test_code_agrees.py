@@ -32,7 +32,8 @@ from .rules import Faults
 from .scenarios import BREAKS
 from .state import ADDED, State
 
-#: Seconds of a tick. Two of them are within the hold-off of 2 s.
+#: Seconds of a tick. Two of them are within the hold-off of 2 s, and the latest commit
+#: is one tick after the quarantine.
 TICK = 0.9
 
 STEPS = 120
@@ -98,8 +99,7 @@ class Code:
     def load_only(self, reader: str) -> None:
         self.add_missing(reader)
         judgement = self.entries.judge(self.looks[reader], None)
-        # Its marks last longer than the model's, so a token may be made at another
-        # moment and be warm at another.
+        # A token is cold for three ticks here and for two in the model.
         assert self.strict or judgement.refused is not None
 
     def fill(self, reader: str, version: str) -> None:
@@ -196,8 +196,8 @@ def _compare(
 ) -> None:
     served = code.served()
     if strict:
-        # Its marks are kept longer than the hold-off, so less may be served than in
-        # the model, and never anything older.
+        # Its tokens are cold for a tick more than the model's, so less may be served,
+        # and never anything older.
         assert served is None or served >= state.committed, story
         return
     expected = None

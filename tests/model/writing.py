@@ -12,7 +12,6 @@ from .state import (
     LIVE,
     MARKED,
     MARKING,
-    PENDING,
     PENDING_ROW,
     State,
     Token,
@@ -79,11 +78,9 @@ def _mark(protocol: Protocol, state: State, writer: Writer) -> Iterator[Any]:
 
 def mark(protocol: Protocol, state: State) -> Token:
     """What a quarantine stores."""
-    if not protocol.rules.mark_is_pending:
-        return LIVE, fresh(state), state.now - protocol.horizon
-    # Its name is of no account, but where flights compare it.
-    name = fresh(state) if protocol.flights else 0
-    return PENDING, name, state.now + protocol.hold_off
+    # One that is not cold is as good as old.
+    age = 0 if protocol.rules.mark_is_cold else protocol.horizon
+    return LIVE, fresh(state), state.now - age
 
 
 def _commit(protocol: Protocol, state: State, writer: Writer) -> Iterator[Any]:
