@@ -41,7 +41,8 @@ TABLES = (
     "create table item (id integer primary key, version integer not null)",
     """create table history (
          seq integer primary key auto_increment, item integer not null,
-         version integer not null, position varbinary(128) not null)""",
+         version integer not null, position varbinary(128) not null,
+         written_at bigint not null)""",
 )
 
 
@@ -51,7 +52,8 @@ class Settings:
 
     :ivar items: of each namespace; the strict ones come after the others.
     :ivar plain_delete: get, set and delete in place of the protocol.
-    :ivar strict: whether there is a strict namespace.
+    :ivar quarantine: whether writers of the strict ones hold off before they commit.
+    :ivar guard: whether who reads an old snapshot says so.
     """
 
     seed: int
@@ -61,7 +63,8 @@ class Settings:
     parent: int
     items: int = 30
     plain_delete: bool = False
-    strict: bool = True
+    quarantine: bool = True
+    guard: bool = True
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -73,13 +76,19 @@ class Settings:
 
     @property
     def all_items(self) -> int:
-        return self.items * (2 if self.strict else 1)
+        return 2 * self.items
 
     def is_strict(self, item: int) -> bool:
         return item >= self.items
 
     def namespace(self, item: int) -> str:
         return STRICT if self.is_strict(item) else NAMESPACE
+
+    @property
+    def ports(self) -> set[int]:
+        """Of the database and the nodes."""
+        nodes = {int(node.rpartition(":")[2]) for node in self.nodes}
+        return nodes | {urlsplit(self.database).port or 3306}
 
     # The database
 
@@ -136,10 +145,10 @@ class Settings:
         return MemcachedApplier(store, namespace)
 
     def namespaces(self) -> list[str]:
-        return [NAMESPACE, STRICT] if self.strict else [NAMESPACE]
+        return [NAMESPACE, STRICT]
 
     def tags(self, item: int) -> tuple[str, ...]:
-        tags = (entity_tag("item", str(item)),)
+        tags: tuple[str, ...] = (entity_tag("item", str(item)),)
         if not self.is_strict(item):
             tags += (collection_tag(f"group:{item // GROUP}"),)
         return tags

@@ -110,11 +110,15 @@ def judge(folder: str, *, strict_from: int) -> Verdict:
             continue
         by_kind[fact.kind].append(fact)
         verdict.facts[fact.kind] += 1
+    # What its writer did not live to write down, another has seen.
+    by_kind["strict"] += by_kind["seen strict"]
     floors = {kind: Floor(by_kind[kind]) for kind in STALE}
-    committed = Floor(by_kind["committed"])
+    committed = Floor(by_kind["committed"] + by_kind["seen committed"])
     for read in records.reads(folder):
         verdict.reads += 1
         verdict.how[HOW[read.how]] += 1
+        if read.item >= strict_from and read.how == CACHED:
+            verdict.how["of the strict namespace from the cache"] += 1
         if read.how == LOADED_IN_OLD_SNAPSHOT:
             # The database was asked, in the snapshot that the caller wanted.
             continue

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import random
 import signal
+import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Callable
 
 import pymysql
 
 from chaos.app import CLAIM_TTL, Settings, key_of
 from chaos.records import CACHED, LOADED, LOADED_IN_OLD_SNAPSHOT, Log
+from chaos.saboteur import cut_at_random
 from faults.caches import plain_key
 from faults.process import die_with
 from hydracache_sync import (
+    ApplyError,
     HydraCacheError,
     InvalidationWait,
+    MemcachedStore,
     OutboxWorker,
     QuarantineError,
     WorkerPool,
     open_outbox,
 )
 from hydracache_sync.cache import Keyspace, app_address
+from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF
 
 #: Threads of a reader process; one more reads in old snapshots.
 READERS = 3
@@ -33,7 +39,7 @@ RATE = 10.0
 
 #: Part of the writes that go to the strict namespace, where each costs the item's cache
 #: for seconds.
-STRICT_SHARE = 0.03
+STRICT_SHARE = 0.15
 
 #: Seconds that a loader takes beside its query: the window of the races. Mostly short,
 #: and sometimes longer than it takes to publish.
@@ -42,9 +48,23 @@ LOAD_TIMES = (0.0,) * 20 + (0.001, 0.002, 0.004, 0.004) * 4 + (0.03, 0.03, 0.1)
 #: Part of the reads that are of the strict namespace, which mostly load.
 STRICT_READS = 0.15
 
-#: Evictions of a token or an entry a second, and ballast sets a second to each node.
+#: Evictions of a token or an entry a second, and the part of them that is of the strict
+#: namespace, where a token that is lost costs the cache of seconds.
 EVICTIONS = 20.0
-BALLAST = 400
+STRICT_EVICTIONS = 0.03
+
+#: Seconds between two floods of a node with items as large as ours, and how many: more
+#: than its memory takes of any size.
+FLOOD_EVERY = 3.0
+FLOOD = 16_000
+
+#: Invalidations a second that come once more, long after they were published, and the
+#: part of them that is of the strict namespace.
+LATE = 5.0
+STRICT_LATE = 0.02
+
+#: Seconds between two cuts of a connection of a process.
+CUT_EVERY = 2.0
 
 
 class Process:
@@ -57,13 +77,44 @@ class Process:
         self.random = random.Random(f"{settings.seed} {role} {slot} {life}")
         self.log = Log(settings.folder, f"{role}-{slot}-{life}")
 
-    def some_item(self, dice: random.Random) -> int:
+    def some_item(self, dice: random.Random, strict: float) -> int:
+        """Choose one, of the strict namespace with a chance of ``strict``."""
         # A few are asked for more often than others.
         items = self.settings.items
         item = min(dice.randrange(items), dice.randrange(items))
-        if self.settings.strict and dice.random() < STRICT_READS:
+        if dice.random() < strict:
             item += items
         return item
+
+    def be_cut_off(self) -> threading.Thread:
+        """Lose a connection now and then, in a thread."""
+        thread = threading.Thread(
+            target=cut_at_random,
+            args=(
+                self.settings.ports,
+                CUT_EVERY,
+                random.Random(f"{self.random.random()} cuts"),
+                lambda: self.log.count("connections cut"),
+                self.stop,
+            ),
+            daemon=True,
+        )
+        thread.start()
+        return thread
+
+
+class Connection:
+    """One to the database, and another when that is lost."""
+
+    def __init__(self, settings: Settings, *, autocommit: bool = False) -> None:
+        self._settings = settings
+        self._autocommit = autocommit
+        self.current = settings.connect(autocommit=autocommit)
+
+    def renew(self) -> None:
+        with suppress(pymysql.err.Error, OSError):
+            self.current.close()
+        self.current = self._settings.connect(autocommit=self._autocommit)
 
 
 def write(process: Process) -> None:
@@ -77,22 +128,26 @@ def write(process: Process) -> None:
         )
         for namespace in settings.namespaces()
     }
-    strict_cache = settings.cache(store, settings.items) if settings.strict else None
-    connection = settings.connect()
+    strict_cache = settings.cache(store, settings.items)
+    connection = Connection(settings)
+    process.be_cut_off()
     while not process.stop.wait(dice.expovariate(RATE)):
         item = dice.randrange(settings.items)
-        if settings.strict and dice.random() < STRICT_SHARE:
+        if dice.random() < STRICT_SHARE:
             item += settings.items
         try:
-            written = _write_one(settings, outbox, connection, strict_cache, item)
+            written = _write_one(
+                settings, outbox, connection.current, strict_cache, item
+            )
         except QuarantineError:
-            connection.rollback()
+            connection.renew()
             log.count("writes refused by the quarantine")
             continue
-        except pymysql.err.OperationalError:
-            # A deadlock, or a wait for who was killed with the row locked.
-            connection.rollback()
-            log.count("transactions rolled back")
+        except (HydraCacheError, pymysql.err.Error):
+            # A deadlock, a wait for who was killed with the row locked, or a connection
+            # that was cut. It may have been committed: the observer sees that.
+            connection.renew()
+            log.count("transactions that failed")
             continue
         version, receipt, strictly = written
         now = time.monotonic_ns()
@@ -126,12 +181,14 @@ def _write_one(
         [version] = cursor.fetchone()
         receipt = outbox.enqueue_in(connection, settings.namespace(item), batch)
         cursor.execute(
-            "insert into history (item, version, position) values (%s, %s, %s)",
-            (item, version, receipt.commit_position.value),
+            "insert into history (item, version, position, written_at)"
+            " values (%s, %s, %s, %s)",
+            (item, version, receipt.commit_position.value, time.monotonic_ns()),
         )
-    if not settings.is_strict(item) or settings.plain_delete:
+    quarantined = settings.quarantine and not settings.plain_delete
+    if not settings.is_strict(item) or not quarantined:
         connection.commit()
-        # Without the protocol nothing is strict, and is judged as if it were.
+        # Without a quarantine nothing is strict, and is judged as if it were.
         return version, receipt, settings.is_strict(item)
     with cache.quarantine(batch) as quarantine:
         connection.commit()
@@ -147,6 +204,7 @@ def carry(process: Process) -> None:
         OutboxWorker(outbox, settings.applier(store, namespace), claim_ttl=CLAIM_TTL)
         for namespace in settings.namespaces()
     ]
+    process.be_cut_off()
     with WorkerPool(*workers, poll_interval=0.05):
         process.stop.wait()
 
@@ -170,8 +228,8 @@ def read(process: Process) -> None:
     threads.append(threading.Thread(target=_read_old, args=(process, caches)))
     for thread in threads:
         thread.start()
+    process.be_cut_off()
     while not process.stop.wait(process.random.expovariate(1 / 3)):
-        # The connections that are in use are dropped when they come back.
         store.close()
         process.log.count("stores closed under their readers")
     for thread in threads:
@@ -182,28 +240,42 @@ def read(process: Process) -> None:
 def _read_fresh(process: Process, caches: dict[str, Any], number: int) -> None:
     settings = process.settings
     dice = random.Random(f"{process.random.random()} {number}")
-    connection = settings.connect(autocommit=True)
+    connection = Connection(settings, autocommit=True)
     while not process.stop.is_set():
-        item = process.some_item(dice)
-        _read_one(process, caches, item, connection, dice, LOADED, None)
+        item = process.some_item(dice, STRICT_READS)
+        try:
+            _read_one(process, caches, item, connection.current, dice, LOADED, None)
+        except pymysql.err.Error:
+            connection.renew()
+            process.log.count("reads that lost their database")
 
 
 def _read_old(process: Process, caches: dict[str, Any]) -> None:
     """Read in transactions that are older than what others commit meanwhile."""
     settings = process.settings
     dice = random.Random(f"{process.random.random()} old")
-    connection = settings.connect()
+    connection = Connection(settings)
     while not process.stop.is_set():
-        since = time.time()
-        with connection.cursor() as cursor:
-            cursor.execute("start transaction with consistent snapshot")
-        for _ in range(dice.randrange(5, 80)):
-            item = process.some_item(dice)
-            _read_one(
-                process, caches, item, connection, dice, LOADED_IN_OLD_SNAPSHOT, since
-            )
-            process.stop.wait(dice.uniform(0, 0.06))
-        connection.rollback()
+        try:
+            _read_in_one_snapshot(process, caches, connection.current, dice)
+        except pymysql.err.Error:
+            connection.renew()
+            process.log.count("reads that lost their database")
+
+
+def _read_in_one_snapshot(
+    process: Process, caches: dict[str, Any], connection: Any, dice: random.Random
+) -> None:
+    since = time.time() if process.settings.guard else None
+    with connection.cursor() as cursor:
+        cursor.execute("start transaction with consistent snapshot")
+    for _ in range(dice.randrange(5, 80)):
+        item = process.some_item(dice, STRICT_READS)
+        _read_one(
+            process, caches, item, connection, dice, LOADED_IN_OLD_SNAPSHOT, since
+        )
+        process.stop.wait(dice.uniform(0, 0.06))
+    connection.rollback()
 
 
 def _read_one(
@@ -236,24 +308,36 @@ def _read_one(
 
 
 def observe(process: Process) -> None:
-    """Write down what is published, as the database says it."""
+    """Write down what is committed and what is published, as the database says it.
+
+    Of a writer that was killed between its COMMIT and its log nobody else knows.
+    """
     settings, log = process.settings, process.log
     connection = settings.connect(autocommit=True)
     seen: set[int] = set()
     open_rows: dict[int, tuple[int, int, bytes]] = {}
+    in_time = int(DEFAULT_HOLD_OFF * 1e9)
     last = 0
     while not process.stop.wait(0.01):
         with connection.cursor() as cursor:
             # Numbers are given before the commit: lower ones may come later.
             cursor.execute(
-                "select seq, item, version, position from history where seq > %s",
+                "select seq, item, version, position, written_at"
+                " from history where seq > %s",
                 (last - 500,),
             )
-            for seq, item, version, position in cursor.fetchall():
+            rows = cursor.fetchall()
+            now = time.monotonic_ns()
+            for seq, item, version, position, written_at in rows:
                 last = max(last, seq)
-                if seq not in seen:
-                    seen.add(seq)
-                    open_rows[seq] = (item, version, position)
+                if seq in seen:
+                    continue
+                seen.add(seq)
+                open_rows[seq] = (item, version, position)
+                log.fact("seen committed", item, version, now)
+                # Written before the quarantine: the COMMIT has ended within it.
+                if settings.is_strict(item) and now - written_at < in_time:
+                    log.fact("seen strict", item, version, now)
             # After it, in a later snapshot: what is not there was published.
             cursor.execute(
                 "select distinct commit_position from hydracache_outbox"
@@ -271,9 +355,9 @@ def evict(process: Process) -> None:
     """Lose tokens and entries, and fill the nodes with things that nobody reads."""
     settings, dice, log = process.settings, process.random, process.log
     store = settings.store()
-    number = 0
+    next_flood = time.monotonic() + FLOOD_EVERY
     while not process.stop.wait(1 / EVICTIONS):
-        item = process.some_item(dice)
+        item = process.some_item(dice, STRICT_EVICTIONS)
         keyspace = Keyspace(store.ring, settings.namespace(item))
         victims = [*keyspace.of_key(key_of(item))]
         victims += [keyspace.tag_token(tag) for tag in settings.tags(item)]
@@ -282,12 +366,51 @@ def evict(process: Process) -> None:
         # The namespace's token is on every node; the others have one address.
         if not store.delete_many([dice.choice(victims)]):
             log.count("tokens and entries evicted by hand")
-        ballast = []
-        for _ in range(int(BALLAST / EVICTIONS) * len(settings.nodes)):
-            number += 1
-            size = dice.choice((17, 120, 200))
-            ballast.append((app_address(f"ballast:{number}"), bytes(size), None))
-        store.set_many(ballast)
+        if time.monotonic() >= next_flood:
+            next_flood = time.monotonic() + FLOOD_EVERY
+            if _flood(dice.choice(settings.nodes), store, dice.choice(victims)):
+                log.count("floods of a node")
+
+
+def _flood(node: str, store: MemcachedStore, example: Any) -> bool:
+    """Fill ``node`` with items of the size of ``example``: memcached keeps each size
+    apart, and evicts a size for its own kind."""
+    try:
+        [found] = store.get_many([example])
+    except ApplyError:
+        return False
+    if found is None:
+        return False
+    host, _, port = node.rpartition(":")
+    value = b"." * max(1, len(found) + len(example[1]) - len(b"ballast:00000"))
+    wanted = b"".join(
+        b"set ballast:%05d 0 0 %d noreply\r\n%s\r\n" % (number, len(value), value)
+        for number in range(FLOOD)
+    )
+    try:
+        with socket.create_connection((host, int(port)), 1.0) as connection:
+            connection.sendall(wanted)
+            connection.sendall(b"version\r\n")
+            return bool(connection.recv(100))
+    except OSError:
+        # It is stopped, or was killed meanwhile.
+        return False
+
+
+def come_late(process: Process) -> None:
+    """Apply once more what was published long ago, as a worker that hung would."""
+    settings, dice, log = process.settings, process.random, process.log
+    store = settings.store()
+    appliers = {
+        namespace: settings.applier(store, namespace)
+        for namespace in settings.namespaces()
+    }
+    while not process.stop.wait(1 / LATE):
+        # Which of its versions it was makes no difference to an apply.
+        item = process.some_item(dice, STRICT_LATE)
+        applier = appliers[settings.namespace(item)]
+        if not any(applier.apply_batch(settings.batch(item).distinct())):
+            log.count("late duplicates of an apply")
 
 
 ROLES: dict[str, Callable[[Process], None]] = {
@@ -296,6 +419,7 @@ ROLES: dict[str, Callable[[Process], None]] = {
     "reader": read,
     "observer": observe,
     "evictor": evict,
+    "latecomer": come_late,
 }
 
 

@@ -25,9 +25,16 @@ from .records import LOADED, Log, count_reads
 NAME = "chaos"
 
 NODES = 3
-PROCESSES = {"writer": 3, "worker": 2, "reader": 3, "observer": 1, "evictor": 1}
+PROCESSES = {
+    "writer": 3,
+    "worker": 2,
+    "reader": 3,
+    "observer": 1,
+    "evictor": 1,
+    "latecomer": 1,
+}
 
-#: Of megabytes, for each node: so little that ballast evicts what is not read.
+#: Megabytes of each node: so little that floods evict.
 MEMORY = 2
 
 #: What is done how often, in seconds on average, and for how long in seconds.
@@ -41,7 +48,10 @@ DOWN = (0.1, 1.5)
 #: of the hold-off: that its COMMIT ends within it is an assumption of strictness.
 SLEEPS = {"worker": (0.5, 4.5), "reader": (0.1, 4.0), "writer": (0.05, 0.4)}
 
-STOP_TIMEOUT = 30.0
+EVICTED = "evictions by memcached"
+
+STOP_TIMEOUT = 60.0
+COUNT_EVERY = 1.0
 TELL_EVERY = 10.0
 
 
@@ -109,14 +119,17 @@ class Run:
 
     def _rage(self, seconds: float | None, reads: int | None) -> None:
         began = time.monotonic()
-        told = began
+        told = counted = began
+        done = 0
         due = {
             what: began + 2.0 + self._random.expovariate(1 / every)
             for what, every in _EVENTS.items()
         }
         while True:
             now = time.monotonic()
-            done = count_reads(self._settings.folder) if reads is not None else 0
+            if now - counted > COUNT_EVERY:
+                counted = now
+                done = count_reads(self._settings.folder)
             if seconds is not None and now - began >= seconds:
                 return
             if reads is not None and done >= reads:
@@ -124,7 +137,7 @@ class Run:
             if now - told > TELL_EVERY:
                 told = now
                 self._tell(
-                    f"{now - began:.0f} s, {count_reads(self._settings.folder)} reads, "
+                    f"{now - began:.0f} s, {done} reads, "
                     + ", ".join(f"{n} {what}" for what, n in self._harm.items())
                 )
             self._look_after(now)
@@ -185,6 +198,7 @@ class Run:
         number = self._random.randrange(len(self._nodes))
         if number not in self._nodes_back:
             node = self._nodes[number]
+            self._harm[EVICTED] += _evictions(node)
             node.kill()
             self._nodes_back[number] = now + self._random.uniform(*DOWN), node.start
             self._harm["nodes killed"] += 1
@@ -204,7 +218,7 @@ class Run:
         for _, back in self._nodes_back.values():
             back()
         self._nodes_back.clear()
-        for role in ("evictor", "writer", "reader", "worker"):
+        for role in ("evictor", "latecomer", "writer", "reader", "worker"):
             self._stop(role)
         settings = self._settings
         store = settings.store()
@@ -233,8 +247,7 @@ class Run:
                 )
                 log.read(item, cached, began, time.monotonic_ns(), LOADED)
         log.flush()
-        evictions = sum(_evictions(node) for node in self._nodes)
-        self._harm["evictions by memcached, since its last restarts"] = evictions
+        self._harm[EVICTED] += sum(_evictions(node) for node in self._nodes)
 
     def _stop(self, role: str) -> None:
         chosen = [child for child in self._children if child.role == role]
@@ -265,7 +278,7 @@ _EVENTS = {
 def _evictions(node: Memcached) -> int:
     from pymemcache.client.base import Client
 
-    with closing(Client(node.address)) as client:
+    with closing(Client(node.address, connect_timeout=10, timeout=10)) as client:
         return int(client.stats()[b"evictions"])
 
 
@@ -275,11 +288,13 @@ def run(
     seed: int,
     seconds: float | None,
     reads: int | None,
-    plain_delete: bool,
-    strict: bool,
     tell: Callable[[str], None],
+    **weakened: bool,
 ) -> Verdict:
-    """Run with servers of its own, and judge what was written down in ``folder``."""
+    """Run with servers of its own, and judge what was written down in ``folder``.
+
+    :param weakened: what of ``Settings`` is to be another way than the library's.
+    """
     with ExitStack() as servers:
         database = servers.enter_context(MariaDB())
         memory = ("-m", str(MEMORY))
@@ -292,8 +307,7 @@ def run(
             database=database.url(NAME),
             nodes=tuple(node.address for node in nodes),
             parent=os.getpid(),
-            plain_delete=plain_delete,
-            strict=strict,
+            **weakened,
         )
         settings.prepare(NAME)
         return Run(settings, database, nodes, tell).run(seconds=seconds, reads=reads)
