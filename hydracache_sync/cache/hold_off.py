@@ -1,11 +1,11 @@
 """When a token may be served and filled under: the rule of a cache, strict or not.
 
 A strict namespace holds off. Each of its tokens is *cold* for some seconds after it was
-made: nothing is filled under it, and so nothing served, until the longest commit that it
-may announce has ended. A writer stores new ones before the commit, and every apply after
-it; nobody takes one back. One that a reader makes where none is may stand for such a
-mark that was evicted, so it is cold as well. The model in ``tests/model`` walks through
-what breaks without each of these.
+made: nothing is filled under it, and so nothing served, until the longest commit that
+it may announce has ended. A writer stores new ones before the commit, and every apply
+after it; nobody takes one back. One that a reader makes where none is may stand for one
+that was evicted, so it is cold as well. The model in ``tests/model`` walks through what
+breaks without each of these.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from typing import Any, Callable
 
@@ -109,12 +111,18 @@ class Connection:
     def __init__(self, settings: Settings, *, autocommit: bool = False) -> None:
         self._settings = settings
         self._autocommit = autocommit
-        self.current = settings.connect(autocommit=autocommit)
+        self.current: Any = None
+        self.renew()
 
     def renew(self) -> None:
-        with suppress(pymysql.err.Error, OSError):
-            self.current.close()
-        self.current = self._settings.connect(autocommit=self._autocommit)
+        if self.current is not None:
+            with suppress(pymysql.err.Error, OSError):
+                self.current.close()
+            self.current = None
+        while self.current is None:
+            # The new one may be cut before it is there.
+            with suppress(pymysql.err.OperationalError):
+                self.current = self._settings.connect(autocommit=self._autocommit)
 
 
 def write(process: Process) -> None:
@@ -423,11 +431,21 @@ ROLES: dict[str, Callable[[Process], None]] = {
 }
 
 
+def _end_with(failure: threading.ExceptHookArgs) -> None:
+    """A run that went on without one of its threads would show less than it says."""
+    traceback.print_exception(
+        failure.exc_type, failure.exc_value, failure.exc_traceback
+    )
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def main() -> None:
     role, slot, life, settings = sys.argv[1:]
     process = Process(Settings.from_json(settings), role, int(slot), int(life))
     die_with(process.settings.parent)
     signal.signal(signal.SIGTERM, lambda number, frame: process.stop.set())
+    threading.excepthook = _end_with
     ROLES[role](process)
 
 
