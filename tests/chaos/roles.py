@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import signal
@@ -446,6 +447,7 @@ def main() -> None:
     die_with(process.settings.parent)
     signal.signal(signal.SIGTERM, lambda number, frame: process.stop.set())
     threading.excepthook = _end_with
+    faulthandler.register(signal.SIGUSR1)
     ROLES[role](process)
 
 

@@ -258,7 +258,13 @@ class Run:
             try:
                 code = child.process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
-                raise StormError(f"{role} did not stop in {STOP_TIMEOUT:g} s") from None
+                # It says where all its threads are.
+                child.process.send_signal(signal.SIGUSR1)
+                time.sleep(1.0)
+                said = child.errors.read_text(errors="replace")[-5000:]
+                raise StormError(
+                    f"{role} did not stop in {STOP_TIMEOUT:g} s:\n{said}"
+                ) from None
             if code and not child.killed:
                 said = child.errors.read_text(errors="replace")[-3000:]
                 # Asked to stop before it could listen.
