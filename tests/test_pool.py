@@ -121,6 +121,39 @@ class TestCarrying:
                 connection.commit()
             eventually(lambda: keys_of(applier) == ["a"])
 
+    def test_what_it_is_told_of_is_carried_without_a_look(self, tmp_path, applier):
+        class BlindOutbox(SQLiteOutbox):
+            def due_namespaces(self, namespaces: Sequence[str]) -> list[str]:
+                return []
+
+        with contextlib.closing(BlindOutbox(tmp_path / "app.db")) as outbox:
+            outbox.install_schema()
+            with WorkerPool(OutboxWorker(outbox, applier), poll_interval=NEVER):
+                outbox.enqueue(SHOP, batch_of("a"))
+                eventually(lambda: keys_of(applier) == ["a"])
+
+    def test_a_process_that_goes_on_committing_keeps_no_other_waiting(
+        self, outbox, applier
+    ):
+        ends = threading.Event()
+
+        class Endless(RecordingApplier):
+            def apply_invalidation(self, intent: InvalidationIntent) -> None:
+                # The next one is told of before this round is over.
+                if not ends.is_set():
+                    outbox.enqueue("endless", batch_of("again"))
+
+        pool = WorkerPool(
+            OutboxWorker(outbox, applier),
+            OutboxWorker(outbox, Endless("endless")),
+            poll_interval=NEVER,
+        )
+        with contextlib.closing(SQLiteOutbox(outbox.path)) as elsewhere, pool:
+            outbox.enqueue("endless", batch_of("first"))
+            elsewhere.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: keys_of(applier) == ["a"])
+            ends.set()
+
     def test_what_another_object_commits_is_found_by_polling(self, outbox, applier):
         with WorkerPool(OutboxWorker(outbox, applier)):
             with contextlib.closing(SQLiteOutbox(outbox.path)) as other:
@@ -522,6 +555,35 @@ class TestTurns:
 
         assert turns.wait("second")
         turns.found_nothing("second", 0.0)
+
+    def test_each_expected_commit_is_looked_for_soon(self):
+        turns = Turns(NEVER)
+        assert turns.wait("me")
+        turns.found_nothing("me", 0.0)
+        turns.expect()
+        # The first look finds it.
+        assert turns.wait("me")
+        turns.pass_on("me")
+        end = threading.Timer(DEADLINE, turns.end)
+        end.start()
+
+        turns.expect()
+
+        assert turns.wait("me")
+        end.cancel()
+
+    def test_whoever_has_carried_goes_on_to_look_for_what_is_expected(self):
+        turns = Turns(NEVER)
+        assert turns.wait("me")
+        turns.pass_on("me")
+        turns.expect()
+        # It looks again without having the turn, and too early.
+        turns.found_nothing("me", 0.0)
+        end = threading.Timer(DEADLINE, turns.end)
+        end.start()
+
+        assert turns.wait("me")
+        end.cancel()
 
     def test_looks_for_an_expected_commit_grow_rare(self):
         turns = Turns(NEVER)

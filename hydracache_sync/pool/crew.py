@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 import time
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterable, Iterator, Sequence
 
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.events import (
@@ -100,6 +100,8 @@ class Crew:
         self._rounds = itertools.count(1)
         #: Failures in a row, and until when it is left alone.
         self._held: dict[str, tuple[int, float]] = {}
+        #: Namespaces in which this process has committed rows since the last look.
+        self._told: set[str] = set()
         self.replaced = 0
 
     # Threads
@@ -134,7 +136,13 @@ class Crew:
         with self._lock:
             return [each.thread for each in self._members if each.thread is not None]
 
-    def wake(self) -> None:
+    def wake(self, namespaces: Iterable[str] = ()) -> None:
+        """Have a thread look at once.
+
+        :param namespaces: in which rows have just been committed; unknown by default.
+        """
+        with self._lock:
+            self._told.update(self.namespaces.intersection(namespaces))
         self._turns.wake()
 
     def expect(self) -> None:
@@ -246,7 +254,7 @@ class Crew:
                 # Whoever has carried something looks again at once: after a full batch
                 # comes the next, and what was committed meanwhile need not wait.
                 if more or self._turns.wait(member):
-                    more = self._round(member)
+                    more = self._round(member, again=more)
         except BaseException as exc:
             # A greenlet was killed, or user code raised what is no Exception. The
             # worker has given the rows back; look_after() replaces the thread.
@@ -255,14 +263,16 @@ class Crew:
         finally:
             self._turns.pass_on(member)
 
-    def _round(self, member: Member) -> bool:
-        """Look, and carry a batch of each namespace that is due; tell if any was."""
+    def _round(self, member: Member, *, again: bool) -> bool:
+        """Look, and carry a batch of each namespace that is due; tell if any was.
+
+        :param again: the round before has carried something.
+        """
         carried = False
         try:
             member.begin(None)
             started = time.monotonic()
-            due = self._in_turn(self.outbox.due_namespaces(self._asked))
-            self.outage.answered()
+            due = self._in_turn(self._due(again))
             if not due:
                 self._turns.found_nothing(member, time.monotonic() - started)
                 return False
@@ -279,6 +289,20 @@ class Crew:
         finally:
             member.rest()
         return carried
+
+    def _due(self, again: bool) -> Sequence[str]:
+        """Namespaces that have rows; those that were told of need no look.
+
+        Every other round looks at all: a process that goes on committing must not keep
+        the rows of others waiting.
+        """
+        with self._lock:
+            told, self._told = self._told, set()
+        if told and not again:
+            return sorted(told)
+        due = self.outbox.due_namespaces(self._asked)
+        self.outage.answered()
+        return due
 
     def _in_turn(self, due: Sequence[str]) -> list[str]:
         """Those that are not on hold, the one served longest ago first."""

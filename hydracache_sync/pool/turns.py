@@ -75,7 +75,8 @@ class Turns:
         :param took: seconds that the look took.
         """
         with self._leader_waits:
-            if self._leader is not me:
+            # Whoever has carried something looks again without having the turn.
+            if self._leader not in (me, None):
                 return
             pause = self._poll_interval
             if self._burst is not None:
@@ -115,9 +116,8 @@ class Turns:
     def expect(self) -> None:
         """Rows may be committed soon: look often for a short while."""
         with self._leader_waits:
-            bursting = self._burst is not None and self._burst <= FIRST_LOOK
             self._burst = FIRST_LOOK
-            if bursting or self._looking_since is not None:
+            if self._looking_since is not None:
                 return
             first = time.monotonic() + FIRST_LOOK
             if self._next_look > first:

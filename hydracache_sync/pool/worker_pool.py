@@ -117,8 +117,8 @@ class WorkerPool:
         self._ending: list[_Run] = []
         self._unsubscribe: list[Callable[[], None]] = []
         self._subscribers: Subscribers[Event] = Subscribers("in a pool")
-        for worker in workers:
-            worker.subscribe(self._subscribers.tell)
+        #: Whether the workers tell the pool what they do; not while nobody asks.
+        self._listens = False
 
     def __repr__(self) -> str:
         namespaces = [each.namespace for group in self._groups for each in group]
@@ -217,6 +217,11 @@ class WorkerPool:
 
         As :meth:`OutboxWorker.subscribe`.
         """
+        with self._lock:
+            if not self._listens:
+                self._listens = True
+                for worker in (each for group in self._groups for each in group):
+                    worker.subscribe(self._subscribers.tell)
         return self._subscribers.add(callback)
 
     def __enter__(self) -> WorkerPool:
@@ -235,7 +240,7 @@ class WorkerPool:
     def _committed(self, place: int, namespaces: frozenset[str]) -> None:
         run = self._running_here()
         if run is not None and not namespaces.isdisjoint(run.crews[place].namespaces):
-            run.crews[place].wake()
+            run.crews[place].wake(namespaces)
 
     def _enqueued(self, place: int, namespaces: frozenset[str]) -> None:
         run = self._running_here()
