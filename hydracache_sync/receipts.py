@@ -88,6 +88,16 @@ class InvalidationReceipt:
     )
     inserted: int | None = field(default=None, compare=False)
     strict: bool | None = field(default=None, compare=False)
+    #: Told by the outbox: true once the transaction is known to be over.
+    _over: object = field(default=False, compare=False, repr=False)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its transaction has ended, as far as this process knows unasked.
+
+        By a commit or by a rollback. False if that is not known.
+        """
+        return bool(self._over)
 
     def to_string(self) -> str:
         """Return the receipt as ASCII text that is safe in a cookie and a URL.

@@ -289,8 +289,10 @@ class OutboxWorker:
     ) -> PublishReport:
         """Apply a receipt's rows now, in the writer's own thread, after its commit.
 
-        Only rows that are seen committed are applied: called before the commit it does
-        nothing, says ``unseen``, and a worker finds the rows later.
+        Called before the commit it does nothing, says ``unseen``, and a worker finds
+        the rows later. That the commit is done is known of ``transaction()``,
+        ``enqueue()`` and PyMySQL's connections; elsewhere the rows are looked for
+        first.
 
         Never raises for an outage of cache or database: the rows stay for a worker
         and the report says so (``released``).
@@ -308,47 +310,36 @@ class OutboxWorker:
             return PublishReport()
         started = time.monotonic()
         try:
-            report, rows = self._publish(receipt, started + timeout)
+            report, rows, lost = self._publish(receipt, started + timeout)
         except OutboxError as exc:
             # Pending rows stay pending: a worker applies them, once more.
             logger.warning("inline publish left %s to a worker: %s", receipt, exc)
             report = PublishReport(claimed=receipt.targets, released=receipt.targets)
-            rows = []
+            rows, lost = [], 0
         self._record(report)
-        if rows:
+        if len(rows) > lost:
             seconds = time.monotonic() - started
             self._subscribers.tell(
-                Published(self.namespace, rows, 0, seconds, inline=True)
+                Published(self.namespace, rows, lost, seconds, inline=True)
             )
         return report
 
     def _publish(
         self, receipt: InvalidationReceipt, deadline: float
-    ) -> tuple[PublishReport, list[OutboxRow]]:
-        """Return what came of it, and the rows that were applied here."""
+    ) -> tuple[PublishReport, list[OutboxRow], int]:
+        """Return what came of it, and the rows and losses that its event tells of."""
+        batch = receipt.batch
+        if receipt.is_over and receipt.inserted == receipt.targets and batch:
+            return self._publish_unseen(receipt, batch, deadline)
         rows = self._rows_of(receipt, deadline)
         waiting = dict.fromkeys(
             row.intent
             for row in rows
             if row.state is OutboxState.PENDING and row.intent is not None
         )
-        intents = [intent for intent in waiting if intent is not None]
-        applied = InvalidationIntentBatch()
-        if intents:
-            started = time.monotonic()
-            failures = self._apply_portion(intents)
-            # The cache's time comes on top of the database's.
-            deadline += time.monotonic() - started
-            for intent, failure in zip(intents, failures):
-                if failure is None:
-                    applied.intent(intent)
-                else:
-                    logger.info("inline publish left a row to a worker: %s", failure)
-        if applied:
-            self.outbox.publish_commit(
-                replace(receipt, batch=applied),
-                timeout=max(0.0, deadline - time.monotonic()),
-            )
+        applied, _ = self._apply_inline(
+            receipt, [intent for intent in waiting if intent is not None], deadline
+        )
         # Applied is what counts for a reader, also where another worker, that was at
         # the same row, has written it down first.
         published = len(applied) + sum(row.is_published for row in rows)
@@ -360,14 +351,67 @@ class OutboxWorker:
             released=claimed - published - unseen,
             unseen=unseen,
         )
-        if not applied or not self._subscribers:
-            return report, []
-        done = set(applied.intents)
-        return report, [
+        done = [
             row
             for row in rows
-            if row.state is OutboxState.PENDING and row.intent in done
+            if row.state is OutboxState.PENDING and row.intent in applied
         ]
+        return report, done, 0
+
+    def _publish_unseen(
+        self,
+        receipt: InvalidationReceipt,
+        batch: InvalidationIntentBatch,
+        deadline: float,
+    ) -> tuple[PublishReport, list[OutboxRow], int]:
+        """As :meth:`_publish`, of a transaction that is over, without a look first.
+
+        If it was rolled back, the cache has lost what it could have kept, no more.
+        """
+        started = time.monotonic()
+        applied, done = self._apply_inline(receipt, batch.distinct(), deadline)
+        targets = receipt.targets
+        if done == targets and not self._subscribers:
+            return PublishReport(claimed=targets, published=targets), [], 0
+        # Who listens wants to have the rows. Or not all have been finished here: they
+        # failed, a worker was faster, or they were rolled back.
+        rows = self._rows_of(receipt, deadline + time.monotonic() - started)
+        published = sum(row.is_published for row in rows)
+        report = PublishReport(
+            claimed=targets,
+            published=published,
+            released=len(rows) - published,
+            unseen=targets - len(rows),
+        )
+        finished = [row for row in rows if row.is_published and row.intent in applied]
+        return report, finished, max(0, len(finished) - done)
+
+    def _apply_inline(
+        self,
+        receipt: InvalidationReceipt,
+        intents: Sequence[InvalidationIntent],
+        deadline: float,
+    ) -> tuple[set[InvalidationIntent], int]:
+        """Apply and finish what can be; return it, and how many rows were finished."""
+        if not intents:
+            return set(), 0
+        started = time.monotonic()
+        failures = self._apply_portion(intents)
+        # The cache's time comes on top of the database's.
+        deadline += time.monotonic() - started
+        applied = InvalidationIntentBatch()
+        for intent, failure in zip(intents, failures):
+            if failure is None:
+                applied.intent(intent)
+            else:
+                logger.info("inline publish left a row to a worker: %s", failure)
+        if not applied:
+            return set(), 0
+        done = self.outbox.publish_commit(
+            replace(receipt, batch=applied),
+            timeout=max(0.0, deadline - time.monotonic()),
+        )
+        return set(applied.intents), done
 
     def _rows_of(
         self, receipt: InvalidationReceipt, deadline: float

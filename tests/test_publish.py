@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import sqlite3
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Iterator, Sequence, Union
+from typing import Any, Iterator, Sequence, Union
 
 import pytest
 
@@ -241,8 +242,69 @@ class TestAfterTheCommit:
             OutboxWorker(outbox, WholeApplier()).publish(receipt)
 
         assert applied == [6]
-        updates = [each for each in statements if each.lstrip().startswith("update")]
-        assert len(updates) == 1
+        assert [each.split()[0] for each in statements] == ["update"]
+
+    def test_a_block_that_is_over_needs_no_look(self, path: Path) -> None:
+        statements: list[str] = []
+
+        class TracedOutbox(SQLiteOutbox):
+            def _connect(self, mode: str = "rw") -> sqlite3.Connection:
+                connection = super()._connect(mode)
+                connection.set_trace_callback(statements.append)
+                return connection
+
+        with contextlib.closing(TracedOutbox(path)) as outbox:
+            outbox.install_schema()
+            with outbox.transaction() as connection:
+                receipt = outbox.enqueue_in(connection, SHOP, batch_of("a", "b"))
+                assert not receipt.is_over
+            statements.clear()
+
+            report = OutboxWorker(outbox, Applier()).publish(receipt)
+
+        assert report == PublishReport(claimed=2, published=2)
+        assert [each.split()[0] for each in statements] == ["update"]
+
+    def test_a_block_that_was_rolled_back_is_unseen(
+        self, outbox: Outbox, applier: Applier
+    ) -> None:
+        with contextlib.suppress(ZeroDivisionError):
+            with outbox.transaction() as connection:
+                receipt = outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                raise ZeroDivisionError
+
+        report = OutboxWorker(outbox, applier).publish(receipt)
+
+        assert report == PublishReport(claimed=1, unseen=1)
+        assert applier.applied == []
+
+    def test_a_receipt_that_was_copied_is_looked_for(
+        self, outbox: Outbox, applier: Applier
+    ) -> None:
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+        travelled = pickle.loads(pickle.dumps(receipt))
+
+        report = OutboxWorker(outbox, applier).publish(travelled)
+
+        assert receipt.is_over and not travelled.is_over
+        assert travelled == receipt
+        assert report.complete
+        assert applier.applied == [key("a")]
+
+    def test_a_faster_worker_is_told_apart_in_the_event(
+        self, outbox: Outbox, applier: Applier
+    ) -> None:
+        worker = OutboxWorker(outbox, applier)
+        events: list[Any] = []
+        worker.subscribe(events.append)
+        receipt = outbox.enqueue(SHOP, batch_of("a", "b", "c"))
+        OutboxWorker(outbox, Applier(), batch_size=1).run_once()
+
+        report = worker.publish(receipt)
+
+        assert report == PublishReport(claimed=3, published=3)
+        [event] = events
+        assert (event.count, event.lost) == (2, 1)
 
     def test_it_is_counted_with_the_workers_own_rows(
         self, outbox: Outbox, applier: Applier

@@ -71,7 +71,7 @@ class MemoryOutbox(SQLiteOutbox):
     @contextlib.contextmanager
     def _joined(self, connection: Any) -> Iterator[sqlite3.Cursor]:
         block = self._open_block()
-        if block is None or block[2] is not connection:
+        if block is None or block.connection is not connection:
             raise NotInTransactionError(
                 "a MemoryOutbox takes part in no connection but its own: use"
                 " `with outbox.transaction() as connection`"

@@ -8,9 +8,10 @@ mysql-connector-python; how each tells whether a transaction is open is in
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from dataclasses import replace
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
@@ -27,6 +28,11 @@ from hydracache_sync.outbox.mysql_drivers import (
     only_value,
     require_transaction,
 )
+from hydracache_sync.outbox.mysql_question import (
+    StrangeAnswerError,
+    ask,
+    question,
+)
 from hydracache_sync.outbox.packed_row import PACKED_DETAILS, PackedRow
 from hydracache_sync.outbox.row import COLUMNS
 from hydracache_sync.outbox.schema import (
@@ -37,6 +43,9 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import ConnectionLostError, SQLOutbox
 from hydracache_sync.outbox.statements import OWN_VALUES, PAUSED, Dialect
+from hydracache_sync.outbox.transaction_end import TransactionEnd
+
+logger = logging.getLogger(__name__)
 
 #: Seconds. Connecting takes milliseconds, a statement of ours too; the rest is for a
 #: server under load. Without them a network that swallows packets hangs a worker.
@@ -82,6 +91,9 @@ _BYTES = {
 }
 
 _PAUSED_BYTES = {"namespace": 64, "reason": 255}
+
+#: Packets with questions for due rows that are kept: one for each 60 namespaces.
+MAX_QUESTIONS = 20
 
 #: Columns of moments, tokens and ids.
 _BIG = (
@@ -227,6 +239,9 @@ class MySQLOutbox(SQLOutbox):
             "read_timeout": read_timeout,
             "write_timeout": write_timeout,
         }
+        #: Packets that ask which of some namespaces have rows due.
+        self._questions: dict[tuple[str, ...], bytes] = {}
+        self._asks_at_little_cost = True
         self._connections = ThreadConnections(self._connect, _close)
 
     def __repr__(self) -> str:
@@ -288,10 +303,35 @@ class MySQLOutbox(SQLOutbox):
     def _tells_inserted(self, connection: Any) -> bool:
         return driver_of(connection).tells_inserted()
 
+    def _end_of(self, connection: Any) -> TransactionEnd | None:
+        is_over = driver_of(connection).end_of_transaction()
+        return None if is_over is None else TransactionEnd(is_over)
+
     # Workers
 
     def _lock_rows(self, cursor: Any) -> str:
         return "for update skip locked\n" if _server(cursor).skips_locked else ""
+
+    def _due_bits(self, namespaces: Sequence[str], cursor: Any) -> int:
+        if self.dialect.binds_clock or not self._asks_at_little_cost:
+            return super()._due_bits(namespaces, cursor)
+        key = tuple(namespaces)
+        asked = self._questions.get(key)
+        if asked is None:
+            literals = [_literal(self.dialect.encode(each)) for each in key]
+            text = self._statements.due(len(key)) % tuple(literals)
+            asked = question(text)
+            # Pools ask for the same ones; whoever asks for others each time must not
+            # fill the memory.
+            kept = self._questions if len(self._questions) < MAX_QUESTIONS else {}
+            self._questions = {**kept, key: asked}
+        try:
+            return ask(cursor.connection, asked)
+        except StrangeAnswerError as exc:
+            logger.info("%s is asked in the usual way from now on: %s", self, exc)
+            self._asks_at_little_cost = False
+            self._connections.discard()
+            raise ConnectionLostError(f"{self}: a strange answer, {exc}") from exc
 
     @contextlib.contextmanager
     def _turn(self, cursor: Any) -> Iterator[None]:

@@ -8,6 +8,7 @@ server is asked, and only then. No driver is imported: a connection of one bring
 from __future__ import annotations
 
 import sys
+import weakref
 from typing import Any, Callable, Protocol, Sequence
 
 from hydracache_sync.errors import NotInTransactionError
@@ -43,6 +44,9 @@ class Driver(Protocol):
     def tells_inserted(self) -> bool:
         """Whether a row that is there already is left out of a statement's count."""
 
+    def end_of_transaction(self) -> Callable[[], bool] | None:
+        """What tells, without asking, that the transaction open now has ended."""
+
 
 class PyMySQLDriver:
     """PyMySQL: keeps the status that the server sent with the last acknowledgement."""
@@ -63,6 +67,24 @@ class PyMySQLDriver:
 
     def tells_inserted(self) -> bool:
         return not self.connection.client_flag & _FOUND_ROWS
+
+    def end_of_transaction(self) -> Callable[[], bool] | None:
+        if not self.connection.server_status & _IN_TRANSACTION:
+            return None  # what stands before the server does not tell
+        try:
+            reference = weakref.ref(self.connection)
+        except TypeError:  # of something that stands before the connection
+            return None
+
+        def is_over() -> bool:
+            # An acknowledgement has said so, the one of COMMIT or ROLLBACK. After an
+            # error, or in the connection's next transaction, it does not say so.
+            connection = reference()
+            return connection is not None and not (
+                connection.server_status & _IN_TRANSACTION
+            )
+
+        return is_over
 
 
 class MySQLClientDriver:
@@ -101,6 +123,9 @@ class MySQLClientDriver:
     def tells_inserted(self) -> bool:
         return False  # the flag is not kept where it could be read
 
+    def end_of_transaction(self) -> Callable[[], bool] | None:
+        return None
+
 
 class ConnectorDriver:
     """mysql-connector-python: knows a transaction, asks the server for autocommit."""
@@ -133,6 +158,9 @@ class ConnectorDriver:
     def tells_inserted(self) -> bool:
         flags = getattr(self.connection, "_client_flags", None)
         return isinstance(flags, int) and not flags & _FOUND_ROWS
+
+    def end_of_transaction(self) -> Callable[[], bool] | None:
+        return None
 
 
 _DRIVERS: dict[str, Callable[[Any], Driver]] = {

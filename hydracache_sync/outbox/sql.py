@@ -49,6 +49,7 @@ from hydracache_sync.outbox.row import (
 )
 from hydracache_sync.outbox.schema import SCHEMA_VERSION
 from hydracache_sync.outbox.statements import Dialect, Statements
+from hydracache_sync.outbox.transaction_end import TransactionEnd
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 T = TypeVar("T")
@@ -97,8 +98,9 @@ class SQLOutbox(InvalidationOutbox):
         self._schema_checked = False
         #: What was asked of :meth:`due_namespaces` last, split into statements.
         self._due_parts: dict[tuple[str, ...], list[Sequence[str]]] = {}
-        #: Namespaces whose last claim here was a full one: more is due, most likely.
-        self._backlogs: set[str] = set()
+        #: Namespaces that have rows due, most likely: a commit or a look has told so,
+        #: or the last claim was a full one. A claim asks before it begins elsewhere.
+        self._likely: set[str] = set()
 
     # What an adapter supplies
 
@@ -149,11 +151,14 @@ class SQLOutbox(InvalidationOutbox):
         if not new and not self._tells_inserted(connection):
             inserted = None
         block = self._open_block()
-        if block is not None and block[2] is connection:
-            block[1].append(namespace)
-        elif rows and self._on_enqueue:
-            self._on_enqueue.tell(frozenset((namespace,)))
-        return self._receipt(namespace, batch, position, len(rows), inserted)
+        if block is not None and block.connection is connection:
+            block.namespaces.append(namespace)
+            over: TransactionEnd | None = block.over
+        else:
+            over = self._end_of(connection)
+            if rows and self._on_enqueue:
+                self._on_enqueue.tell(frozenset((namespace,)))
+        return self._receipt(namespace, batch, position, len(rows), inserted, over)
 
     def sees(self, connection: Any, receipt: InvalidationReceipt) -> bool:
         params = {
@@ -166,6 +171,10 @@ class SQLOutbox(InvalidationOutbox):
         # The caller's cursors may make what they like of a record.
         [count] = record.values() if isinstance(record, dict) else record
         return int(count) > 0
+
+    def _end_of(self, connection: Any) -> TransactionEnd | None:
+        """What tells of the end of the transaction that the caller has open."""
+        return None
 
     @abc.abstractmethod
     def _joined(self, connection: Any) -> ContextManager[Any]:
@@ -201,7 +210,9 @@ class SQLOutbox(InvalidationOutbox):
             inserted = self._run(insert) if alone else self._transact(insert)
             if inserted != 0:
                 self.announce_commit([namespace])
-        return self._receipt(namespace, batch, position, len(rows), inserted)
+        over = TransactionEnd()
+        over.note()
+        return self._receipt(namespace, batch, position, len(rows), inserted, over)
 
     def _receipt(
         self,
@@ -210,10 +221,11 @@ class SQLOutbox(InvalidationOutbox):
         position: CommitPosition,
         targets: int,
         inserted: int | None,
+        over: TransactionEnd | None,
     ) -> InvalidationReceipt:
         created_at_ms = self._host_now_ms()
         return InvalidationReceipt(
-            namespace, position, created_at_ms, targets, batch, inserted
+            namespace, position, created_at_ms, targets, batch, inserted, _over=over
         )
 
     def _new_rows(
@@ -270,11 +282,10 @@ class SQLOutbox(InvalidationOutbox):
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:
         self._check_once()
-        namespaces: list[str] = []
         with contextlib.ExitStack() as stack:
             connection = self._retried(lambda: self._begin(stack))
             pid = os.getpid()
-            self._block.entry = (pid, namespaces, connection)
+            block = self._block.entry = _Block(pid, connection)
             try:
                 self._lend(connection)
                 yield connection
@@ -286,8 +297,9 @@ class SQLOutbox(InvalidationOutbox):
             finally:
                 self._block.entry = None
                 self._take_back(connection)
-        if namespaces:
-            self.announce_commit(namespaces)
+        block.over.note()
+        if block.namespaces:
+            self.announce_commit(block.namespaces)
 
     def _end_block(self, connection: Any, pid: int) -> None:
         if os.getpid() != pid:
@@ -323,10 +335,16 @@ class SQLOutbox(InvalidationOutbox):
                 " may call enqueue_in with the block's connection only"
             )
 
-    def _open_block(self) -> tuple[int, list[str], Any] | None:
+    def _open_block(self) -> _Block | None:
         """This thread's open ``transaction()`` block, if it has one."""
-        entry: tuple[int, list[str], Any] | None = getattr(self._block, "entry", None)
-        return entry if entry is not None and entry[0] == os.getpid() else None
+        block: _Block | None = getattr(self._block, "entry", None)
+        return block if block is not None and block.pid == os.getpid() else None
+
+    def announce_commit(self, namespaces: Iterable[str]) -> None:
+        if self._on_commit:
+            committed = frozenset(namespaces)
+            self._likely.update(committed)
+            super().announce_commit(committed)
 
     # Workers
 
@@ -342,7 +360,7 @@ class SQLOutbox(InvalidationOutbox):
             return []
         params = self._params(namespace=self.dialect.encode(namespace), limit=limit)
         # An idle worker begins no transaction and takes no lock.
-        if namespace not in self._backlogs:
+        if namespace not in self._likely:
             if not self._read(statements.CLAIM_PEEK, params):
                 return []
         # Drawn from the system at each claim: unlike a counter or an owner's name it
@@ -380,9 +398,9 @@ class SQLOutbox(InvalidationOutbox):
 
         rows = self._transact(take, exclusive=True)
         if len(rows) < limit:
-            self._backlogs.discard(namespace)
+            self._likely.discard(namespace)
         else:
-            self._backlogs.add(namespace)
+            self._likely.add(namespace)
         return rows
 
     def _lock_rows(self, cursor: Any) -> str:
@@ -417,6 +435,7 @@ class SQLOutbox(InvalidationOutbox):
         if due and any_paused:
             paused = self.paused()
             due = [namespace for namespace in due if namespace not in paused]
+        self._likely.update(due)
         return due
 
     def _due_bits(self, namespaces: Sequence[str], cursor: Any) -> int:
@@ -979,6 +998,19 @@ class SQLOutbox(InvalidationOutbox):
         if len(text) > MAX_ERROR:
             text = f"{text[:MAX_ERROR]} ... ({len(text) - MAX_ERROR} more characters)"
         return self.dialect.encode(text)
+
+
+class _Block:
+    """An open ``transaction()`` block of one thread.
+
+    :ivar namespaces: in which rows were enqueued in it.
+    """
+
+    def __init__(self, pid: int, connection: Any) -> None:
+        self.pid = pid
+        self.connection = connection
+        self.namespaces: list[str] = []
+        self.over = TransactionEnd()
 
 
 def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -54,7 +54,8 @@ limit 1
 
 # Of each namespace the first row that is due is looked for, and no other. The answers
 # are the bits of one number: each column of a result costs an idle worker a packet.
-DUE = """select {bits}"""
+# Named, or its text would be its name and part of each answer.
+DUE = """select {bits} as due"""
 
 DUE_BIT = """{bit} * exists (
   select 1

@@ -1,0 +1,209 @@
+"""The look for due rows, which reads its answer without PyMySQL.
+
+The answers, errors and ends that a server has are had from servers; what none of them
+says is said by the other end of a socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from typing import Any, Callable, Iterator
+
+import pymysql
+import pytest
+from mysql_databases import Database
+
+from hydracache_sync import MySQLOutbox
+from hydracache_sync.outbox import mysql as mysql_module
+from hydracache_sync.outbox.mysql_question import StrangeAnswerError, ask, question
+from outbox_contract import SHOP, batch_of
+
+#: What a server says to a select of 17: how many columns, the column, their end, the
+#: record, its end.
+ANSWER = [
+    b"\x01",
+    b"\x03def" + bytes(20),
+    b"\xfe" + bytes(4),
+    b"\x0217",
+    b"\xfe\0\0\0\0",
+]
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[Any]:
+    with contextlib.closing(database.connect(autocommit=True)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def outbox(database: Database) -> Iterator[MySQLOutbox]:
+    with contextlib.closing(database.outbox()) as outbox:
+        outbox.install_schema()
+        yield outbox
+
+
+def packets_of(*bodies: bytes) -> bytes:
+    return b"".join(
+        struct.pack("<i", len(body))[:3] + bytes((place,)) + body
+        for place, body in enumerate(bodies, 1)
+    )
+
+
+class Strange:
+    """A connection whose other end says ``parts``, one send each, and closes."""
+
+    _read_timeout = 60.0
+    _write_timeout = 60.0
+
+    def __init__(self, *parts: bytes) -> None:
+        self._sock, self._other = socket.socketpair()
+        self._sock.settimeout(self._read_timeout)
+        self.closed = False
+        self._thread = threading.Thread(target=self._say, args=(parts,))
+        self._thread.start()
+
+    def _say(self, parts: tuple[bytes, ...]) -> None:
+        with self._other:
+            self._other.recv(4096)
+            for part in parts:
+                self._other.sendall(part)
+
+    def _write_bytes(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def _force_close(self) -> None:
+        self.closed = True
+
+    def end(self) -> None:
+        self._sock.close()
+        self._thread.join(60.0)
+
+
+@pytest.fixture
+def strange() -> Iterator[Callable[..., Any]]:
+    made: list[Strange] = []
+
+    def make(*parts: bytes) -> Strange:
+        made.append(Strange(*parts))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+
+
+class TestAsking:
+    @pytest.mark.parametrize("number", [0, 9, 2**60 + 1])
+    def test_the_number_comes_back(self, connection, number):
+        assert ask(connection, question(f"select {number} as n")) == number
+
+    def test_the_connection_is_as_it_was(self, connection):
+        ask(connection, question("select 1 as n"))
+
+        with connection.cursor() as cursor:
+            cursor.execute("select 17, 'text'")
+            assert list(cursor.fetchall()) == [(17, "text")]
+        assert ask(connection, question("select 2 as n")) == 2
+
+    def test_an_error_is_pymysqls_and_the_connection_stays(self, connection):
+        with pytest.raises(pymysql.ProgrammingError) as caught:
+            ask(connection, question("select n from no_such_table"))
+
+        assert caught.value.args[0] == 1146
+        assert ask(connection, question("select 3 as n")) == 3
+
+    def test_an_error_in_place_of_the_record_is_raised_too(self, connection):
+        # The column has been told when the server finds more than one row.
+        with pytest.raises(pymysql.Error) as caught:
+            ask(connection, question("select (select 1 union select 2) as n"))
+
+        assert caught.value.args[0] == 1242
+        assert ask(connection, question("select 3 as n")) == 3
+
+    def test_a_connection_that_is_gone_says_so(self, database, connection):
+        database.kill(connection.thread_id())
+
+        with pytest.raises((pymysql.OperationalError, OSError)):
+            ask(connection, question("select 1 as n"))
+        with pytest.raises(pymysql.InterfaceError):
+            ask(connection, question("select 1 as n"))
+
+    def test_a_server_that_hangs_is_given_up(self, database):
+        with contextlib.closing(
+            database.connect(read_timeout=0.05, write_timeout=60)
+        ) as connection:
+            with pytest.raises(OSError):
+                ask(connection, question("select sleep(60) as n"))
+
+            assert not connection.open
+
+
+class TestStrangeAnswers:
+    def test_an_answer_may_come_in_pieces(self, strange):
+        whole = packets_of(*ANSWER)
+        connection = strange(*(whole[n : n + 1] for n in range(len(whole))))
+
+        assert ask(connection, b"?") == 17
+        assert not connection.closed
+
+    @pytest.mark.parametrize(
+        "bodies",
+        [
+            pytest.param([b"\x02", *ANSWER[1:]], id="two columns"),
+            pytest.param([*ANSWER[:3], b"\xfb", ANSWER[4]], id="null"),
+            pytest.param([*ANSWER[:3], b"\x0217\x011", ANSWER[4]], id="two fields"),
+            pytest.param([*ANSWER[:3], b"\x021x", ANSWER[4]], id="no number"),
+            pytest.param([*ANSWER, ANSWER[4]], id="one packet more"),
+            pytest.param([ANSWER[0], bytes(5000)], id="too long"),
+        ],
+    )
+    def test_what_is_not_one_number_is_refused(self, strange, bodies):
+        connection = strange(packets_of(*bodies))
+
+        with pytest.raises(StrangeAnswerError):
+            ask(connection, b"?")
+
+        assert connection.closed
+
+    def test_packets_out_of_turn_are_refused(self, strange):
+        connection = strange(packets_of(*ANSWER)[len(packets_of(ANSWER[0])) :])
+
+        with pytest.raises(StrangeAnswerError):
+            ask(connection, b"?")
+
+        assert connection.closed
+
+    def test_an_end_in_the_middle_is_a_lost_connection(self, strange):
+        connection = strange(packets_of(*ANSWER)[:-1])
+
+        with pytest.raises(pymysql.OperationalError) as caught:
+            ask(connection, b"?")
+
+        assert caught.value.args[0] == 2013
+        assert connection.closed
+
+    def test_whoever_does_not_understand_the_server_asks_in_the_usual_way(
+        self, outbox, monkeypatch
+    ):
+        def misunderstand(connection: Any, packet: bytes) -> int:
+            connection._force_close()
+            raise StrangeAnswerError("of another protocol")
+
+        outbox.enqueue(SHOP, batch_of("a"))
+        monkeypatch.setattr(mysql_module, "ask", misunderstand)
+
+        assert outbox.due_namespaces(["other", SHOP]) == [SHOP]
+        assert outbox.due_namespaces(["other"]) == []
+
+
+class TestManyQuestions:
+    def test_those_who_ask_for_others_each_time_are_answered(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        for n in range(3 * mysql_module.MAX_QUESTIONS):
+            assert outbox.due_namespaces([f"other{n}", SHOP]) == [SHOP]
+
+        assert len(outbox._questions) <= mysql_module.MAX_QUESTIONS
