@@ -10,13 +10,22 @@ import abc
 import contextlib
 import logging
 import time
-from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+    TypeVar,
+    Union,
+)
 
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.cache.writing import touch
 from hydracache_sync.durations import duration_ms
-from hydracache_sync.integrations import callers_transaction
+from hydracache_sync.integrations import callers_transaction, open_transactions
 from hydracache_sync.integrations.collected import Collected, Written
 from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
@@ -25,6 +34,10 @@ from hydracache_sync.pool import WorkerPool
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.wait import ConsistencyMode, InvalidationWait, WaitOutcome
 from hydracache_sync.worker import PublishReport
+
+if TYPE_CHECKING:
+    # Only who attaches something has it.
+    from hydracache_sync.integrations.sqlalchemy import Attached, Engine
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +104,23 @@ class AppCalls(abc.ABC):
         At the end of the process this is done anyway.
         """
         return self.runtime.placement.stop(timeout)
+
+    # SQLAlchemy
+
+    def attach(
+        self, target: Any, *, bind: Engine | Callable[[], Engine] | None = None
+    ) -> Attached:
+        """Have SQLAlchemy write what is collected, in the transaction it commits.
+
+        Once, beside the target: ``hydracache.attach(db.session)``. Serves every app
+        that this object serves.
+
+        :param target, bind: as for ``hydracache_sync.integrations.sqlalchemy.attach``.
+        :return: what maps models to intents: ``attached.watch(User, entity="user")``.
+        """
+        from hydracache_sync.integrations.sqlalchemy import Attached
+
+        return Attached(self, target, bind=bind)
 
     # Collecting
 
@@ -293,9 +323,11 @@ class AppCalls(abc.ABC):
         cache may hold the value from before, and a value loaded in an open transaction
         must not get into the cache. Then the database is to be asked.
         """
+        if open_transactions.writing():
+            return False
         collected = self.collected_if_any()
         if collected is not None:
-            if collected or collected.writing:
+            if collected:
                 return False
             if not all(
                 self._is_readable(collected, each) for each in collected.written
@@ -326,6 +358,10 @@ class AppCalls(abc.ABC):
         not committed, nothing that it loads is stored at all. The snapshot that the
         loader reads in is known, see ``HYDRACACHE_SNAPSHOT``.
         """
+        if open_transactions.writing():
+            # They may have more to collect at their flush, and what a statement without
+            # objects has changed nobody knows.
+            return loader()
         collected = self.collected_if_any()
         if collected is not None and not isinstance(tags, (str, bytes)):
             tags = tuple(tags)
@@ -361,8 +397,7 @@ class AppCalls(abc.ABC):
 
     def _is_writing(self, collected: Collected, key: str, tags: Sequence[str]) -> bool:
         """Whether an entry may lack what this request has written, or show it early."""
-        if collected.writing or touch(collected.intents, key, tags):
-            # Sessions that are writing may have more to collect at their flush.
+        if touch(collected.intents, key, tags):
             return True
         return any(
             touch(each.receipt.batch or (), key, tags)

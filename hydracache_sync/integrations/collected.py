@@ -47,22 +47,20 @@ class Collected:
     def __init__(self, where: str) -> None:
         self.where = where
         self.written: list[Written] = []
-        #: Open transactions of attached sessions: when each began, in Unix seconds.
-        self.began: dict[object, float] = {}
-        #: Those of them that have changed something.
-        self.writing: set[object] = set()
         #: Position that a cookie has promised for what is not written yet.
         self.promised: CommitPosition | None = None
         #: Why it was not written in the app's transaction.
         self.why = ""
+        #: Why nobody may have written it, where that is not known.
+        self.doubt = ""
         #: Ends with the request: the quarantine of what its end has written.
         self.holding = contextlib.ExitStack()
         #: A cached value was found to be behind this request's own writes.
         self.past_cache = False
         self._intents: list[InvalidationIntent] = []
-        # The first of the intents that a commit has written, and which are kept for
-        # the commit of another session that was open at the time.
-        self._kept = 0
+        #: How many of the intents a commit has written that are kept for the commit of
+        #: another session, which was open at the time.
+        self.kept = 0
 
     def __len__(self) -> int:
         return len(self._intents)
@@ -73,10 +71,8 @@ class Collected:
     @property
     def may_be_uncommitted(self) -> bool:
         """Whether this request may see rows of its own that nobody else does."""
-        return (
-            bool(self.writing)
-            or len(self._intents) > self._kept
-            or not all(each.committed for each in self.written)
+        return len(self._intents) > self.kept or not all(
+            each.committed for each in self.written
         )
 
     def mark(self) -> int:
@@ -86,11 +82,11 @@ class Collected:
     def drop_from(self, mark: int) -> None:
         """Forget what was collected since ``mark``: its transaction is rolled back."""
         del self._intents[mark:]
-        self._kept = min(self._kept, len(self._intents))
+        self.kept = min(self.kept, len(self._intents))
 
     def batch(self, more: Iterable[InvalidationIntent] = ()) -> InvalidationIntentBatch:
         """What is to be written, as a batch; nothing is taken out."""
-        batch = InvalidationIntentBatch(_cut(self.where))
+        batch = InvalidationIntentBatch(self.reason)
         for intent in (*self._intents, *more):
             batch.intent(intent)
         return batch
@@ -98,19 +94,35 @@ class Collected:
     def clear(self) -> None:
         """Forget the intents: they are written, or not wanted."""
         self._intents.clear()
-        self._kept = 0
+        self.kept = 0
 
-    def keep(self) -> None:
-        """Note that all intents are written, and keep them for another commit."""
-        self._kept = len(self._intents)
+    def wrote(self, count: int, *, keep: bool) -> None:
+        """Note that a commit has written the first ``count`` intents.
+
+        :param keep: another transaction is open that they may be for as well.
+        """
+        if keep:
+            self.kept = max(self.kept, count)
+        else:
+            del self._intents[:count]
+            self.kept = max(0, self.kept - count)
+
+    def forget_kept(self) -> None:
+        """No other transaction is open any more that they could be for."""
+        del self._intents[: self.kept]
+        self.kept = 0
+
+    @property
+    def reason(self) -> str:
+        return _cut(self.where)
 
     def pop_unwritten(self) -> InvalidationIntentBatch | None:
         """Take out what no commit has written; None if that is nothing."""
-        rest = self._intents[self._kept :]
+        rest = self._intents[self.kept :]
         self.clear()
         if not rest:
             return None
-        batch = InvalidationIntentBatch(_cut(self.where))
+        batch = InvalidationIntentBatch(self.reason)
         for intent in rest:
             batch.intent(intent)
         return batch
@@ -118,7 +130,7 @@ class Collected:
     def restore(self, intents: tuple[InvalidationIntent, ...], written: int) -> None:
         """Go back to what was collected, and written, before a failed transaction."""
         self._intents[:] = intents
-        self._kept = min(self._kept, len(intents))
+        self.kept = min(self.kept, len(intents))
         del self.written[written:]
 
     @property

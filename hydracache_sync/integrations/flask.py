@@ -135,6 +135,8 @@ class HydraCache(AppCalls):
         return collected
 
     def collected_if_any(self) -> Collected | None:
+        if not has_app_context():
+            return None
         collected: Collected | None = g.get(_COLLECTED)
         return collected
 

@@ -79,9 +79,8 @@ def save_what_is_left(runtime: Runtime, collected: Collected) -> None:
     collected.holding.close()
     batch = collected.pop_unwritten()
     if batch is not None:
-        runtime.save(
-            batch, collected.where, collected.why or NOBODY, collected.promised
-        )
+        why = collected.why or collected.doubt or NOBODY
+        runtime.save(batch, collected.where, why, collected.promised)
     runtime.settle(collected.written)
     if runtime.strict:
         runtime.hold_off_late(collected.written, collected.where)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Callable
 
+from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.collected import Collected
 from hydracache_sync.snapshots import NEVER
 
@@ -41,9 +42,10 @@ class SnapshotGuard:
         if collected is not None and collected.may_be_uncommitted:
             # It may read its own rows, and roll them back afterwards.
             return NEVER
-        moments: list[float] = []
-        if self._kind != "fresh" and collected is not None:
-            moments += collected.began.values()
+        if self._kind == "fresh":
+            return NEVER if open_transactions.writing() else None
+        began = open_transactions.snapshot()
         if self._kind == "request":
-            moments.append(self._request_began())
-        return min(moments, default=None)
+            request_began = self._request_began()
+            return request_began if began is None else min(began, request_began)
+        return began

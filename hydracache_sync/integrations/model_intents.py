@@ -1,0 +1,65 @@
+"""What a change of a mapped object, or of its table, invalidates.
+
+Values only: which objects changed, and how, is told by who watches them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable, Sequence
+
+from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.keys import CacheKeyBuilder
+
+
+def entity_key(*primary_key: object) -> str:
+    """Key of an entity whose primary key has these columns.
+
+    ``entity_key(42)`` is ``"42"``; several columns are escaped and joined by ``:``.
+    """
+    if len(primary_key) == 1:
+        return str(primary_key[0])
+    return CacheKeyBuilder(*primary_key).build_string()
+
+
+class ModelIntents:
+    """The intents of one model.
+
+    :param entity: name of its entities; None if only collections are cached.
+    :param collections: names of the collections that any change touches.
+    :param key: makes an entity's key of the columns of the primary key.
+    :param more: further intents, of the object as it is after the change.
+    """
+
+    def __init__(
+        self,
+        entity: str | None,
+        collections: Sequence[str],
+        *,
+        key: Callable[..., str],
+        more: Callable[[Any], Iterable[InvalidationIntent]] | None,
+    ) -> None:
+        if isinstance(collections, str):
+            raise TypeError(f"collections must be several names: [{collections!r}]")
+        if entity is not None:
+            InvalidationIntent.entity(entity, "")
+        self.of_table = [InvalidationIntent.collection(name) for name in collections]
+        self._entity = entity
+        self._key = key
+        self._more = more
+
+    def of_object(
+        self, changed: Any, primary_keys: Iterable[Sequence[Any]]
+    ) -> list[InvalidationIntent]:
+        """What the change of one object invalidates.
+
+        :param primary_keys: those it has and had.
+        """
+        found = list(self.of_table)
+        if self._entity is not None:
+            found += [
+                InvalidationIntent.entity(self._entity, self._key(*primary_key))
+                for primary_key in primary_keys
+            ]
+        if self._more is not None:
+            found += self._more(changed)
+        return found

@@ -1,0 +1,71 @@
+"""The transactions that this thread has open and the library is told of.
+
+A cached read asks here, before it looks and before it stores: what an open transaction
+shows may be older than an invalidation, and newer than what others may see.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Iterator
+
+from hydracache_sync.snapshots import NEVER
+
+
+class OpenTransaction:
+    """One transaction, of whatever library.
+
+    :ivar began: a moment that its snapshot is not older than, in Unix seconds; None
+        while it has no connection, so that its first statement begins a fresh one.
+    """
+
+    began: float | None = None
+
+    def has_changes(self) -> bool:
+        """Whether it shows its owner what others do not see."""
+        raise NotImplementedError
+
+
+class _ThisThread(threading.local):
+    def __init__(self) -> None:
+        # Weak: a session that is dropped without an end is told to nobody.
+        self.transactions: weakref.WeakSet[OpenTransaction] = weakref.WeakSet()
+
+
+_this_thread = _ThisThread()
+
+
+def opened(transaction: OpenTransaction) -> None:
+    _this_thread.transactions.add(transaction)
+
+
+def ended(transaction: OpenTransaction) -> None:
+    """Also where it was opened in another thread: that one sees no ``began`` then."""
+    transaction.began = None
+    _this_thread.transactions.discard(transaction)
+
+
+def all_open() -> Iterator[OpenTransaction]:
+    return iter(_this_thread.transactions)
+
+
+def writing() -> bool:
+    """Whether one of them has changes: a cached read must go round the cache then."""
+    transactions = _this_thread.transactions
+    return bool(transactions) and any(each.has_changes() for each in transactions)
+
+
+def snapshot() -> float | None:
+    """When the oldest of them began; for ``TaggedCache(snapshot=...)``.
+
+    :return: Unix seconds; None if there is none, so that the load's first statement
+        begins a fresh snapshot; ``NEVER`` if one of them has changes.
+    """
+    began = None
+    for each in _this_thread.transactions:
+        if each.has_changes():
+            return NEVER
+        if each.began is not None and (began is None or each.began < began):
+            began = each.began
+    return began

@@ -1,0 +1,55 @@
+"""An outbox and a namespace, for transactions of programs that are no web app."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, ContextManager, Iterable, Sequence
+
+from hydracache_sync.integrations.collected import Collected, Written
+from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.keys import checked_namespace
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+
+
+class OutboxHome:
+    """Writes to the outbox, and announces commits to the pools that subscribe to it."""
+
+    def __init__(self, outbox: InvalidationOutbox, namespace: str) -> None:
+        if not isinstance(outbox, InvalidationOutbox):
+            raise TypeError(
+                "attach() takes an outbox and a namespace, or the HydraCache of an app,"
+                f" not {type(outbox).__name__}"
+            )
+        self.outbox = outbox
+        self.namespace = checked_namespace(namespace)
+
+    @property
+    def runtime(self) -> OutboxHome:
+        return self
+
+    def collected(self) -> Collected | None:
+        return None
+
+    def collected_if_any(self) -> Collected | None:
+        return None
+
+    def write(
+        self,
+        connection: Any,
+        batch: InvalidationIntentBatch,
+        position: CommitPosition | None = None,
+    ) -> InvalidationReceipt:
+        return self.outbox.enqueue_in(
+            connection, self.namespace, batch, commit_position=position
+        )
+
+    def quarantine(self, written: Iterable[Written]) -> ContextManager[None]:
+        return contextlib.nullcontext()
+
+    def committed(self, written: Written) -> None:
+        written.committed = True
+        self.settle([written])
+
+    def settle(self, written: Sequence[Written]) -> None:
+        self.outbox.announce_commit([self.namespace])

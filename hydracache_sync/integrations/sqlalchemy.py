@@ -1,0 +1,620 @@
+"""Invalidations in the transactions of SQLAlchemy, 1.4 and 2.x: ORM sessions and Core.
+
+Listens to events and writes, right before a commit, through the connection that is
+about to commit: rows and data are one transaction. Commits and rolls back nothing.
+What belongs to a savepoint that was rolled back is not written.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import weakref
+from typing import Any, Callable, Iterable, Sequence, Union
+
+from sqlalchemy import event, inspect
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import Session, object_session, scoped_session, sessionmaker
+
+from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.integrations import callers_transaction, open_transactions
+from hydracache_sync.integrations.collected import Written
+from hydracache_sync.integrations.model_intents import ModelIntents, entity_key
+from hydracache_sync.integrations.outbox_home import OutboxHome
+from hydracache_sync.integrations.statements_seen import changes_data
+from hydracache_sync.integrations.transaction_intents import Home, TransactionIntents
+from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.receipts import InvalidationReceipt
+
+__all__ = ["Attached", "Engine", "attach", "entity_key", "reads_own_writes", "snapshot"]
+
+logger = logging.getLogger(__name__)
+
+#: What can be attached.
+Target = Union[
+    Engine, Session, "type[Session]", "sessionmaker[Any]", "scoped_session[Any]"
+]
+
+#: An engine, or what returns it where it is made later.
+Bind = Union[Engine, Callable[[], Engine], None]
+
+snapshot = open_transactions.snapshot
+
+
+def reads_own_writes() -> bool:
+    """Whether this thread's open transactions have changed nothing.
+
+    Otherwise a cached read would show less than they do, and what it loads must not be
+    stored: ask the database.
+    """
+    return not open_transactions.writing()
+
+
+def attach(
+    target: Target, outbox: InvalidationOutbox, namespace: str, *, bind: Bind = None
+) -> Attached:
+    """Write the intents of ``target``'s transactions to ``outbox``, in each of them.
+
+    For programs that are no web app; those call ``hydracache.attach(db.session)``.
+
+    :param target: what makes your sessions (``sessionmaker``, ``scoped_session``, a
+        class), one session, or an engine if you use Core.
+    :param bind: the engine of the outbox's database, or a function that returns it, for
+        sessions that use several databases. Intents are atomic with what is written
+        through it, and with the rest only in sessions with ``twophase=True``.
+    """
+    return Attached(OutboxHome(outbox, namespace), target, bind=bind)
+
+
+class Attached:
+    """What was attached: takes intents, maps models, gives receipts. Thread-safe.
+
+    :ivar target: the engine, or what sessions are made of.
+    """
+
+    def __init__(self, home: Home, target: Target, *, bind: Bind = None) -> None:
+        self._home = home
+        self._bind = bind
+        self._models: list[tuple[type, ModelIntents]] = []
+        self._of_table: dict[str, tuple[InvalidationIntent, ...]] = {}
+        self._watched: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._written: weakref.WeakKeyDictionary[Any, list[Written]]
+        self._written = weakref.WeakKeyDictionary()
+        self._said = False
+        self.target = _resolved(target)
+        if isinstance(self.target, Engine):
+            if bind is not None:
+                raise TypeError("an engine needs no bind=")
+            _EngineEvents(self, self.target)
+        else:
+            _SessionEvents(self, self.target)
+
+    # Collecting
+
+    def invalidate(
+        self,
+        owner: Session | scoped_session[Any] | Connection,
+        *intents: InvalidationIntent,
+    ) -> None:
+        """Have the transaction that is open on ``owner`` write ``intents``.
+
+        They go with the savepoint that is open, if it is rolled back. Nothing is
+        written unless the transaction is committed.
+
+        :param owner: a session; a connection of Core must have begun a transaction.
+        """
+        checked = [intent.checked() for intent in intents]
+        if isinstance(owner, Connection):
+            joined = self._transaction_on(owner)
+            if joined is None:
+                raise ConfigurationError("the connection has no transaction open")
+            joined.add(*checked)
+            return
+        session = _session_of(owner)
+        current = self._current(session)
+        if current is None:
+            self._state(session).waiting += checked
+        else:
+            current.add(*checked)
+
+    def watch(
+        self,
+        model: type,
+        *,
+        entity: str | None = None,
+        collections: Sequence[str] = (),
+        key: Callable[..., str] = entity_key,
+        more: Callable[[Any], Iterable[InvalidationIntent]] | None = None,
+    ) -> None:
+        """Have changes of ``model``'s objects invalidate what shows them.
+
+        An object that is inserted, updated or deleted invalidates its entity and the
+        collections; one whose primary key changes, the old entity and the new one. A
+        statement that changes the table without objects (bulk, Core) invalidates the
+        collections: which rows it hits is not known. Subclasses are included.
+
+        :param entity: name of the entities; None for none.
+        :param collections: names of collections that any change touches.
+        :param key: makes the key of the primary key's columns. Reads must make the same
+            one: ``entity_tag("user", entity_key(42))``.
+        :param more: gives further intents for an object, as it is after the change.
+        """
+        intents = ModelIntents(entity, collections, key=key, more=more)
+        self._models.append((model, intents))
+        self._of_table = {}
+
+        def inserted(mapper: Any, connection: Connection, target: Any) -> None:
+            changed(connection, target, [mapper.primary_key_from_instance(target)])
+
+        def updated(mapper: Any, connection: Connection, target: Any) -> None:
+            session = object_session(target)
+            # Told of all that were looked at; most have no change.
+            if session is not None and session.is_modified(target):
+                keys = [mapper.primary_key_from_instance(target)]
+                old = inspect(target).identity
+                if old is not None and list(old) != keys[0]:
+                    keys.insert(0, old)
+                changed(connection, target, keys)
+
+        def deleted(mapper: Any, connection: Connection, target: Any) -> None:
+            changed(connection, target, [inspect(target).identity])
+
+        def changed(connection: Connection, target: Any, keys: list[Any]) -> None:
+            transaction = self._transaction_on(connection)
+            if transaction is not None:
+                transaction.add(*intents.of_object(target, keys))
+
+        event.listen(model, "after_insert", inserted, propagate=True)
+        event.listen(model, "after_update", updated, propagate=True)
+        event.listen(model, "after_delete", deleted, propagate=True)
+
+    # After the commit
+
+    def receipts(
+        self, owner: Session | scoped_session[Any] | Connection
+    ) -> list[InvalidationReceipt]:
+        """Receipts of the last transaction of ``owner`` that wrote and was committed.
+
+        One, unless something was invalidated while it was committed.
+        """
+        key = owner if isinstance(owner, Connection) else _session_of(owner)
+        return [each.receipt for each in self._written.get(key, ())]
+
+    def receipt(
+        self, owner: Session | scoped_session[Any] | Connection
+    ) -> InvalidationReceipt | None:
+        """The last of :meth:`receipts`."""
+        receipts = self.receipts(owner)
+        return receipts[-1] if receipts else None
+
+    # Reading
+
+    def get_or_load(
+        self, cache: TaggedCache, key: str, loader: Callable[[], Any], **options: Any
+    ) -> Any:
+        """As ``cache.get_or_load``, and never less than the open transaction shows.
+
+        A transaction that has changed something neither reads nor fills. For the rest
+        make the cache with ``TaggedCache(..., snapshot=snapshot)``.
+        """
+        if not reads_own_writes():
+            return loader()
+        return cache.get_or_load(key, loader, **options)
+
+    # For the events
+
+    def _transaction_on(self, connection: Connection) -> TransactionIntents | None:
+        # Kept where clones of a connection find it, too. Weak: what a connection of the
+        # driver knows outlives a session that is dropped without an end.
+        found: weakref.ref[TransactionIntents] | None
+        found = connection.info.get(self._home)
+        return None if found is None else found()
+
+    def _current(self, session: Session) -> _OfSession | None:
+        """The transaction that is open in ``session``."""
+        state = self._state(session)
+        if state.current is None and not state.over and session.in_transaction():
+            # Attached while it was open: nobody knows since when.
+            state.current = _OfSession(self._home, session)
+            state.current.has_connection(fresh=False)
+        return state.current
+
+    def _remember(self, owner: Any, transaction: TransactionIntents) -> None:
+        if transaction.written:
+            self._written[owner] = transaction.written
+
+    def _state(self, session: Session) -> _SessionState:
+        state: _SessionState | None = session.info.get(self)
+        if state is None:
+            state = session.info[self] = _SessionState()
+        return state
+
+    def _watch(self, connection: Connection) -> None:
+        """Look at the statements of a connection, and be there when it commits."""
+        engine = connection.engine
+        if engine not in self._watched:
+            self._watched.add(engine)
+            self._listen(engine)
+        if not getattr(connection, "_has_events", True):
+            # It was made before its engine had events and would not tell of them.
+            self._listen(connection)
+
+    def _listen(self, target: Any) -> None:
+        event.listen(target, "before_cursor_execute", self._executes)
+        event.listen(target, "commit", self._commits)
+        event.listen(target, "prepare_twophase", self._prepares)
+        event.listen(target, "commit_twophase", self._commits_prepared)
+        event.listen(target, "savepoint", _begin_before_savepoint)
+
+    def _executes(
+        self,
+        connection: Connection,
+        cursor: Any,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        executemany: bool,
+    ) -> None:
+        transaction = self._transaction_on(connection)
+        if transaction is None:
+            return
+        compiled = getattr(context, "compiled", None)
+        if compiled is None or getattr(compiled, "isplaintext", False):
+            if changes_data(statement):
+                transaction.changed()
+        elif context.isinsert or context.isupdate or context.isdelete:
+            transaction.changed()
+            if self._models:
+                table = getattr(compiled.statement, "table", None)
+                if table is not None:
+                    transaction.add(*self._intents_of(table))
+
+    def _intents_of(self, table: Any) -> tuple[InvalidationIntent, ...]:
+        """Collections of the models that have rows in ``table``."""
+        name = table.key
+        found = self._of_table.get(name)
+        if found is None:
+            found = self._of_table[name] = tuple(
+                intent
+                for model, intents in self._models
+                if name in _tables_of(model)
+                for intent in intents.of_table
+            )
+        return found
+
+    def _commits(self, connection: Connection) -> None:
+        """Write what came after the events of the session that is committing."""
+        self._write_rest(connection)
+        self._hold_off(connection)
+
+    def _prepares(self, connection: Connection, xid: Any) -> None:
+        self._write_rest(connection)
+
+    def _commits_prepared(
+        self, connection: Connection, xid: Any, is_prepared: bool
+    ) -> None:
+        self._hold_off(connection)
+
+    def _write_rest(self, connection: Connection) -> None:
+        transaction = self._transaction_on(connection)
+        if transaction is not None and self._is_outboxs(connection, transaction):
+            transaction.write(lambda: _dbapi_connection(connection))
+
+    def _hold_off(self, connection: Connection) -> None:
+        """Of several connections the first that commits: nothing may commit before."""
+        transaction = self._transaction_on(connection)
+        if transaction is not None:
+            transaction.hold_off()
+
+    def _is_outboxs(
+        self, connection: Connection, transaction: TransactionIntents
+    ) -> bool:
+        bind = self._engine()
+        if bind is not None:
+            return connection.engine is bind
+        return not isinstance(transaction, _OfSession) or transaction.connections == 1
+
+    def _engine(self) -> Engine | None:
+        if self._bind is None or isinstance(self._bind, Engine):
+            return self._bind
+        return self._bind()
+
+
+def _resolved(target: Target) -> Engine | Session | type[Session]:
+    """What events are told for."""
+    made_by: Any = target
+    if isinstance(made_by, scoped_session):
+        made_by = made_by.session_factory
+    if isinstance(made_by, sessionmaker):
+        made_by = made_by.class_
+    if isinstance(made_by, (Engine, Session)) or (
+        isinstance(made_by, type) and issubclass(made_by, Session)
+    ):
+        return made_by
+    raise TypeError(
+        "only an engine, a session, or what makes sessions can be attached, not"
+        f" {target!r}"
+    )
+
+
+def _session_of(owner: Session | scoped_session[Any]) -> Session:
+    if isinstance(owner, scoped_session):
+        session: Session = owner()
+        return session
+    return owner
+
+
+def _begin_before_savepoint(connection: Connection, name: str | None) -> None:
+    """Have SQLite begin a transaction, where the driver has not done so yet.
+
+    A savepoint outside of one is one itself, and its release commits: then a rollback
+    of the session would forget the invalidations of data that is durable.
+    """
+    driver = _dbapi_connection(connection)
+    if isinstance(driver, sqlite3.Connection) and driver.isolation_level is not None:
+        callers_transaction.begin(driver)
+
+
+def _dbapi_connection(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+def _tables_of(model: type) -> set[str]:
+    whole: Any = inspect(model)
+    return {
+        table.key for mapper in whole.self_and_descendants for table in mapper.tables
+    }
+
+
+class _OfSession(TransactionIntents):
+    """Of a session; may have connections to several databases."""
+
+    def __init__(self, home: Home, session: Session) -> None:
+        super().__init__(
+            home,
+            pending=lambda: bool(session.new or session.dirty or session.deleted),
+        )
+        #: By engine.
+        self.of_engine: dict[Engine, Connection] = {}
+        #: What connections know of their transaction, and what they knew before.
+        self.known_to: list[tuple[Any, Any]] = []
+
+    @property
+    def connections(self) -> int:
+        return len(self.of_engine)
+
+
+class _SessionState:
+    """What is known of one session.
+
+    :ivar waiting: given before its transaction has begun.
+    :ivar released: the savepoint that is ending was released.
+    :ivar over: the transaction that is ending was committed.
+    """
+
+    def __init__(self) -> None:
+        self.current: _OfSession | None = None
+        self.waiting: list[InvalidationIntent] = []
+        self.released = False
+        self.over = False
+
+
+class _SessionEvents:
+    """Follows the transactions of sessions."""
+
+    def __init__(self, attached: Attached, target: Any) -> None:
+        self._attached = attached
+        self._home = attached._home
+        # First of all: who else listens may begin a snapshot.
+        event.listen(target, "after_transaction_create", self.begun, insert=True)
+        event.listen(target, "after_begin", self.connected, insert=True)
+        event.listen(target, "before_commit", self.commits)
+        event.listen(target, "after_commit", self.committed, insert=True)
+        event.listen(target, "after_transaction_end", self.ended)
+
+    def begun(self, session: Session, transaction: Any) -> None:
+        state = self._attached._state(session)
+        if transaction.parent is None:
+            state.over = False
+            state.current = _OfSession(self._home, session)
+            state.current.add(*state.waiting)
+            state.waiting.clear()
+        elif transaction.nested and state.current is not None:
+            state.current.begin_savepoint()
+
+    def connected(
+        self, session: Session, transaction: Any, connection: Connection
+    ) -> None:
+        current, info = self._attached._current(session), connection.info
+        if current is None:
+            return
+        # Of a connection that was given to the session nobody knows when it began.
+        fresh = connection is not session.bind
+        current.has_connection(fresh=fresh)
+        current.of_engine[connection.engine] = connection
+        known = self._attached._transaction_on(connection)
+        if known is not current:
+            before = None if fresh else info.get(self._home)
+            if fresh and known is not None:
+                known.abandon()
+            current.known_to.append((info, before))
+            info[self._home] = weakref.ref(current)
+        self._attached._watch(connection)
+
+    def commits(self, session: Session) -> None:
+        if session.in_nested_transaction():
+            return
+        if not getattr(session, "_flushing", False):
+            session.flush()
+        current = self._attached._current(session)
+        if current is not None:
+            current.write(lambda: self._connection_for(session, current))
+
+    def committed(self, session: Session) -> None:
+        state = self._attached._state(session)
+        if session.in_nested_transaction():
+            state.released = True
+            return
+        current = self._attached._current(session)
+        if current is not None:
+            state.over = True
+            self._end(state, committed=True)
+            current.after_commit()
+            self._attached._remember(session, current)
+
+    def ended(self, session: Session, transaction: Any) -> None:
+        state = self._attached._state(session)
+        if transaction.parent is None:
+            self._end(state, committed=False)
+            state.over = False
+        elif transaction.nested and state.current is not None:
+            state.current.end_savepoint(kept=state.released)
+            state.released = False
+
+    def _end(self, state: _SessionState, *, committed: bool) -> None:
+        current, state.current = state.current, None
+        if current is None:
+            return
+        for info, before in current.known_to:
+            if before is None:
+                info.pop(self._home, None)
+            else:
+                info[self._home] = before
+        current.end(committed=committed)
+
+    def _connection_for(self, session: Session, current: _OfSession) -> Any:
+        """The driver's connection to the outbox's database, in this transaction."""
+        bind = self._attached._engine()
+        engines = list(current.of_engine)
+        if bind is not None:
+            self._warn_of_others(session, [each for each in engines if each != bind])
+            connection = session.connection(bind_arguments={"bind": bind})
+        elif len(engines) == 1:
+            connection = current.of_engine[engines[0]]
+        elif engines:
+            raise ConfigurationError(
+                f"the session's transaction is in {len(engines)} databases,"
+                f" {_names(engines)}: attach it with bind=, the engine of the one that"
+                " has the outbox"
+            )
+        else:
+            try:
+                connection = session.connection()
+            except UnboundExecutionError as exc:
+                raise ConfigurationError(
+                    "the session has used no database yet and has no bind of its own:"
+                    " attach it with bind=, the engine of the outbox's database"
+                ) from exc
+        return _dbapi_connection(connection)
+
+    def _warn_of_others(self, session: Session, others: list[Engine]) -> None:
+        if not others or session.twophase or self._attached._said:
+            return
+        self._attached._said = True
+        logger.warning(
+            "a session uses %s too: what it changes there is not committed together"
+            " with its invalidations, unless it is made with twophase=True",
+            _names(others),
+        )
+
+
+def _names(engines: list[Engine]) -> str:
+    return ", ".join(repr(engine.url) for engine in engines)
+
+
+class _EngineEvents:
+    """Follows the transactions of an engine's connections, for Core.
+
+    A session's own transactions are the session's, where it is attached as well.
+    """
+
+    def __init__(self, attached: Attached, engine: Engine) -> None:
+        self._attached = attached
+        self._home = attached._home
+        self._sent = ("hydracache_sync sent", self)
+        self._open: weakref.WeakKeyDictionary[Connection, TransactionIntents]
+        self._open = weakref.WeakKeyDictionary()
+        attached._watched.add(engine)
+        event.listen(engine, "begin", self.begins, insert=True)
+        event.listen(engine, "begin_twophase", self.begins_twophase, insert=True)
+        event.listen(engine, "savepoint", self.savepoint)
+        event.listen(engine, "release_savepoint", self.release)
+        event.listen(engine, "rollback_savepoint", self.roll_back_to)
+        attached._listen(engine)
+        event.listen(engine, "commit", self.commits)
+        event.listen(engine, "commit_twophase", self.commits_twophase)
+        event.listen(engine, "rollback", self.rolls_back)
+        event.listen(engine, "rollback_twophase", self.rolls_back_twophase)
+        event.listen(engine, "checkin", self.returned)
+
+    def begins(self, connection: Connection) -> None:
+        self._after_commit(connection.info)
+        transaction = TransactionIntents(self._home)
+        transaction.has_connection()
+        self._open[connection] = transaction
+        connection.info[self._home] = weakref.ref(transaction)
+
+    def begins_twophase(self, connection: Connection, xid: Any) -> None:
+        self.begins(connection)
+
+    def savepoint(self, connection: Connection, name: str | None) -> None:
+        transaction = self._own(connection)
+        if transaction is not None:
+            transaction.begin_savepoint()
+
+    def release(self, connection: Connection, name: str, context: Any) -> None:
+        transaction = self._own(connection)
+        if transaction is not None:
+            transaction.end_savepoint(kept=True)
+
+    def roll_back_to(self, connection: Connection, name: str, context: Any) -> None:
+        transaction = self._own(connection)
+        if transaction is not None:
+            transaction.end_savepoint(kept=False)
+
+    def commits(self, connection: Connection) -> None:
+        transaction = self._own(connection)
+        if transaction is None:
+            return
+        # Nobody tells when it is done; that nothing comes in between is certain.
+        del connection.info[self._home]
+        transaction.end(committed=True)
+        if transaction.written:
+            self._attached._remember(connection, transaction)
+            connection.info[self._sent] = transaction
+
+    def commits_twophase(
+        self, connection: Connection, xid: Any, is_prepared: bool
+    ) -> None:
+        self.commits(connection)
+
+    def rolls_back(self, connection: Connection) -> None:
+        transaction = self._own(connection)
+        if transaction is not None:
+            del connection.info[self._home]
+            transaction.end(committed=False)
+
+    def rolls_back_twophase(
+        self, connection: Connection, xid: Any, is_prepared: bool
+    ) -> None:
+        self.rolls_back(connection)
+
+    def returned(self, dbapi_connection: Any, record: Any) -> None:
+        self._after_commit(record.info)
+        found = record.info.pop(self._home, None)
+        transaction = None if found is None else found()
+        if transaction is not None:
+            # Its commit was refused, by this library or another listener.
+            transaction.end(committed=False)
+
+    def _after_commit(self, info: Any) -> None:
+        transaction = info.pop(self._sent, None)
+        if transaction is not None:
+            transaction.after_commit(certain=False)
+
+    def _own(self, connection: Connection) -> TransactionIntents | None:
+        transaction = self._attached._transaction_on(connection)
+        return None if isinstance(transaction, _OfSession) else transaction

@@ -1,0 +1,25 @@
+"""Whether a statement that an app sends changes something, told from its text."""
+
+from __future__ import annotations
+
+import re
+
+#: First words of statements that change no data.
+_READING = frozenset(
+    "select show explain describe desc pragma values table set use begin start"
+    " savepoint release rollback commit".split()
+)
+
+_FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*\n|/\*.*?\*/|\()*(\w+)", re.DOTALL)
+_CHANGING = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.IGNORECASE)
+
+
+def changes_data(statement: str) -> bool:
+    """In doubt it does."""
+    found = _FIRST_WORD.match(statement)
+    if found is None:
+        return False
+    word = found.group(1).lower()
+    if word == "with":
+        return _CHANGING.search(statement) is not None
+    return word not in _READING

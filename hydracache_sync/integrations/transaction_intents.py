@@ -1,0 +1,254 @@
+"""What one transaction invalidates, savepoint by savepoint, until it is committed.
+
+Two sources: intents that were given to the transaction, which know their savepoint,
+and what the request has collected, which may also belong to another transaction. The
+former are written if and only if their savepoint is kept. Of the latter none is ever
+lost: in doubt it is written once more. Knows no SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
+
+from hydracache_sync.integrations import open_transactions
+from hydracache_sync.integrations.collected import Collected, Written
+from hydracache_sync.integrations.open_transactions import OpenTransaction
+from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
+from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+from hydracache_sync.snapshots import NEVER
+
+
+class Writer(Protocol):
+    """What an app's runtime does, and what stands for it where there is no app."""
+
+    def write(
+        self,
+        connection: Any,
+        batch: InvalidationIntentBatch,
+        position: CommitPosition | None = None,
+    ) -> InvalidationReceipt:
+        """Enqueue in the open transaction of a driver's connection."""
+
+    def quarantine(self, written: Iterable[Written]) -> ContextManager[None]:
+        """Hold off what was written, in a block around its commit; in mode strict."""
+
+    def committed(self, written: Written) -> None:
+        """Do what comes after a commit."""
+
+    def settle(self, written: Sequence[Written]) -> None:
+        """Do what comes after what was probably a commit."""
+
+
+class Home(Protocol):
+    """Where a transaction's intents go, and where else there may be some."""
+
+    @property
+    def runtime(self) -> Writer:
+        """Asked only when there is something to write."""
+
+    def collected(self) -> Collected | None:
+        """The collector of the request, made if there is none yet."""
+
+    def collected_if_any(self) -> Collected | None:
+        """The same, or None."""
+
+
+class RolledBackError(Exception):
+    """Tells a quarantine that there was no commit in it."""
+
+
+class _Savepoint:
+    """What came since a savepoint, or since the transaction's begin."""
+
+    def __init__(self, collected: Collected | None) -> None:
+        self.intents: list[InvalidationIntent] = []
+        self.changed = False
+        self.collected = collected
+        self.mark = 0 if collected is None else collected.mark()
+
+
+class TransactionIntents(OpenTransaction):
+    """The intents of one transaction; belongs to the thread that uses it.
+
+    :param home: of the app.
+    :param pending: tells of changes that are not sent to the database yet.
+    :ivar written: what was written in it.
+    """
+
+    def __init__(
+        self, home: Home, *, pending: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.home = home
+        self.written: list[Written] = []
+        self._created = time.time()
+        self._pending = pending
+        self._savepoints = [_Savepoint(home.collected_if_any())]
+        self._writer: Writer | None = None
+        self._quarantines: list[ContextManager[None]] = []
+        self._held = 0
+        # How many of its own intents, and of the request's, are written.
+        self._own_done = 0
+        self._theirs: Collected | None = None
+        self._theirs_done = 0
+
+    def has_connection(self, *, fresh: bool = True) -> None:
+        """State that a connection has joined it.
+
+        :param fresh: the connection's transaction began after this object was made.
+        """
+        if self.began is None:
+            self.began = self._created
+        if not fresh:
+            self.began = NEVER
+        open_transactions.opened(self)
+
+    def has_changes(self) -> bool:
+        return self._pending() or any(
+            each.changed or each.intents for each in self._savepoints
+        )
+
+    # While it runs
+
+    def add(self, *intents: InvalidationIntent) -> None:
+        self._savepoints[-1].intents += intents
+
+    def changed(self) -> None:
+        """State that a statement has changed something."""
+        self._savepoints[-1].changed = True
+
+    def begin_savepoint(self) -> None:
+        self._savepoints.append(_Savepoint(self.home.collected_if_any()))
+
+    def end_savepoint(self, *, kept: bool) -> None:
+        """The innermost savepoint is released or rolled back."""
+        if len(self._savepoints) < 2:
+            return  # it was begun before this object was made
+        ended = self._savepoints.pop()
+        if kept:
+            self._savepoints[-1].intents += ended.intents
+            self._savepoints[-1].changed |= ended.changed
+        else:
+            self._drop(ended)
+
+    # At its end
+
+    def write(self, connection: Callable[[], Any]) -> None:
+        """Write what is not written yet, if anything, in the open transaction.
+
+        :param connection: returns the driver's connection; not called for nothing.
+        """
+        # A commit keeps the savepoints that are still open.
+        own = [intent for each in self._savepoints for intent in each.intents]
+        own = own[self._own_done :]
+        collected = self.home.collected_if_any()
+        done = 0 if collected is None else self._first_of(collected)
+        theirs = () if collected is None else collected.intents[done:]
+        if not own and not theirs:
+            return
+        target = connection()
+        if collected is None:
+            collected = self.home.collected()
+        batch = InvalidationIntentBatch("" if collected is None else collected.reason)
+        for intent in (*own, *theirs):
+            batch.intent(intent)
+        position = collected.promised if collected is not None and theirs else None
+        self._writer = self.home.runtime
+        receipt = self._writer.write(target, batch, position)
+        self.written.append(Written(receipt, again=False))
+        self._own_done += len(own)
+        self._theirs, self._theirs_done = collected, done + len(theirs)
+
+    def hold_off(self) -> None:
+        """Right before the commit, in mode strict: what was written is quarantined.
+
+        Until :meth:`after_commit`, or an end without a commit.
+
+        :raises QuarantineError: roll back.
+        """
+        new = self.written[self._held :]
+        if self._writer is not None and new:
+            quarantine = self._writer.quarantine(new)
+            quarantine.__enter__()
+            self._quarantines.append(quarantine)
+            self._held += len(new)
+
+    def end(self, *, committed: bool) -> None:
+        """It is over; without a commit what was collected in it goes with the data.
+
+        :meth:`after_commit` is still to be called where it was committed.
+        """
+        if not committed:
+            self._end_quarantines(committed=False)
+        open_transactions.ended(self)
+        root = self._savepoints[0]
+        root.changed = any(each.changed for each in self._savepoints)
+        self._savepoints = [_Savepoint(None)]
+        others = self._others_are_open()
+        if not committed:
+            self.written.clear()
+            self._drop(root)
+        elif self._theirs is not None:
+            self._theirs.written += self.written
+            self._theirs.wrote(self._theirs_done, keep=others)
+        self._theirs = None
+        collected = self.home.collected_if_any()
+        if collected is not None and not others:
+            collected.forget_kept()
+
+    def after_commit(self, *, certain: bool = True) -> None:
+        """Publish or have published what was written.
+
+        :param certain: the commit is known to have been done.
+        """
+        self._end_quarantines(committed=True)
+        if self._writer is None:
+            return
+        writer, self._writer = self._writer, None
+        if not certain:
+            writer.settle(self.written)
+            return
+        for each in self.written:
+            writer.committed(each)
+
+    def _end_quarantines(self, *, committed: bool) -> None:
+        while self._quarantines:
+            quarantine = self._quarantines.pop()
+            if committed:
+                quarantine.__exit__(None, None, None)
+            else:
+                with contextlib.suppress(RolledBackError):
+                    quarantine.__exit__(RolledBackError, RolledBackError(), None)
+
+    def abandon(self) -> None:
+        """Another object stands for the transaction."""
+        open_transactions.ended(self)
+
+    def _first_of(self, collected: Collected) -> int:
+        """The first of the request's intents that this transaction is to write."""
+        if collected is self._theirs:
+            return self._theirs_done
+        root = self._savepoints[0]
+        # What was collected before it began, and was written by another's commit, was
+        # not meant for this one.
+        mark = root.mark if root.collected is collected else 0
+        return min(mark, collected.kept)
+
+    def _drop(self, savepoint: _Savepoint) -> None:
+        collected = self.home.collected_if_any()
+        if not collected or savepoint.collected not in (None, collected):
+            return
+        if savepoint.changed and not self._others_are_open():
+            collected.drop_from(savepoint.mark)
+        else:
+            # It may be for something else that was committed.
+            collected.doubt = "a transaction ended without a commit"
+
+    def _others_are_open(self) -> bool:
+        return any(
+            each is not self
+            and isinstance(each, TransactionIntents)
+            and each.home is self.home
+            for each in open_transactions.all_open()
+        )

@@ -1,0 +1,227 @@
+"""Changes of mapped objects, and of their tables, invalidate by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from library import ADA, NAMESPACE, Author, Book, Library, Translator
+from sqlalchemy import delete, insert, text, update
+from sqlalchemy.exc import IntegrityError
+
+from hydracache_sync import InvalidationIntent, entity_tag
+from hydracache_sync.integrations.sqlalchemy import Attached, attach, entity_key
+
+AUTHORS = InvalidationIntent.collection("authors")
+BOOKS = InvalidationIntent.collection("books")
+
+
+def author(id: int) -> InvalidationIntent:
+    return InvalidationIntent.entity("author", str(id))
+
+
+def book(shelf: str, number: int) -> InvalidationIntent:
+    return InvalidationIntent.entity("book", entity_key(shelf, number))
+
+
+@pytest.fixture
+def attached(library: Library) -> Attached:
+    return attach(library.make, library.outbox, NAMESPACE)
+
+
+@pytest.fixture
+def seen(library: Library, attached: Attached) -> Any:
+    """Runs a function in a transaction; returns the intents it has written, sorted."""
+    with library.session() as session:
+        session.add_all(
+            [
+                Author(id=1, name="ada", books=[Book(shelf="a", number=1, title="x")]),
+                Author(id=2, name="bob"),
+                Translator(id=3, name="eve", language="fr"),
+            ]
+        )
+        session.commit()
+    attached.watch(Author, entity="author", collections=["authors"])
+    attached.watch(Book, entity="book", collections=["books"])
+
+    def run(change: Any) -> list[Any]:
+        before = len(library.intents())
+        with library.session() as session:
+            change(session)
+            session.commit()
+        return sorted(library.intents()[before:])
+
+    return run
+
+
+class TestObjects:
+    def test_an_insert_with_a_key_that_the_database_makes(
+        self, library: Library, seen: Any
+    ) -> None:
+        made = Author(name="new")
+
+        intents = seen(lambda session: session.add(made))
+
+        with library.session() as session:
+            id = session.merge(made).id
+        assert intents == sorted([AUTHORS, author(id)])
+
+    def test_an_update(self, seen: Any) -> None:
+        def change(session: Any) -> None:
+            session.get(Author, 1).name = "Ada"
+
+        assert seen(change) == [AUTHORS, author(1)]
+
+    def test_a_delete_and_what_it_cascades_to(self, seen: Any) -> None:
+        intents = seen(lambda session: session.delete(session.get(Author, 1)))
+
+        assert intents == sorted([AUTHORS, author(1), BOOKS, book("a", 1)])
+
+    def test_an_orphan_is_deleted_and_seen(self, seen: Any) -> None:
+        def change(session: Any) -> None:
+            author = session.get(Author, 1)
+            author.books.clear()
+
+        assert {BOOKS, book("a", 1)} <= set(seen(change))
+
+    def test_a_changed_primary_key_invalidates_old_and_new(self, seen: Any) -> None:
+        def change(session: Any) -> None:
+            session.get(Book, ("a", 1)).number = 7
+
+        assert seen(change) == sorted([BOOKS, book("a", 1), book("a", 7)])
+
+    def test_a_key_of_several_columns_is_unambiguous(self) -> None:
+        assert entity_key(42) == "42"
+        assert entity_key("a:b", 1) != entity_key("a", "b:1")
+        assert entity_tag("book", entity_key("a", 1)) == "book:a%3A1"
+
+    def test_an_object_that_is_read_or_set_to_the_same_invalidates_nothing(
+        self, seen: Any
+    ) -> None:
+        def change(session: Any) -> None:
+            session.get(Author, 1).name = "ada"
+            assert session.get(Author, 2).name == "bob"
+
+        assert seen(change) == []
+
+    def test_a_subclass_is_one_of_its_base(self, seen: Any) -> None:
+        def change(session: Any) -> None:
+            session.get(Translator, 3).language = "de"
+
+        assert seen(change) == [AUTHORS, author(3)]
+
+    def test_flushes_before_the_commit_count(self, seen: Any) -> None:
+        def change(session: Any) -> None:
+            for id in (1, 2):
+                session.get(Author, id).name = f"name {id}"
+                session.flush()
+
+        assert seen(change) == [AUTHORS, author(1), author(2)]
+
+    def test_a_savepoint_that_is_rolled_back_takes_them_with_it(
+        self, seen: Any
+    ) -> None:
+        def change(session: Any) -> None:
+            session.get(Author, 1).name = "Ada"
+            session.flush()
+            savepoint = session.begin_nested()
+            session.get(Author, 2).name = "Bob"
+            session.flush()
+            savepoint.rollback()
+
+        assert seen(change) == [AUTHORS, author(1)]
+
+    def test_a_flush_that_fails_in_a_savepoint_leaves_nothing(self, seen: Any) -> None:
+        def change(session: Any) -> None:
+            with pytest.raises(IntegrityError):
+                with session.begin_nested():
+                    session.add(Author(id=4, name="ada"))
+
+        assert seen(change) == []
+
+    def test_more_intents_and_a_key_of_ones_own(
+        self, library: Library, attached: Attached
+    ) -> None:
+        attached.watch(
+            Book,
+            entity="book",
+            key=lambda shelf, number: f"{shelf}/{number}",
+            more=lambda book: [
+                InvalidationIntent.collection(f"books of {book.author_id}")
+            ],
+        )
+
+        with library.session() as session:
+            session.add(Book(shelf="a", number=1, author=Author(id=9, name="ada")))
+            session.commit()
+
+        assert sorted(library.intents()) == [
+            InvalidationIntent.collection("books of 9"),
+            InvalidationIntent.entity("book", "a/1"),
+        ]
+
+    def test_names_are_checked_at_once(self, attached: Attached) -> None:
+        with pytest.raises(TypeError, match="several names"):
+            attached.watch(Author, collections="authors")
+        with pytest.raises(ValueError):
+            attached.watch(Author, entity="a" * 5000)
+
+
+class TestStatements:
+    """What changes a table without its objects invalidates the collections."""
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            update(Author).where(Author.id == 1).values(name="Ada"),
+            delete(Author).where(Author.id == 2),
+            insert(Author).values(id=7, name="new"),
+            update(Author.__table__).values(name=Author.__table__.c.name + "!"),
+            delete(Translator).execution_options(synchronize_session=False),
+        ],
+        ids=["update", "delete", "insert", "of the table", "of a subclass"],
+    )
+    def test_they_are_seen_through_a_session(self, seen: Any, statement: Any) -> None:
+        assert seen(lambda session: session.execute(statement)) == [AUTHORS]
+
+    def test_the_older_ways_are_seen_too(self, seen: Any) -> None:
+        def change(session: Any) -> None:
+            session.query(Book).update({"title": "y"})
+
+        assert seen(change) == [BOOKS]
+
+    @pytest.mark.parametrize("with_defaults", [True, False])
+    def test_bulk_operations_are_seen(self, seen: Any, with_defaults: bool) -> None:
+        def change(session: Any) -> None:
+            session.bulk_save_objects(
+                [Author(id=8, name="new")], return_defaults=with_defaults
+            )
+            session.bulk_update_mappings(Book, [{"shelf": "a", "number": 1}])
+
+        assert AUTHORS in seen(change)
+
+    def test_core_through_the_sessions_connection_is_seen(self, seen: Any) -> None:
+        def change(session: Any) -> None:
+            session.connection().execute(delete(Book.__table__))
+
+        assert seen(change) == [BOOKS]
+
+    def test_text_names_no_model_and_is_left_to_its_author(
+        self, library: Library, seen: Any, attached: Attached
+    ) -> None:
+        def change(session: Any) -> None:
+            session.execute(text("update author set name = 'Ada' where id = 1"))
+            attached.invalidate(session, ADA)
+
+        assert seen(change) == [ADA]
+
+    def test_a_rolled_back_savepoint_takes_them_with_it(self, seen: Any) -> None:
+        def change(session: Any) -> None:
+            savepoint = session.begin_nested()
+            session.execute(delete(Book))
+            savepoint.rollback()
+
+        assert seen(change) == []
+
+    def test_a_read_is_none_of_them(self, seen: Any) -> None:
+        assert seen(lambda session: session.query(Author).all()) == []

@@ -1,0 +1,245 @@
+"""A cached read knows when the session's snapshot began, and what it has changed."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from typing import Any
+
+import pytest
+from library import ADA, NAMESPACE, Author, Library
+from sqlalchemy import delete, event, select, text
+from sqlalchemy.orm import sessionmaker
+
+from hydracache_sync import (
+    InvalidationIntentBatch,
+    MemcachedApplier,
+    MemoryStore,
+    OutboxWorker,
+    TaggedCache,
+    entity_tag,
+)
+from hydracache_sync.integrations.sqlalchemy import (
+    Attached,
+    attach,
+    reads_own_writes,
+    snapshot,
+)
+from hydracache_sync.integrations.statements_seen import changes_data
+from hydracache_sync.snapshots import NEVER
+
+TAGS = [entity_tag("author", "ada")]
+
+
+@pytest.fixture
+def attached(library: Library) -> Attached:
+    return attach(library.make, library.outbox, NAMESPACE)
+
+
+@pytest.fixture
+def cache() -> TaggedCache:
+    return TaggedCache(MemoryStore(), NAMESPACE, snapshot=snapshot, clock_skew=0.0)
+
+
+class TestSnapshot:
+    def test_it_begins_with_the_transaction_and_ends_with_it(
+        self, library: Library, attached: Attached
+    ) -> None:
+        with library.session() as session:
+            unused = snapshot()
+            before = time.time()
+            session.execute(select(Author)).all()
+            after = time.time()
+            began = snapshot()
+            time.sleep(0.01)
+            session.execute(select(Author)).all()
+            later = snapshot()
+            session.commit()
+            committed = snapshot()
+
+        assert unused is None and committed is None
+        assert began is not None and before <= began <= after
+        assert later == began
+
+    def test_it_is_not_younger_than_the_statements_of_other_listeners(
+        self, library: Library, attached: Attached
+    ) -> None:
+        moments = []
+
+        @event.listens_for(library.engine, "begin")
+        def configure(connection: Any) -> None:
+            moments.append(time.time())
+
+        with library.session() as session:
+            session.execute(select(Author)).all()
+            began = snapshot()
+
+        assert began is not None and began <= moments[0]
+
+    def test_the_oldest_of_several_sessions_counts(
+        self, library: Library, attached: Attached
+    ) -> None:
+        with library.session() as old, library.session() as young:
+            old.execute(select(Author)).all()
+            began = snapshot()
+            time.sleep(0.01)
+            young.execute(select(Author)).all()
+            both = snapshot()
+
+        assert both == began
+        assert snapshot() is None
+
+    def test_a_connection_that_was_given_to_the_session_is_of_unknown_age(
+        self, library: Library, attached: Attached
+    ) -> None:
+        with library.engine.connect() as connection:
+            with library.make(bind=connection) as session:
+                session.execute(select(Author)).all()
+                began = snapshot()
+
+        assert began == NEVER
+
+    def test_other_threads_have_their_own(
+        self, library: Library, attached: Attached
+    ) -> None:
+        found = []
+        with library.session() as session:
+            session.execute(select(Author)).all()
+            thread = threading.Thread(target=lambda: found.append(snapshot()))
+            thread.start()
+            thread.join()
+
+        assert found == [None]
+
+    def test_a_session_that_is_dropped_is_forgotten_and_its_connection_is_free(
+        self, library: Library, attached: Attached
+    ) -> None:
+        session = library.session()
+        session.execute(select(Author)).all()
+
+        del session
+        gc.collect()
+
+        assert snapshot() is None
+        assert library.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+    def test_what_was_read_before_an_invalidation_is_not_stored(
+        self, library: Library, attached: Attached
+    ) -> None:
+        store = MemoryStore()
+        cache = TaggedCache(store, NAMESPACE, snapshot=snapshot, clock_skew=0.0)
+        worker = OutboxWorker(library.outbox, MemcachedApplier(store, NAMESPACE))
+        with library.session() as session:
+            session.execute(select(Author)).all()
+            library.outbox.enqueue(NAMESPACE, InvalidationIntentBatch().intent(ADA))
+            worker.drain()
+
+            cache.get_or_load("ada", lambda: "old", tags=TAGS)
+            session.commit()
+
+            assert cache.get_or_load("ada", lambda: "new", tags=TAGS) == "new"
+        assert cache.get("ada", tags=TAGS) == "new"
+
+
+class TestOwnChanges:
+    """Neither stored, nor hidden by what is cached."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda session, attached: session.add(Author(name="new")),
+            lambda session, attached: session.execute(delete(Author)),
+            lambda session, attached: session.execute(text("delete from author")),
+            lambda session, attached: session.connection().execute(delete(Author)),
+            lambda session, attached: attached.invalidate(session, ADA),
+        ],
+        ids=["unflushed", "statement", "text", "core", "intent"],
+    )
+    def test_a_session_with_changes_neither_reads_nor_fills(
+        self, library: Library, attached: Attached, cache: TaggedCache, change: Any
+    ) -> None:
+        cache.get_or_load("ada", lambda: "cached", tags=TAGS)
+
+        with library.session() as session:
+            session.execute(select(Author)).all()
+            before = read(attached, cache, "loaded")
+            change(session, attached)
+            during = read(attached, cache, "uncommitted")
+            cache.get_or_load("other", lambda: "uncommitted", tags=TAGS)
+            session.rollback()
+            after = read(attached, cache, "loaded")
+
+        assert (before, during, after) == ("cached", "uncommitted", "cached")
+        assert cache.get("other", tags=TAGS) is None
+
+    def test_a_changed_object_counts_before_it_is_flushed(
+        self, library: Library, attached: Attached
+    ) -> None:
+        with library.session() as session:
+            author = Author(name="ada")
+            session.add(author)
+            session.commit()
+            assert author.name == "ada" and reads_own_writes()
+
+            author.name = "Ada"
+
+            assert not reads_own_writes()
+            assert snapshot() == NEVER
+
+    def test_a_commit_ends_it(self, library: Library, attached: Attached) -> None:
+        with library.session() as session:
+            session.add(Author(name="ada"))
+            session.commit()
+
+            assert reads_own_writes()
+
+    def test_an_engine_counts_too(self, library: Library) -> None:
+        attach(library.engine, library.outbox, NAMESPACE)
+
+        with library.engine.begin() as connection:
+            connection.execute(select(Author)).all()
+            reading = snapshot(), reads_own_writes()
+            connection.execute(delete(Author))
+            changing = snapshot(), reads_own_writes()
+
+        assert reading[0] is not None and reading[0] > NEVER and reading[1]
+        assert changing == (NEVER, False)
+        assert snapshot() is None
+
+    def test_connections_made_before_are_seen_too(self, library: Library) -> None:
+        with library.engine.connect() as connection:
+            make = sessionmaker(bind=connection)
+            attach(make, library.outbox, NAMESPACE)
+            with make() as session:
+                session.execute(text("delete from author"))
+
+                assert not reads_own_writes()
+
+
+def read(attached: Attached, cache: TaggedCache, loaded: str) -> str:
+    found: str = attached.get_or_load(cache, "ada", lambda: loaded, tags=TAGS)
+    return found
+
+
+@pytest.mark.parametrize(
+    "statement, changes",
+    [
+        ("select 1", False),
+        ("  SELECT 1", False),
+        ("-- insert\nselect 1", False),
+        ("/* update */ (select 1)", False),
+        ("with a as (select 1) select * from a", False),
+        ("pragma table_info(author)", False),
+        ("", False),
+        ("update author set name = ''", True),
+        ("/* c */ INSERT into author values (1)", True),
+        ("with a as (select 1) delete from author", True),
+        ("call rename_all()", True),
+        ("create table other (id integer)", True),
+    ],
+)
+def test_what_changes_data_is_told_from_its_first_word(
+    statement: str, changes: bool
+) -> None:
+    assert changes_data(statement) is changes

@@ -1,0 +1,142 @@
+"""Mode strict: a session's commit is held off by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+from alchemy_site import Site
+from sqlalchemy import event
+
+from hydracache_sync import ApplyUnavailable, QuarantineError
+from hydracache_sync.cache import Keyspace
+from hydracache_sync.cache.tokens import is_pending
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "strict.db", HYDRACACHE_MODE="strict")
+    yield site
+    site.close()
+
+
+def is_held_off(site: Site) -> bool:
+    """Whether reads of every process go past the cache, and fill nothing."""
+    address = Keyspace("1", "site").tag_token("item:1")
+    [token] = site.store.get_many([address])
+    return token is not None and is_pending(token)
+
+
+def change(site: Site) -> None:
+    site.item.name = "after"
+    site.hydracache.invalidate_entity("item", "1")
+
+
+def test_what_it_wrote_is_held_off_before_the_commit(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[Any] = []
+    quarantine = site.state.cache.quarantine
+
+    def watched(batch: Any, **options: Any) -> Any:
+        seen.append((site.name(), len(batch)))
+        return quarantine(batch, **options)
+
+    site.state.cache.quarantine = watched
+
+    with site.app.app_context():
+        change(site)
+        site.db.session.commit()
+        receipt = site.hydracache.receipt
+
+    assert seen == [("before", 1)]
+    assert site.written() == ("after", ["1"])
+    assert receipt is not None and receipt.strict is True
+    assert is_held_off(site)
+    assert caplog.records == []
+
+
+def test_what_later_listeners_add_is_held_off_too(site: Site) -> None:
+    @event.listens_for(site.db.session, "before_commit")
+    def late(session: Any) -> None:
+        site.hydracache.invalidate_entity("item", "1")
+
+    with site.app.app_context():
+        site.item.name = "after"
+        site.hydracache.invalidate_key("early")
+        site.db.session.commit()
+        strict = [receipt.strict for receipt in site.hydracache.receipts]
+
+    assert strict == [True, True]
+    assert is_held_off(site)
+
+
+def test_while_memcached_is_away_nothing_is_committed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(site.store, "set_many", unavailable)
+        with site.app.app_context():
+            change(site)
+            with pytest.raises(QuarantineError):
+                site.db.session.commit()
+            site.db.session.rollback()
+            receipt = site.hydracache.receipt
+
+    assert receipt is None
+    assert site.written() == ("before", [])
+
+
+def test_the_next_transaction_of_the_session_is_as_good_as_any(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site.app.app_context():
+        with monkeypatch.context() as patched:
+            patched.setattr(site.store, "set_many", unavailable)
+            change(site)
+            with pytest.raises(QuarantineError):
+                site.db.session.commit()
+            site.db.session.rollback()
+        change(site)
+        site.db.session.commit()
+
+    assert site.written() == ("after", ["1"])
+
+
+def test_an_engine_holds_off_as_well(site: Site) -> None:
+    with site.app.app_context():
+        site.hydracache.attach(site.db.engine)
+        with site.db.engine.begin() as connection:
+            connection.exec_driver_sql("update item set name = 'after'")
+            site.hydracache.invalidate_entity("item", "1")
+        receipt = site.hydracache.receipt
+
+    assert site.written() == ("after", ["1"])
+    assert receipt is not None and receipt.strict is True
+    assert is_held_off(site)
+
+
+def test_an_engine_that_could_not_hold_off_is_as_good_as_new(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site.app.app_context():
+        engine = site.db.engine
+        site.hydracache.attach(engine)
+        with monkeypatch.context() as patched:
+            patched.setattr(site.store, "set_many", unavailable)
+            with pytest.raises(QuarantineError):
+                with engine.begin() as connection:
+                    connection.exec_driver_sql("update item set name = 'never'")
+                    site.hydracache.invalidate_entity("item", "1")
+        between = site.written(), site.hydracache.collected().intents
+        with engine.begin() as connection:
+            connection.exec_driver_sql("update item set name = 'after'")
+            site.hydracache.invalidate_key("after")
+
+    assert between == (("before", []), ())
+    assert site.written() == ("after", ["after"])
+
+
+def unavailable(writes: Any) -> Any:
+    return {address: ApplyUnavailable("away") for address, _, _ in writes}
