@@ -19,6 +19,9 @@ from hydracache_sync.errors import ConfigurationError
 #: SERVER_STATUS_IN_TRANS
 _IN_TRANSACTION = 1
 
+#: A function that is left on connections of sqlite3, see ``_reads_on``.
+_PROBE = "hydracache_sync_probe"
+
 #: Older than every token: what is loaded at this moment is never stored.
 NEVER = 0.0
 
@@ -33,7 +36,9 @@ class ConnectionSnapshot:
         cache.get_or_load(key, loader, tags=tags, since=snapshot())
 
     Asks PyMySQL's server with a ping, because the driver does not learn from a SELECT
-    that it has opened a transaction; a read asks only when it is about to load.
+    that it has opened a transaction; a read asks only when it is about to load. On a
+    connection of ``sqlite3`` a function named ``hydracache_sync_probe`` is left, which
+    finds out whether a cursor still reads.
 
     :param connection: of PyMySQL or ``sqlite3``.
     :param clock: Unix seconds; replaced in tests.
@@ -58,6 +63,8 @@ class ConnectionSnapshot:
                 " sqlite3: pass since= to the read instead"
             )
         self._idle_at = NEVER
+        if isinstance(connection, sqlite3.Connection):
+            connection.create_function(_PROBE, 0, _nothing)
         self()
 
     def __call__(self) -> float | None:
@@ -82,14 +89,29 @@ class ConnectionSnapshot:
         Not needed, but makes the next moment younger where a connection is hardly ever
         seen between two transactions, as with ``autocommit=False`` of Python 3.12.
         """
-        self._idle_at = self._clock()
         if isinstance(self._connection, sqlite3.Connection):
+            if self._reads_on():
+                return
             self._changes = self._connection.total_changes
+        self._idle_at = self._clock()
 
     def _sqlite_is_open(self) -> bool:
-        if self._connection.in_transaction:
+        if self._connection.in_transaction or self._reads_on():
             return True
         self._changes = self._connection.total_changes
+        return False
+
+    def _reads_on(self) -> bool:
+        """Tell whether a SELECT is not at its end, a cursor in a loop for instance.
+
+        It keeps its snapshot, also outside of a transaction and after a commit, and
+        every other statement of the connection reads in it. Nothing says so, but SQLite
+        redefines no function while a statement runs.
+        """
+        try:
+            self._connection.create_function(_PROBE, 0, _nothing)
+        except sqlite3.OperationalError:
+            return True
         return False
 
     def _pymysql_is_open(self) -> bool:
@@ -105,6 +127,10 @@ class ConnectionSnapshot:
         if not isinstance(connection, sqlite3.Connection):
             return False
         return connection.total_changes != self._changes
+
+
+def _nothing() -> None:
+    """Never called."""
 
 
 def _is_pymysql(connection: Any) -> bool:

@@ -139,6 +139,49 @@ def test_a_reader_in_an_old_snapshot_does_not_bring_back_what_was_invalidated(
     assert cache.get_or_load("k", lambda: name(connection), tags=["users"]) == "new"
 
 
+@pytest.mark.parametrize("ending", ["nothing", "commit", "told"])
+def test_a_cursor_that_is_not_at_its_end_keeps_an_old_snapshot(
+    connection: sqlite3.Connection, path: str, clock: FakeClock, ending: str
+) -> None:
+    connection.execute("insert into users values ('another')")
+    snapshot = ConnectionSnapshot(connection, clock=clock)
+    cache = TaggedCache(MemoryStore(), "shop", clock=clock, snapshot=snapshot)
+    cache.reserve("k")
+    clock.advance(60)
+    if ending != "nothing":
+        connection.execute("begin")
+    cursor = connection.execute("select name from users")
+    cursor.fetchone()
+    if ending != "nothing":
+        connection.execute("commit")
+    with sqlite3.connect(path) as writer:
+        writer.execute("update users set name = 'new'")
+    writer.close()
+    applier = MemcachedApplier(cache._store, "shop", clock=clock)
+    applier.apply_invalidation(InvalidationIntent.key("k"))
+    clock.advance(60)
+    if ending == "told":
+        snapshot.ended()
+
+    in_loop = cache.get_or_load("k", lambda: name(connection))
+    cursor.close()
+
+    assert in_loop == "old"
+    assert cache.get_or_load("k", lambda: name(connection)) == "new"
+    assert cache.get("k") == "new"
+
+
+def test_a_cursor_that_was_open_before_is_older_than_anything(
+    connection: sqlite3.Connection, clock: FakeClock
+) -> None:
+    connection.execute("insert into users values ('another')")
+    cursor = connection.execute("select name from users")
+    cursor.fetchone()
+
+    assert ConnectionSnapshot(connection, clock=clock)() == NEVER
+    cursor.close()
+
+
 def test_other_drivers_are_told_to_pass_the_moment() -> None:
     with pytest.raises(ConfigurationError, match="object.*PyMySQL.*since="):
         ConnectionSnapshot(object())
