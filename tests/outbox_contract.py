@@ -2017,6 +2017,12 @@ class MalformedRowContract(OutboxHooks):
         assert [repr(row) for row in outbox.rows(SHOP)]
         assert outbox.mark_published(rows) == 3
 
+    def test_namespace_that_is_no_text_is_shown_beside_the_others(self, outbox):
+        outbox.enqueue("zoo", batch_of("a"))
+        self.plant(outbox, "namespace", b"\xffA")
+
+        assert sorted(outbox.namespaces()) == ["\\xffA", SHOP, "zoo"]
+
     def test_malformed_rows_can_be_reset_and_discarded(self, outbox):
         id = self.plant(outbox, "kind", "bogus")
         rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)

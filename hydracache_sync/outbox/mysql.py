@@ -60,6 +60,11 @@ BUSY_TIMEOUT = 5.0
 #: their INSERT to their COMMIT.
 LOCK_WAIT_TIMEOUT = 2
 
+#: Seconds that one own statement waits for a table that is being altered, or for the
+#: end of FLUSH TABLES WITH READ LOCK. Where it were given up by READ_TIMEOUT alone, it
+#: would go on waiting in the server, and each further try would add a connection.
+TABLE_WAIT_TIMEOUT = 5
+
 #: Bytes of one INSERT. The smallest default of max_allowed_packet is 1 MB.
 STATEMENT_BYTES = 512 * 1024
 
@@ -225,6 +230,8 @@ class MySQLOutbox(SQLOutbox):
             duration_ms(name, seconds)
         self.database = database
         self._name = table
+        # Before the answer is given up here; the server takes whole seconds.
+        self._table_wait = max(1, min(TABLE_WAIT_TIMEOUT, int(read_timeout / 2)))
         self._where = unix_socket or f"{host}:{port}"
         self._options: dict[str, Any] = {
             "host": host,
@@ -299,6 +306,16 @@ class MySQLOutbox(SQLOutbox):
                 )
         cursor.execute(statement)
         return len(rows) if new else int(cursor.rowcount)
+
+    def _execute_joined(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
+        # In hex for the same reasons.
+        cursor.execute(text % tuple(map(_literal, values)))
+
+    def _commit(self, connection: Any) -> None:
+        # Once: a COMMIT that fails has rolled back, and the next one would be
+        # acknowledged with nothing in it.
+        with self._translated():
+            connection.commit()
 
     def _tells_inserted(self, connection: Any) -> bool:
         return driver_of(connection).tells_inserted()
@@ -388,7 +405,8 @@ class MySQLOutbox(SQLOutbox):
                 cursor.execute(
                     "set session sql_mode = 'STRICT_ALL_TABLES', autocommit = 1,"
                     " completion_type = 0,"
-                    f" innodb_lock_wait_timeout = {LOCK_WAIT_TIMEOUT}"
+                    f" innodb_lock_wait_timeout = {LOCK_WAIT_TIMEOUT},"
+                    f" lock_wait_timeout = {self._table_wait}"
                 )
         except BaseException:
             _close(connection)

@@ -161,12 +161,11 @@ class SQLOutbox(InvalidationOutbox):
         return self._receipt(namespace, batch, position, len(rows), inserted, over)
 
     def sees(self, connection: Any, receipt: InvalidationReceipt) -> bool:
-        params = {
-            "namespace": self.dialect.encode(receipt.namespace),
-            "position": self.dialect.encode(receipt.commit_position.value),
-        }
+        encode = self.dialect.encode
+        # In the order in which the statement has them.
+        values = encode(receipt.namespace), encode(receipt.commit_position.value)
         with self._joined(connection) as cursor:
-            self._statements.run(cursor, statements.SEEN, params)
+            self._execute_joined(cursor, self._statements.text(statements.SEEN), values)
             [record] = cursor.fetchall()
         # The caller's cursors may make what they like of a record.
         [count] = record.values() if isinstance(record, dict) else record
@@ -182,6 +181,10 @@ class SQLOutbox(InvalidationOutbox):
 
         :raises NotInTransactionError: as :meth:`enqueue_in`.
         """
+
+    def _execute_joined(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
+        """Run a statement with ``values`` on a cursor of the caller's connection."""
+        cursor.execute(text, values)
 
     def _tells_inserted(self, connection: Any) -> bool:
         """Whether rows that are there already are left out of a statement's count."""
@@ -312,6 +315,10 @@ class SQLOutbox(InvalidationOutbox):
                 "the transaction was ended inside the transaction() block; leave commit"
                 " and rollback to the block"
             )
+        self._commit(connection)
+
+    def _commit(self, connection: Any) -> None:
+        """Commit the transaction of a block; again, until the database is not busy."""
         self._retried(connection.commit, replace=False)
 
     def _begin(self, stack: contextlib.ExitStack) -> Any:
@@ -676,9 +683,15 @@ class SQLOutbox(InvalidationOutbox):
             [(raw,)] = self._read(statements.NEXT_NAMESPACE, {"after": after})
             if raw is None:
                 return found
-            found.append(readable(raw))
+            namespace = readable(raw)
+            if namespace in found:
+                # A foreign hand's, which is no UTF-8: what is after it, is not to be
+                # said as text.
+                everyone = self._read(statements.ALL_NAMESPACES, {})
+                return sorted({readable(raw) for (raw,) in everyone})
+            found.append(namespace)
             # As it was stored: compared as another type it would be the last one.
-            after = self.dialect.encode(readable(raw))
+            after = self.dialect.encode(namespace)
 
     def now_ms(self) -> int:
         [(now_ms,)] = self._read(statements.NOW, self._params(), check=False)

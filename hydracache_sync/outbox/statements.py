@@ -285,6 +285,11 @@ from {table}
 where namespace > :after
 """
 
+ALL_NAMESPACES = """
+select distinct namespace
+from {table}
+"""
+
 NOW = """
 select {now}
 """
@@ -469,7 +474,8 @@ class Statements:
             texts: list[str] = []
             for part in template.split("{ids}"):
                 part = part.format(
-                    table=self._table,
+                    # Last of all: a database's name may look like a parameter.
+                    table="{table}",
                     # It may have the clock in it.
                     details=dialect.details.format(now=dialect.now),
                     now=dialect.now,
@@ -477,7 +483,8 @@ class Statements:
                     matches=dialect.matches,
                 )
                 names.append(_PARAMETER.findall(part))
-                texts.append(_PARAMETER.sub(lambda match: dialect.marker, part))
+                part = _PARAMETER.sub(lambda match: dialect.marker, part)
+                texts.append(part.replace("{table}", self._table))
             markers = "{ids}" if ids is None else ", ".join([dialect.marker] * ids)
             text = markers.join(texts)
             after = names[1] if len(names) > 1 else []

@@ -238,6 +238,26 @@ def test_odd_connection_takes_any_text_and_any_size(outbox, database, caller, wa
     assert keys_of(outbox.rows("large", limit=1000)) == numbered(300)
 
 
+@for_each("odd_options")
+def test_odd_connection_sees_what_it_has_written(outbox, database, caller, way):
+    # In gbk the backslash before a quote is the second half of a character.
+    positions = "tx:a", "it's", "\u4f60'", "\\", "%s :name"
+    with contextlib.closing(
+        caller.connect(database, **caller.odd_options[way])
+    ) as connection:
+        receipts = [
+            outbox.enqueue_in(connection, SHOP, batch_of("a"), commit_position=position)
+            for position in positions
+        ]
+        seen = [outbox.sees(connection, receipt) for receipt in receipts]
+        connection.rollback()
+        gone = [outbox.sees(connection, receipt) for receipt in receipts]
+        connection.rollback()
+
+    assert seen == [True] * len(positions)
+    assert gone == [False] * len(positions)
+
+
 SQL_MODES = (
     "",
     "ANSI_QUOTES",

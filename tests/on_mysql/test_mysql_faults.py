@@ -273,6 +273,65 @@ def test_own_transaction_is_run_again_after_a_lock_wait_timeout(own, outbox):
         release.join()
 
 
+def test_table_that_is_being_altered_keeps_no_connection_waiting(
+    own, outbox, monkeypatch
+):
+    """Each try that is given up on this side alone would wait on in the server."""
+    monkeypatch.setattr(hydracache_sync.outbox.mysql, "TABLE_WAIT_TIMEOUT", 1)
+    outbox.enqueue(SHOP, batch_of("a"))
+    impatient = own.outbox(busy_timeout=0)
+    impatient.status(SHOP)
+    with own.connect() as reader, own.connect() as dba:
+        reader.begin()
+        reader.cursor().execute("select * from hydracache_outbox")
+        alter = threading.Thread(
+            target=lambda: dba.cursor().execute(
+                "alter table hydracache_outbox add column more int null"
+            )
+        )
+        alter.start()
+        while not waiting_for_a_table(own):
+            time.sleep(0.01)
+
+        with pytest.raises(OutboxBusyError, match="1205"):
+            claim(impatient)
+
+        waiting = waiting_for_a_table(own)
+        reader.rollback()
+        alter.join(PATIENCE)
+
+    assert waiting == [dba.thread_id()]
+    assert keys_of(claim(impatient)) == ["a"]
+    impatient.close()
+
+
+def waiting_for_a_table(database: Database) -> list[int]:
+    return [
+        id
+        for (id,) in database.sql(
+            "select id from information_schema.processlist"
+            " where state like 'Waiting for table metadata%'"
+        )
+    ]
+
+
+def test_commit_that_was_refused_is_told_and_not_made_again(own, outbox, monkeypatch):
+    """The server has rolled back; a second COMMIT would succeed, with nothing in it."""
+    monkeypatch.setattr(hydracache_sync.outbox.mysql, "TABLE_WAIT_TIMEOUT", 1)
+    outbox = own.outbox()
+    with own.connect() as backup:
+        with pytest.raises(OutboxBusyError, match="1205"):
+            with outbox.transaction() as connection:
+                write(connection)
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                backup.cursor().execute("flush tables with read lock")
+        backup.cursor().execute("unlock tables")
+
+    assert outbox.rows(SHOP) == []
+    assert notes(own) == []
+    outbox.close()
+
+
 def test_claims_go_on_behind_one_that_is_stuck_in_its_turn(own, outbox):
     """Where claims take turns, a process that was stopped in its turn holds up none."""
     outbox.enqueue(SHOP, batch_of(*numbered(120)))
@@ -955,7 +1014,7 @@ def test_table_may_have_another_name(own):
 
 
 def test_database_may_have_an_odd_name(own_server):
-    with fresh_database(own_server, "caf\xe9 - 'x\" \\ .select") as database:
+    with fresh_database(own_server, "caf\xe9:state - 'x\" \\ .select") as database:
         outbox = database.outbox()
         outbox.install_schema()
         database.sql("create table app (id integer primary key, note varchar(20))")
