@@ -14,7 +14,7 @@ from typing import Iterator
 import hypothesis
 import pytest
 
-from servers import Memcached
+from servers import MariaDB, Memcached
 
 # No deadline anywhere: one slow example on a busy machine is not a defect.
 hypothesis.settings.register_profile("dev", deadline=None)
@@ -39,6 +39,16 @@ def memcached() -> Iterator[Memcached]:
     next test): a test keeps to keys of its own with ``unique``.
     """
     with Memcached.of_environment() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB for all tests, or the server that HYDRACACHE_TEST_MYSQL names.
+
+    A test keeps to a database of its own.
+    """
+    with MariaDB.of_environment() as server:
         yield server
 
 

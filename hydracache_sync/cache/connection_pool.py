@@ -232,12 +232,14 @@ class ConnectionPool:
 _pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
 
 
-def _start_all_anew() -> None:
-    for pool in _pools:
-        pool.start_anew()
+def drop_inherited() -> None:
+    """Close this process's copies of its parent's connections, all of them."""
+    for pool in list(_pools):
+        if pool._lendings.pid != getpid():
+            pool.start_anew()
 
 
 # Only tidies up early. What holds is the comparison of process ids in take(), also
 # where a server forks without Python's knowledge.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_all_anew)
+    os.register_at_fork(after_in_child=drop_inherited)

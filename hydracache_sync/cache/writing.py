@@ -7,32 +7,45 @@ What it would store could be rolled back, and what it finds is what it has just 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from typing import Collection, Iterable, Iterator, Sequence, Tuple
+from typing import Collection, Dict, Iterable, Iterator, Sequence, Tuple
 
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 
+#: Process and thread, or greenlet. A fork copies what the parent's threads had open.
+_Writer = Tuple[int, int]
 
-class OpenWrites(threading.local):
-    """The batches of this thread's open transactions; each thread has its own.
 
-    :ivar batches: empty most of the time, which is all that a read looks at then.
+class OpenWrites:
+    """The batches of open transactions; each thread has its own.
+
+    Not a ``threading.local``: see :mod:`hydracache_sync.process_local`.
     """
 
-    batches: Tuple[InvalidationIntentBatch, ...] = ()
+    def __init__(self) -> None:
+        #: Empty most of the time, which is all that a read looks at then.
+        self._open: Dict[_Writer, Tuple[InvalidationIntentBatch, ...]] = {}
+
+    @property
+    def batches(self) -> Tuple[InvalidationIntentBatch, ...]:
+        """Those of this thread, in order."""
+        return self._open.get(_this_one(), ()) if self._open else ()
 
     @contextlib.contextmanager
     def of(self, batch: InvalidationIntentBatch) -> Iterator[None]:
         """Hold ``batch`` open; what is added to it meanwhile counts."""
-        self.batches += (batch,)
+        writer = _this_one()
+        self._open[writer] = self._open.get(writer, ()) + (batch,)
         try:
             yield
         finally:
-            batches = list(self.batches)
+            batches = list(self._open.pop(writer))
             # By identity, and the last one: batches are equal when their intents are.
             index = max(at for at, each in enumerate(batches) if each is batch)
             del batches[index]
-            self.batches = tuple(batches)
+            if batches:
+                self._open[writer] = tuple(batches)
 
     def touch(self, key: str, tags: Sequence[str]) -> bool:
         """Tell whether an entry of ``key`` with ``tags`` rests on what is written."""
@@ -52,3 +65,7 @@ def touch(
         ):
             return True
     return False
+
+
+def _this_one() -> _Writer:
+    return os.getpid(), threading.get_ident()

@@ -111,20 +111,24 @@ class HydraCache(AppCalls):
         _Hooks(app, state).register()
         app.cli.add_command(app_commands(config.texts))
 
+    def start_pool(self, app: Flask | None = None) -> WorkerPool | None:
+        """Start the pool of this process now and not at its first request.
+
+        For a server's hook after its fork, see docs/servers.md. Does what
+        ``HYDRACACHE_POOL`` says, and nothing the second time.
+
+        :param app: whose pool; by default that of the app context.
+        """
+        state = self._state if app is None else _state_of(app)
+        return state.runtime.placement.start()
+
     @property
     def runtime(self) -> Runtime:
         return self._state.runtime
 
     @property
     def _state(self) -> FlaskState:
-        try:
-            state: FlaskState = current_app.extensions[NAME]
-        except KeyError:
-            raise ConfigurationError(
-                f"{current_app.name} has no HydraCache: call init_app(app) when you"
-                " make it"
-            ) from None
-        return state
+        return _state_of(current_app)
 
     def collected(self) -> Collected:
         collected: Collected | None = g.get(_COLLECTED)
@@ -145,6 +149,16 @@ class HydraCache(AppCalls):
         if not serving_a_request():
             return True
         return self._state.cookie.is_published(request.environ)
+
+
+def _state_of(app: Flask) -> FlaskState:
+    try:
+        state: FlaskState = app.extensions[NAME]
+    except KeyError:
+        raise ConfigurationError(
+            f"{app.name} has no HydraCache: call init_app(app) when you make it"
+        ) from None
+    return state
 
 
 def _where() -> str:

@@ -8,44 +8,51 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 import weakref
 from typing import Any, Callable
+
+from hydracache_sync.process_local import ProcessLocal
 
 #: Every collection of connections in this process, for the moment after a fork.
 _collections: weakref.WeakSet[ThreadConnections] = weakref.WeakSet()
 
 
-def _abandon(connection: Any) -> None:
+def keep_for_good(connection: Any) -> None:
     """Keep an inherited connection from ever being closed or collected.
 
-    Its end would speak on the parent's socket. In SQLite it would let go of the
-    parent's locks on the file, or play back the journal of the parent's transaction
-    over what the parent has committed since. One reference too many does it, also at
-    the interpreter's end, where a list of them would be emptied.
+    In SQLite its end would let go of the parent's locks on the file, or play back the
+    journal of the parent's transaction over what the parent has committed since. One
+    reference too many does it, also at the interpreter's end, where a list of them
+    would be emptied.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
-def _abandon_all() -> None:
+def abandon_inherited() -> None:
+    """Let go of this process's copies of its parent's connections, all of them."""
     for connections in list(_collections):
         connections.abandon_inherited()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all)
+    os.register_at_fork(after_in_child=abandon_inherited)
 
 
 class _Slot:
     """One thread's connection; closes it when the thread ends, or its owner."""
 
-    def __init__(self, connection: Any, close: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        close: Callable[[Any], None],
+        abandon: Callable[[Any], None],
+    ) -> None:
         self.connection = connection
         self.pid = os.getpid()
         # Not __del__: an owner in a cycle, as an app and its extensions are, is
         # collected with all that only it holds, in any order. A finalizer holds the
         # connection, so that it is there to be closed, and not by itself.
-        self._end = weakref.finalize(self, _end, connection, self.pid, close)
+        self._end = weakref.finalize(self, _end, connection, self.pid, close, abandon)
         # Threads may still be using theirs when the interpreter ends.
         self._end.atexit = False
 
@@ -54,11 +61,16 @@ class _Slot:
         self._end()
 
 
-def _end(connection: Any, pid: int, close: Callable[[Any], None]) -> None:
+def _end(
+    connection: Any,
+    pid: int,
+    close: Callable[[Any], None],
+    abandon: Callable[[Any], None],
+) -> None:
     if pid == os.getpid():
         close(connection)
     else:
-        _abandon(connection)
+        abandon(connection)
 
 
 class ThreadConnections:
@@ -66,28 +78,38 @@ class ThreadConnections:
 
     :param connect: opens a connection; called in the thread that uses it.
     :param close: closes one; also called from another thread, by :meth:`close_all`.
+    :param abandon: called in a child with a connection of its parent's: lets go of it
+        without a word that the server, or the parent, would hear.
     """
 
     def __init__(
-        self, connect: Callable[[], Any], close: Callable[[Any], None]
+        self,
+        connect: Callable[[], Any],
+        close: Callable[[Any], None],
+        abandon: Callable[[Any], None],
     ) -> None:
         self._connect = connect
         self._close = close
-        self._local = threading.local()
+        self._abandon = abandon
+        self._local = ProcessLocal()
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
         _collections.add(self)
 
     def get(self) -> Any:
         """Return this thread's connection, opening it if there is none."""
-        slot = getattr(self._local, "slot", None)
-        if slot is None or slot.connection is None or slot.pid != os.getpid():
-            self._local.slot = slot = _Slot(self._connect(), self._close)
+        local = self._local.mine()
+        slot = getattr(local, "slot", None)
+        if slot is None or slot.connection is None:
+            # Here too, for forks that Python does not see.
+            self.abandon_inherited()
+            slot = _Slot(self._connect(), self._close, self._abandon)
+            local.slot = slot
             self._slots.add(slot)
         return slot.connection
 
     def discard(self) -> None:
         """Close this thread's connection; the next use opens another."""
-        slot = getattr(self._local, "slot", None)
+        slot = getattr(self._local.mine(), "slot", None)
         if slot is not None:
             slot.close()
 

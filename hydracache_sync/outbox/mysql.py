@@ -249,7 +249,7 @@ class MySQLOutbox(SQLOutbox):
         #: Packets that ask which of some namespaces have rows due.
         self._questions: dict[tuple[str, ...], bytes] = {}
         self._asks_at_little_cost = True
-        self._connections = ThreadConnections(self._connect, _close)
+        self._connections = ThreadConnections(self._connect, _close, _let_go)
 
     def __repr__(self) -> str:
         return f"MySQLOutbox({self._where!r}, {self.database!r}, {self._name!r})"
@@ -620,6 +620,16 @@ def _server(cursor: Any) -> Server:
 def _close(connection: Any) -> None:
     with contextlib.suppress(Exception):  # it was dead already, and is now closed
         connection.close()
+
+
+def _let_go(connection: Any) -> None:
+    """Close this process's copy of a parent's socket, without the COM_QUIT of close().
+
+    Kept open, it would hold the parent's session, and its locks, on the server after
+    the parent's end.
+    """
+    with contextlib.suppress(Exception):  # it was closed already
+        connection._force_close()
 
 
 def _literal(value: Any) -> str:

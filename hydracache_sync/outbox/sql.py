@@ -12,7 +12,6 @@ import functools
 import os
 import random
 import secrets
-import threading
 import time
 from typing import (
     Any,
@@ -50,6 +49,7 @@ from hydracache_sync.outbox.row import (
 from hydracache_sync.outbox.schema import SCHEMA_VERSION
 from hydracache_sync.outbox.statements import Dialect, Statements
 from hydracache_sync.outbox.transaction_end import TransactionEnd
+from hydracache_sync.process_local import ProcessLocal
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class SQLOutbox(InvalidationOutbox):
         duration_ms("busy_timeout", busy_timeout)
         self._busy_timeout = busy_timeout
         self._clock = clock
-        self._block = threading.local()
+        self._block = ProcessLocal()
         self._schema_checked = False
         #: What was asked of :meth:`due_namespaces` last, split into statements.
         self._due_parts: dict[tuple[str, ...], list[Sequence[str]]] = {}
@@ -288,7 +288,7 @@ class SQLOutbox(InvalidationOutbox):
         with contextlib.ExitStack() as stack:
             connection = self._retried(lambda: self._begin(stack))
             pid = os.getpid()
-            block = self._block.entry = _Block(pid, connection)
+            block = self._block.mine().entry = _Block(pid, connection)
             try:
                 self._lend(connection)
                 yield connection
@@ -298,7 +298,7 @@ class SQLOutbox(InvalidationOutbox):
                     self._abandon(connection)
                 raise
             finally:
-                self._block.entry = None
+                self._block.mine().entry = None
                 self._take_back(connection)
         block.over.note()
         if block.namespaces:
@@ -344,7 +344,7 @@ class SQLOutbox(InvalidationOutbox):
 
     def _open_block(self) -> _Block | None:
         """This thread's open ``transaction()`` block, if it has one."""
-        block: _Block | None = getattr(self._block, "entry", None)
+        block: _Block | None = getattr(self._block.mine(), "entry", None)
         return block if block is not None and block.pid == os.getpid() else None
 
     def announce_commit(self, namespaces: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from hydracache_sync.errors import (
     OutboxError,
     SchemaError,
 )
-from hydracache_sync.outbox.connections import ThreadConnections
+from hydracache_sync.outbox.connections import ThreadConnections, keep_for_good
 from hydracache_sync.outbox.fork_gate import fork_gate
 from hydracache_sync.outbox.row import COLUMNS, DETAIL_COLUMNS
 from hydracache_sync.outbox.schema import (
@@ -114,7 +114,9 @@ class SQLiteOutbox(SQLOutbox):
             assert outbox is not None, "who asks for a connection holds the outbox"
             return outbox._connect()
 
-        self._connections = ThreadConnections(connect, sqlite3.Connection.close)
+        self._connections = ThreadConnections(
+            connect, sqlite3.Connection.close, keep_for_good
+        )
 
     def __repr__(self) -> str:
         return f"SQLiteOutbox({self.path!r})"

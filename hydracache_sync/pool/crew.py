@@ -6,6 +6,7 @@ A crew is made, started and stopped once; after a fork the child makes another.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import random
@@ -23,6 +24,7 @@ from hydracache_sync.events import (
 )
 from hydracache_sync.pool.database_outage import DatabaseOutage
 from hydracache_sync.pool.health import ThreadHealth, ThreadState
+from hydracache_sync.pool.thread import PoolThread
 from hydracache_sync.pool.turns import Turns
 from hydracache_sync.worker import OutboxWorker, PublishReport
 
@@ -40,7 +42,7 @@ class Member:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.thread: threading.Thread | None = None
+        self.thread: PoolThread | None = None
         #: Replaced as a whole, so that it is read without a lock: working or not,
         #: since when, and on which namespace.
         self.doing: tuple[bool, float, str | None] = (False, time.monotonic(), None)
@@ -120,9 +122,8 @@ class Crew:
 
     def _hire(self) -> None:
         member = Member(next(self._names))
-        member.thread = threading.Thread(
-            target=self._run, args=(member,), name=member.name, daemon=True
-        )
+        run = functools.partial(self._run, member)
+        member.thread = PoolThread(run, member.name)
         member.thread.start()
         with self._lock:
             self._members.append(member)
@@ -132,7 +133,7 @@ class Crew:
         self._stop.set()
         self._turns.end()
 
-    def threads(self) -> list[threading.Thread]:
+    def threads(self) -> list[PoolThread]:
         with self._lock:
             return [each.thread for each in self._members if each.thread is not None]
 

@@ -16,6 +16,7 @@ from typing import Callable, Sequence
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.events import Event, Purged
 from hydracache_sync.pool.crew import Crew
+from hydracache_sync.pool.thread import PoolThread
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +53,7 @@ class Keeper:
         self._purge_every = purge_every
         self._tell = tell
         self._stop = threading.Event()
-        self.thread = threading.Thread(
-            target=self._run, name="hydracache-keeper", daemon=True
-        )
+        self.thread = PoolThread(self._run, "hydracache-keeper")
 
     def start(self) -> None:
         self.thread.start()

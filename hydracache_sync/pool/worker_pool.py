@@ -12,15 +12,16 @@ import itertools
 import logging
 import os
 import sys
-import threading
 import time
 import weakref
 from types import TracebackType
 from typing import Callable, Iterable
 
+from hydracache_sync.cache.connection_pool import drop_inherited
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.events import Event, EventSubscriber
+from hydracache_sync.outbox.connections import abandon_inherited
 from hydracache_sync.pool.crew import Crew
 from hydracache_sync.pool.health import PoolHealth
 from hydracache_sync.pool.keeper import Keeper
@@ -138,6 +139,9 @@ class WorkerPool:
 
     def _start(self) -> None:
         """Start what runs in this process; the lock is held."""
+        # uWSGI has not told of its fork.
+        abandon_inherited()
+        drop_inherited()
         run = _Run(self)
         run.start()
         self._run = run
@@ -307,10 +311,8 @@ class _Run:
         """Wait until the deadline for the end of all threads; tell if they have."""
         threads = [thread for crew in self.crews for thread in crew.threads()]
         threads.append(self._keeper.thread)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in threads)
+        # Each is waited for, also after one that has not ended.
+        return all([thread.has_ended(deadline) for thread in threads])
 
 
 def _by_outbox(workers: Iterable[OutboxWorker]) -> list[list[OutboxWorker]]:
@@ -352,10 +354,21 @@ def _stop_all() -> None:
         pool.stop(0.0)
     deadline = time.monotonic() + STOP_TIMEOUT
     for pool in pools:
-        if not pool.stop(max(0.0, deadline - time.monotonic())):
+        if not _ended(pool, deadline):
             logger.warning(
                 "%s did not end within %.0f s; what it had claimed is taken over when"
                 " the claims end",
                 pool,
                 STOP_TIMEOUT,
             )
+
+
+def _ended(pool: WorkerPool, deadline: float) -> bool:
+    """Wait for the threads of a pool that was told to end; tell whether they have."""
+    while True:
+        try:
+            return pool.stop(max(0.0, deadline - time.monotonic()))
+        except SystemExit:
+            # Told twice to end what is ending: gunicorn's gevent worker, on SIGQUIT,
+            # throws it at whatever its main greenlet waits for 0.1 s later.
+            logger.debug("told again to exit while %s ends", pool)

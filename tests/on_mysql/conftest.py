@@ -22,10 +22,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDB]:
-    """A MariaDB for all tests, or the server that HYDRACACHE_TEST_MYSQL names."""
-    with MariaDB.of_environment() as server, tls_context_made_once():
-        yield server
+def mariadb(mariadb: MariaDB) -> Iterator[MariaDB]:
+    """The one of the whole suite."""
+    with tls_context_made_once():
+        yield mariadb
 
 
 @pytest.fixture(scope="session")
