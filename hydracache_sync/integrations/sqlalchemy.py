@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 import weakref
 from typing import Any, Callable, Iterable, Sequence, Union
 
@@ -28,6 +29,7 @@ from hydracache_sync.integrations.transaction_intents import Home, TransactionIn
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.receipts import InvalidationReceipt
+from hydracache_sync.snapshots import NEVER
 
 __all__ = ["Attached", "Engine", "attach", "entity_key", "reads_own_writes", "snapshot"]
 
@@ -535,11 +537,13 @@ class _EngineEvents:
         self._attached = attached
         self._home = attached._home
         self._sent = ("hydracache_sync sent", self)
+        self._idle = ("hydracache_sync idle", self)
         self._open: weakref.WeakKeyDictionary[Connection, TransactionIntents]
         self._open = weakref.WeakKeyDictionary()
         attached._watched.add(engine)
-        event.listen(engine, "begin", self.begins, insert=True)
-        event.listen(engine, "begin_twophase", self.begins_twophase, insert=True)
+        event.listen(engine, "checkout", self.taken)
+        event.listen(engine, "begin", self.begins)
+        event.listen(engine, "begin_twophase", self.begins_twophase)
         event.listen(engine, "savepoint", self.savepoint)
         event.listen(engine, "release_savepoint", self.release)
         event.listen(engine, "rollback_savepoint", self.roll_back_to)
@@ -550,9 +554,15 @@ class _EngineEvents:
         event.listen(engine, "rollback_twophase", self.rolls_back_twophase)
         event.listen(engine, "checkin", self.returned)
 
+    def taken(self, dbapi_connection: Any, record: Any, fairy: Any) -> None:
+        record.info[self._idle] = time.time()
+
     def begins(self, connection: Connection) -> None:
-        self._after_commit(connection.info)
-        transaction = TransactionIntents(self._home)
+        info = connection.info
+        self._after_commit(info)
+        # Not now: another listener may have sent the statement that begins it, and in
+        # SQLAlchemy 1.4 nobody can ask to be told first.
+        transaction = TransactionIntents(self._home, since=info.get(self._idle, NEVER))
         transaction.has_connection()
         self._open[connection] = transaction
         connection.info[self._home] = weakref.ref(transaction)
@@ -581,6 +591,7 @@ class _EngineEvents:
             return
         # Nobody tells when it is done; that nothing comes in between is certain.
         del connection.info[self._home]
+        connection.info[self._idle] = time.time()
         transaction.end(committed=True)
         if transaction.written:
             self._attached._remember(connection, transaction)
@@ -595,6 +606,7 @@ class _EngineEvents:
         transaction = self._own(connection)
         if transaction is not None:
             del connection.info[self._home]
+            connection.info[self._idle] = time.time()
             transaction.end(committed=False)
 
     def rolls_back_twophase(

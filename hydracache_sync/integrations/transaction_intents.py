@@ -73,16 +73,22 @@ class TransactionIntents(OpenTransaction):
     """The intents of one transaction; belongs to the thread that uses it.
 
     :param home: of the app.
+    :param since: a moment at which it had not begun yet, in Unix seconds; now, unless
+        said otherwise.
     :param pending: tells of changes that are not sent to the database yet.
     :ivar written: what was written in it.
     """
 
     def __init__(
-        self, home: Home, *, pending: Callable[[], bool] = lambda: False
+        self,
+        home: Home,
+        *,
+        since: float | None = None,
+        pending: Callable[[], bool] = lambda: False,
     ) -> None:
         self.home = home
         self.written: list[Written] = []
-        self._created = time.time()
+        self._since = time.time() if since is None else since
         self._pending = pending
         self._savepoints = [_Savepoint(home.collected_if_any())]
         self._writer: Writer | None = None
@@ -99,7 +105,7 @@ class TransactionIntents(OpenTransaction):
         :param fresh: the connection's transaction began after this object was made.
         """
         if self.began is None:
-            self.began = self._created
+            self.began = self._since
         if not fresh:
             self.began = NEVER
         open_transactions.opened(self)

@@ -21,7 +21,7 @@ from hydracache_sync import (
     QuarantineError,
 )
 from hydracache_sync.cache import Keyspace
-from hydracache_sync.cache.tokens import is_pending
+from hydracache_sync.cache.tokens import COLD, is_live
 from hydracache_sync.integrations.config import AppConfig
 from servers import Memcached
 
@@ -56,7 +56,7 @@ def is_held_off(shop: Shop, ring: str = "1") -> bool:
     """Whether reads of every process go past the cache, and fill nothing."""
     address = Keyspace(ring, NAMESPACE).tag_token("item:1")
     [token] = shop.state.runtime.cache._store.get_many([address])
-    return token is not None and is_pending(token)
+    return is_live(token, COLD)
 
 
 def change(shop: Shop) -> None:

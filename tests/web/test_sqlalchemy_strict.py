@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from hydracache_sync import ApplyUnavailable, QuarantineError
 from hydracache_sync.cache import Keyspace
-from hydracache_sync.cache.tokens import is_pending
+from hydracache_sync.cache.tokens import COLD, is_live
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def is_held_off(site: Site) -> bool:
     """Whether reads of every process go past the cache, and fill nothing."""
     address = Keyspace("1", "site").tag_token("item:1")
     [token] = site.store.get_many([address])
-    return token is not None and is_pending(token)
+    return is_live(token, COLD)
 
 
 def change(site: Site) -> None:
