@@ -35,7 +35,7 @@ from hydracache_sync import (
     ThreadStuck,
     WorkerPool,
 )
-from hydracache_sync.pool import database_outage
+from hydracache_sync.pool import crew, database_outage
 from outbox_contract import Child
 from pool_processes import DEADLINE, SHOP, eventually
 
@@ -221,6 +221,37 @@ class TestDatabase:
 
         assert states[0] is ThreadState.WAITING
         assert states[1] in (ThreadState.IDLE, ThreadState.WORKING)
+
+    def test_while_looks_are_answered_and_claims_are_not_it_is_one_outage(
+        self, outbox, applier, told, monkeypatch
+    ):
+        monkeypatch.setattr(database_outage, "CALM", 0.01)
+        monkeypatch.setattr(crew, "LONGEST_HOLD", crew.FIRST_HOLD)
+        claims = Failing(outbox, "claim")
+        claims.error = OutboxError("the database is read-only")
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        with WorkerPool(OutboxWorker(outbox, applier)) as pool:
+            eventually(lambda: claims.calls >= 4)
+            meanwhile = told(), len(pool.health().outages)
+            claims.error = None
+            eventually(lambda: len(told()) > 1 and not pool.health().outages)
+
+        assert meanwhile == (["WARNING database"], 1)
+        assert told() == ["WARNING database", "INFO database"]
+
+    def test_an_outage_ends_when_what_could_not_be_carried_is_not_due_any_more(
+        self, outbox, applier, told, monkeypatch
+    ):
+        monkeypatch.setattr(database_outage, "CALM", 0.01)
+        claims = Failing(outbox, "claim")
+        claims.error = OutboxError("only for this process")
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+
+        with WorkerPool(OutboxWorker(outbox, applier)):
+            eventually(lambda: told() == ["WARNING database"])
+            outbox.publish_commit(receipt)
+            eventually(lambda: told() == ["WARNING database", "INFO database"])
 
     def test_a_full_disk_is_waited_out(self, path):
         def in_child() -> tuple[list[str], int, int]:

@@ -285,7 +285,8 @@ class Crew:
                 carried |= self._carry(namespace)
         except Exception as exc:
             # The rows that were claimed are given back, or their claims end.
-            self._turns.failed(member, self.outage.failed(exc))
+            _, _, carrying = member.doing
+            self._turns.failed(member, self.outage.failed(exc, carrying))
             carried = False
         finally:
             member.rest()
@@ -302,7 +303,7 @@ class Crew:
         if told and not again:
             return sorted(told)
         due = self.outbox.due_namespaces(self._asked)
-        self.outage.answered()
+        self.outage.looked(due)
         return due
 
     def _in_turn(self, due: Sequence[str]) -> list[str]:
@@ -337,7 +338,7 @@ class Crew:
             logger.exception("a batch of namespace %s failed", namespace)
             self._hold(namespace)
             return False
-        self.outage.answered()
+        self.outage.carried(namespace)
         # While some nodes of the cache are away, their rows say nothing of the others.
         if self._came_further(report) or (
             report.claimed and self._workers[namespace].partly_away

@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from typing import Callable
+from typing import Callable, Collection
 
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
@@ -39,14 +39,19 @@ class DatabaseOutage:
         self._failed_at = 0.0
         self._failures = 0
         self._failing = False
+        #: Namespaces whose rows could not be claimed or settled, and not again since.
+        self._failing_at: set[str] = set()
 
     @property
     def now(self) -> OutageBegan | None:
         """How the outage began that lasts now; None if the last call was answered."""
         return self._began if self._failing else None
 
-    def failed(self, exc: Exception) -> float:
-        """Note a failure; return the seconds to pause."""
+    def failed(self, exc: Exception, namespace: str | None = None) -> float:
+        """Note a failure; return the seconds to pause.
+
+        :param namespace: whose rows were being carried; None for a look.
+        """
         error = f"{type(exc).__name__}: {exc}"
         now = time.monotonic()
         with self._lock:
@@ -56,6 +61,8 @@ class DatabaseOutage:
                 self._since = now
             self._failing = True
             self._failed_at = now
+            if namespace is not None:
+                self._failing_at.add(namespace)
             self._failures += 1
             longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures, 30))
         if began is not None:
@@ -72,13 +79,29 @@ class DatabaseOutage:
             logger.debug("the outbox %s still does not serve: %s", self._database, exc)
         return random.uniform(longest / 2, longest)
 
-    def answered(self) -> None:
-        """Note a success."""
-        if self._began is None:
-            return
+    def looked(self, due: Collection[str]) -> None:
+        """Note that a look was answered.
+
+        While rows are due that could not be carried it proves nothing: a database with
+        a full disk, or one that became read-only, answers every look.
+
+        :param due: namespaces that have rows.
+        """
+        if self._began is not None:
+            self._answered(self._failing_at.difference(due))
+
+    def carried(self, namespace: str) -> None:
+        """Note that a batch was claimed and settled."""
+        if self._began is not None:
+            self._answered({namespace})
+
+    def _answered(self, proven: Collection[str]) -> None:
         now = time.monotonic()
         ended = None
         with self._lock:
+            self._failing_at.difference_update(proven)
+            if self._failing_at:
+                return
             self._failing = False
             if self._began is not None and now - self._failed_at >= CALM:
                 ended = OutageEnded(None, "database", self._failed_at - self._since)
