@@ -643,6 +643,27 @@ class TestPurge:
         purged = [each for each in events if isinstance(each, Purged)]
         assert sum(each.rows for each in purged) == 1200
 
+    def test_the_keeper_outlives_whatever_it_meets(self, outbox, applier, caplog):
+        purges: list[int] = []
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Purged):
+                purges.append(event.rows)
+                if len(purges) == 1:
+                    raise SystemExit("from a subscriber")
+
+        pool = WorkerPool(
+            OutboxWorker(outbox, applier), keep_published=0.0, purge_every=0.01
+        )
+        pool.subscribe(hear)
+        with pool:
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: purges == [1])
+            outbox.enqueue(SHOP, batch_of("b"))
+            eventually(lambda: purges == [1, 1])
+
+        assert "the keeper of the pool begins anew" in caplog.text
+
     def test_nothing_is_purged_before_its_time(self, outbox, applier):
         with WorkerPool(OutboxWorker(outbox, applier), purge_every=0.001):
             outbox.enqueue(SHOP, batch_of("a"))

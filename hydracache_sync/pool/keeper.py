@@ -62,6 +62,17 @@ class Keeper:
         self._stop.set()
 
     def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._keep()
+            except BaseException as exc:
+                # User code has raised what is no Exception, a subscriber that hears of
+                # a purge for instance. Nobody looks after the one who looks after the
+                # others: it begins anew.
+                logger.critical("the keeper of the pool begins anew", exc_info=exc)
+                self._stop.wait(LOOK_INTERVAL)
+
+    def _keep(self) -> None:
         # Processes that were started together must not purge together.
         next_purge = time.monotonic() + random.uniform(0.0, self._purge_every)
         next_look = time.monotonic() + LOOK_INTERVAL
