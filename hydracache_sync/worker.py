@@ -39,7 +39,7 @@ from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outages import CacheOutages, NodeName
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.row import OutboxRow, OutboxState
+from hydracache_sync.outbox.row import ABANDONED, OutboxRow, OutboxState
 from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.subscribers import Subscribers
@@ -62,8 +62,8 @@ CLAIM_SHARE = 0.5
 BACKOFF = 1.0
 MAX_BACKOFF = 300.0
 
-#: applied within seconds of its return; no attempt is counted meanwhile.
-MAX_OUTAGE_BACKOFF = 5.0
+#: Rows of a claim while some of them were abandoned: each of those is tried alone.
+CAREFUL_BATCH_SIZE = 16
 
 #: Rows of a commit that an inline publish reads at once.
 PUBLISH_PAGE = 1000
@@ -135,7 +135,8 @@ class OutboxWorker:
     :param backoff: seconds a row waits at most after its first failed attempt; doubled
         by each further one, each wait drawn from 0 to that (full jitter).
     :param max_backoff: seconds, the bound of that.
-    :param max_attempts: failed attempts that make a dead letter; at least 1.
+    :param max_attempts: failed attempts that make a dead letter; at least 1. A worker
+        that died or hung at a row has failed too, which is seen when its claim ends.
     :param escalate: flush the namespace when a row becomes a dead letter, at most once
         a minute, so that what it was to invalidate is not served for ever.
 
@@ -184,6 +185,8 @@ class OutboxWorker:
         self._owner = owner
         self._start = secrets.token_hex(4)
         self._lock = ProcessLock()
+        #: Whether rows of the last claim were abandoned. More are likely to be.
+        self._is_careful = False
         self._diagnostics = WorkerDiagnostics()
         self._outages = CacheOutages(self.namespace, logger, backoff)
         self._subscribers: Subscribers[Event] = Subscribers("after a batch")
@@ -244,13 +247,28 @@ class OutboxWorker:
             claimed until the claim ends and are then applied again.
         """
         started = time.monotonic()
+        limit = self.batch_size
+        if self._is_careful:
+            limit = min(limit, CAREFUL_BATCH_SIZE)
         rows = self.outbox.claim(
-            self.namespace,
-            self.owner,
-            limit=self.batch_size,
-            claim_ttl=self.claim_ttl,
+            self.namespace, self.owner, limit=limit, claim_ttl=self.claim_ttl
         )
-        batch = _Batch(rows)
+        abandoned = [row for row in rows if row.was_abandoned]
+        self._is_careful = bool(abandoned)
+        if not abandoned:
+            return self._carry(rows, started, stop)
+        # One of them may be what has killed its worker: each is tried alone and after
+        # all others, so that the next death tells which. The rest keeps its place.
+        self.outbox.release(abandoned[1:])
+        fresh = [row for row in rows if not row.was_abandoned]
+        report = self._carry(fresh, started, stop) if fresh else PublishReport()
+        return report + self._carry(abandoned[:1], started, stop)
+
+    def _carry(
+        self, rows: Sequence[OutboxRow], started: float, stop: threading.Event | None
+    ) -> PublishReport:
+        """Apply claimed rows and settle each."""
+        batch = _Batch(rows, self.max_attempts)
         try:
             self._apply(batch, started + self.claim_ttl * CLAIM_SHARE, stop)
         except BaseException:
@@ -502,6 +520,9 @@ class OutboxWorker:
         released: list[OutboxRow] = []
         for row in batch.malformed:
             dead.setdefault(row.last_error or "malformed row", []).append(row)
+        for row in batch.hopeless:
+            error = f"{row.attempts} attempts without success; the last: {ABANDONED}"
+            dead.setdefault(error, []).append(row)
         groups = iter(batch.rows.values())
         # Failures first: zip takes no group that it then finds no failure for.
         for failure, rows in zip(batch.failures, groups):
@@ -647,16 +668,21 @@ def _described(failure: Exception) -> str:
 class _Batch:
     """The rows of one claim by what they invalidate, and what came of it."""
 
-    def __init__(self, rows: Sequence[OutboxRow]) -> None:
+    def __init__(self, rows: Sequence[OutboxRow], max_attempts: int) -> None:
         self.size = len(rows)
         #: Rows with the same target are applied once.
         self.rows: dict[InvalidationIntent, list[OutboxRow]] = {}
         self.malformed: list[OutboxRow] = []
+        #: Rows that nobody came back from, once too often. The first of their deaths
+        #: may have been another row's of the same batch, and does not count.
+        self.hopeless: list[OutboxRow] = []
         #: What became of the first targets; of the others nothing is known.
         self.failures: list[Exception | None] = []
         for row in rows:
             intent = row.intent
             if intent is None:
                 self.malformed.append(row)
+            elif row.was_abandoned and row.attempts > max_attempts:
+                self.hopeless.append(row)
             else:
                 self.rows.setdefault(intent, []).append(row)

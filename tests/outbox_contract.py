@@ -42,6 +42,7 @@ from hydracache_sync.outbox import (
     Pause,
     PendingPhase,
 )
+from hydracache_sync.outbox.row import ABANDONED
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 T = TypeVar("T")
@@ -885,6 +886,45 @@ class ClaimContract(OutboxHooks):
         clock.advance(1)
 
         assert keys_of(outbox.claim(SHOP, "w2", limit=1, claim_ttl=3600)) == ["a"]
+
+    def test_a_claim_that_ended_without_a_word_counts_as_a_failed_attempt(
+        self, outbox, clock
+    ):
+        outbox.enqueue(SHOP, batch_of("a"))
+        for _ in range(2):
+            [row] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+            clock.advance(31)
+
+        [again] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+
+        assert (row.attempts, again.attempts) == (1, 2)
+        assert again.last_error == ABANDONED
+        assert again.was_abandoned
+        assert outbox.row(again.id) == again
+
+    def test_a_claim_that_was_given_back_counts_none(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"))
+        [row] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+        outbox.release([row])
+        clock.advance(31)
+
+        [again] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+
+        assert again.attempts == 0
+        assert again.last_error is None
+        assert not again.was_abandoned
+
+    def test_an_error_after_it_takes_its_place(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"))
+        outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+        clock.advance(31)
+        rows = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+        outbox.mark_failed(rows, "refused", backoff=0, dead=False)
+
+        [again] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+
+        assert (again.attempts, again.last_error) == (2, "refused")
+        assert not again.was_abandoned
 
     def test_expired_claims_are_taken_over_in_their_old_order(self, outbox, clock):
         outbox.enqueue(SHOP, batch_of("a", "b"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import sqlite3
 import threading
@@ -38,6 +39,8 @@ from hydracache_sync import (
 )
 from hydracache_sync import backoff as backoff_module
 from hydracache_sync import worker as worker_module
+from hydracache_sync.outbox.row import ABANDONED
+from outbox_contract import Child
 
 SHOP = "shop"
 
@@ -673,7 +676,8 @@ class TestDatabase:
         assert before == PublishReport()
         assert after == PublishReport(claimed=1, published=1)
         published = sqlite.row(row.id)
-        assert published is not None and published.attempts == 0
+        # The claim that ended without a word counts as one.
+        assert published is not None and published.attempts == 1
 
     @pytest.mark.parametrize("statement", ["mark_published", "release", "mark_failed"])
     def test_rows_settled_before_it_failed_stay_settled_and_the_others_come_again(
@@ -779,7 +783,7 @@ class TestLateWorker:
         assert not report.complete
         published = outbox.row(row.id)
         assert published is not None and published.is_published
-        assert published.attempts == 0 and published.last_error is None
+        assert published.attempts == 1 and published.last_error is None
         assert late.diagnostics().lost == 1
 
     def test_a_row_that_another_holds_now_stays_with_it(
@@ -912,3 +916,82 @@ class TestThreads:
         assert len(messages(caplog, logging.WARNING)) == 1
         assert worker.diagnostics().outages == 1
         assert worker.diagnostics().released == 8
+
+
+class TestAbandonedRows:
+    """A worker that died says nothing: neither of its rows nor of what killed it."""
+
+    def test_rows_of_a_dead_worker_are_applied_each_alone(
+        self, sqlite: SQLiteOutbox, clock: FakeClock
+    ) -> None:
+        batches: list[list[str | None]] = []
+
+        class WholeNoting(Applier):
+            def apply_batch(
+                self, intents: Sequence[InvalidationIntent]
+            ) -> list[Exception | None]:
+                batches.append([intent.value for intent in intents])
+                return [None] * len(intents)
+
+        enqueue(sqlite, "a", "b", "c")
+        sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
+        clock.advance(AFTER_CLAIM)
+        enqueue(sqlite, "d", "e")
+
+        report = OutboxWorker(sqlite, WholeNoting()).drain()
+
+        assert report == PublishReport(claimed=5, published=5)
+        # The others first: they are not to wait for what may kill the next worker.
+        assert batches == [["d", "e"], ["a"], ["b"], ["c"]]
+
+    def test_a_row_that_kills_its_worker_is_given_up_and_no_other(
+        self, sqlite: SQLiteOutbox, clock: FakeClock
+    ) -> None:
+        class Deadly(Applier):
+            def apply_invalidation(self, intent: InvalidationIntent) -> None:
+                if intent.value == "poison":
+                    os._exit(3)
+
+        enqueue(sqlite, "a", "poison", "b", "c")
+        deaths = 0
+
+        def drain() -> None:
+            OutboxWorker(sqlite, Deadly(), max_attempts=2, escalate=False).drain()
+
+        while sqlite.status(SHOP).pending:
+            deaths += Child(drain).ended() == 3
+            clock.advance(AFTER_CLAIM)
+            assert deaths < 10
+
+        # Once in a batch, where nobody knows whose fault it was, and twice alone.
+        assert deaths == 3
+        [dead] = sqlite.dead_letters(SHOP)
+        assert dead.intent == InvalidationIntent.key("poison")
+        assert ABANDONED in str(dead.last_error)
+
+    def test_no_number_of_deaths_in_a_crowd_kills_a_row(
+        self, sqlite: SQLiteOutbox, clock: FakeClock
+    ) -> None:
+        enqueue(sqlite, "a", "b", "c")
+        worker = OutboxWorker(sqlite, Applier(), max_attempts=1, escalate=False)
+        sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
+        clock.advance(AFTER_CLAIM)
+
+        report = worker.drain()
+
+        assert report == PublishReport(claimed=3, published=3)
+
+    def test_a_stop_leaves_them_for_the_next(
+        self, sqlite: SQLiteOutbox, clock: FakeClock
+    ) -> None:
+        enqueue(sqlite, "a", "b")
+        sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
+        clock.advance(AFTER_CLAIM)
+        stop = threading.Event()
+        stop.set()
+
+        report = OutboxWorker(sqlite, Applier()).run_once(stop=stop)
+
+        assert report == PublishReport(claimed=1, released=1)
+        assert sqlite.due_namespaces([SHOP]) == [SHOP]
+        assert OutboxWorker(sqlite, Applier()).drain().published == 2

@@ -176,7 +176,8 @@ class InvalidationOutbox(abc.ABC):
         it or the holder's claim has ended, and its namespace is not paused. Two callers
         never hold the same row.
         When a claim ends was settled when it was made: another's shorter ``claim_ttl``
-        cannot shorten it.
+        cannot shorten it. Of a row whose claim has ended, and nobody has said how,
+        a failed attempt is counted: :attr:`~OutboxRow.was_abandoned`.
 
         :param owner: 1 to 255 bytes, for operators; the claim is told apart from all
             others by its token, also from those of an equal owner.

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydracache_sync.outbox.row import TARGET_COLUMNS, OutboxRow
+from hydracache_sync.outbox.row import ABANDONED, TARGET_COLUMNS, OutboxRow
 
 #: The clock and :data:`~hydracache_sync.outbox.row.DETAIL_COLUMNS`, as text. In hex,
 #: because anything may be in them; ``concat_ws`` leaves out an error that is null.
 PACKED_DETAILS = (
     "concat_ws(',', {now}, hex(commit_position), hex(target_hash), hex(reason),"
-    " created_at_ms, at_ms, attempts, hex(last_error))"
+    " created_at_ms, at_ms, {attempts}, hex({last_error}))"
 )
+
+#: How the details of a row end whose last attempt ended without a word.
+_ABANDONED = f",{ABANDONED.encode().hex().upper()}"
 
 
 class PackedRow(OutboxRow):
@@ -32,6 +35,11 @@ class PackedRow(OutboxRow):
     def clock(record: tuple[Any, ...]) -> int:
         packed: str = record[len(TARGET_COLUMNS)]
         return int(packed[: packed.index(",")])
+
+    @property
+    def was_abandoned(self) -> bool:
+        packed: str = self._record[len(TARGET_COLUMNS)]
+        return packed.endswith(_ABANDONED)
 
     @property
     def _details(self) -> tuple[Any, ...]:

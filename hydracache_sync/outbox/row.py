@@ -78,6 +78,13 @@ CLAIM_COLUMNS = (
 COLUMNS = ROW_COLUMNS + CLAIM_COLUMNS
 
 
+#: Error of a row that was claimed and never settled. What a claim looks like in the
+#: database is the same whether its worker died or hangs.
+ABANDONED = "an attempt ended without a word: its worker died, or hung"
+
+_LAST_ERROR = len(TARGET_COLUMNS) + DETAIL_COLUMNS.index("last_error")
+
+
 class OutboxRow:
     """One durable invalidation, as it was when it was read. Immutable.
 
@@ -172,7 +179,10 @@ class OutboxRow:
 
     @property
     def attempts(self) -> int:
-        """Failed attempts to apply the row; a column that is no number counts 0."""
+        """Failed attempts to apply the row; a column that is no number counts 0.
+
+        One that ended without a word is counted when the row is claimed again.
+        """
         attempts = self._details[5]
         return attempts if isinstance(attempts, int) else 0
 
@@ -201,6 +211,13 @@ class OutboxRow:
             return self._fault
         error = self._details[6]
         return None if error is None else readable(error)
+
+    @property
+    def was_abandoned(self) -> bool:
+        """Whether its last attempt ended without a word, see :data:`ABANDONED`."""
+        # Asked of every row of a drain.
+        error = self._record[_LAST_ERROR]
+        return error is not None and readable(error) == ABANDONED
 
     @property
     def is_published(self) -> bool:

@@ -60,7 +60,11 @@ SQLITE = Dialect(
     matches="last_error glob :pattern",
     pattern=lambda text: "*" + re.sub(r"[\[?]", r"[\g<0>]", text) + "*",
     begin="begin immediate",
-    details=", ".join(DETAIL_COLUMNS) + ", {now}",
+    details=", ".join(
+        f"{{{column}}}" if column in ("attempts", "last_error") else column
+        for column in DETAIL_COLUMNS
+    )
+    + ", {now}",
     moments="{p}, {p}",
     ids_in_text=False,
     encode=lambda text: text,

@@ -11,7 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Sequence
 
-from hydracache_sync.outbox.row import COLUMNS, TARGET_COLUMNS, PendingPhase
+from hydracache_sync.outbox.row import (
+    ABANDONED,
+    COLUMNS,
+    TARGET_COLUMNS,
+    PendingPhase,
+)
 
 _COLUMNS = ", ".join(COLUMNS)
 _TARGET_COLUMNS = ", ".join(TARGET_COLUMNS)
@@ -71,6 +76,11 @@ ANY_PAUSED_BIT = """{bit} * exists (
   from {table}_paused
 )"""
 
+# Of a row whose claim has ended a failed attempt is counted when it is claimed again:
+# nobody else can. The claim's select gives both as its update is about to write them.
+CLAIMED_ATTEMPTS = "attempts + case when claim_token is null then 0 else 1 end"
+CLAIMED_ERROR = f"case when claim_token is null then last_error else '{ABANDONED}' end"
+
 CLAIM_SELECT = f"""
 select {_TARGET_COLUMNS}, {{details}}
 from {{table}}
@@ -83,13 +93,16 @@ order by at_ms, created_at_ms, id
 limit :limit
 """
 
-CLAIM_UPDATE = """
-update {table}
-set claimed_at_ms = :claimed_at_ms,
+# MySQL assigns from left to right: what asks for the old claim comes first.
+CLAIM_UPDATE = f"""
+update {{table}}
+set attempts = {CLAIMED_ATTEMPTS},
+    last_error = {CLAIMED_ERROR},
+    claimed_at_ms = :claimed_at_ms,
     claim_until_ms = :until_ms,
     claim_owner = :owner,
     claim_token = :token
-where id in ({ids})
+where id in ({{ids}})
   and state = 0
   and (claim_until_ms is null or claim_until_ms <= :claimed_at_ms)
 """
@@ -370,7 +383,8 @@ class Dialect:
     pattern: Callable[[str], Any]
     #: Begins a transaction that may write.
     begin: str
-    #: What a claim selects beside the targets: ``DETAIL_COLUMNS`` and the clock.
+    #: What a claim selects beside the targets: ``DETAIL_COLUMNS`` and the clock. The
+    #: attempts and the last error are as the claim leaves them.
     details: str
     #: The moments of a new row, with a parameter for the delay of the second.
     moments: str
@@ -477,7 +491,11 @@ class Statements:
                     # Last of all: a database's name may look like a parameter.
                     table="{table}",
                     # It may have the clock in it.
-                    details=dialect.details.format(now=dialect.now),
+                    details=dialect.details.format(
+                        now=dialect.now,
+                        attempts=CLAIMED_ATTEMPTS,
+                        last_error=CLAIMED_ERROR,
+                    ),
                     now=dialect.now,
                     on_paused=dialect.on_paused,
                     matches=dialect.matches,
