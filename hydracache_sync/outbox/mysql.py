@@ -433,9 +433,12 @@ class MySQLOutbox(SQLOutbox):
     def _in_transaction(self, connection: Any) -> bool:
         return bool(connection.server_status & 1)  # SERVER_STATUS_IN_TRANS
 
-    def _abandon(self, connection: Any) -> None:
+    def _abandon(self, connection: Any, exc: BaseException) -> None:
         try:
-            connection.rollback()
+            if _is_cut_short(exc):
+                self._connections.discard()
+            else:
+                connection.rollback()
         except Exception:
             # The server rolls back when the connection ends: nothing of it is kept.
             self._connections.discard()
@@ -463,6 +466,10 @@ class MySQLOutbox(SQLOutbox):
             if isinstance(error, ConnectionLostError):
                 self._connections.discard()
             raise error from exc
+        except BaseException as exc:
+            if _is_cut_short(exc):
+                self._connections.discard()
+            raise
 
     def _error(self, exc: BaseException, *, own: bool) -> OutboxError:
         if isinstance(exc, OutboxError):
@@ -630,6 +637,26 @@ def _let_go(connection: Any) -> None:
     """
     with contextlib.suppress(Exception):  # it was closed already
         connection._force_close()
+
+
+def _is_cut_short(exc: BaseException | None) -> bool:
+    """Whether ``exc`` came out of PyMySQL and is not its own.
+
+    A signal handler that raises, a greenlet's timeout: they may come between a
+    statement and its answer. The next statement would take that for its own, the one
+    after it the next one's, and so on for as long as the connection lives.
+    """
+    import pymysql
+
+    while exc is not None and not isinstance(exc, pymysql.Error):
+        traceback = exc.__traceback__
+        while traceback is not None:
+            module = str(traceback.tb_frame.f_globals.get("__name__"))
+            if module.partition(".")[0] == "pymysql":
+                return True
+            traceback = traceback.tb_next
+        exc = exc.__context__
+    return False
 
 
 def _literal(value: Any) -> str:

@@ -113,8 +113,11 @@ class SQLOutbox(InvalidationOutbox):
         """Turn the driver's errors into ours."""
 
     @abc.abstractmethod
-    def _abandon(self, connection: Any) -> None:
-        """Roll back whatever is open; if that fails, drop the connection."""
+    def _abandon(self, connection: Any, exc: BaseException) -> None:
+        """Roll back whatever is open; if that fails, drop the connection.
+
+        :param exc: what has ended the transaction.
+        """
 
     @abc.abstractmethod
     def _in_transaction(self, connection: Any) -> bool:
@@ -293,9 +296,9 @@ class SQLOutbox(InvalidationOutbox):
                 self._lend(connection)
                 yield connection
                 self._end_block(connection, pid)
-            except BaseException:
+            except BaseException as exc:
                 if os.getpid() == pid:
-                    self._abandon(connection)
+                    self._abandon(connection, exc)
                 raise
             finally:
                 self._block.mine().entry = None
@@ -958,8 +961,8 @@ class SQLOutbox(InvalidationOutbox):
                         cursor.execute(self.dialect.begin)
                         result = work(cursor)
                         connection.commit()
-                    except BaseException:
-                        self._abandon(connection)
+                    except BaseException as exc:
+                        self._abandon(connection, exc)
                         raise
                 return result
 

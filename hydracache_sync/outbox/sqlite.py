@@ -271,7 +271,7 @@ class SQLiteOutbox(SQLOutbox):
         with self._translated():
             return connection.in_transaction
 
-    def _abandon(self, connection: sqlite3.Connection) -> None:
+    def _abandon(self, connection: sqlite3.Connection, exc: BaseException) -> None:
         try:
             if connection.in_transaction:
                 connection.execute("rollback")
@@ -350,8 +350,8 @@ class SQLiteOutbox(SQLOutbox):
             for statement in schema_statements(self.schema()):
                 connection.execute(statement)
             connection.execute("commit")
-        except BaseException:
-            self._abandon(connection)
+        except BaseException as exc:
+            self._abandon(connection, exc)
             raise
 
     def schema(self) -> str:

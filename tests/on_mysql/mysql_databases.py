@@ -180,6 +180,22 @@ def lose_answer_to(monkeypatch: pytest.MonkeyPatch, beginning: str) -> None:
     monkeypatch.setattr(pymysql.connections.Connection, "_execute_command", losing)
 
 
+def interrupt_after(
+    monkeypatch: pytest.MonkeyPatch, beginning: str, interrupt: BaseException
+) -> None:
+    """Raise when the first statement with this beginning was sent, as a signal's
+    handler may: its answer is not read."""
+    interrupts = [interrupt]
+    execute = pymysql.connections.Connection._execute_command
+
+    def interrupted(connection: Any, command: int, sql: Any) -> None:
+        execute(connection, command, sql)
+        if interrupts and _begins(command, sql, beginning):
+            raise interrupts.pop()
+
+    monkeypatch.setattr(pymysql.connections.Connection, "_execute_command", interrupted)
+
+
 def _begins(command: int, sql: Any, beginning: str) -> bool:
     text = sql if isinstance(sql, str) else sql.decode(errors="replace")
     is_query = command == pymysql.constants.COMMAND.COM_QUERY

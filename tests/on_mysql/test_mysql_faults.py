@@ -16,6 +16,7 @@ from mysql_databases import (
     Database,
     at_statement,
     fresh_database,
+    interrupt_after,
     lose_answer_to,
     started,
 )
@@ -386,6 +387,33 @@ def test_interrupt_in_a_claim_is_not_taken_for_a_lost_connection(
         claim(outbox)
 
     assert keys_of(claim(outbox)) == ["a"]
+
+
+class TimeIsUp(Exception):
+    """What a job's alarm raises."""
+
+
+@pytest.mark.parametrize(
+    "beginning", ["insert", "select", "start", "update", "commit", "select 'block'"]
+)
+def test_statement_that_was_cut_short_leaves_no_answer_to_the_next(
+    outbox, monkeypatch, beginning
+):
+    outbox.enqueue(SHOP, batch_of("a"))
+    interrupt_after(monkeypatch, beginning, TimeIsUp())
+
+    with pytest.raises(TimeIsUp):
+        with outbox.transaction() as connection:
+            connection.cursor().execute("select 'block'")
+        outbox.enqueue(SHOP, batch_of("b"))
+        claim(outbox, claim_ttl=0.001)
+
+    monkeypatch.undo()
+    for name in "xyz":
+        receipt = outbox.enqueue(name, batch_of(name))
+        assert receipt.inserted == 1
+        assert outbox.status_for_commit(name, receipt.commit_position).pending == 1
+        assert keys_of(outbox.claim(name, "w", limit=9, claim_ttl=30)) == [name]
 
 
 def test_producers_in_repeatable_read_are_never_harmed(own, outbox):
