@@ -7,7 +7,6 @@ with a streamed response teardown may run twice. Commits nothing of the app's.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
@@ -25,7 +24,7 @@ from hydracache_sync.integrations.config import AppConfig
 from hydracache_sync.integrations.receipt_cookie import ReceiptCookie
 from hydracache_sync.integrations.request_end import (
     ConnectionOf,
-    save_what_is_left,
+    end_request,
     write_into_open_transaction,
 )
 from hydracache_sync.integrations.runtime import Runtime
@@ -33,8 +32,6 @@ from hydracache_sync.integrations.snapshot_guard import SnapshotGuard
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.snapshots import NEVER
-
-logger = logging.getLogger(__name__)
 
 NAME = "hydracache"
 
@@ -219,14 +216,7 @@ class _Hooks:
     def save(self, exc: BaseException | None = None) -> None:
         """Write on an own connection what is left."""
         # Popped: with a streamed response this runs twice.
-        collected: Collected | None = g.pop(_COLLECTED, None)
-        try:
-            self._runtime.save_left()
-            if collected is not None:
-                save_what_is_left(self._runtime, collected)
-        except Exception:
-            # A teardown that raises makes an error of a page that is done.
-            logger.exception("the end of %s", "a request")
+        end_request(self._runtime, g.pop(_COLLECTED, None))
 
     def _ran_before(self) -> list[str]:
         """Teardown functions that ran before ours, and may have ended a transaction."""

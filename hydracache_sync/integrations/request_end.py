@@ -74,8 +74,21 @@ def _hold_off_until_end(runtime: Runtime, collected: Collected) -> None:
         logger.error("%s commits without its quarantine: %s", collected.where, exc)
 
 
-def save_what_is_left(runtime: Runtime, collected: Collected) -> None:
-    """Write the rest on an own connection; the request's own are closed by now."""
+def end_request(runtime: Runtime, collected: Collected | None) -> None:
+    """Write the rest on an own connection; the request's own are closed by now.
+
+    Never raises: that would make an error of a page that is done.
+    """
+    try:
+        runtime.save_left()
+        if collected is not None:
+            _save_what_is_left(runtime, collected)
+    except Exception:
+        # Not even if the reason is a defect of ours.
+        logger.exception("the end of a request")
+
+
+def _save_what_is_left(runtime: Runtime, collected: Collected) -> None:
     collected.holding.close()
     batch = collected.pop_unwritten()
     if batch is not None:

@@ -1,0 +1,126 @@
+"""The calls of an app whose framework keeps nothing for a request: a scope does it.
+
+A scope is what serves one request, or one run of a script. It is current only while the
+app's own code runs, so that nothing of it is left behind in a thread, whoever forgets
+to end it. Knows neither WSGI nor a framework.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from contextvars import ContextVar
+from typing import Any, Iterator, Mapping
+
+from hydracache_sync import settings
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.integrations.app_calls import AppCalls
+from hydracache_sync.integrations.collected import Collected
+from hydracache_sync.integrations.config import AppConfig
+from hydracache_sync.integrations.request_end import (
+    ConnectionOf,
+    end_request,
+    write_into_open_transaction,
+)
+from hydracache_sync.integrations.runtime import Runtime
+from hydracache_sync.integrations.snapshot_guard import SnapshotGuard
+from hydracache_sync.snapshots import NEVER
+
+
+class Scope:
+    """One request, or one run of a script, from its begin to its end.
+
+    :param where: names it, for log lines and as the reason of the rows.
+    """
+
+    def __init__(self, runtime: Runtime, where: str) -> None:
+        self.where = where
+        self.began = time.time()
+        self.collected: Collected | None = None
+        self._runtime = runtime
+
+    def offer(self, connection_of: ConnectionOf | None) -> None:
+        """Write what was collected into the transaction that the app will end."""
+        collected = self.collected
+        if collected is None or connection_of is None or collected.why:
+            return
+        if collected or self._runtime.strict:
+            collected.why = write_into_open_transaction(
+                self._runtime, collected, connection_of
+            )
+
+    def end(self) -> None:
+        """Write what is left on an own connection. The second time there is nothing."""
+        collected, self.collected = self.collected, None
+        end_request(self._runtime, collected)
+
+
+class ScopedCalls(AppCalls):
+    """The calls of one app, with its settings.
+
+    :param config: any mapping with ``HYDRACACHE_`` keys, as ``os.environ``; others are
+        not looked at. The keys are those of the Flask extension, but for
+        ``HYDRACACHE_WAIT`` and ``HYDRACACHE_COOKIE``, which do nothing here.
+    :raises ConfigurationError: keys are missing, unknown or wrong.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._current: ContextVar[Scope | None] = ContextVar(
+            "hydracache_scope", default=None
+        )
+        self.config = AppConfig(config)
+        guard = SnapshotGuard(
+            self.config[settings.SNAPSHOT], self.collected_if_any, self._scope_began
+        )
+        self._runtime = Runtime(self.config, snapshot=guard)
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._runtime
+
+    def collected(self) -> Collected:
+        scope = self._current.get()
+        if scope is None:
+            raise ConfigurationError(
+                "nothing is being served here: the app is not wrapped, or this is"
+                " another thread; elsewhere put it into `with hydracache.collecting():`"
+            )
+        if scope.collected is None:
+            scope.collected = Collected(scope.where)
+        return scope.collected
+
+    def collected_if_any(self) -> Collected | None:
+        scope = self._current.get()
+        return None if scope is None else scope.collected
+
+    @contextlib.contextmanager
+    def collecting(self, where: str = "a script") -> Iterator[None]:
+        """Serve a block that is no request: of a script, a task, a consumer.
+
+        At its end what was collected and not written goes out on an own connection,
+        with a warning. No pool is started.
+        """
+        scope = Scope(self._runtime, where)
+        try:
+            with self.current(scope):
+                yield
+        finally:
+            scope.end()
+
+    @contextlib.contextmanager
+    def current(self, scope: Scope) -> Iterator[None]:
+        """Collect into ``scope`` within the block."""
+        token = self._current.set(scope)
+        try:
+            yield
+        finally:
+            self._current.reset(token)
+
+    def begin(self, where: str) -> Scope:
+        """Begin to serve a request, in a process that may have a pool then."""
+        self._runtime.placement.ensure()
+        return Scope(self._runtime, where)
+
+    def _scope_began(self) -> float:
+        scope = self._current.get()
+        return NEVER if scope is None else scope.began

@@ -1,0 +1,139 @@
+"""A middleware for WSGI apps that have neither Flask nor SQLAlchemy.
+
+What a framework does at the end of a request is done when the server closes the
+response, because until then the app's code may run: in a generator, in a ``close()`` of
+its own. Knows no framework and no server.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Callable, Deque, Iterable, Iterator
+
+from hydracache_sync.integrations.collected import Collected
+from hydracache_sync.integrations.request_end import ConnectionOf, end_request
+from hydracache_sync.integrations.scoped_calls import Scope, ScopedCalls
+
+#: An app as PEP 3333 has it.
+WSGIApp = Callable[[Any, Any], Iterable[bytes]]
+
+
+class HydraCache(ScopedCalls):
+    """Cache invalidation in the transactions of a WSGI app.
+
+    Make one beside the app, for the app's code to call, and wrap the app with it::
+
+        hydracache = HydraCache(os.environ)
+        application = hydracache.middleware(application)
+
+    :param config: as for :class:`ScopedCalls`.
+    """
+
+    def middleware(
+        self, app: WSGIApp, *, connection: ConnectionOf | None = None
+    ) -> WSGIApp:
+        """Wrap ``app``; connects nothing and starts no thread before a request.
+
+        :param connection: returns the connection of the request that is being served,
+            or None if it has not opened one. What was collected and not written is then
+            written into the transaction that is open on it when the response is closed,
+            before the ``close()`` of the app's own response, which may commit it.
+        """
+        if connection is not None and not callable(connection):
+            raise TypeError("connection must be a function that returns the connection")
+        return _Middleware(self, app, connection)
+
+
+class _Middleware:
+    def __init__(
+        self, calls: HydraCache, app: WSGIApp, connection_of: ConnectionOf | None
+    ) -> None:
+        self._calls = calls
+        self._app = app
+        self._connection_of = connection_of
+        #: What was collected for responses that no server has closed.
+        self._abandoned: Deque[Collected] = deque()
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        calls = self._calls
+        while self._abandoned:
+            end_request(calls.runtime, self._abandoned.popleft())
+        method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
+        scope = calls.begin(f"{method} {path}")
+        try:
+            with calls.current(scope):
+                body = self._app(environ, start_response)
+        except BaseException:
+            # Handled outside, or by the server; nobody will close a response.
+            self._end(scope)
+            raise
+        if type(body) in (list, tuple) or _is_file(body, environ):
+            # No code of the app runs after this, and servers look at what they get:
+            # at its length, or for a file to send.
+            self._end(scope)
+            return body
+        if calls.runtime.mode == "inline" and scope.collected is not None:
+            # Before the first byte: what the client does next sees its write.
+            calls.runtime.settle(scope.collected.written)
+        return _Body(calls, scope, body, self._connection_of, self._abandoned)
+
+    def _end(self, scope: Scope) -> None:
+        with self._calls.current(scope):
+            scope.offer(self._connection_of)
+        scope.end()
+
+
+class _Body:
+    """The app's response; its end is the end of the request."""
+
+    def __init__(
+        self,
+        calls: HydraCache,
+        scope: Scope,
+        body: Iterable[bytes],
+        connection_of: ConnectionOf | None,
+        abandoned: Deque[Collected],
+    ) -> None:
+        self._calls = calls
+        self._scope = scope
+        self._body = body
+        self._iterator: Iterator[bytes] | None = None
+        self._connection_of = connection_of
+        self._abandoned = abandoned
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._calls.current(self._scope):
+            if self._iterator is None:
+                self._iterator = iter(self._body)
+            return next(self._iterator)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            with self._calls.current(self._scope):
+                self._scope.offer(self._connection_of)
+                close = getattr(self._body, "close", None)
+                if close is not None:
+                    close()
+        finally:
+            self._scope.end()
+
+    def __del__(self) -> None:
+        # PEP 3333 wants each response closed; not every server and test does. What was
+        # collected is only handed on: this may run within any other code of this
+        # thread, in the middle of our own, with its locks held.
+        collected = self._scope.collected
+        if collected is not None:
+            collected.why = collected.why or "its response was never closed"
+            self._abandoned.append(collected)
+
+
+def _is_file(body: object, environ: Any) -> bool:
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(body, wrapper)
