@@ -44,6 +44,9 @@ class ServedShop:
         self.ports = [connection.port, memcached.port]
         self.environment = {
             "NOTES": str(notes),
+            # gunicorn puts a socket there.
+            "HOME": str(notes),
+            "XDG_RUNTIME_DIR": "",
             "MEMCACHED": memcached.address,
             "HYDRACACHE_OUTBOX": url,
             "HYDRACACHE_NAMESPACE": self.namespace,
@@ -112,9 +115,12 @@ class ServedShop:
         assert not self._noted("ended")
         return pid
 
-    def was_finished_by(self, pid: int) -> bool:
-        """Whether the batch in flight was finished, and by the one who began it."""
-        return self._noted("ended") == [pid] and self.pending() == 0
+    def check_finished_by(self, pid: int, server: WebServer) -> None:
+        """The batch in flight was finished, and by the one who began it."""
+        said = server.said[-3000:]
+        assert self._noted("began") == [pid], said
+        assert self._noted("ended") == [pid], said
+        assert self.pending() == 0, said
 
     def _noted(self, what: str) -> list[int]:
         return [int(path.suffix[1:]) for path in self.notes.glob(f"{what}.*")]

@@ -68,7 +68,7 @@ def check_worker_ends(
         eventually(lambda: pid not in server.workers, f"the end of {pid}")
 
         assert time.monotonic() - began < GRACE
-        assert shop.was_finished_by(pid), f"{number!r}: {server.said[-3000:]}"
+        shop.check_finished_by(pid, server)
     # gunicorn loses a TERM that comes while a worker starts, with any app, and waits
     # for all of the grace: so until they answer.
     check_pools(shop, server, workers)
@@ -89,7 +89,7 @@ def check_reload(
     )
 
     assert time.monotonic() - began < GRACE, server.said[-3000:]
-    assert shop.was_finished_by(pid), server.said[-3000:]
+    shop.check_finished_by(pid, server)
     check_pools(shop, server, len(before))
 
 
@@ -101,6 +101,6 @@ def check_end(shop: ServedShop, server: WebServer, number: signal.Signals) -> No
     eventually(server.has_ended, "the end of the server")
 
     assert time.monotonic() - began < GRACE
-    assert shop.was_finished_by(pid), server.said[-3000:]
+    shop.check_finished_by(pid, server)
     for late in ("SIGKILL", "NO MERCY", "did not end within", "Traceback"):
         assert late not in server.said, server.said[-5000:]

@@ -36,7 +36,7 @@ class Way(NamedTuple):
     def command(self) -> list[str]:
         command = [f"{PROGRAMS}/gunicorn", "served_app:app", "--bind=127.0.0.1:{port}"]
         command += [f"--workers={WORKERS}", f"--worker-class={self.kind}"]
-        command += [f"--graceful-timeout={GRACE}", "--no-control-socket"]
+        command.append(f"--graceful-timeout={GRACE}")
         command += ["--threads=4"] * (self.kind == "gthread")
         command += ["--preload"] * self.preload
         if self.hook:

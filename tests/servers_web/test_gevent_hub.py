@@ -1,0 +1,125 @@
+"""Nothing of the library keeps gevent's hub for long; and a pool outlives a SystemExit.
+
+How long is measured by a greenlet that only sleeps, less the time for which the machine
+let the process wait for a processor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from served_shop import ITEMS, ServedShop
+from web_server import HERE, PROGRAMS, eventually
+
+from hydracache_sync import InvalidationIntentBatch, SQLiteOutbox
+from servers import MariaDB, Memcached
+
+#: Seconds; stated in docs/servers.md. Each wait below is several times as long.
+BOUND = 0.25
+
+TESTS = HERE.parent
+
+GUNICORN = [f"{PROGRAMS}/gunicorn", "served_app:app", "--bind=127.0.0.1:{port}"]
+
+
+def test_hub_goes_on_while_memcached_hangs_and_the_outbox_is_locked(
+    mariadb: MariaDB, shop: ServedShop
+) -> None:
+    with Memcached() as cache:
+        environment = {"MEMCACHED": cache.address, "HYDRACACHE_MODE": "inline"}
+        with shop.serve([*GUNICORN, "--worker-class=gevent"], **environment) as server:
+            server.states()
+            server.post_all([f"/items/{id}/a" for id in ITEMS])
+
+            cache.pause()
+            server.post_all([f"/items/{id}/b" for id in ITEMS], threads=10)
+            cache.resume()
+            shop.sql("lock tables hydracache_outbox write")
+            locked = threading.Timer(2.0, shop.sql, ["unlock tables"])
+            locked.start()
+            server.post_all([f"/items/{id}/c" for id in ITEMS], threads=10)
+            locked.join()
+            eventually(lambda: shop.pending() == 0, "everything published")
+
+            [state] = server.states().values()
+            assert state["gevent"]
+            assert 0 < state["longest"] < BOUND
+
+
+ON_SQLITE = """if True:
+    from gevent import monkey
+    monkey.patch_all()
+
+    import sys
+    from served_app import Ticker
+    from hydracache_sync import InvalidationIntentBatch, SQLiteOutbox
+
+    outbox, ticker = SQLiteOutbox(sys.argv[1], busy_timeout=60), Ticker()
+    outbox.status("shop")
+    ticker.start_once()
+    print("ready", flush=True)
+    outbox.enqueue("shop", InvalidationIntentBatch().invalidate_key("a"))
+    print(ticker.longest)
+"""
+
+
+def test_hub_goes_on_while_another_process_writes_to_the_sqlite_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "app.db"
+    with contextlib.closing(SQLiteOutbox(path)) as outbox:
+        outbox.install_schema()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("begin immediate")
+        program = subprocess.Popen(
+            [sys.executable, "-c", ON_SQLITE, str(path)],
+            env={"PYTHONPATH": f"{HERE}:{TESTS}:{TESTS.parent}"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.wait(1.0)
+        assert program.poll() is None
+        writer.execute("rollback")
+        longest = float(program.communicate(timeout=60)[0])
+
+    assert 0 < longest < BOUND
+
+
+TOLD_TWICE = """if True:
+    from gevent import monkey
+    monkey.patch_all()
+
+    import sys
+    import gevent
+    from pool_processes import carry_until_in_flight
+
+    carry_until_in_flight(sys.argv[1])
+    # What gunicorn does on SIGQUIT; it reaches the main greenlet in the pool's stop.
+    gevent.spawn_later(0.1, sys.exit)
+"""
+
+
+def test_batch_is_finished_though_the_process_is_told_again_to_exit(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "app.db"
+    with contextlib.closing(SQLiteOutbox(path)) as outbox:
+        outbox.install_schema()
+        outbox.enqueue("shop", InvalidationIntentBatch().invalidate_key("slow"))
+
+        subprocess.run(
+            [sys.executable, "-c", TOLD_TWICE, str(path)],
+            env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
+            check=True,
+            timeout=60,
+        )
+
+        assert outbox.status("shop").pending == 0
