@@ -53,6 +53,11 @@ _SHAPES = {
 }
 
 
+#: Makes a named tuple without its Python ``__new__``: a producer makes them in its
+#: transaction, a worker one for every row.
+_new = tuple.__new__
+
+
 def _missing(wanted: bool) -> str:
     return "without a" if wanted else "with a"
 
@@ -82,20 +87,19 @@ class InvalidationIntent(NamedTuple):
     @classmethod
     def key(cls, key: str) -> InvalidationIntent:
         """Invalidate the one cached entry ``key``."""
-        return cls("key", checked_text("key", key, maximum=MAX_TARGET))
+        return _new(cls, ("key", checked_text("key", key, maximum=MAX_TARGET), None))
 
     @classmethod
     def tag(cls, tag: str) -> InvalidationIntent:
         """Invalidate every entry that carries ``tag``."""
-        return cls("tag", checked_text("tag", tag, maximum=MAX_TARGET))
+        return _new(cls, ("tag", checked_text("tag", tag, maximum=MAX_TARGET), None))
 
     @classmethod
     def entity(cls, entity: str, key: str) -> InvalidationIntent:
         """Invalidate every entry that shows the entity ``entity`` with id ``key``."""
-        return cls(
-            "entity",
-            checked_text("entity key", key, maximum=MAX_TARGET),
-            checked_text("entity", entity, maximum=MAX_TARGET),
+        value = checked_text("entity key", key, maximum=MAX_TARGET)
+        return _new(
+            cls, ("entity", value, checked_text("entity", entity, maximum=MAX_TARGET))
         )
 
     @classmethod
@@ -118,7 +122,7 @@ class InvalidationIntent(NamedTuple):
         """
         shape = _SHAPES.get(kind)
         if shape == (value is not None, entity_name is not None):
-            return tuple.__new__(cls, (kind, value, entity_name))
+            return _new(cls, (kind, value, entity_name))
         if shape is None:
             raise ValueError(f"unknown kind {kind!r}")
         if shape[0] != (value is not None):
@@ -156,7 +160,7 @@ class InvalidationIntent(NamedTuple):
                 kind, value = "tag", entity_tag(entity_name, value)
             elif kind == "collection":
                 kind, value = "tag", collection_tag(value)
-        return tuple.__new__(CacheInvalidation, (kind, value))
+        return _new(CacheInvalidation, (kind, value))
 
 
 class InvalidationIntentBatch:

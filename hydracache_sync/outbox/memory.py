@@ -7,11 +7,13 @@ import os
 import sqlite3
 import threading
 import weakref
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, TypeVar
 
 from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
 from hydracache_sync.outbox.sql import LONGEST_PAUSE
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLiteOutbox
+
+T = TypeVar("T")
 
 
 class MemoryOutbox(SQLiteOutbox):
@@ -68,22 +70,20 @@ class MemoryOutbox(SQLiteOutbox):
         finally:
             self._mutex.release()
 
-    @contextlib.contextmanager
-    def _joined(self, connection: Any) -> Iterator[sqlite3.Cursor]:
+    def _run_in(self, connection: Any, work: Callable[[sqlite3.Cursor], T]) -> T:
         block = self._open_block()
         if block is None or block.connection is not connection:
             raise NotInTransactionError(
                 "a MemoryOutbox takes part in no connection but its own: use"
                 " `with outbox.transaction() as connection`"
             )
-        with super()._joined(connection) as cursor:
-            yield cursor
+        return super()._run_in(connection, work)
 
     def _changes(self) -> None:
         """No file, whatever may be named ``:memory:`` here."""
 
     def _require_same_file(self, connection: sqlite3.Connection) -> None:
-        """No other connection gets past :meth:`_joined`."""
+        """No other connection gets past :meth:`_run_in`."""
 
     def install_schema(self) -> None:
         with self._session() as connection:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 from dataclasses import replace
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Sequence, TypeVar
 
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
@@ -41,11 +41,13 @@ from hydracache_sync.outbox.schema import (
     schema_statements,
     schema_text,
 )
-from hydracache_sync.outbox.sql import ConnectionLostError, SQLOutbox
-from hydracache_sync.outbox.statements import OWN_VALUES, PAUSED, Dialect
+from hydracache_sync.outbox.sql import ConnectionLostError, NewRow, Shared, SQLOutbox
+from hydracache_sync.outbox.statements import PAUSED, Dialect
 from hydracache_sync.outbox.transaction_end import TransactionEnd
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds. Connecting takes milliseconds, a statement of ours too; the rest is for a
 #: server under load. Without them a network that swallows packets hangs a worker.
@@ -148,11 +150,14 @@ MYSQL = Dialect(
     % re.sub(r"[%_|]", r"|\g<0>", text).replace("*", "%").encode("utf-8"),
     begin="start transaction",
     details=PACKED_DETAILS,
-    # Not "created_at_ms + {p}": a producer's user may have the right to insert alone.
-    moments="{now}, {now} + {p}",
     ids_in_text=True,
     encode=lambda text: text.encode("utf-8"),
 )
+
+
+#: What the rows of an enqueue share, and end in. Not "created_at_ms + %s": a producer's
+#: user may have the right to insert alone.
+_ROW_END = "%s, %s, %s, {moments}, 0)"
 
 
 class Server(NamedTuple):
@@ -192,6 +197,7 @@ class MySQLOutbox(SQLOutbox):
     """
 
     dialect = MYSQL
+    _row_end = _ROW_END.format(moments=f"{MYSQL.now}, {MYSQL.now} + %s")
     claimed_row = PackedRow
 
     def __init__(
@@ -212,7 +218,8 @@ class MySQLOutbox(SQLOutbox):
         clock: Callable[[], float] | None = None,
     ) -> None:
         if clock is not None:
-            self.dialect = replace(MYSQL, now=":now", moments="{p}, {p}")
+            self.dialect = replace(MYSQL, now=":now")
+            self._row_end = _ROW_END.format(moments="%s, %s")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,50}", table):
             raise ConfigurationError(
                 f"table {table!r} is not a name of letters, digits and underscores"
@@ -256,14 +263,13 @@ class MySQLOutbox(SQLOutbox):
 
     # Producers
 
-    @contextlib.contextmanager
-    def _joined(self, connection: Any) -> Iterator[Any]:
+    def _run_in(self, connection: Any, work: Callable[[Any], T]) -> T:
         driver = driver_of(connection)
         try:
             require_transaction(driver)
             cursor = driver.cursor()
             try:
-                yield cursor
+                result = work(cursor)
             finally:
                 cursor.close()
             if driver.committed_at_once():
@@ -271,43 +277,38 @@ class MySQLOutbox(SQLOutbox):
                     "the connection committed the invalidation at once: its transaction"
                     " had been ended before, by an error or by a statement that commits"
                 )
+            return result
         except driver.errors as exc:
             raise self._error(exc, own=False) from exc
 
-    def _insert_parts(self, rows: list[list[Any]]) -> list[list[list[Any]]]:
+    def _insert_parts(
+        self, rows: Sequence[NewRow], shared: Shared
+    ) -> Sequence[Sequence[NewRow]]:
         if len(rows) <= SURE_ROWS:
             return [rows]
-        return _split(rows, STATEMENT_BYTES)
+        return _split(rows, shared, STATEMENT_BYTES)
 
-    def _execute_insert(
-        self, cursor: Any, text: str, rows: list[list[Any]], new: bool
+    def _insert_part(
+        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, new: bool
     ) -> int:
         # Literals in hex, no parameters: what a driver, its converters, the character
         # set of the connection and the sql_mode make of text does not matter then.
         # What the rows have in common is written once.
-        common = [_literal(value) for value in rows[0][OWN_VALUES:]]
-        literals: list[str] = []
-        for row in rows:
-            literals += [_literal(value) for value in row[:OWN_VALUES]]
-            literals += common
-        statement = text % tuple(literals)
+        end = self._row_end % tuple(map(_literal, shared))
+        texts = [f"({', '.join(map(_literal, row))}, {end}" for row in rows]
+        statement = self._statements.insert(", ".join(texts), skip_present=not new)
         if len(statement) > SURE_BYTES and len(rows) > 1:
             cursor.execute("select @@max_allowed_packet")
             if len(statement) + PACKET_MARGIN > only_value(cursor.fetchall()):
                 middle = len(rows) // 2
                 return sum(
-                    self._execute_insert(
-                        cursor,
-                        self._statements.insert(len(half), skip_present=not new),
-                        half,
-                        new,
-                    )
+                    self._insert_part(cursor, half, shared, new)
                     for half in (rows[:middle], rows[middle:])
                 )
         cursor.execute(statement)
         return len(rows) if new else int(cursor.rowcount)
 
-    def _execute_joined(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
+    def _execute_in(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         # In hex for the same reasons.
         cursor.execute(text % tuple(map(_literal, values)))
 
@@ -659,25 +660,23 @@ def _is_cut_short(exc: BaseException | None) -> bool:
     return False
 
 
-def _literal(value: Any) -> str:
-    if type(value) is bytes:
+def _literal(value: str | bytes | int | None) -> str:
+    if isinstance(value, str):
+        return f"x'{value.encode('utf-8').hex()}'"
+    if isinstance(value, bytes):
         return f"x'{value.hex()}'"
-    if value is None:
-        return "null"
-    if isinstance(value, int):
-        return str(value)
-    return f"x'{value.encode('ascii').hex()}'"
+    return "null" if value is None else str(value)
 
 
-def _split(rows: list[list[Any]], size: int) -> list[list[list[Any]]]:
-    """Split rows so that the hex of each part stays below ``size`` bytes."""
-    parts: list[list[list[Any]]] = [[]]
+def _split(rows: Sequence[NewRow], shared: Shared, size: int) -> list[Sequence[NewRow]]:
+    """Split rows so that the literals of each part stay below ``size`` bytes."""
+    parts: list[list[NewRow]] = [[]]
     total = 0
     for row in rows:
-        length = 100 + 2 * sum(len(v) for v in row if isinstance(v, (bytes, str)))
+        length = 100 + sum(len(_literal(value)) for value in (*row, *shared))
         if parts[-1] and total + length > size:
             parts.append([])
             total = 0
         parts[-1].append(row)
         total += length
-    return parts
+    return list(parts)

@@ -21,6 +21,7 @@ from typing import (
     Iterator,
     NoReturn,
     Sequence,
+    Tuple,
     TypeVar,
 )
 
@@ -53,6 +54,12 @@ from hydracache_sync.process_local import ProcessLocal
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 T = TypeVar("T")
+
+#: What a new row has of its own: hash, kind, value and entity name; text as it is.
+NewRow = Tuple[Any, ...]
+
+#: What follows it in each row of an enqueue: namespace, position, reason, moments.
+Shared = Tuple[Any, ...]
 
 #: Ids or hashes in one statement: old SQLite takes 999 parameters.
 IDS_PER_STATEMENT = 500
@@ -95,6 +102,7 @@ class SQLOutbox(InvalidationOutbox):
         self._busy_timeout = busy_timeout
         self._clock = clock
         self._block = ProcessLocal()
+        self._binds_clock = self.dialect.binds_clock
         self._schema_checked = False
         #: What was asked of :meth:`due_namespaces` last, split into statements.
         self._due_parts: dict[tuple[str, ...], list[Sequence[str]]] = {}
@@ -146,11 +154,13 @@ class SQLOutbox(InvalidationOutbox):
     ) -> InvalidationReceipt:
         batch = checked_batch(namespace, batch)
         position, new = checked_position(commit_position)
-        rows = self._new_rows(namespace, batch, position)
-        inserted: int | None = 0
-        with self._joined(connection) as cursor:
-            if rows:
-                inserted = self._insert(cursor, rows, new)
+        rows = _new_rows(batch)
+        shared = self._shared(namespace, batch, position)
+
+        def insert(cursor: Any) -> int | None:
+            return self._insert(cursor, rows, shared, new) if rows else 0
+
+        inserted = self._run_in(connection, insert)
         if not new and not self._tells_inserted(connection):
             inserted = None
         block = self._open_block()
@@ -167,25 +177,32 @@ class SQLOutbox(InvalidationOutbox):
         encode = self.dialect.encode
         # In the order in which the statement has them.
         values = encode(receipt.namespace), encode(receipt.commit_position.value)
-        with self._joined(connection) as cursor:
-            self._execute_joined(cursor, self._statements.text(statements.SEEN), values)
+
+        def count(cursor: Any) -> int:
+            text = self._statements.text(statements.SEEN)
+            self._execute_in(cursor, text, values)
             [record] = cursor.fetchall()
-        # The caller's cursors may make what they like of a record.
-        [count] = record.values() if isinstance(record, dict) else record
-        return int(count) > 0
+            # The caller's cursors may make what they like of a record.
+            [rows] = record.values() if isinstance(record, dict) else record
+            return int(rows)
+
+        return self._run_in(connection, count) > 0
 
     def _end_of(self, connection: Any) -> TransactionEnd | None:
         """What tells of the end of the transaction that the caller has open."""
         return None
 
     @abc.abstractmethod
-    def _joined(self, connection: Any) -> ContextManager[Any]:
-        """Check the caller's connection and lend a cursor on it.
+    def _run_in(self, connection: Any, work: Callable[[Any], T]) -> T:
+        """Check the caller's connection and run ``work`` with a cursor on it.
+
+        Not a context manager: in a producer's way each call counts, the more as the
+        processor comes from other work and has none of ours in its caches.
 
         :raises NotInTransactionError: as :meth:`enqueue_in`.
         """
 
-    def _execute_joined(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
+    def _execute_in(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         """Run a statement with ``values`` on a cursor of the caller's connection."""
         cursor.execute(text, values)
 
@@ -201,18 +218,19 @@ class SQLOutbox(InvalidationOutbox):
         new: bool,
         delay_ms: int = 0,
     ) -> InvalidationReceipt:
-        rows = self._new_rows(namespace, batch, position, delay_ms)
+        rows = _new_rows(batch)
+        shared = self._shared(namespace, batch, position, delay_ms)
         tries = 0
 
         def insert(cursor: Any) -> int | None:
             nonlocal tries
             tries += 1
             # A connection that was lost may have taken the rows with its last breath.
-            return self._insert(cursor, rows, new and tries == 1)
+            return self._insert(cursor, rows, shared, new and tries == 1)
 
         inserted: int | None = 0
         if rows:
-            alone = len(self._insert_parts(rows)) == 1
+            alone = len(self._insert_parts(rows, shared)) == 1
             inserted = self._run(insert) if alone else self._transact(insert)
             if inserted != 0:
                 self.announce_commit([namespace])
@@ -234,53 +252,41 @@ class SQLOutbox(InvalidationOutbox):
             namespace, position, created_at_ms, targets, batch, inserted, _over=over
         )
 
-    def _new_rows(
+    def _shared(
         self,
         namespace: str,
         batch: InvalidationIntentBatch,
         position: CommitPosition,
         delay_ms: int = 0,
-    ) -> list[list[Any]]:
-        """The parameters of :data:`statements.INSERT_ROW` for each distinct intent."""
-        encode = self.dialect.encode
-        shared = [encode(namespace), encode(position.value), encode(batch.reason)]
-        if self.dialect.binds_clock:
-            now_ms = self._host_now_ms()
-            shared += (now_ms, now_ms + delay_ms)
-        else:
-            shared.append(delay_ms)
-        return [
-            [
-                intent.target_hash(),
-                intent.kind,
-                None if intent.value is None else encode(intent.value),
-                None if intent.entity_name is None else encode(intent.entity_name),
-                *shared,
-            ]
-            for intent in batch.distinct()
-        ]
+    ) -> Shared:
+        if not self._binds_clock:
+            return namespace, position.value, batch.reason, delay_ms
+        now_ms = self._host_now_ms()
+        return namespace, position.value, batch.reason, now_ms, now_ms + delay_ms
 
-    def _insert(self, cursor: Any, rows: list[list[Any]], new: bool) -> int | None:
-        """Insert rows through ``cursor``; return how many, None if it cannot tell.
+    def _insert(
+        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, new: bool
+    ) -> int:
+        """Insert rows through ``cursor``; return how many.
 
         :param new: their position was generated: no row can be there already.
         """
-        inserted: int | None = 0
-        for part in self._insert_parts(rows):
-            text = self._statements.insert(len(part), skip_present=not new)
-            count = self._execute_insert(cursor, text, part, new)
-            inserted = None if inserted is None or count is None else inserted + count
+        inserted = 0
+        for part in self._insert_parts(rows, shared):
+            inserted += self._insert_part(cursor, part, shared, new)
         return inserted
 
     @abc.abstractmethod
-    def _insert_parts(self, rows: list[list[Any]]) -> Sequence[list[list[Any]]]:
+    def _insert_parts(
+        self, rows: Sequence[NewRow], shared: Shared
+    ) -> Sequence[Sequence[NewRow]]:
         """Split rows by what one statement takes; most often into one part."""
 
     @abc.abstractmethod
-    def _execute_insert(
-        self, cursor: Any, text: str, rows: list[list[Any]], new: bool
-    ) -> int | None:
-        """Run one INSERT; return the rows inserted, None if it cannot tell."""
+    def _insert_part(
+        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, new: bool
+    ) -> int:
+        """Run one INSERT; return the rows inserted."""
 
     def transaction(self) -> ContextManager[Any]:
         return self._transaction()
@@ -347,7 +353,8 @@ class SQLOutbox(InvalidationOutbox):
 
     def _open_block(self) -> _Block | None:
         """This thread's open ``transaction()`` block, if it has one."""
-        block: _Block | None = getattr(self._block.mine(), "entry", None)
+        # Not getattr(): there is none most of the time, which would raise within it.
+        block: _Block | None = self._block.mine().__dict__.get("entry")
         return block if block is not None and block.pid == os.getpid() else None
 
     def announce_commit(self, namespaces: Iterable[str]) -> None:
@@ -1027,6 +1034,12 @@ class _Block:
         self.connection = connection
         self.namespaces: list[str] = []
         self.over = TransactionEnd()
+
+
+def _new_rows(batch: InvalidationIntentBatch) -> list[NewRow]:
+    """The rows of a batch, one for each distinct intent."""
+    # An intent is the tuple of its columns.
+    return [(intent.target_hash(), *intent) for intent in batch.distinct()]
 
 
 def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

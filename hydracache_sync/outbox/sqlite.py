@@ -8,7 +8,7 @@ import re
 import sqlite3
 import time
 import weakref
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence, TypeVar
 from urllib.parse import quote
 
 from hydracache_sync.errors import (
@@ -27,9 +27,11 @@ from hydracache_sync.outbox.schema import (
     schema_statements,
     schema_text,
 )
-from hydracache_sync.outbox.sql import ConnectionLostError, SQLOutbox
+from hydracache_sync.outbox.sql import ConnectionLostError, NewRow, Shared, SQLOutbox
 from hydracache_sync.outbox.sqlite_files import opened_file
 from hydracache_sync.outbox.statements import PAUSED, SCHEMA_VERSION_SELECT, Dialect
+
+T = TypeVar("T")
 
 #: Seconds to go on trying while others hold SQLite's write lock. Producers hold it
 #: for milliseconds; a backup or a long import may hold it for seconds.
@@ -47,7 +49,8 @@ LOOK_ANYWAY = 0.25
 #: snapshot that can no longer be written to).
 _BUSY_CODES = (5, 6)
 
-#: Rows of one INSERT with nine parameters each; SQLite takes 32766, or 999 before 3.32.
+#: Rows of one INSERT with four parameters each, and five that they share; SQLite takes
+#: 32766, or 999 before 3.32.
 _ROWS_PER_INSERT = 3600 if sqlite3.sqlite_version_info >= (3, 32) else 110
 
 SQLITE = Dialect(
@@ -65,7 +68,6 @@ SQLITE = Dialect(
         for column in DETAIL_COLUMNS
     )
     + ", {now}",
-    moments="{p}, {p}",
     ids_in_text=False,
     encode=lambda text: text,
 )
@@ -105,6 +107,8 @@ class SQLiteOutbox(SQLOutbox):
         if "\0" in self.path:
             raise ConfigurationError(f"path {self.path!r} has a NUL in it")
         self._log = f"{self.path}-wal"
+        #: Texts of INSERTs by their rows, and whether the position is a new one.
+        self._inserts: dict[tuple[int, bool], str] = {}
         self._file: str | None = None
         #: What was asked for when nothing was due, how the files were then, and when.
         self._quiet: tuple[tuple[str, ...], tuple[int, ...], float] | None = None
@@ -127,8 +131,7 @@ class SQLiteOutbox(SQLOutbox):
 
     # Producers
 
-    @contextlib.contextmanager
-    def _joined(self, connection: Any) -> Iterator[sqlite3.Cursor]:
+    def _run_in(self, connection: Any, work: Callable[[sqlite3.Cursor], T]) -> T:
         if not isinstance(connection, sqlite3.Connection):
             raise TypeError(
                 "connection must be sqlite3.Connection, not"
@@ -137,10 +140,11 @@ class SQLiteOutbox(SQLOutbox):
         idle = False
         try:
             idle = not connection.in_transaction
-            self._require_transaction(connection)
+            if idle:
+                self._require_transaction(connection)
             self._require_same_file(connection)
             # Not connection.cursor(): a subclass may give it other habits.
-            yield sqlite3.Cursor(connection)
+            return work(sqlite3.Cursor(connection))
         except sqlite3.Error as exc:
             if idle:
                 self._end_implicit_transaction(connection)
@@ -152,7 +156,9 @@ class SQLiteOutbox(SQLOutbox):
             if connection.in_transaction:
                 sqlite3.Connection.rollback(connection)
 
-    def _insert_parts(self, rows: list[list[Any]]) -> list[list[list[Any]]]:
+    def _insert_parts(
+        self, rows: Sequence[NewRow], shared: Shared
+    ) -> Sequence[Sequence[NewRow]]:
         if len(rows) <= _ROWS_PER_INSERT:
             return [rows]
         return [
@@ -160,16 +166,22 @@ class SQLiteOutbox(SQLOutbox):
             for start in range(0, len(rows), _ROWS_PER_INSERT)
         ]
 
-    def _execute_insert(
-        self, cursor: sqlite3.Cursor, text: str, rows: list[list[Any]], new: bool
+    def _insert_part(
+        self, cursor: sqlite3.Cursor, rows: Sequence[NewRow], shared: Shared, new: bool
     ) -> int:
-        cursor.execute(text, [value for row in rows for value in row])
+        text = self._inserts.get((len(rows), new))
+        if text is None:
+            marks = _marks(len(shared), len(rows), len(rows[0]))
+            text = self._statements.insert(marks, skip_present=not new)
+            self._inserts[len(rows), new] = text
+        values = list(shared)
+        for row in rows:
+            values += row
+        cursor.execute(text, values)
         return cursor.rowcount
 
     def _require_transaction(self, connection: sqlite3.Connection) -> None:
-        """Refuse a connection that would commit our rows at once."""
-        if connection.in_transaction:
-            return
+        """Refuse an idle connection that would commit our rows at once."""
         # Before 3.12 there is no attribute; -1 says that isolation_level decides.
         legacy = getattr(connection, "autocommit", -1) == -1
         if legacy and connection.isolation_level is not None:
@@ -386,3 +398,15 @@ class SQLiteOutbox(SQLOutbox):
 
 def _str(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _marks(shared: int, rows: int, own: int) -> str:
+    """Return rows of parameters: ``own`` ones in each, then the ``shared`` ones.
+
+    The shared ones come first in the list, and are bound once for all rows.
+    """
+    common = ", ".join([f"?{n + 1}" for n in range(shared)])
+    return ",\n".join(
+        f"({', '.join([f'?{first + n}' for n in range(own)])}, {common}, 0)"
+        for first in range(shared + 1, shared + 1 + rows * own, own)
+    )

@@ -27,16 +27,8 @@ insert into {table} (
   target_hash, kind, value, entity_name,
   namespace, commit_position, reason, created_at_ms, at_ms, state
 )
-values {values}{on_conflict}
+values {rows}{on_conflict}
 """
-
-# Parameters of the one statement in a producer's way are not named: binding by name
-# costs as much as hashing.
-INSERT_ROW = "({p}, {p}, {p}, {p}, {p}, {p}, {p}, {moments}, 0)"
-
-#: Parameters of it that are the row's own: hash, kind, value, entity. The others are
-#: the batch's, the same in each row.
-OWN_VALUES = 4
 
 # Read once for the whole statement, by primary key and without a lock: FOR UPDATE
 # locks nothing in a subquery.
@@ -386,8 +378,6 @@ class Dialect:
     #: What a claim selects beside the targets: ``DETAIL_COLUMNS`` and the clock. The
     #: attempts and the last error are as the claim leaves them.
     details: str
-    #: The moments of a new row, with a parameter for the delay of the second.
-    moments: str
     #: Whether ids are written into the text of a statement. PyMySQL does that with
     #: parameters anyway, one by one, in Python; SQLite prepares each text anew.
     ids_in_text: bool
@@ -409,6 +399,10 @@ class Statements:
     def __init__(self, dialect: Dialect, table: str) -> None:
         self._dialect = dialect
         self._table = table
+        before, after = INSERT.format(table=table, rows="\0", on_conflict="").split(
+            "\0"
+        )
+        self._insert = before, after, dialect.on_conflict + after
         #: Text, and the names of the parameters before and after the ids.
         self._prepared: dict[
             tuple[str, int | None], tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -437,24 +431,13 @@ class Statements:
         """Return the text of ``template``, which has no ids."""
         return self._prepare(template, 0)[0]
 
-    def insert(self, rows: int, *, skip_present: bool) -> str:
-        """Return one INSERT of ``rows`` rows.
+    def insert(self, rows: str, *, skip_present: bool) -> str:
+        """Return the INSERT of ``rows``, which are in SQL, each in parentheses.
 
         :param skip_present: leave rows alone whose key is there already.
         """
-        key = ("insert or skip" if skip_present else "insert", rows)
-        prepared = self._prepared.get(key)
-        if prepared is None:
-            dialect = self._dialect
-            row = INSERT_ROW.replace("{moments}", dialect.moments)
-            text = (
-                INSERT.replace("{values}", ",\n".join([row] * rows))
-                .replace("{p}", dialect.marker)
-                .replace("{on_conflict}", dialect.on_conflict if skip_present else "")
-                .format(table=self._table, now=dialect.now)
-            )
-            prepared = self._prepared[key] = (text, (), ())
-        return prepared[0]
+        before, after, or_skip = self._insert
+        return f"{before}{rows}{or_skip if skip_present else after}"
 
     def due(self, namespaces: int) -> str:
         """Return the question which of ``namespaces`` have a row due.
