@@ -10,12 +10,7 @@ import time
 from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Union
 
 from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF, HoldOff
-from hydracache_sync.cache.keyspace import (
-    Address,
-    Keyspace,
-    app_address,
-    checked_app_key,
-)
+from hydracache_sync.cache.keyspace import Keyspace, app_address, checked_app_key
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tokens import fresh_tokens
 from hydracache_sync.errors import (
@@ -157,7 +152,7 @@ class MemcachedApplier(InvalidationApplier):
         return [
             name
             for store, keyspace in self._stores
-            for name in store.nodes_of(_address(keyspace, intent))
+            for name in store.nodes_of(keyspace.target(*intent.to_cache_invalidation()))
         ]
 
     def _apply_to(
@@ -166,7 +161,9 @@ class MemcachedApplier(InvalidationApplier):
         keyspace: Keyspace,
         intents: Sequence[InvalidationIntent],
     ) -> list[Exception | None]:
-        addresses = [_address(keyspace, intent) for intent in intents]
+        addresses = keyspace.targets(
+            [intent.to_cache_invalidation() for intent in intents]
+        )
         # Distinct intents may meet in one tag. Tokens are new at every attempt: one
         # that is sent twice could match entries filled in between.
         targets = list(dict.fromkeys(addresses))
@@ -180,15 +177,6 @@ class MemcachedApplier(InvalidationApplier):
         if not failures:
             return [None] * len(intents)
         return [failures.get(address) for address in addresses]
-
-
-def _address(keyspace: Keyspace, intent: InvalidationIntent) -> Address:
-    kind, value = intent.to_cache_invalidation()
-    if value is None:
-        return keyspace.namespace_token()
-    if kind == "key":
-        return keyspace.key_token(value)
-    return keyspace.tag_token(value)
 
 
 def _joint_failure(failures: Iterable[Exception | None]) -> Exception | None:

@@ -508,6 +508,26 @@ def run_python(
     )
 
 
+#: What ``pragma synchronous`` says of it.
+FULL = 2
+
+
+def claim_and_mark(outbox: SQLiteOutbox) -> None:
+    rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+    outbox.mark_published(rows)
+    outbox.close()
+
+
+def updates_and_levels(statements: Sequence[str]) -> list[str]:
+    """How ``synchronous`` was set, and the updates in between."""
+    words = [statement.split() for statement in statements]
+    return [
+        word[-1] if "synchronous" in word else word[0]
+        for word in words
+        if "synchronous" in word or word[0] == "update"
+    ]
+
+
 class TestSQLiteOutboxInWAL(SQLiteContract):
     journal_mode = "wal"
 
@@ -541,9 +561,45 @@ class TestSQLiteOutboxInWAL(SQLiteContract):
 
             assert outbox.mark_published(rows) == 1
 
+    def test_only_a_claim_does_not_wait_for_the_disk(
+        self, outbox, storage, monkeypatch
+    ):
+        outbox.enqueue(SHOP, batch_of("a"))
+        statements = self.spy(monkeypatch)
+
+        claim_and_mark(self.make_outbox(storage))
+
+        synced = ["full", "normal", "update", "full", "update"]
+        assert updates_and_levels(statements) == synced
+
+    def test_after_a_claim_that_failed_commits_wait_for_the_disk_again(
+        self, outbox, storage
+    ):
+        outbox.enqueue(SHOP, batch_of("a"))
+        impatient = self.make_outbox(storage, busy_timeout=0.01)
+        with raw(storage, isolation_level=None) as writer:
+            writer.execute("begin immediate")
+
+            with pytest.raises(OutboxBusyError):
+                impatient.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        with impatient.transaction() as connection:
+            [(level,)] = connection.execute("pragma synchronous")
+        impatient.close()
+        assert level == FULL
+
 
 class TestSQLiteOutboxWithRollbackJournal(SQLiteContract):
     journal_mode = "delete"
+
+    def test_a_claim_waits_for_the_disk(self, outbox, storage, monkeypatch):
+        """Without it a power failure could break the file."""
+        outbox.enqueue(SHOP, batch_of("a"))
+        statements = self.spy(monkeypatch)
+
+        claim_and_mark(self.make_outbox(storage))
+
+        assert updates_and_levels(statements) == ["full", "update", "update"]
 
     def test_commit_waits_for_readers(self, outbox, storage, app, monkeypatch):
         with raw(storage, isolation_level=None) as reader:

@@ -84,7 +84,7 @@ def each_store(
     verb: bytes, writes: Sequence[Write], refused: Failures, *, now: float
 ) -> tuple[Sequence[Address], list[bytes]]:
     """As :func:`store`, one command for each write that is not refused."""
-    expiries = {ttl: expiry_of(ttl, now) for _, _, ttl in writes}
+    expiries = {ttl: expiry_of(ttl, now) for ttl in {ttl for _, _, ttl in writes}}
     for _, value, _ in writes:
         if type(value) is not bytes:
             checked_value(value)

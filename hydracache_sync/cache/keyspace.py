@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64encode
 from hashlib import sha256
-from typing import Optional, Sequence, Tuple
+from typing import Iterable, Optional, Sequence, Tuple
 
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.keys import (
@@ -159,6 +159,18 @@ class Keyspace:
     def namespace_token(self) -> Address:
         """All copies of the namespace's token, one on each node: for writes."""
         return None, self._namespace_token
+
+    def targets(self, targets: Iterable[tuple[str, str | None]]) -> list[Address]:
+        """As :meth:`target`, of each: a worker has one for every row it carries."""
+        plain = self._tag_token[0]
+        addresses: list[Address] = []
+        for kind, value in targets:
+            if kind == "tag" and value is not None and _plain_name(value):
+                token = plain + value.encode("ascii")
+                addresses.append((token, token))
+            else:
+                addresses.append(self.target(kind, value))
+        return addresses
 
     def target(self, kind: str, value: str | None) -> Address:
         """Where the token is that an invalidation concerns, by its kind and value."""

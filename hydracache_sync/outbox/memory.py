@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, TypeVar
 
 from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
 from hydracache_sync.outbox.sql import LONGEST_PAUSE
-from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLiteOutbox
+from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLiteOutbox, _Connection
 
 T = TypeVar("T")
 
@@ -44,11 +44,14 @@ class MemoryOutbox(SQLiteOutbox):
     def __repr__(self) -> str:
         return "MemoryOutbox()"
 
-    def _connect(self, mode: str = "rw") -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            ":memory:", timeout=0.0, isolation_level=None, check_same_thread=False
+    def _connect(self, mode: str = "rw") -> _Connection:
+        return sqlite3.connect(
+            ":memory:",
+            timeout=0.0,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Connection,
         )
-        return connection
 
     def _drop_connection(self) -> None:
         # The rows live in it: it only changes how it gives them.

@@ -352,7 +352,7 @@ class MySQLOutbox(SQLOutbox):
             raise ConnectionLostError(f"{self}: a strange answer, {exc}") from exc
 
     @contextlib.contextmanager
-    def _turn(self, cursor: Any) -> Iterator[None]:
+    def _claiming(self, cursor: Any) -> Iterator[None]:
         if _server(cursor).skips_locked:
             yield
             return

@@ -413,7 +413,7 @@ class SQLOutbox(InvalidationOutbox):
             row = self.claimed_row
             return [row(record, common) for record in records]
 
-        rows = self._transact(take, exclusive=True)
+        rows = self._transact(take, claim=True)
         if len(rows) < limit:
             self._likely.discard(namespace)
         else:
@@ -951,19 +951,17 @@ class SQLOutbox(InvalidationOutbox):
         work: Callable[[Any], T],
         *,
         timeout: float | None = None,
-        exclusive: bool = False,
+        claim: bool = False,
     ) -> T:
         """Run ``work`` in an own transaction; run it again whole if it was busy.
 
-        :param exclusive: take turns with other claims where the database cannot skip
-            the rows that they hold.
+        :param claim: it claims rows, see :meth:`_claiming`.
         """
 
         def attempt() -> T:
             with self._session() as connection:
                 cursor = connection.cursor()
-                turn = self._turn(cursor) if exclusive else contextlib.nullcontext()
-                with turn:
+                with self._claiming(cursor) if claim else contextlib.nullcontext():
                     try:
                         cursor.execute(self.dialect.begin)
                         result = work(cursor)
@@ -976,9 +974,9 @@ class SQLOutbox(InvalidationOutbox):
         self._check_once(timeout)
         return self._retried(attempt, timeout)
 
-    def _turn(self, cursor: Any) -> ContextManager[None]:
-        """Let one claim at a time through, where the dialect needs it."""
-        return contextlib.nullcontext()
+    @abc.abstractmethod
+    def _claiming(self, cursor: Any) -> ContextManager[None]:
+        """What a claim needs around its transaction."""
 
     def _retried(
         self,

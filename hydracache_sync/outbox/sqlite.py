@@ -73,6 +73,16 @@ SQLITE = Dialect(
 )
 
 
+class _Connection(sqlite3.Connection):
+    """One of our own.
+
+    :ivar logs_ahead: whether the file is in WAL mode. Nobody can end that while a
+        connection is open.
+    """
+
+    logs_ahead = False
+
+
 class SQLiteOutbox(SQLOutbox):
     """Outbox in the SQLite file ``path``, which is the file of the app's data.
 
@@ -243,9 +253,30 @@ class SQLiteOutbox(SQLOutbox):
         last = max(data.st_mtime_ns, log.st_mtime_ns)
         return last, data.st_size, log.st_mtime_ns, log.st_size
 
+    @contextlib.contextmanager
+    def _claiming(self, cursor: sqlite3.Cursor) -> Iterator[None]:
+        # A claim that a power cut takes back harms nothing: whoever made it is gone,
+        # and the rows are due at once. So it waits for no disk, half of what a worker
+        # waits for. In WAL mode alone: only there does the next commit that is synced
+        # bring all before it to the disk, in order, and the file is never broken.
+        if not cursor.connection.logs_ahead:  # type: ignore[attr-defined]
+            yield
+            return
+        try:
+            cursor.execute("pragma synchronous = normal")
+            yield
+        finally:
+            try:
+                cursor.execute("pragma synchronous = full")
+            except BaseException as exc:
+                # The next connection begins with it.
+                self._connections.discard()
+                if not isinstance(exc, sqlite3.Error):
+                    raise
+
     # Connections
 
-    def _connect(self, mode: str = "rw") -> sqlite3.Connection:
+    def _connect(self, mode: str = "rw") -> _Connection:
         connection = sqlite3.connect(
             f"file:{quote(self.path)}?mode={mode}",
             uri=True,
@@ -254,11 +285,14 @@ class SQLiteOutbox(SQLOutbox):
             isolation_level=None,
             # Used by one thread, closed by any.
             check_same_thread=False,
+            factory=_Connection,
         )
         connection.text_factory = self._text_factory
         try:
             # In WAL mode the default of some builds may lose the last commits.
             connection.execute("pragma synchronous = full")
+            [(journal,)] = connection.execute("pragma journal_mode")
+            connection.logs_ahead = _str(journal) == "wal"
         except BaseException:
             connection.close()
             raise
