@@ -4,6 +4,7 @@
 #   make demo-mysql             the same on private servers of MariaDB and memcached
 #   make test                   the whole suite, with its own servers
 #   make test-mysql             of it, what needs MariaDB and MySQL 5.6
+#   make test-web-oldest        of it, Flask and SQLAlchemy, on the oldest of both
 #   make test ARGS="-k outbox"  what ARGS tells pytest
 #   make test PYTHON=python3.9  on another interpreter
 #   make ci                     what must pass before a change lands
@@ -16,7 +17,7 @@ CODE = hydracache_sync tests examples setup.py
 SETUP = PYTHON='$(PYTHON)' tests/setup_machine.sh
 RUN = $(VENV)/bin/python
 
-.PHONY: demo demo-mysql test test-mysql lint format format-check type build bench ci clean \
+.PHONY: demo demo-mysql test test-mysql test-web-oldest lint format format-check type build bench ci clean \
 	venv-cli venv-test venv-test-mysql venv-test-web venv-fuzz venv-dev
 
 demo: venv-cli
@@ -33,6 +34,13 @@ test: venv-test venv-test-mysql venv-test-web venv-fuzz
 test-mysql: venv-test venv-test-mysql
 	@$(SETUP) servers
 	$(RUN) -m pytest tests/on_mysql $(ARGS)
+
+# In an environment of its own: the rest of the suite wants the newest of them.
+test-web-oldest:
+	@$(SETUP) venv '$(VENV)-web-oldest' test-web-oldest
+	@$(SETUP) servers
+	$(VENV)-web-oldest/bin/python -m pytest \
+		tests/web/test_flask*.py tests/web/test_sqlalchemy*.py $(ARGS)
 
 lint: venv-dev
 	$(RUN) -m flake8 $(CODE)
@@ -65,7 +73,9 @@ ci:
 	bash .ci/run
 
 clean:
-	@if [ -e '$(VENV)/.by-make' ]; then rm -rf '$(VENV)'; fi
+	@for made in '$(VENV)' '$(VENV)-web-oldest'; do \
+		if [ -e "$$made/.by-make" ]; then rm -rf "$$made"; fi; \
+	done
 	rm -rf build dist *.egg-info .servers .hypothesis .mypy_cache .pytest_cache
 	find hydracache_sync tests examples -name __pycache__ -prune -exec rm -rf {} +
 
