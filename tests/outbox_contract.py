@@ -2347,6 +2347,11 @@ class SubscriberContract(OutboxHooks):
 
         assert heard == [frozenset({SHOP, "blog"})]
 
+    def test_commit_of_one_namespace_can_be_announced(self, outbox, heard):
+        outbox.announce_commit(SHOP)
+
+        assert heard == [frozenset({SHOP})]
+
     def test_subscriber_that_raises_hurts_nobody(self, outbox, caplog):
         heard: list[frozenset[str]] = []
 

@@ -554,6 +554,33 @@ class TestFork:
 
         assert outbox.status(SHOP).pending == 2
 
+    def test_a_fork_waits_for_a_thread_that_uses_another_outbox_in_its_block(
+        self, outbox, tmp_path, monkeypatch, caplog
+    ):
+        from hydracache_sync.outbox import fork_gate
+
+        monkeypatch.setattr(fork_gate, "LONGEST_WAIT", 0.05)
+        inside, go = threading.Event(), threading.Event()
+        other = SQLiteOutbox(tmp_path / "other.db")
+        other.install_schema()
+
+        def write() -> None:
+            with outbox.transaction():
+                other.status(SHOP)
+                inside.set()
+                go.wait(DEADLINE)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert inside.wait(DEADLINE)
+        Child(lambda: None).result()
+        go.set()
+        thread.join()
+        other.close()
+
+        # It has tried to; the test is too impatient to let it.
+        assert "the child may find the file locked" in caplog.text
+
     def test_a_fork_does_not_wait_for_its_own_thread_or_for_ever(
         self, outbox, monkeypatch, caplog
     ):

@@ -155,14 +155,19 @@ class InvalidationOutbox(abc.ABC):
         """
         return self._on_enqueue.add(callback)
 
-    def announce_commit(self, namespaces: Iterable[str]) -> None:
+    def announce_commit(self, namespaces: Iterable[str] | str) -> None:
         """Tell subscribers that rows of ``namespaces`` have just been committed.
 
         For whoever commits a connection of its own after :meth:`enqueue_in` and wants
         the rows carried at once. Never raises; costs nothing without subscribers.
         """
         if self._on_commit:
-            self._on_commit.tell(frozenset(namespaces))
+            if isinstance(namespaces, str):
+                namespaces = (namespaces,)
+            self._tell_committed(frozenset(namespaces))
+
+    def _tell_committed(self, namespaces: frozenset[str]) -> None:
+        self._on_commit.tell(namespaces)
 
     # Workers
 

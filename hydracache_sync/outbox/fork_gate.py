@@ -32,20 +32,27 @@ class ForkGate:
     def renew(self) -> None:
         """Forget everything: in a child no other thread is inside."""
         self._changed = threading.Condition(threading.Lock())
-        self._inside: set[int] = set()
+        #: How deep each thread is inside: in a block of one outbox it may use another.
+        self._inside: dict[int, int] = {}
         #: Forks under way: two threads may fork at once.
         self._forks = 0
 
     def __enter__(self) -> None:
         with self._changed:
-            while self._forks:
+            # Who is inside goes on: the fork waits for him.
+            while self._forks and threading.get_ident() not in self._inside:
                 self._changed.wait()
-            self._inside.add(threading.get_ident())
+            thread = threading.get_ident()
+            self._inside[thread] = self._inside.get(thread, 0) + 1
 
     def __exit__(self, *exc_info: object) -> None:
         with self._changed:
-            self._inside.discard(threading.get_ident())
-            if self._forks:
+            thread = threading.get_ident()
+            # A child that was forked inside has forgotten it.
+            depth = self._inside.pop(thread, 1) - 1
+            if depth:
+                self._inside[thread] = depth
+            elif self._forks:
                 self._changed.notify_all()
 
     def close(self) -> None:
@@ -53,7 +60,7 @@ class ForkGate:
         deadline = time.monotonic() + LONGEST_WAIT
         with self._changed:
             self._forks += 1
-            while self._inside - {threading.get_ident()}:
+            while self._inside.keys() - {threading.get_ident()}:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     break

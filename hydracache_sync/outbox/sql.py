@@ -357,11 +357,9 @@ class SQLOutbox(InvalidationOutbox):
         block: _Block | None = self._block.mine().__dict__.get("entry")
         return block if block is not None and block.pid == os.getpid() else None
 
-    def announce_commit(self, namespaces: Iterable[str]) -> None:
-        if self._on_commit:
-            committed = frozenset(namespaces)
-            self._likely.update(committed)
-            super().announce_commit(committed)
+    def _tell_committed(self, namespaces: frozenset[str]) -> None:
+        self._likely.update(namespaces)
+        super()._tell_committed(namespaces)
 
     # Workers
 
