@@ -78,6 +78,11 @@ class ScopedCalls(AppCalls):
     def runtime(self) -> Runtime:
         return self._runtime
 
+    @property
+    def current_scope(self) -> Scope | None:
+        """What is being served in this thread; None if nothing is."""
+        return self._current.get()
+
     def collected(self) -> Collected:
         scope = self._current.get()
         if scope is None:

@@ -1,0 +1,97 @@
+"""Django: an ``atomic`` that writes what it invalidates, and a middleware.
+
+Keeps to Django's order of things: nothing runs between the last statement of an atomic
+block and its commit, so the rows are written at the end of the block; ``on_commit`` is
+dropped with the savepoint that is rolled back. Commits nothing by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Callable, Iterator, Mapping
+
+from django.conf import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    settings,
+)
+from django.db import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    DEFAULT_DB_ALIAS,
+    connections,
+    transaction,
+)
+
+from hydracache_sync.integrations.scoped_calls import ScopedCalls
+
+View = Callable[[Any], Any]
+
+
+class HydraCache(ScopedCalls):
+    """Cache invalidation in the transactions of a Django project.
+
+    One for the project, in a module of its own::
+
+        hydracache = HydraCache()
+        middleware = hydracache.middleware     # "shop.cache.middleware" in MIDDLEWARE
+
+    :param config: by default the ``HYDRACACHE_`` names of ``django.conf.settings``.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        if config is None:
+            config = {
+                name: getattr(settings, name)
+                for name in dir(settings)
+                if name.startswith("HYDRA")
+            }
+        super().__init__(config)
+
+    def middleware(self, get_response: View) -> View:
+        """For ``MIDDLEWARE``, as the first: what views collect is of their request.
+
+        What a view has collected and not written goes out on an own connection when it
+        has returned, with a warning that names it.
+        """
+
+        def serve(request: Any) -> Any:
+            scope = self.begin(f"{request.method} {request.path}")
+            try:
+                with self.current(scope):
+                    return get_response(request)
+            finally:
+                scope.end()
+
+        return serve
+
+    @contextlib.contextmanager
+    def atomic(self, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
+        """As ``transaction.atomic``; what the block collects is written at its end.
+
+        May be nested in the one and in the other: the rows go with their savepoint, and
+        are published, or the pool is woken, after the commit of the outermost. In mode
+        ``strict`` that has to be one of these. Works outside of requests, too.
+
+        :raises QuarantineError: in mode ``strict``: memcached could not be told, and
+            ``HYDRACACHE_DEGRADE`` is off. All is rolled back.
+        """
+        with contextlib.ExitStack() as around_all:
+            if self.current_scope is None:
+                around_all.enter_context(self.collecting())
+            collected = self.collected()
+            before, earlier = collected.intents, len(collected.written)
+            connection = connections[using]
+            around_the_commit = around_all.enter_context(contextlib.ExitStack())
+            is_outermost = not connection.in_atomic_block
+            try:
+                with transaction.atomic(using=using):
+                    yield
+                    written = self._write(connection.connection)
+                    if written is not None:
+                        transaction.on_commit(
+                            lambda: self.runtime.committed(written), using=using
+                        )
+                    if is_outermost:
+                        around_the_commit.enter_context(
+                            self.runtime.quarantine(collected.written)
+                        )
+            except BaseException:
+                collected.restore(before, earlier)
+                raise

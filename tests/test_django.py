@@ -1,0 +1,282 @@
+"""Django on SQLite: what an atomic block invalidates is committed with it."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Iterator
+
+import django
+import pytest
+from django.conf import settings
+from django.db import connection, transaction
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import path as route
+
+from hydracache_sync import (
+    ConfigurationError,
+    InvalidationIntentBatch,
+    MemoryStore,
+    NotInTransactionError,
+    SQLiteOutbox,
+)
+
+#: Django is configured once in a process; the file is made anew for each test.
+FILE = Path(tempfile.mkdtemp(prefix="hydracache-django-")) / "site.db"
+
+urlpatterns: list[Any] = []
+
+settings.configure(
+    SECRET_KEY="not secret",
+    ALLOWED_HOSTS=["*"],
+    ROOT_URLCONF=__name__,
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(FILE)}},
+    MIDDLEWARE=[f"{__name__}.middleware"],
+    USE_TZ=True,
+    HYDRACACHE_OUTBOX=f"sqlite:///{FILE}",
+    HYDRACACHE_NAMESPACE="shop",
+    HYDRACACHE_MEMCACHED=MemoryStore(),
+    HYDRACACHE_MODE="inline",
+    HYDRACACHE_POOL="none",
+)
+django.setup()
+
+from hydracache_sync.integrations.django import HydraCache  # noqa: E402
+
+hydracache = HydraCache()
+middleware = hydracache.middleware
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder() -> Iterator[None]:
+    yield
+    FILE.parent.rmdir()
+
+
+@pytest.fixture(autouse=True)
+def outbox() -> Iterator[SQLiteOutbox]:
+    outbox = SQLiteOutbox(FILE)
+    outbox.install_schema()
+    with closing(sqlite3.connect(FILE)) as beside:
+        beside.execute("create table item (name text)")
+        beside.execute("insert into item values ('before')")
+        beside.commit()
+    yield outbox
+    connection.close()
+    outbox.close()
+    hydracache.outbox.close()
+    FILE.unlink()
+
+
+def change(name: str = "after", *, key: str = "item:1") -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("update item set name = %s", [name])
+    hydracache.invalidate_key(key)
+
+
+def written(outbox: SQLiteOutbox) -> tuple[str, list[Any]]:
+    with closing(sqlite3.connect(FILE)) as beside:
+        [(name,)] = beside.execute("select name from item")
+    return name, [row.intent and row.intent.value for row in outbox.rows("shop")]
+
+
+def get(view: Any) -> Any:
+    urlpatterns[:] = [route("items/", view)]
+    return Client(raise_request_exception=False).get("/items/")
+
+
+class TestAtomic:
+    def test_both_are_committed_and_published_after_it(
+        self, outbox: SQLiteOutbox
+    ) -> None:
+        def view(request: Any) -> HttpResponse:
+            with hydracache.atomic():
+                change()
+                inside = hydracache.receipts
+            return HttpResponse(f"{len(inside)} {hydracache.reads_own_writes()}")
+
+        answer = get(view)
+
+        assert answer.content == b"0 True"
+        assert written(outbox) == ("after", ["item:1"])
+        [row] = outbox.rows("shop")
+        assert row.is_published
+        assert row.reason == "GET /items/"
+
+    def test_an_error_rolls_both_back(
+        self, outbox: SQLiteOutbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def view(request: Any) -> HttpResponse:
+            with hydracache.atomic():
+                change()
+                raise ZeroDivisionError
+
+        assert get(view).status_code == 500
+
+        assert written(outbox) == ("before", [])
+        assert "did not write it" not in caplog.text
+
+    def test_rows_go_with_their_savepoint(self, outbox: SQLiteOutbox) -> None:
+        def view(request: Any) -> HttpResponse:
+            with hydracache.atomic():
+                change("outer", key="outer")
+                try:
+                    with hydracache.atomic():
+                        change("inner", key="inner")
+                        raise ZeroDivisionError
+                except ZeroDivisionError:
+                    pass
+                with hydracache.atomic():
+                    hydracache.invalidate_key("kept")
+            return HttpResponse("done")
+
+        get(view)
+
+        name, keys = written(outbox)
+        assert (name, sorted(keys)) == ("outer", ["kept", "outer"])
+        assert all(row.is_published for row in outbox.rows("shop"))
+
+    def test_within_an_atomic_of_django_it_waits_for_that_commit(
+        self, outbox: SQLiteOutbox
+    ) -> None:
+        def view(request: Any) -> HttpResponse:
+            with transaction.atomic():
+                with hydracache.atomic():
+                    change()
+                between = written(outbox)
+            return HttpResponse(repr(between))
+
+        answer = get(view)
+
+        assert answer.content == b"('before', [])"
+        assert written(outbox) == ("after", ["item:1"])
+        assert [row.is_published for row in outbox.rows("shop")] == [True]
+
+    def test_a_rollback_of_django_outside_takes_it_along(
+        self, outbox: SQLiteOutbox
+    ) -> None:
+        def view(request: Any) -> HttpResponse:
+            with transaction.atomic():
+                with hydracache.atomic():
+                    change()
+                transaction.set_rollback(True)
+            return HttpResponse("done")
+
+        get(view)
+
+        assert written(outbox) == ("before", [])
+
+    def test_a_command_needs_no_request(self, outbox: SQLiteOutbox) -> None:
+        with hydracache.atomic():
+            change()
+
+        assert written(outbox) == ("after", ["item:1"])
+
+
+class TestByHand:
+    """With Django's own atomic, as docs/django.md shows."""
+
+    def test_write_in_the_block_and_publish_on_commit(
+        self, outbox: SQLiteOutbox
+    ) -> None:
+        def view(request: Any) -> HttpResponse:
+            with transaction.atomic():
+                change()
+                hydracache.write(connection.connection)
+                transaction.on_commit(hydracache.publish)
+            return HttpResponse(str(hydracache.reads_own_writes()))
+
+        answer = get(view)
+
+        assert answer.content == b"True"
+        assert written(outbox) == ("after", ["item:1"])
+
+    def test_enqueue_in_goes_with_the_savepoint(self, outbox: SQLiteOutbox) -> None:
+        batch = InvalidationIntentBatch().invalidate_key("item:1")
+
+        with transaction.atomic():
+            try:
+                with transaction.atomic():
+                    outbox.enqueue_in(connection.connection, "shop", batch)
+                    raise ZeroDivisionError
+            except ZeroDivisionError:
+                pass
+            inner = InvalidationIntentBatch().invalidate_key("item:2")
+            outbox.enqueue_in(connection.connection, "shop", inner)
+
+        assert written(outbox) == ("before", ["item:2"])
+
+    def test_outside_of_an_atomic_block_it_is_refused(
+        self, outbox: SQLiteOutbox
+    ) -> None:
+        batch = InvalidationIntentBatch().invalidate_key("item:1")
+        connection.ensure_connection()
+
+        with pytest.raises(NotInTransactionError):
+            outbox.enqueue_in(connection.connection, "shop", batch)
+
+        assert written(outbox) == ("before", [])
+
+    def test_what_a_view_forgets_to_write_goes_out_with_a_warning(
+        self, outbox: SQLiteOutbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def view(request: Any) -> HttpResponse:
+            change()  # autocommit, Django's default
+            return HttpResponse("done")
+
+        get(view)
+
+        assert written(outbox) == ("after", ["item:1"])
+        assert "GET /items/ collected key item:1" in caplog.text
+
+
+class TestStrict:
+    @pytest.fixture
+    def strict(self) -> Iterator[HydraCache]:
+        calls = HydraCache(
+            {
+                "HYDRACACHE_OUTBOX": f"sqlite:///{FILE}",
+                "HYDRACACHE_NAMESPACE": "shop",
+                "HYDRACACHE_MEMCACHED": MemoryStore(),
+                "HYDRACACHE_MODE": "strict",
+                "HYDRACACHE_POOL": "none",
+            }
+        )
+        yield calls
+        calls.outbox.close()
+
+    def test_the_commit_is_held_off(
+        self,
+        strict: HydraCache,
+        outbox: SQLiteOutbox,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        seen: list[Any] = []
+        quarantine = strict.cache.quarantine
+
+        def watched(batch: Any, **options: Any) -> Any:
+            seen.append((written(outbox), len(batch)))
+            return quarantine(batch, **options)
+
+        monkeypatch.setattr(strict.cache, "quarantine", watched)
+
+        with strict.collecting():
+            with strict.atomic():
+                with connection.cursor() as cursor:
+                    cursor.execute("update item set name = 'after'")
+                strict.invalidate_key("item:1")
+            receipt = strict.receipt
+
+        assert seen == [(("before", []), 1)]
+        assert receipt is not None and receipt.strict is True
+        assert written(outbox) == ("after", ["item:1"])
+        assert caplog.records == []
+
+
+def test_settings_are_checked_at_the_start() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean HYDRACACHE_NAMESPACE"):
+        HydraCache({"HYDRACACHE_NAMSPACE": "shop"})
