@@ -112,14 +112,14 @@ _BIG = (
     "claim_token",
 )
 
-#: Another transaction was in the way: deadlock, lock wait timeout, and the same said
-#: of NOWAIT.
-_BUSY = (1205, 1213, 3572)
+#: Another transaction was in the way: deadlock, lock wait timeout, the same said of
+#: NOWAIT, and by MariaDB with innodb_snapshot_isolation, the default from 11.6 on.
+_BUSY = (1020, 1205, 1213, 3572)
 
 #: The connection is dead, or its stream of packets is out of step.
 _LOST = frozenset(
     (0, 1053, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927)
-    + (2000, 2002, 2003, 2006, 2013, 2014, 2027, 2055)
+    + (2000, 2002, 2003, 2006, 2013, 2014, 2027, 2055, 3169, 4031)
 )
 
 _READ_ONLY = "; the server is read-only: a replica? Name the primary in the URL"

@@ -11,7 +11,7 @@ import sys
 import weakref
 from typing import Any, Callable, Protocol, Sequence
 
-from hydracache_sync.errors import NotInTransactionError
+from hydracache_sync.errors import NotInTransactionError, OutboxError
 
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
 _AUTOCOMMIT = 2  # SERVER_STATUS_AUTOCOMMIT
@@ -56,6 +56,14 @@ class PyMySQLDriver:
         self.errors: tuple[type[Exception], ...] = (connection.Error, OSError)
 
     def cursor(self) -> Any:
+        result = getattr(self.connection, "_result", None)
+        if result is not None and getattr(result, "unbuffered_active", False):
+            # PyMySQL would throw the rest of it away, and the app would take what it
+            # has for all. The other drivers refuse by themselves.
+            raise OutboxError(
+                "an unbuffered cursor of the connection has not been read to its end;"
+                " read or close it first"
+            )
         return self.connection.cursor(sys.modules["pymysql.cursors"].Cursor)
 
     def in_transaction(self) -> bool:

@@ -8,10 +8,11 @@ import time
 from typing import Any, Callable, Iterator
 
 import mysql.connector.pooling
+import MySQLdb.cursors
 import pymysql
 import pytest
 from mysql_callers import CALLERS, Caller
-from mysql_databases import PATIENCE, Database
+from mysql_databases import PATIENCE, Database, fresh_database
 
 from hydracache_sync.errors import (
     NotInTransactionError,
@@ -478,6 +479,35 @@ def test_callers_cursor_stays_usable(outbox, database, caller):
     assert notes(database) == ["one", "two"]
 
 
+def test_result_that_is_being_read_is_not_cut_in_silence(outbox, database, caller):
+    database.sql("insert into app values (1, 'one'), (2, 'two'), (3, 'three')")
+    with begun(caller, database, "autocommit off") as connection:
+        cursor = unbuffered(connection)
+        cursor.execute("select note from app order by id")
+        read = [cursor.fetchone()[0]]
+
+        with pytest.raises(OutboxError):
+            outbox.enqueue_in(connection, SHOP, batch_of("too early"))
+
+        told = False
+        try:
+            read += [note for (note,) in cursor.fetchall()]
+        except caller.error:
+            told = True
+
+    assert told or read == ["one", "two", "three"]
+    assert outbox.rows(SHOP) == []
+
+
+def unbuffered(connection: Any) -> Any:
+    """A cursor that leaves its result with the server; mysql-connector's all do."""
+    module = type(connection).__module__.partition(".")[0]
+    cursors = {"pymysql": pymysql.cursors, "MySQLdb": MySQLdb.cursors}
+    if module in cursors:
+        return connection.cursor(cursors[module].SSCursor)
+    return connection.cursor()
+
+
 def wait_until(fact: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not fact():
@@ -582,6 +612,24 @@ def test_lock_wait_timeout_is_told_and_leaves_the_transaction_open(
     assert len([text for text in statements if text.startswith("insert")]) == 1
     assert notes(database) == ["data"]
     assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+
+def test_row_that_is_newer_than_the_snapshot_is_told_as_busy(mariadb):
+    """By MariaDB 11.6 and newer, and by older ones that are asked to."""
+    with fresh_database(mariadb) as database, database.connect() as connection:
+        with contextlib.closing(database.outbox()) as outbox:
+            outbox.install_schema()
+            cursor = connection.cursor()
+            cursor.execute("set innodb_snapshot_isolation = on")
+            cursor.execute("select * from hydracache_outbox")
+            outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+
+            with pytest.raises(OutboxBusyError, match="1020"):
+                outbox.enqueue_in(
+                    connection, SHOP, batch_of("a"), commit_position="tx:7"
+                )
+
+            connection.rollback()
 
 
 def test_killed_connection_is_an_error_and_is_not_opened_again(

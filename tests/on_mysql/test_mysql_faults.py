@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any, Callable, Iterator
 
+import pymysql
 import pytest
 from mysql_databases import (
     KINDS,
@@ -499,6 +500,19 @@ def test_idle_connection_that_the_server_closed_is_replaced(own, outbox):
 
     assert idle.mark_published([row]) == 1
     idle.close()
+
+
+@pytest.mark.parametrize("number", [3169, 4031])
+def test_connection_that_mysql_8_has_ended_is_replaced(outbox, monkeypatch, number):
+    """It says so, killed or idle for too long, where others only close it."""
+
+    def say() -> None:
+        raise pymysql.OperationalError(number, "disconnected by the server")
+
+    at_statement(monkeypatch, "insert", say)
+
+    assert outbox.enqueue(SHOP, batch_of("a")).inserted == 1
+    assert keys_of(outbox.rows(SHOP)) == ["a"]
 
 
 def test_connection_killed_in_a_block_leaves_nothing(own, outbox):
