@@ -455,6 +455,40 @@ class TestSeveralDatabases:
         assert (library.names(), library.intents()) == (["ada", "bob"], [ADA, BOB])
         assert caplog.text.count("twophase") == 1
 
+    def test_two_phases_commit_the_rows_with_the_data_and_need_no_warning(
+        self, library: Library, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        if library.engine.dialect.name == "sqlite":
+            return  # knows no two phases
+        make = sessionmaker(bind=library.engine, twophase=True)
+        attached = attach(make, library.outbox, NAMESPACE, bind=library.engine)
+
+        for commits in (True, False):
+            with make() as session:
+                add(session, "ada" if commits else "bob")
+                attached.invalidate(session, ADA if commits else BOB)
+                session.prepare()
+                if commits:
+                    session.commit()
+                else:
+                    session.rollback()
+
+        assert (library.names(), library.intents()) == (["ada"], [ADA])
+        assert caplog.records == []
+
+    def test_attached_to_two_outboxes_each_gets_its_own(self, library: Library) -> None:
+        ours = attach(library.make, library.outbox, NAMESPACE)
+        theirs = attach(library.make, library.outbox, "archive")
+
+        with library.session() as session:
+            add(session, "ada")
+            ours.invalidate(session, ADA)
+            theirs.invalidate(session, BOB)
+            session.commit()
+
+        archived = [row.intent for row in library.outbox.rows("archive")]
+        assert (library.intents(), archived) == ([ADA], [BOB])
+
     def test_a_session_without_a_bind_of_its_own_says_what_to_do(
         self, library: Library
     ) -> None:
