@@ -6,16 +6,20 @@
 #   make test-mysql             of it, what needs MariaDB and MySQL 5.6
 #   make test-web-oldest        of it, Flask and SQLAlchemy, on the oldest of both
 #   make test ARGS="-k outbox"  what ARGS tells pytest
+#   make test JOBS=0            in one process, with the servers started once
 #   make test PYTHON=python3.9  on another interpreter
 #   make ci                     what must pass before a change lands
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Processes that the tests are shared among; each starts servers of its own.
+JOBS ?= 2
 
 CODE = hydracache_sync tests examples setup.py
 SETUP = PYTHON='$(PYTHON)' tests/setup_machine.sh
 RUN = $(VENV)/bin/python
+SHARED = --numprocesses=$(JOBS) --dist=worksteal
 
 .PHONY: demo demo-mysql test test-mysql test-web-oldest lint format format-check type build bench ci clean \
 	venv-cli venv-test venv-test-mysql venv-test-web venv-fuzz venv-dev
@@ -29,11 +33,11 @@ demo-mysql: venv-cli
 
 test: venv-test venv-test-mysql venv-test-web venv-fuzz
 	@$(SETUP) servers
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(SHARED) $(ARGS)
 
 test-mysql: venv-test venv-test-mysql
 	@$(SETUP) servers
-	$(RUN) -m pytest tests/on_mysql $(ARGS)
+	$(RUN) -m pytest $(SHARED) tests/on_mysql $(ARGS)
 
 # In an environment of its own: the rest of the suite wants the newest of them.
 test-web-oldest:
