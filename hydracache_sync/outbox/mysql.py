@@ -139,7 +139,7 @@ _HINTS = {
 MYSQL = Dialect(
     # The database's clock, in UTC: now() repeats an hour when summer time ends. Both
     # are of the statement's beginning. timestampdiff() takes three times as long.
-    now="(unix_timestamp() * 1000 + microsecond(utc_timestamp(3)) div 1000)",
+    now="(unix_timestamp() * 1000 + microsecond(utc_time(3)) div 1000)",
     marker="%s",
     # Not INSERT IGNORE, which also cuts what is too long and drops what is wrong.
     on_conflict="\non duplicate key update id = id",
@@ -155,9 +155,14 @@ MYSQL = Dialect(
 )
 
 
-#: What the rows of an enqueue share, and end in. Not "created_at_ms + %s": a producer's
-#: user may have the right to insert alone.
-_ROW_END = "%s, %s, %s, {moments}, 0)"
+#: What the rows of an enqueue share and end in, by how many values that takes: due at
+#: once, with a delay, or with moments of another clock. Not "created_at_ms + %s": a
+#: producer's user may have the right to insert alone.
+_ROW_ENDS = {
+    3: f"%s, %s, %s, {MYSQL.now}, {MYSQL.now}, 0)",
+    4: f"%s, %s, %s, {MYSQL.now}, {MYSQL.now} + %s, 0)",
+    5: "%s, %s, %s, %s, %s, 0)",
+}
 
 
 class Server(NamedTuple):
@@ -197,7 +202,6 @@ class MySQLOutbox(SQLOutbox):
     """
 
     dialect = MYSQL
-    _row_end = _ROW_END.format(moments=f"{MYSQL.now}, {MYSQL.now} + %s")
     claimed_row = PackedRow
 
     def __init__(
@@ -219,7 +223,6 @@ class MySQLOutbox(SQLOutbox):
     ) -> None:
         if clock is not None:
             self.dialect = replace(MYSQL, now=":now")
-            self._row_end = _ROW_END.format(moments="%s, %s")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,50}", table):
             raise ConfigurationError(
                 f"table {table!r} is not a name of letters, digits and underscores"
@@ -294,7 +297,7 @@ class MySQLOutbox(SQLOutbox):
         # Literals in hex, no parameters: what a driver, its converters, the character
         # set of the connection and the sql_mode make of text does not matter then.
         # What the rows have in common is written once.
-        end = self._row_end % tuple(map(_literal, shared))
+        end = _ROW_ENDS[len(shared)] % tuple(map(_literal, shared))
         texts = [f"({', '.join(map(_literal, row))}, {end}" for row in rows]
         statement = self._statements.insert(", ".join(texts), skip_present=not new)
         if len(statement) > SURE_BYTES and len(rows) > 1:

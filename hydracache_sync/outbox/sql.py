@@ -58,7 +58,8 @@ T = TypeVar("T")
 #: What a new row has of its own: hash, kind, value and entity name; text as it is.
 NewRow = Tuple[Any, ...]
 
-#: What follows it in each row of an enqueue: namespace, position, reason, moments.
+#: What follows it in each row of an enqueue: namespace, position, reason, and both
+#: moments. Where the database's clock is taken only their distance, if there is one.
 Shared = Tuple[Any, ...]
 
 #: Ids or hashes in one statement: old SQLite takes 999 parameters.
@@ -259,10 +260,11 @@ class SQLOutbox(InvalidationOutbox):
         position: CommitPosition,
         delay_ms: int = 0,
     ) -> Shared:
-        if not self._binds_clock:
-            return namespace, position.value, batch.reason, delay_ms
-        now_ms = self._host_now_ms()
-        return namespace, position.value, batch.reason, now_ms, now_ms + delay_ms
+        shared = namespace, position.value, batch.reason
+        if self._binds_clock:
+            now_ms = self._host_now_ms()
+            return (*shared, now_ms, now_ms + delay_ms)
+        return (*shared, delay_ms) if delay_ms else shared
 
     def _insert(
         self, cursor: Any, rows: Sequence[NewRow], shared: Shared, new: bool
