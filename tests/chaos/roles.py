@@ -432,6 +432,11 @@ ROLES: dict[str, Callable[[Process], None]] = {
 }
 
 
+def _wait_for_the_end(process: Process) -> None:
+    signal.sigwait({signal.SIGTERM})
+    process.stop.set()
+
+
 def _end_with(failure: threading.ExceptHookArgs) -> None:
     """A run that went on without one of its threads would show less than it says."""
     traceback.print_exception(
@@ -445,7 +450,9 @@ def main() -> None:
     role, slot, life, settings = sys.argv[1:]
     process = Process(Settings.from_json(settings), role, int(slot), int(life))
     die_with(process.settings.parent)
-    signal.signal(signal.SIGTERM, lambda number, frame: process.stop.set())
+    # A handler would interrupt the main thread while it holds the event's lock.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait_for_the_end, args=(process,), daemon=True).start()
     threading.excepthook = _end_with
     faulthandler.register(signal.SIGUSR1)
     ROLES[role](process)
