@@ -1,7 +1,8 @@
-"""Inline publish: every read after it shows the write, and no worker need run."""
+"""What a writer reads after its publish, and within its transaction."""
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Iterator
@@ -83,3 +84,36 @@ def test_without_it_a_read_shows_the_write_when_a_worker_has_run(shop: Shop) -> 
 
     assert before == "old"
     assert shop.read() == "new"
+
+
+@pytest.mark.parametrize("writing", [True, False], ids=["writing", "without"])
+@pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
+def test_in_its_transaction_a_writer_reads_round_the_cache_what_it_writes(
+    shop: Shop, writing: bool, commits: bool
+) -> None:
+    assert shop.read() == "old"
+    cache = TaggedCache(shop.store, shop.namespace)
+    batch = InvalidationIntentBatch()
+    block = cache.writing(batch) if writing else contextlib.nullcontext()
+
+    with contextlib.suppress(Undone), block, shop.outbox.transaction() as connection:
+        connection.execute("update users set name = 'new'")
+        batch.invalidate_entity("user", "42")
+
+        def load() -> str:
+            return str(connection.execute("select name from users").fetchone()[0])
+
+        seen = cache.get_or_load("profile:42", load, tags=["user:42"])
+        cold = cache.get_or_load("name:42", load, tags=["user:42"])
+        shop.outbox.enqueue_in(connection, shop.namespace, batch)
+        if not commits:
+            raise Undone
+
+    assert cold == "new"
+    assert seen == ("new" if writing else "old")
+    stored = cache.get("name:42", tags=["user:42"])
+    assert stored == (None if writing else "new")
+
+
+class Undone(Exception):
+    """Rolls a transaction back."""

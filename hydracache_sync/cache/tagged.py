@@ -289,7 +289,9 @@ class TaggedCache:
 
         The loader is called once, with the keys that are missing, and not at all if
         there are none. Three round trips together beside that load, as in
-        :meth:`get_many`. Readers of the same keys do not wait for each other here.
+        :meth:`get_many`. Readers of the same keys do not wait for each other here: sets
+        that overlap would wait in rings, and a set is loaded by one query whoever else
+        loads a part of it.
 
         :param loader: returns the values by key. A key that it leaves out is not in the
             result and is not stored; None is a value.
@@ -427,7 +429,10 @@ class TaggedCache:
         For the time between the first write of a transaction and its end: reads of what
         it has touched ask the database, which alone shows the transaction its own rows,
         and store nothing, since it may be rolled back. What is added to the batch
-        within the block counts.
+        within the block counts. It must outlast the transaction::
+
+            with cache.writing(batch), outbox.transaction() as connection:
+                ...
         """
         return self._open_writes.of(batch)
 

@@ -29,7 +29,7 @@ def number(what: str, said: str) -> int:
 
 @pytest.mark.timeout(300)
 def test_nothing_is_stale_while_everything_fails() -> None:
-    ended = run("--seconds", "10")
+    ended = run("--seconds", "8")
 
     said = ended.stdout + ended.stderr
     assert ended.returncode == 0, said
@@ -46,7 +46,7 @@ def test_nothing_is_stale_while_everything_fails() -> None:
 
 @pytest.mark.timeout(300)
 def test_the_same_with_plain_deletes_is_seen_to_be_stale() -> None:
-    ended = run("--seconds", "12", "--plain-delete")
+    ended = run("--seconds", "8", "--plain-delete")
 
     said = ended.stdout + ended.stderr
     assert ended.returncode == 1, said

@@ -1,0 +1,305 @@
+"""What protects each promise: the code that does, without it, and who notices."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Protection(NamedTuple):
+    """A rule, as one place in the code.
+
+    :ivar promise: P1 to P5, as in the README's guarantee.
+    :ivar rule: in words.
+    :ivar file: of ``hydracache_sync``.
+    :ivar code: text that is there exactly once.
+    :ivar without: the same with the rule taken away.
+    :ivar test: that must fail then.
+    """
+
+    promise: str
+    rule: str
+    file: str
+    code: str
+    without: str
+    test: str
+
+
+_STALE = "tests/test_cache_staleness.py::"
+_HERD = "tests/test_cache_herd.py::"
+_STRICT = "tests/test_cache_strict.py::"
+_MYSQL = "tests/on_mysql/test_mysql_snapshots.py::"
+
+#: What a reader does who looks the tokens up once the value is there.
+_READ_TOKENS_NOW = """
+            now = entries.tokens_of(judgement.look.key, judgement.look.tag_set.tags)
+            judgement = entries.judge(entries.with_missing([now])[0][0], None)
+"""
+
+PROTECTIONS = [
+    Protection(
+        "P1",
+        "rows are committed by the caller's commit and by nothing else",
+        "outbox/sql.py",
+        "                inserted = self._insert(cursor, rows, new)\n",
+        "                inserted = self._insert(cursor, rows, new)\n"
+        "                connection.commit()\n",
+        "tests/test_sqlite_outbox.py::"
+        "test_rows_are_rolled_back_with_the_data_in_each_mode",
+    ),
+    Protection(
+        "P2",
+        "a mark changes only what its own claim holds",
+        "outbox/statements.py",
+        "  and claim_token = :token\n  and state = 0",
+        "  and state = 0",
+        "tests/test_memory_outbox.py::test_mark_of_a_claim_taken_over_changes_nothing",
+    ),
+    Protection(
+        "P2",
+        "a row is published only when its node has acknowledged it",
+        "appliers.py",
+        "        return [failures.get(address) for address in addresses]\n",
+        "        return [None] * len(intents)\n",
+        "tests/test_appliers.py::test_only_the_rows_that_were_not_acknowledged_wait",
+    ),
+    Protection(
+        "P3",
+        "an entry is served under the very tokens it was loaded under",
+        "cache/entry.py",
+        "    if not entry.startswith(basis) or",
+        "    if not entry.startswith(_MAGIC + digest) or",
+        _STALE + "test_each_invalidation_makes_the_next_read_a_miss",
+    ),
+    Protection(
+        "P3",
+        "a missing token equals nothing",
+        "cache/entry.py",
+        "    if entry is None or None in tokens:\n        return None\n",
+        "    if entry is None:\n        return None\n"
+        "    held = tokens_in(entry, len(tokens))\n"
+        "    tokens = [now or then for now, then in zip(tokens, held)]\n",
+        _STALE + "test_an_entry_without_one_of_its_tokens_is_a_miss_for_good",
+    ),
+    Protection(
+        "P3",
+        "no token comes twice",
+        "cache/tokens.py",
+        "    randomness = os.urandom(8 * count)\n",
+        "    randomness = bytes(8 * count)\n",
+        "tests/test_appliers.py::test_each_attempt_makes_a_token_of_its_own",
+    ),
+    Protection(
+        "P3",
+        "tokens are read before the load",
+        "cache/herd.py",
+        "            loaded = loader()\n            if judgement.refused is None:\n",
+        "            loaded = loader()"
+        + _READ_TOKENS_NOW
+        + "            if judgement.refused is None:\n",
+        _STALE + "test_a_value_loaded_before_an_invalidation_is_not_served_after_it",
+    ),
+    Protection(
+        "P3",
+        "an early refresh stores under the tokens of the hit",
+        "cache/herd.py",
+        "            self._refreshing.end()\n",
+        "            self._refreshing.end()" + _READ_TOKENS_NOW,
+        "tests/test_cache_api.py::"
+        "test_what_is_invalidated_while_it_is_loaded_anew_is_not_served",
+    ),
+    Protection(
+        "P3",
+        "an old snapshot fills only under older tokens",
+        "cache/hold_off.py",
+        "        return _all_before(tokens, since - self._cold)\n",
+        "        return True\n",
+        _MYSQL + "test_a_reader_in_an_old_snapshot_never_stores_after_the_apply",
+    ),
+    Protection(
+        "P3",
+        "... older by more than clocks differ",
+        "cache/hold_off.py",
+        "        return _all_before(tokens, since - self._cold)\n",
+        "        return _all_before(tokens, since)\n",
+        _STALE + "test_a_value_is_stored_only_if_its_snapshot_is_younger",
+    ),
+    Protection(
+        "P3",
+        "... and by the millisecond that stamps count",
+        "cache/hold_off.py",
+        "(stamp_ms(token) + 1) / 1000 < moment",
+        "stamp_ms(token) / 1000 < moment",
+        _STALE + "test_a_value_is_stored_only_if_its_snapshot_is_younger",
+    ),
+    Protection(
+        "P3",
+        "who is writing goes round the cache",
+        "cache/tagged.py",
+        "        if not self._open_writes.touch(key, tags):\n",
+        "        if True:\n",
+        _MYSQL + "test_what_a_transaction_has_written_goes_round_the_cache",
+    ),
+    Protection(
+        "P3",
+        "a transaction of SQLite that has written is older than anything",
+        "snapshots.py",
+        "        if self._has_written():\n",
+        "        if False:\n",
+        "tests/test_snapshots.py::"
+        "test_what_a_transaction_has_written_itself_is_never_stored",
+    ),
+    Protection(
+        "P3",
+        "an apply reaches every ring that may be read",
+        "appliers.py",
+        "for each in (store, *also)\n",
+        "for each in (store,)\n",
+        "tests/web/test_app_rings.py",
+    ),
+    Protection(
+        "P4",
+        "a flight is joined under the same tokens only",
+        "cache/herd.py",
+        "        key = look.addresses[0], look.basis\n",
+        '        key = look.addresses[0], b""\n',
+        _HERD + "test_who_comes_after_an_invalidation_does_not_join",
+    ),
+    Protection(
+        "P4",
+        "who has waited for the lock compares tokens again",
+        "cache/entries.py",
+        "        value = self._decode(entry, look.tag_set.digest, tokens)\n"
+        "        return look._replace(value=value",
+        "        then = tokens_in(entry, len(tokens)) if entry else tokens\n"
+        "        value = self._decode(entry, look.tag_set.digest, then)\n"
+        "        return look._replace(value=value",
+        _HERD + "test_who_waits_for_the_lock_does_not_take_what_was_invalidated",
+    ),
+    Protection(
+        "P4",
+        "who reads an older snapshot neither leads nor joins",
+        "cache/herd.py",
+        "        alone = since is not None or not self._max_wait\n",
+        "        alone = not self._max_wait\n",
+        _HERD + "test_a_reader_of_an_older_snapshot_neither_joins_nor_is_joined",
+    ),
+    Protection(
+        "P4",
+        "a wait is satisfied by rows that are seen published",
+        "wait.py",
+        "return _Look(pending == 0 and dead == 0, dead > 0, pending, dead)\n",
+        "return _Look(True, False, pending, dead)\n",
+        "tests/test_wait.py::test_a_pending_row_is_waited_for_until_the_time_is_up",
+    ),
+    Protection(
+        "P4",
+        "an inline publish counts what was applied",
+        "worker.py",
+        "            if failure is None:\n                applied.intent(intent)\n",
+        "            if True:\n                applied.intent(intent)\n",
+        "tests/test_publish.py::"
+        "test_what_cannot_be_applied_now_is_left_to_a_worker_unharmed",
+    ),
+    Protection(
+        "P4",
+        "an answer that was not read to its end is nobody's",
+        "cache/node.py",
+        "            return False\n"
+        "        except BaseException:\n"
+        "            self._pool.drop(connection)\n",
+        "            return False\n"
+        "        except BaseException:\n"
+        "            self._pool.put(connection)\n",
+        "tests/test_transport_interruptions.py::"
+        "test_a_signal_handler_that_raises_anywhere_leaves_no_answer_behind",
+    ),
+    Protection(
+        "P5",
+        "tokens are replaced before the commit",
+        "cache/strict.py",
+        "        failure = self._mark()\n        if failure is None:\n",
+        "        failure = None\n        if failure is None:\n",
+        _STRICT + "test_a_read_after_the_commit_gets_the_new_value_before_any_worker",
+    ),
+    Protection(
+        "P5",
+        "... by cold ones",
+        "cache/hold_off.py",
+        "        return fresh_tokens(count, int(now * 1000), COLD)\n",
+        "        return fresh_tokens(count, 0, COLD)\n",
+        _STRICT + "test_what_is_read_between_quarantine_and_commit_is_not_stored",
+    ),
+    Protection(
+        "P5",
+        "an apply stores cold ones as well",
+        "appliers.py",
+        "            tokens = self._hold_off.tokens(len(targets), self._clock())\n",
+        "            tokens = self._hold_off.tokens(len(targets), 0.0)\n",
+        _STRICT + "test_of_two_writers_of_a_tag_the_applied_one",
+    ),
+    Protection(
+        "P5",
+        "what a reader makes in place of a missing one is cold, too",
+        "cache/hold_off.py",
+        "        return fresh_tokens(count, int(now * 1000), self.kind)\n",
+        "        return fresh_tokens(count, 0 if self.strict else int(now * 1000),"
+        " self.kind)\n",
+        _STRICT + "test_a_marker_that_is_lost_does_not_let_an_old_value_in",
+    ),
+    Protection(
+        "P5",
+        "cold for as long again as clocks may differ",
+        "cache/hold_off.py",
+        "        self._cold = clock_skew + (",
+        "        self._cold = 0.0 + (",
+        _STRICT + "test_a_writer_whose_clock_differs_is_waited_for_all_the_same",
+    ),
+    Protection(
+        "P5",
+        "cold is judged by when the snapshot began",
+        "cache/hold_off.py",
+        "        return _all_before(tokens, since - self._cold)\n",
+        "        return _all_before(tokens, since - self._skew)\n",
+        _STRICT + "test_a_new_token_is_cold_for_snapshots_from_before_that_too",
+    ),
+    Protection(
+        "P5",
+        "while a token is cold nobody joins a load that has started",
+        "cache/herd.py",
+        "shared=judgement.refused is None",
+        "shared=True",
+        _HERD + "test_who_comes_after_a_commit_does_not_join_a_load_that_had_started",
+    ),
+    Protection(
+        "P5",
+        "a COMMIT is not sent too late",
+        "cache/strict.py",
+        "        if elapsed > self._hold_off.latest_commit:\n",
+        "        if False:\n",
+        _STRICT + "test_a_commit_that_would_be_too_late_is_not_sent",
+    ),
+    Protection(
+        "P5",
+        "one that ended too late is held off anew",
+        "cache/strict.py",
+        "        if not self.strict or self._elapsed() <= self._hold_off.seconds:\n",
+        "        if True:\n",
+        _STRICT + "test_a_commit_that_took_too_long_is_held_off_anew_and_said",
+    ),
+    Protection(
+        "P5",
+        "without the cache there is no commit, unless allowed",
+        "cache/strict.py",
+        "        if not self._degrade:\n",
+        "        if False:\n",
+        _STRICT + "test_without_the_cache_the_commit_is_not_sent",
+    ),
+    Protection(
+        "P5",
+        "a process that is not strict by mistake serves nobody who is",
+        "cache/hold_off.py",
+        "        self.kind = LIVE if hold_off is None else COLD\n",
+        "        self.kind = COLD\n",
+        _STRICT + "test_a_cache_that_is_not_strict_by_mistake_feeds_nobody_who_is",
+    ),
+]
