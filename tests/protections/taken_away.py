@@ -154,7 +154,8 @@ PROTECTIONS = [
         "appliers.py",
         "for each in (store, *also)\n",
         "for each in (store,)\n",
-        "tests/web/test_app_rings.py",
+        "tests/web/test_app_rings.py::"
+        "test_an_app_publishes_to_the_ring_before_the_last_change_too",
     ),
     Protection(
         "P4",
@@ -293,13 +294,5 @@ PROTECTIONS = [
         "        if not self._degrade:\n",
         "        if False:\n",
         _STRICT + "test_without_the_cache_the_commit_is_not_sent",
-    ),
-    Protection(
-        "P5",
-        "a process that is not strict by mistake serves nobody who is",
-        "cache/hold_off.py",
-        "        self.kind = LIVE if hold_off is None else COLD\n",
-        "        self.kind = COLD\n",
-        _STRICT + "test_a_cache_that_is_not_strict_by_mistake_feeds_nobody_who_is",
     ),
 ]
