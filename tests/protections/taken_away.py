@@ -1,4 +1,8 @@
-"""What protects each promise: the code that does, without it, and who notices."""
+"""What protects each promise: the code that does, without it, and who notices.
+
+Who changes one of these places changes it here too, and takes the new rule away once:
+``PYTHONPATH=tests python -m protections P3``.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +44,9 @@ PROTECTIONS = [
         "P1",
         "rows are committed by the caller's commit and by nothing else",
         "outbox/sql.py",
-        "                inserted = self._insert(cursor, rows, new)\n",
-        "                inserted = self._insert(cursor, rows, new)\n"
-        "                connection.commit()\n",
+        "        inserted = self._run_in(connection, insert)\n",
+        "        inserted = self._run_in(connection, insert)\n"
+        "        connection.commit()\n",
         "tests/test_sqlite_outbox.py::"
         "test_rows_are_rolled_back_with_the_data_in_each_mode",
     ),
