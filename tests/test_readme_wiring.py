@@ -1,0 +1,184 @@
+"""What the README and docs show for wiring an app is short, and does what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, g
+
+from hydracache_sync import MemoryStore, SQLiteOutbox, entity_tag, settings
+from hydracache_sync.integrations import flask, wsgi
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+#: Lines of their own that a newcomer writes.
+MOST_LINES = 15
+
+USE_CASES = ["Flask", "SQLAlchemy", "Plain WSGI", "Django"]
+
+
+def block(title: str) -> str:
+    section = README.split(f"\n### {title}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    found: str = re.findall(r"```python\n(.*?)```", section, re.S)[0]
+    return found
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.db"
+    with closing(SQLiteOutbox(path)) as outbox:
+        outbox.install_schema()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table users (id, name)")
+        connection.execute("insert into users values ('42', 'Ada')")
+        connection.commit()
+    return path
+
+
+def written(path: Path) -> tuple[str, list[Any]]:
+    with closing(SQLiteOutbox(path)) as outbox:
+        rows = [row.intent and tuple(row.intent)[:2] for row in outbox.rows("shop")]
+    with closing(sqlite3.connect(path)) as connection:
+        [(name,)] = connection.execute("select name from users")
+    return name, rows
+
+
+@pytest.mark.parametrize("title", USE_CASES)
+def test_each_use_takes_few_lines(title: str) -> None:
+    lines = [
+        line
+        for line in block(title).splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+
+    assert len(lines) <= MOST_LINES
+
+
+def test_flask_as_shown(database: Path) -> None:
+    app = Flask("shop")
+    code = block("Flask").replace("/srv/shop/shop.db", str(database))
+    code = code.replace('["127.0.0.1:11211"]', "MemoryStore()")
+    names: dict[str, Any] = {
+        "app": app,
+        "g": g,
+        "db": lambda: g.db,
+        "entity_tag": entity_tag,
+        "HydraCache": flask.HydraCache,
+        "MemoryStore": MemoryStore,
+    }
+    app.config["HYDRACACHE_POOL"] = "none"
+
+    exec(code, names)
+    with app.app_context():
+        g.db = sqlite3.connect(database)
+        names["rename"]("42", "Countess")
+        names["profile"]("42")
+        g.db.close()
+
+    name, rows = written(database)
+    assert name == "Countess" and len(rows) == 1
+
+
+def test_plain_wsgi_as_shown(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = sqlite3.connect(database)
+    monkeypatch.setenv("HYDRACACHE_OUTBOX", f"sqlite:///{database}")
+    monkeypatch.setenv("HYDRACACHE_NAMESPACE", "shop")
+    monkeypatch.setenv("HYDRACACHE_MEMCACHED", "127.0.0.1:1")
+    monkeypatch.setenv("HYDRACACHE_POOL", "none")
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        names["rename"]("42", "Countess")
+        return [b"done"]
+
+    names: dict[str, Any] = {"application": application, "db": connection, "os": os}
+    exec(block("Plain WSGI"), names)
+    body = names["application"]({}, None)
+
+    connection.close()
+    assert body == [b"done"]
+    assert isinstance(names["hydracache"], wsgi.HydraCache)
+    name, rows = written(database)
+    assert name == "Countess" and len(rows) == 1
+
+
+def test_django_as_shown(database: Path) -> None:
+    # In a process of its own: Django is configured once in each.
+    program = f"""if True:
+        import django, sqlite3
+        from django.conf import settings
+        from hydracache_sync import MemoryStore
+        path = {str(database)!r}
+        settings.configure(
+            DATABASES={{"default": {{
+                "ENGINE": "django.db.backends.sqlite3", "NAME": path
+            }}}},
+            HYDRACACHE_OUTBOX="sqlite:///" + path,
+            HYDRACACHE_NAMESPACE="shop",
+            HYDRACACHE_MEMCACHED=MemoryStore(),
+            HYDRACACHE_POOL="none",
+        )
+        django.setup()
+        from django.db import connection
+
+        class user:
+            pk = 42
+            @staticmethod
+            def save():
+                with connection.cursor() as cursor:
+                    cursor.execute("update users set name = 'Countess'")
+
+        exec({block("Django")!r})
+        connection.close()
+        hydracache.outbox.close()
+    """
+
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert ended.stderr == ""
+    name, rows = written(database)
+    assert name == "Countess" and len(rows) == 1
+
+
+def test_the_settings_of_apps_are_all_in_their_table() -> None:
+    table = (ROOT / "docs" / "flask.md").read_text("utf-8")
+
+    rows = dict(re.findall(r"^\| `(HYDRACACHE_\w+)` \| (.*?) ?\|", table, re.M))
+    shown = {setting.variable: rows.get(setting.variable) for setting in APP_SETTINGS}
+
+    assert shown == {
+        setting.variable: default_text(setting.default) for setting in APP_SETTINGS
+    }
+
+
+APP_SETTINGS = settings.APP_SETTINGS
+
+
+def default_text(default: object) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return f"{default:g}" if isinstance(default, (int, float)) else str(default)
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"], ids=str
+)
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
