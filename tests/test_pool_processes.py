@@ -41,7 +41,7 @@ def fork_unseen() -> int:
     # next step would wait for it to take its turn. Nobody may ask now.
     sys.setswitchinterval(DEADLINE)
     try:
-        time.sleep(4 * interval)
+        time.sleep(20 * interval)  # those that wait now have asked until then
         return int(ctypes.PyDLL(None).fork())
     finally:
         sys.setswitchinterval(interval)

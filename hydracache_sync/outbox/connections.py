@@ -113,6 +113,13 @@ class ThreadConnections:
         if slot is not None:
             slot.close()
 
+    def drop_if(self, is_useless: Callable[[Any], bool]) -> None:
+        """Close this thread's connection if it is there and useless."""
+        slot = getattr(self._local, "slot", None)
+        if slot is not None and slot.connection is not None:
+            if slot.pid == os.getpid() and is_useless(slot.connection):
+                slot.close()
+
     def abandon_inherited(self) -> None:
         """In a forked child, forget the parent's connections and let them be."""
         for slot in list(self._slots):

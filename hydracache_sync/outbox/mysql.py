@@ -8,7 +8,6 @@ mysql-connector-python; how each tells whether a transaction is open is in
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 from dataclasses import replace
 from typing import Any, Callable, Iterator, NamedTuple, Sequence, TypeVar
@@ -28,11 +27,7 @@ from hydracache_sync.outbox.mysql_drivers import (
     only_value,
     require_transaction,
 )
-from hydracache_sync.outbox.mysql_question import (
-    StrangeAnswerError,
-    ask,
-    question,
-)
+from hydracache_sync.outbox.mysql_question import ask, question
 from hydracache_sync.outbox.packed_row import PACKED_DETAILS, PackedRow
 from hydracache_sync.outbox.row import COLUMNS
 from hydracache_sync.outbox.schema import (
@@ -41,11 +36,15 @@ from hydracache_sync.outbox.schema import (
     schema_statements,
     schema_text,
 )
-from hydracache_sync.outbox.sql import ConnectionLostError, NewRow, Shared, SQLOutbox
+from hydracache_sync.outbox.sql import (
+    NAMESPACES_PER_STATEMENT,
+    ConnectionLostError,
+    NewRow,
+    Shared,
+    SQLOutbox,
+)
 from hydracache_sync.outbox.statements import PAUSED, Dialect
 from hydracache_sync.outbox.transaction_end import TransactionEnd
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -99,7 +98,7 @@ _BYTES = {
 
 _PAUSED_BYTES = {"namespace": 64, "reason": 255}
 
-#: Packets with questions for due rows that are kept: one for each 60 namespaces.
+#: Packets with questions for due rows that are kept; a pool has one.
 MAX_QUESTIONS = 20
 
 #: Columns of moments, tokens and ids.
@@ -258,7 +257,6 @@ class MySQLOutbox(SQLOutbox):
         }
         #: Packets that ask which of some namespaces have rows due.
         self._questions: dict[tuple[str, ...], bytes] = {}
-        self._asks_at_little_cost = True
         self._connections = ThreadConnections(self._connect, _close, _let_go)
 
     def __repr__(self) -> str:
@@ -333,26 +331,41 @@ class MySQLOutbox(SQLOutbox):
     def _lock_rows(self, cursor: Any) -> str:
         return "for update skip locked\n" if _server(cursor).skips_locked else ""
 
-    def _due_bits(self, namespaces: Sequence[str], cursor: Any) -> int:
-        if self.dialect.binds_clock or not self._asks_at_little_cost:
-            return super()._due_bits(namespaces, cursor)
-        key = tuple(namespaces)
-        asked = self._questions.get(key)
+    def due_namespaces(self, namespaces: Sequence[str]) -> list[str]:
+        """Ask at little cost, and in the usual way whenever there is more to it.
+
+        An idle worker asks fifty times a second, on cold caches: what is not needed
+        when nothing is due costs more than the query.
+        """
+        asked = self._questions.get(tuple(namespaces))
+        if asked is not None:
+            with contextlib.suppress(Exception):  # said by the usual way, if it lasts
+                self._refuse_in_block()
+                bits = ask(self._connections.get(), asked)
+                if bits == 0:
+                    return []
+                if not bits >> len(namespaces):  # none is paused
+                    due = [name for n, name in enumerate(namespaces) if bits >> n & 1]
+                    self._likely.update(due)
+                    return due
+            self._connections.drop_if(_is_closed)
+        due = super().due_namespaces(namespaces)
         if asked is None:
-            literals = [_literal(self.dialect.encode(each)) for each in key]
-            text = self._statements.due(len(key)) % tuple(literals)
-            asked = question(text)
-            # Pools ask for the same ones; whoever asks for others each time must not
-            # fill the memory.
-            kept = self._questions if len(self._questions) < MAX_QUESTIONS else {}
-            self._questions = {**kept, key: asked}
-        try:
-            return ask(cursor.connection, asked)
-        except StrangeAnswerError as exc:
-            logger.info("%s is asked in the usual way from now on: %s", self, exc)
-            self._asks_at_little_cost = False
-            self._connections.discard()
-            raise ConnectionLostError(f"{self}: a strange answer, {exc}") from exc
+            self._prepare_question(tuple(namespaces))
+        return due
+
+    def _prepare_question(self, namespaces: tuple[str, ...]) -> None:
+        distinct = len(set(namespaces)) == len(namespaces)
+        if self.dialect.binds_clock or not distinct:
+            return
+        if not 0 < len(namespaces) <= NAMESPACES_PER_STATEMENT:
+            return
+        literals = [_literal(self.dialect.encode(each)) for each in namespaces]
+        text = self._statements.due(len(namespaces)) % tuple(literals)
+        # Pools ask for the same ones; whoever asks for others each time must not fill
+        # the memory.
+        kept = self._questions if len(self._questions) < MAX_QUESTIONS else {}
+        self._questions = {**kept, namespaces: question(text)}
 
     @contextlib.contextmanager
     def _claiming(self, cursor: Any) -> Iterator[None]:
@@ -626,6 +639,10 @@ def _ask(cursor: Any) -> Server:
 def _server(cursor: Any) -> Server:
     server: Server = cursor.connection.hydracache_server
     return server
+
+
+def _is_closed(connection: Any) -> bool:
+    return not connection.open
 
 
 def _close(connection: Any) -> None:

@@ -41,11 +41,9 @@ def ask(connection: Any, packet: bytes) -> int:
 
     :raises pymysql.Error, OSError: as ``connection.query`` would.
     """
-    import pymysql
-
     sock = connection._sock
     if sock is None:
-        raise pymysql.err.InterfaceError(0, "")
+        raise _errors().InterfaceError(0, "")
     try:
         connection._write_bytes(packet)
         if connection._read_timeout != connection._write_timeout:
@@ -56,7 +54,7 @@ def ask(connection: Any, packet: bytes) -> int:
         while True:
             part = sock.recv(_LONGEST)
             if not part:
-                raise pymysql.err.OperationalError(
+                raise _errors().OperationalError(
                     2013, "Lost connection to MySQL server during query"
                 )
             answer += part
@@ -71,8 +69,14 @@ def ask(connection: Any, packet: bytes) -> int:
         # What is still on its way would pass for the answer to the next question.
         connection._force_close()
         raise
-    pymysql.err.raise_mysql_exception(packets[-1])
+    _errors().raise_mysql_exception(packets[-1])
     raise AssertionError("it always raises")
+
+
+def _errors() -> Any:
+    import pymysql  # an app on SQLite never loads it
+
+    return pymysql.err
 
 
 def _taken_apart(answer: bytes) -> list[bytes]:

@@ -16,7 +16,7 @@ import pymysql
 import pytest
 from mysql_databases import Database
 
-from hydracache_sync import MySQLOutbox
+from hydracache_sync import MySQLOutbox, OutboxError, SchemaError
 from hydracache_sync.outbox import mysql as mysql_module
 from hydracache_sync.outbox.mysql_question import StrangeAnswerError, ask, question
 from outbox_contract import SHOP, batch_of
@@ -185,18 +185,64 @@ class TestStrangeAnswers:
         assert caught.value.args[0] == 2013
         assert connection.closed
 
-    def test_whoever_does_not_understand_the_server_asks_in_the_usual_way(
+
+class TestLook:
+    def test_it_finds_what_is_due(self, outbox):
+        names = [f"shop{n}" for n in range(60)]
+        assert outbox.due_namespaces(names) == []
+        for n in (0, 31, 59):
+            outbox.enqueue(f"shop{n}", batch_of("a"))
+
+        assert outbox.due_namespaces(names) == ["shop0", "shop31", "shop59"]
+        assert outbox.due_namespaces(names[::-1]) == ["shop59", "shop31", "shop0"]
+
+    def test_a_pause_is_seen(self, outbox):
+        names = ["paused", SHOP]
+        assert outbox.due_namespaces(names) == []
+        for name in names:
+            outbox.enqueue(name, batch_of("a"))
+
+        outbox.pause("paused")
+
+        assert outbox.due_namespaces(names) == [SHOP]
+
+    def test_a_connection_that_was_lost_is_replaced(self, database, outbox):
+        assert outbox.due_namespaces([SHOP]) == []
+        outbox.enqueue(SHOP, batch_of("a"))
+        [(id,)] = database.sql(
+            "select id from information_schema.processlist where command = 'Sleep'"
+            f" and db = '{database.name}' order by id desc limit 1"
+        )
+        database.kill(id)
+
+        assert outbox.due_namespaces([SHOP]) == [SHOP]
+
+    def test_a_server_that_is_not_understood_is_asked_in_the_usual_way(
         self, outbox, monkeypatch
     ):
         def misunderstand(connection: Any, packet: bytes) -> int:
             connection._force_close()
             raise StrangeAnswerError("of another protocol")
 
+        assert outbox.due_namespaces(["other", SHOP]) == []
         outbox.enqueue(SHOP, batch_of("a"))
         monkeypatch.setattr(mysql_module, "ask", misunderstand)
 
         assert outbox.due_namespaces(["other", SHOP]) == [SHOP]
-        assert outbox.due_namespaces(["other"]) == []
+
+    def test_an_error_is_an_outbox_error(self, database, outbox):
+        assert outbox.due_namespaces([SHOP]) == []
+        database.sql("drop table hydracache_outbox")
+
+        with pytest.raises(SchemaError):
+            outbox.due_namespaces([SHOP])
+
+    def test_inside_a_block_it_is_refused(self, outbox):
+        assert outbox.due_namespaces([SHOP]) == []
+
+        with outbox.transaction():
+            with pytest.raises(OutboxError, match="inside a transaction"):
+                outbox.due_namespaces([SHOP])
 
 
 class TestManyQuestions:
