@@ -157,6 +157,14 @@ def deadlocks(connection: Any) -> int:
     return int(count)
 
 
+def lock_waits(connection: Any) -> tuple[int, int]:
+    """How often a row lock was waited for, by whomever, and how many ms in all."""
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("show global status like 'innodb_row_lock_%'")
+        status = dict(cursor.fetchall())
+    return int(status["Innodb_row_lock_waits"]), int(status["Innodb_row_lock_time"])
+
+
 def measure(place: Place, options: argparse.Namespace) -> bool:
     context = multiprocessing.get_context("spawn")
     working, stop = context.Event(), context.Event()
@@ -213,6 +221,7 @@ def measure(place: Place, options: argparse.Namespace) -> bool:
     ratio = statistics.median(a / b for a, b in zip(medians[True], medians[False]))
     with closing(place.connect()) as connection:
         met_by_server = deadlocks(connection)
+        waits, waited_ms = lock_waits(connection)
     print(
         f"producers' median with workers against without, slice by slice: {ratio:.2f}"
         f" (goal <= 1.20)\n"
@@ -221,7 +230,8 @@ def measure(place: Place, options: argparse.Namespace) -> bool:
         f"workers: {done['work']} rows published, run again after"
         f" {dict(errors['work']) or 'nothing'}; purge: {done['purge']} rows,"
         f" {dict(errors['purge']) or 'nothing'} run again;"
-        f" deadlocks met by the server: {met_by_server}",
+        f" deadlocks met by the server: {met_by_server}, row locks waited for:"
+        f" {waits}, {waited_ms} ms in all",
         flush=True,
     )
     return not errors["produce"]
