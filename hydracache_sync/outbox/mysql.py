@@ -418,9 +418,11 @@ class MySQLOutbox(SQLOutbox):
                 )
                 cursor.execute(f"set session transaction isolation level {isolation}")
                 # Whatever the server's defaults are: nothing of ours is cut, and what
-                # is done is committed, by each statement or COMMIT, and no more.
+                # is done is committed, by each statement or COMMIT, and no more. A
+                # server may be set up to ignore the character set that was asked for,
+                # and before 1.1 PyMySQL would not know.
                 cursor.execute(
-                    "set session sql_mode = 'STRICT_ALL_TABLES', autocommit = 1,"
+                    "set names utf8mb4, sql_mode = 'STRICT_ALL_TABLES', autocommit = 1,"
                     " completion_type = 0,"
                     f" innodb_lock_wait_timeout = {LOCK_WAIT_TIMEOUT},"
                     f" lock_wait_timeout = {self._table_wait}"

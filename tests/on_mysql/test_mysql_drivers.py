@@ -12,7 +12,7 @@ import MySQLdb.cursors
 import pymysql
 import pytest
 from mysql_callers import CALLERS, Caller
-from mysql_databases import PATIENCE, Database, fresh_database
+from mysql_databases import PATIENCE, Database, fresh_database, started
 
 from hydracache_sync.errors import (
     NotInTransactionError,
@@ -614,10 +614,12 @@ def test_lock_wait_timeout_is_told_and_leaves_the_transaction_open(
     assert keys_of(outbox.rows(SHOP)) == ["a"]
 
 
-def test_row_that_is_newer_than_the_snapshot_is_told_as_busy(mariadb):
+def test_row_that_is_newer_than_the_snapshot_is_told_as_busy():
     """By MariaDB 11.6 and newer, and by older ones that are asked to."""
-    with fresh_database(mariadb) as database, database.connect() as connection:
-        with contextlib.closing(database.outbox()) as outbox:
+    with started("mariadb") as server, fresh_database(server) as database:
+        with database.connect() as connection, contextlib.closing(
+            database.outbox()
+        ) as outbox:
             outbox.install_schema()
             cursor = connection.cursor()
             cursor.execute("set innodb_snapshot_isolation = on")
