@@ -177,10 +177,11 @@ class _Hooks:
         app = self._app
         app.before_request(self.begin)
         app.after_request(self.answer)
-        # Run before the app's own that are registered already: their transaction is
-        # still open then. The second is for contexts without a request.
-        app.teardown_request(self.offer)
-        app.teardown_appcontext(self.offer)
+        if self._state.connection_of is not None:
+            # Run before the app's own that are registered already: their transaction
+            # is still open then. The second is for contexts without a request.
+            app.teardown_request(self.offer)
+            app.teardown_appcontext(self.offer)
         # First in the list, whoever registers when: runs after all others. The app's
         # own write transaction would lock our connection out of a SQLite file.
         app.teardown_appcontext_funcs.insert(0, self.save)
