@@ -1,12 +1,13 @@
-"""A Flask app whose MariaDB goes away while a page is served."""
+"""A Flask app on MariaDB: in its drivers' transactions, and with the server away."""
 
 from __future__ import annotations
 
 import time
-from typing import Iterator
+from typing import Any, Callable, Iterator
 
+import MySQLdb
 import pytest
-from flask import Flask
+from flask import Flask, g
 from mysql_databases import PATIENCE, Database, fresh_database, started
 
 from hydracache_sync import MemoryStore
@@ -71,3 +72,139 @@ def test_a_database_gone_at_teardown_costs_the_page_a_bounded_time_and_no_row(
         "item:1"
     ]
     outbox.close()
+
+
+class Shop:
+    """A Flask app on a database of the shared MariaDB, with one view."""
+
+    def __init__(
+        self,
+        database: Database,
+        connect: Callable[[], Any],
+        *,
+        autocommits: bool = False,
+    ) -> None:
+        self.database = database
+        self.autocommits = autocommits
+        self.outbox = database.outbox()
+        self.outbox.install_schema()
+        database.sql("create table item (name varchar(20)) engine=InnoDB")
+        database.sql("insert into item values ('before')")
+        self.app = Flask("shop")
+        self.app.config.update(
+            SECRET_KEY="not secret",
+            HYDRACACHE_OUTBOX=database.server.url(str(database.name)),
+            HYDRACACHE_NAMESPACE="shop",
+            HYDRACACHE_MEMCACHED=MemoryStore(),
+            HYDRACACHE_POOL="none",
+            HYDRACACHE_NET_TIMEOUT=PATIENCE,
+        )
+        self.app.teardown_appcontext(self._end)
+        hydracache.init_app(self.app, connection=lambda: g.get("db"))
+        self._connect = connect
+
+    def _end(self, exc: BaseException | None) -> None:
+        connection = g.pop("db", None)
+        if connection is not None:
+            if exc is None:
+                connection.commit()
+            connection.close()
+
+    def change(self) -> Any:
+        g.db = self._connect()
+        g.db.cursor().execute("update item set name = 'after'")
+        hydracache.invalidate_key("item:1")
+        return g.db
+
+    def get(self, view: Callable[[], str]) -> int:
+        self.app.add_url_rule("/", "view", view)
+        return self.app.test_client().get("/").status_code
+
+    def written(self) -> tuple[str, list[Any]]:
+        [(name,)] = self.database.sql("select name from item")
+        rows = self.outbox.rows("shop")
+        return name, [row.intent and row.intent.value for row in rows]
+
+
+@pytest.fixture
+def shared(mariadb: SQLServer) -> Iterator[Database]:
+    with fresh_database(mariadb) as database:
+        yield database
+
+
+class TestOnPyMySQL:
+    @pytest.fixture(params=[False, True], ids=["transactions", "autocommit"])
+    def shop(self, shared: Database, request: pytest.FixtureRequest) -> Iterator[Shop]:
+        shop = Shop(
+            shared,
+            lambda: shared.connect(autocommit=request.param),
+            autocommits=request.param,
+        )
+        yield shop
+        shop.outbox.close()
+
+    def test_a_transaction_commits_both(self, shop: Shop) -> None:
+        with shop.app.app_context():
+            g.db = shop._connect()
+            with hydracache.transaction(g.db):
+                g.db.cursor().execute("update item set name = 'after'")
+                hydracache.invalidate_key("item:1")
+
+        assert shop.written() == ("after", ["item:1"])
+
+    def test_an_error_rolls_both_back(self, shop: Shop) -> None:
+        with shop.app.app_context():
+            g.db = shop._connect()
+            with pytest.raises(ZeroDivisionError):
+                with hydracache.transaction(g.db):
+                    g.db.cursor().execute("update item set name = 'after'")
+                    hydracache.invalidate_key("item:1")
+                    raise ZeroDivisionError
+
+        assert shop.written() == ("before", [])
+
+    def test_the_teardown_gets_both_or_the_net_has_it(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def view() -> str:
+            shop.change()
+            return "done"
+
+        assert shop.get(view) == 200
+
+        assert shop.written() == ("after", ["item:1"])
+        # In autocommit there is no transaction to be part of, and it is said.
+        said = "its transaction is not open any more" in caplog.text
+        assert said is shop.autocommits
+
+    def test_a_view_that_raises_is_rolled_back_with_its_rows(self, shop: Shop) -> None:
+        def view() -> str:
+            shop.change()
+            raise ZeroDivisionError
+
+        assert shop.get(view) == 500
+
+        neither, data_and_miss = ("before", []), ("after", ["item:1"])
+        assert shop.written() == (data_and_miss if shop.autocommits else neither)
+
+
+def test_where_a_driver_cannot_tell_it_is_written_twice_rather_than_never(
+    shared: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def connect() -> Any:
+        options = {**shared.options, "passwd": shared.options["password"]}
+        options["db"] = options.pop("database")
+        del options["password"]
+        return MySQLdb.connect(**options)
+
+    shop = Shop(shared, connect)
+
+    def view() -> str:
+        shop.change()
+        return "done"
+
+    assert shop.get(view) == 200
+
+    assert shop.written() == ("after", ["item:1", "item:1"])
+    assert "its driver cannot tell whether a transaction is open" in caplog.text
+    shop.outbox.close()
