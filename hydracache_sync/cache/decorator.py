@@ -143,12 +143,14 @@ class BoundCachedFunction(Generic[T]):
 
 
 def _default_key(function: Callable[..., Any]) -> KeyOf:
-    name = f"{function.__module__}.{getattr(function, '__qualname__', '<lambda>')}"
-    if name.endswith("<lambda>"):
+    own_name = getattr(function, "__qualname__", "<lambda>")
+    if own_name.endswith("<lambda>"):
         raise TypeError(
             "a lambda or partial has no name that tells it from others: give @cached a"
             " key= of your own"
         )
+    # A partial has no module on Python 3.9.
+    name = f"{function.__module__}.{own_name}"
     signature = inspect.signature(function)
 
     def key(*args: Any, **kwargs: Any) -> str:
