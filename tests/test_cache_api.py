@@ -157,6 +157,7 @@ def test_many_values_of_an_old_snapshot_are_not_stored(
 
     assert cache.get_many(["1"]) == {}
     assert cache.diagnostics().refused_snapshot == 1
+    assert cache.diagnostics().fills == 0
 
 
 def test_a_value_of_many_that_cannot_be_stored_leaves_all_of_them_out(

@@ -87,6 +87,19 @@ def test_who_waits_for_a_connection_in_vain_is_told_what_to_raise(
     assert isinstance(failures[ONE], ApplyUnavailable)
 
 
+def test_who_is_woken_and_interrupted_wakes_the_next_in_his_place(
+    memcached: Memcached,
+) -> None:
+    store = MemcachedStore([memcached.address])
+    lendings = store._nodes[0]._pool._lendings
+    interrupted, next_one = lendings.queue_up(), lendings.queue_up()
+    lendings.wake_one()
+
+    lendings.step_out(interrupted, unused=True)
+
+    assert next_one.acquire(blocking=False)
+
+
 def test_closing_while_in_use_harms_no_caller(
     memcached: Memcached, unique: str
 ) -> None:
