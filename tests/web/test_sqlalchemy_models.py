@@ -139,6 +139,22 @@ class TestObjects:
 
         assert seen(change) == []
 
+    def test_what_the_commit_flushes_is_written_with_the_rest(
+        self, library: Library, attached: Attached
+    ) -> None:
+        attached.watch(Author, collections=["authors"])
+
+        with library.engine.begin() as connection:
+            # Whose commit is not the one of the session.
+            with library.make(bind=connection) as session:
+                attached.invalidate(session, ADA)
+                session.add(Author(name="ada"))
+                session.commit()
+                receipts = attached.receipts(session)
+
+        assert library.intents() == [ADA, AUTHORS]
+        assert len(receipts) == 1
+
     def test_more_intents_and_a_key_of_ones_own(
         self, library: Library, attached: Attached
     ) -> None:
