@@ -223,8 +223,8 @@ class OnDisk(MariaDB):
     """A MariaDB whose data is where it is told, and as safe as it can be."""
 
     def __init__(self, directory: str) -> None:
-        super().__init__(arguments=["--innodb-flush-log-at-trx-commit=1"])
         self._on = directory
+        super().__init__(arguments=["--innodb-flush-log-at-trx-commit=1"])
 
     def _place(self) -> str:
         return self._on

@@ -1,4 +1,4 @@
-"""A pool over MariaDB outlives whatever the server and its network do, and forks."""
+"""A pool over MariaDB and MySQL 5.6 outlives whatever they do, and forks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator
 
 import pymysql
 import pytest
-from mysql_databases import Database, fresh_database
+from mysql_databases import KINDS, Database, fresh_database, started
 
 from hydracache_sync import (
     InvalidationIntentBatch,
@@ -24,7 +24,7 @@ from hydracache_sync import (
 )
 from outbox_contract import Child
 from pool_processes import DEADLINE, SHOP, Shop, eventually
-from servers import MariaDB
+from servers import SQLServer
 from test_pool_processes import UnseenChild
 
 #: Seconds, so that a server which hangs is given up soon.
@@ -104,15 +104,15 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return levels
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[MariaDB]:
+@pytest.fixture(scope="module", params=KINDS)
+def own_server(request: pytest.FixtureRequest) -> Iterator[SQLServer]:
     """A server that only these tests hurt."""
-    with MariaDB() as server:
+    with started(request.param) as server:
         yield server
 
 
 @pytest.fixture
-def own(own_server: MariaDB) -> Iterator[Database]:
+def own(own_server: SQLServer) -> Iterator[Database]:
     with fresh_database(own_server) as database:
         yield database
 
