@@ -85,6 +85,22 @@ def assert_nothing_lost(shop: Shop, rows: int) -> None:
 # What it publishes
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_strict_namespace_gets_tokens_of_its_own_kind(
+    shop: Shop, memcached: Memcached, strict: bool
+) -> None:
+    cache = TaggedCache(MemcachedStore([memcached.address]), shop.namespace)
+    batch = InvalidationIntentBatch().invalidate_key("price")
+    shop.outbox.enqueue(shop.namespace, batch)
+    options = ("--strict", shop.namespace) if strict else ()
+
+    assert shop.drain(*options).code == ExitCode.DONE
+
+    # A cache that is not strict takes no strict token, and so stores nothing.
+    loads = [cache.get_or_load("price", lambda n=n: str(n)) for n in range(2)]
+    assert loads == (["0", "1"] if strict else ["0", "0"])
+
+
 def test_a_change_that_was_committed_by_a_killed_process_reaches_memcached(
     shop: Shop, memcached: Memcached
 ) -> None:

@@ -33,8 +33,8 @@ from hydracache_sync.worker import OutboxWorker
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks of an idle pool. A row of another process is found within
-#: that. Fifty looks a second took 0.7 % of a core on SQLite and 1.6 % on MariaDB, see
-#: docs/performance.md.
+#: that. Fifty looks a second take about one percent of a core, most of it for waking
+#: up at all, see docs/performance.md.
 POLL_INTERVAL = 0.02
 
 #: Seconds between two purges, about. Each process purges.
