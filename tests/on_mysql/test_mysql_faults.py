@@ -357,7 +357,7 @@ def test_claims_go_on_behind_one_that_is_stuck_in_its_turn(own, outbox):
 def test_workers_that_deadlock_finish_every_row_once(own, outbox, monkeypatch):
     """Without their turns claims deadlock on MySQL 5.6; that costs time, not rows."""
     monkeypatch.setattr(
-        MySQLOutbox, "_turn", lambda outbox, cursor: contextlib.nullcontext()
+        MySQLOutbox, "_claiming", lambda outbox, cursor: contextlib.nullcontext()
     )
     outbox.enqueue(SHOP, batch_of(*numbered(150)))
 
