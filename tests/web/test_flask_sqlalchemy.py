@@ -272,6 +272,22 @@ class TestTwoSessions:
 
         assert site.written() == ("three", ["one", "two", "three"])
 
+    def test_when_both_have_ended_nothing_is_kept_for_either(
+        self, site: Site, other: Any
+    ) -> None:
+        with site.app.app_context():
+            session = other()
+            session.query(site.Item).all()
+            site.item.name = "after"
+            site.hydracache.invalidate_key("collected")
+            site.db.session.commit()
+            kept = site.hydracache.collected().intents
+            session.close()
+            left = site.hydracache.collected().intents
+
+        assert len(kept) == 1
+        assert left == ()
+
 
 def read(site: Site) -> str:
     def load() -> str:
