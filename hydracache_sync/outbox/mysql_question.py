@@ -9,6 +9,7 @@ answer, which is one number, is read at once.
 from __future__ import annotations
 
 import struct
+import sys
 from typing import Any
 
 _QUERY = 3  # COM_QUERY
@@ -74,9 +75,8 @@ def ask(connection: Any, packet: bytes) -> int:
 
 
 def _errors() -> Any:
-    import pymysql  # an app on SQLite never loads it
-
-    return pymysql.err
+    # The connection has brought it.
+    return sys.modules["pymysql.err"]
 
 
 def _taken_apart(answer: bytes) -> list[bytes]:
