@@ -502,6 +502,7 @@ class TestReads:
         site.view = view
 
         site.read()
+        site.close_db()
 
         assert seen == ["before", "uncommitted", "before"]
 
