@@ -575,8 +575,8 @@ class TestTurns:
     def test_whoever_has_carried_goes_on_to_look_for_what_is_expected(self):
         turns = Turns(NEVER)
         assert turns.wait("me")
-        turns.pass_on("me")
         turns.expect()
+        turns.pass_on("me")
         # It looks again without having the turn, and too early.
         turns.found_nothing("me", 0.0)
         end = threading.Timer(DEADLINE, turns.end)
