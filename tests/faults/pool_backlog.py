@@ -167,6 +167,8 @@ def run(url: str, dead: int, pending: int, seconds: float) -> bool:
         cursor.execute("select state, count(*) from hydracache_outbox group by state")
         states = dict(cursor.fetchall())
     rate = published[FLOOD] / took
+    # An event comes when a purge has come to its end, which it may not under a flood.
+    purged = max(purged, sum(published.values()) - states.get(1, 0))
     late.sort()
     print(
         f"  in {took:.0f} s: {published[FLOOD]} rows of the flood, {rate:.0f}/s;"
