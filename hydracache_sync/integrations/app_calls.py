@@ -118,9 +118,9 @@ class AppCalls(abc.ABC):
         :param target, bind: as for ``hydracache_sync.integrations.sqlalchemy.attach``.
         :return: what maps models to intents: ``attached.watch(User, entity="user")``.
         """
-        from hydracache_sync.integrations.sqlalchemy import Attached
+        from hydracache_sync.integrations.sqlalchemy import attach_to
 
-        return Attached(self, target, bind=bind)
+        return attach_to(self, target, bind=bind)
 
     # Collecting
 

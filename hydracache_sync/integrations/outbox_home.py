@@ -24,6 +24,14 @@ class OutboxHome:
         self.outbox = outbox
         self.namespace = checked_namespace(namespace)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, OutboxHome):
+            return NotImplemented
+        return self.outbox is other.outbox and self.namespace == other.namespace
+
+    def __hash__(self) -> int:
+        return hash((id(self.outbox), self.namespace))
+
     @property
     def runtime(self) -> OutboxHome:
         return self

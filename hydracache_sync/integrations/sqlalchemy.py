@@ -68,7 +68,25 @@ def attach(
         sessions that use several databases. Intents are atomic with what is written
         through it, and with the rest only in sessions with ``twophase=True``.
     """
-    return Attached(OutboxHome(outbox, namespace), target, bind=bind)
+    return attach_to(OutboxHome(outbox, namespace), target, bind=bind)
+
+
+#: Kept alive by what they are attached to.
+_all: weakref.WeakSet[Attached] = weakref.WeakSet()
+
+
+def attach_to(home: Home, target: Target, *, bind: Bind = None) -> Attached:
+    """As :func:`attach`, to an app; a second time it returns what the first has made.
+
+    An app factory that attaches may run more than once, and rows would be doubled.
+    """
+    resolved = _resolved(target)
+    for each in list(_all):
+        if each.target is resolved and each._home == home:
+            return each
+    attached = Attached(home, resolved, bind=bind)
+    _all.add(attached)
+    return attached
 
 
 class Attached:

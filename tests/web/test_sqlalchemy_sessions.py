@@ -143,6 +143,18 @@ class TestCommit:
         assert attached.receipt(owner) is not None
         owner.close()
 
+    def test_attaching_again_changes_nothing(
+        self, library: Library, attached: Attached
+    ) -> None:
+        again = attach(scoped_session(library.make), library.outbox, NAMESPACE)
+
+        with library.session() as session:
+            again.invalidate(session, ADA)
+            session.commit()
+
+        assert again is attached
+        assert library.intents() == [ADA]
+
     def test_other_sessions_are_left_alone(
         self, library: Library, attached: Attached
     ) -> None:
