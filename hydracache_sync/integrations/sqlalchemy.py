@@ -258,9 +258,6 @@ class Attached:
         if engine not in self._watched:
             self._watched.add(engine)
             self._listen(engine)
-        if not getattr(connection, "_has_events", True):
-            # It was made before its engine had events and would not tell of them.
-            self._listen(connection)
 
     def _listen(self, target: Any) -> None:
         event.listen(target, "before_cursor_execute", self._executes)

@@ -77,6 +77,21 @@ class TestSnapshot:
 
         assert began is not None and began <= moments[0]
 
+    def test_of_an_engine_neither_where_those_listened_earlier(
+        self, library: Library
+    ) -> None:
+        moments = []
+
+        @event.listens_for(library.engine, "begin")
+        def configure(connection: Any) -> None:
+            moments.append(time.time())
+
+        attach(library.engine, library.outbox, NAMESPACE)
+        with library.engine.begin():
+            began = snapshot()
+
+        assert began is not None and 0 < began <= moments[0]
+
     def test_the_oldest_of_several_sessions_counts(
         self, library: Library, attached: Attached
     ) -> None:
