@@ -37,6 +37,9 @@ def main(words: list[str]) -> int:
         folder = Path(name)
         shutil.copytree(ROOT / "tests", folder / "tests")
         shutil.copytree(ROOT / "examples", folder / "examples")
+        if (ROOT / ".servers").exists():
+            # The MySQL that was put there for the tests.
+            (folder / ".servers").symlink_to(ROOT / ".servers")
         for file in ("setup.cfg", "README.md"):
             shutil.copy(ROOT / file, folder)
         for each in chosen:
