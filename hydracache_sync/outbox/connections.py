@@ -115,9 +115,9 @@ class ThreadConnections:
 
     def drop_if(self, is_useless: Callable[[Any], bool]) -> None:
         """Close this thread's connection if it is there and useless."""
-        slot = getattr(self._local, "slot", None)
+        slot = getattr(self._local.mine(), "slot", None)
         if slot is not None and slot.connection is not None:
-            if slot.pid == os.getpid() and is_useless(slot.connection):
+            if is_useless(slot.connection):
                 slot.close()
 
     def abandon_inherited(self) -> None:

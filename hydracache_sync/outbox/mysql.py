@@ -8,6 +8,7 @@ mysql-connector-python; how each tells whether a transaction is open is in
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from dataclasses import replace
 from typing import Any, Callable, Iterator, NamedTuple, Sequence, TypeVar
@@ -20,7 +21,7 @@ from hydracache_sync.errors import (
     OutboxError,
     SchemaError,
 )
-from hydracache_sync.outbox.connections import ThreadConnections
+from hydracache_sync.outbox.connections import ThreadConnections, keep_for_good
 from hydracache_sync.outbox.mysql_drivers import (
     driver_of,
     error_number,
@@ -658,8 +659,12 @@ def _let_go(connection: Any) -> None:
     Kept open, it would hold the parent's session, and its locks, on the server after
     the parent's end.
     """
+    # A thread of the parent may have been reading through it at the fork: its lock is
+    # held for ever here, and closing or collecting it would wait for that.
+    keep_for_good(connection._rfile)
     with contextlib.suppress(Exception):  # it was closed already
-        connection._force_close()
+        os.close(connection._sock.detach())
+    connection._sock = connection._rfile = None
 
 
 def _is_cut_short(exc: BaseException | None) -> bool:
