@@ -650,7 +650,7 @@ class TestPurge:
             if isinstance(event, Purged):
                 purges.append(event.rows)
                 if len(purges) == 1:
-                    raise SystemExit("from a subscriber")
+                    raise KeyboardInterrupt("from a subscriber")
 
         pool = WorkerPool(
             OutboxWorker(outbox, applier), keep_published=0.0, purge_every=0.01

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -35,7 +36,15 @@ DEADLINE = 60.0
 
 def fork_unseen() -> int:
     """Fork as uWSGI does: in C, without a word to the interpreter."""
-    return int(ctypes.PyDLL(None).fork())
+    interval = sys.getswitchinterval()
+    # A thread that has asked for the interpreter is not there in the child, where the
+    # next step would wait for it to take its turn. Nobody may ask now.
+    sys.setswitchinterval(DEADLINE)
+    try:
+        time.sleep(4 * interval)
+        return int(ctypes.PyDLL(None).fork())
+    finally:
+        sys.setswitchinterval(interval)
 
 
 class UnseenChild(Child):

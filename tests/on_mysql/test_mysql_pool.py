@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import threading
+import time
 from typing import Any, Callable, Iterator
 
 import pymysql
@@ -337,6 +338,29 @@ class TestFork:
 
         with shop.paused_parent():
             assert fork(in_child).result() == (["child"], True)
+
+    @pytest.mark.parametrize("fork", [Child, UnseenChild])
+    def test_a_child_does_not_wait_for_an_answer_to_its_parent(self, own, outbox, fork):
+        asking = threading.Event()
+
+        def ask() -> None:
+            with outbox.transaction() as connection, connection.cursor() as cursor:
+                asking.set()
+                cursor.execute("select sleep(0.4)")  # less than the timeout
+
+        def in_child() -> int:
+            outbox.enqueue(SHOP, batch_of("child"))
+            return outbox.status(SHOP).pending
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert asking.wait(DEADLINE)
+        time.sleep(0.1)  # until it waits for the answer
+        child = fork(in_child)
+        try:
+            assert child.result() == 1
+        finally:
+            thread.join()
 
     def test_children_of_a_busy_parent_share_no_connection_with_it(self, own, outbox):
         # Forks that Python knows of: without it the interpreter's own lock may be left

@@ -141,9 +141,11 @@ class TestSQLServers:
         self, kind: type[SQLServer], tmp_path: Path
     ) -> None:
         fixture = "mysql56" if kind is MySQL56 else "mariadb"
+        folders = [TESTS, TESTS / "on_mysql", TESTS.parent]
         (tmp_path / "conftest.py").write_text(
-            f"import sys\nsys.path[:0] = {[str(TESTS), str(TESTS / 'on_mysql')]!r}\n"
-            "from on_mysql.conftest import mariadb, mysql56\n"
+            f"import sys\nsys.path[:0] = {list(map(str, folders))!r}\n"
+            "from tests.conftest import mariadb\n"
+            "from on_mysql.conftest import mysql56\n"
         )
         (tmp_path / "test_it.py").write_text(
             f"import sys\ndef test({fixture}):\n"
