@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -179,7 +180,7 @@ def soak(options: argparse.Namespace, folder: Path) -> list[str]:
         calm_at = time.monotonic()
         wrong = settle(shop, outbox)
         caught_up = time.monotonic() - calm_at
-        # It asks about all writes of an hour; no request of the app takes as long.
+        # No request of the app asks about all writes of an hour.
         wrong += check(partial(connect, CATCH_UP), shop, options.items)
         carriers.look()
         wrong += carriers.end()
@@ -248,17 +249,19 @@ def check(connect: Any, shop: Shop, items: int) -> list[str]:
     wrong = []
     with closing(connect()) as connection:
         with connection.cursor() as cursor:
-            cursor.execute(
-                "select count(*), coalesce(sum(published <> %s), 0) from ("
-                "  select position, count(o.id) as published"
-                "  from written left join hydracache_outbox as o"
-                "    on o.commit_position = written.position and o.state = 1"
-                "    and o.namespace in (%s)"
-                "  group by position"
-                ") as each_write" % (INTENTS, ", ".join(["%s"] * len(shop.namespaces))),
-                shop.namespaces,
-            )
-            committed, lost = map(int, cursor.fetchone())
+            # Compared here: joined by the server, an hour's writes take it minutes.
+            published: Counter[bytes] = Counter()
+            for namespace in shop.namespaces:
+                cursor.execute(
+                    "select commit_position, count(*) from hydracache_outbox"
+                    " where namespace = %s and state = 1 group by commit_position",
+                    namespace,
+                )
+                published.update(dict(cursor.fetchall()))
+            cursor.execute("select position from written")
+            positions = [position for (position,) in cursor.fetchall()]
+        committed = len(positions)
+        lost = sum(published[position] != INTENTS for position in positions)
         connection.commit()
         shop.counts["writes committed"] = committed
         if lost:
