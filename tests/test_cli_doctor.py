@@ -21,6 +21,13 @@ from servers import Memcached, free_port
 from test_cli import PATIENCE, SECRET, Ended, Shop, run
 
 
+@pytest.fixture(scope="module")
+def memcached() -> Iterator[Memcached]:
+    """Of these tests alone: what others do to theirs, as evictions, is found here."""
+    with Memcached() as server:
+        yield server
+
+
 @pytest.fixture
 def shop(tmp_path: Path, memcached: Memcached, unique: str) -> Iterator[Shop]:
     with Shop(tmp_path / "shop.db", unique, memcached.address) as shop:

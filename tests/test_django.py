@@ -50,7 +50,8 @@ hydracache = HydraCache()
 middleware = hydracache.middleware
 
 
-@pytest.fixture(scope="module", autouse=True)
+# Not of the module: a process may come back to it, after tests of others.
+@pytest.fixture(scope="session", autouse=True)
 def folder() -> Iterator[None]:
     yield
     FILE.parent.rmdir()

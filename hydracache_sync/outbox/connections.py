@@ -49,16 +49,24 @@ class _Slot:
     ) -> None:
         self.connection = connection
         self.pid = os.getpid()
-        # Not __del__: an owner in a cycle, as an app and its extensions are, is
-        # collected with all that only it holds, in any order. A finalizer holds the
-        # connection, so that it is there to be closed, and not by itself.
+        self._close = close
+        self._abandon = abandon
+        # An owner in a cycle, as an app and its extensions are, is collected with all
+        # that only it holds, in any order. A finalizer holds the connection, so that it
+        # is there to be closed, and not by itself.
         self._end = weakref.finalize(self, _end, connection, self.pid, close, abandon)
         # Threads may still be using theirs when the interpreter ends.
         self._end.atexit = False
 
     def close(self) -> None:
-        self.connection = None
-        self._end()
+        connection, self.connection = self.connection, None
+        self._end.detach()
+        if connection is not None:
+            _end(connection, self.pid, self._close, self._abandon)
+
+    def __del__(self) -> None:
+        # Finalizers do nothing any more at the interpreter's end.
+        self.close()
 
 
 def _end(

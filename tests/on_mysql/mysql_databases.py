@@ -143,7 +143,9 @@ def spy_on_statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def spied(connection: Any, command: int, sql: Any) -> None:
         if command == pymysql.constants.COMMAND.COM_QUERY:
-            statements.append(sql if isinstance(sql, str) else sql.decode())
+            statements.append(
+                sql if isinstance(sql, str) else sql.decode(errors="replace")
+            )
         execute(connection, command, sql)
 
     monkeypatch.setattr(pymysql.connections.Connection, "_execute_command", spied)
