@@ -57,10 +57,13 @@ def growth(readings: Sequence[Reading]) -> dict[str, tuple[float, float]]:
     }
 
 
-def rising(readings: Sequence[Reading]) -> list[str]:
-    """Say of each gauge that is not flat what it was and what it came to."""
+def rising(readings: Sequence[Reading], but: Sequence[str] = ()) -> list[str]:
+    """Say of each gauge that is not flat what it was and what it came to.
+
+    :param but: gauges that are not looked at.
+    """
     return [
         f"{name} rose from {early:g} to {late:g}"
         for name, (early, late) in growth(readings).items()
-        if late > early + SLACK[name]
+        if name not in but and late > early + SLACK[name]
     ]

@@ -150,7 +150,9 @@ class Shop:
         batch = InvalidationIntentBatch().invalidate_key(str(item)).invalidate_tag(tag)
         connection.begin()
         with connection.cursor() as cursor:
-            cursor.execute("update item set version = version + 1 where id = %s", item)
+            cursor.execute(
+                "update item set version = version + 1 where id = %s", (item,)
+            )
             cursor.execute("select version from item where id = %s", item)
             version = cursor.fetchone()[0]
             cursor.execute(
