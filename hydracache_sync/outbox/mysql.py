@@ -22,6 +22,7 @@ from hydracache_sync.errors import (
     SchemaError,
 )
 from hydracache_sync.outbox.connections import ThreadConnections, keep_for_good
+from hydracache_sync.outbox.mysql_connection import connect
 from hydracache_sync.outbox.mysql_drivers import (
     driver_of,
     error_number,
@@ -393,10 +394,8 @@ class MySQLOutbox(SQLOutbox):
     # Connections
 
     def _connect(self) -> Any:
-        import pymysql  # the one place that does: an app on SQLite never loads it
-
         try:
-            connection: Any = pymysql.connect(
+            connection: Any = connect(
                 charset="utf8mb4", autocommit=True, **self._options
             )
         except RuntimeError as exc:

@@ -200,6 +200,25 @@ def test_tls_can_be_switched_off(encrypted):
         assert cipher_of(outbox) == ""
 
 
+def test_connections_that_verify_nothing_share_one_tls_context(encrypted, certificates):
+    """Made anew for each connection, it is a megabyte and most of its time."""
+    given = ssl.create_default_context(cafile=certificates.ca)
+    first, second, other = (
+        encrypted.outbox(ssl=context) for context in (None, None, given)
+    )
+    contexts = []
+    for outbox in (first, second, other):
+        with contextlib.closing(outbox), outbox.transaction() as connection:
+            contexts.append(getattr(connection, "ctx", None))
+            secure = connection._secure
+
+    assert contexts[0] is contexts[1]
+    assert contexts[2] is given
+    assert secure and given.verify_mode is ssl.CERT_REQUIRED
+    # PyMySQL 1.2 tries TLS unasked, and older ones do not.
+    assert (contexts[0] is not None) == (PYMYSQL >= (1, 2))
+
+
 def test_tls_of_mysql_5_6_is_told_to_be_too_old_and_what_to_do(certificates):
     """It is TLS 1.0, which no OpenSSL of today speaks by default."""
     with with_tls("mysql56", certificates) as database:
