@@ -165,14 +165,22 @@ class Attached:
         intents = ModelIntents(entity, collections, key=key, more=more)
         self._models.append((model, intents))
         self._of_table = {}
+        updating: weakref.WeakSet[Any] = weakref.WeakSet()
 
         def inserted(mapper: Any, connection: Connection, target: Any) -> None:
             changed(connection, target, [mapper.primary_key_from_instance(target)])
 
+        def updates(mapper: Any, connection: Connection, target: Any) -> None:
+            # What the database computes (``user.visits = User.visits + 1``) is not in
+            # the object's history any more when its UPDATE is done.
+            if is_modified(target):
+                updating.add(inspect(target))
+
         def updated(mapper: Any, connection: Connection, target: Any) -> None:
-            session = object_session(target)
-            # Told of all that were looked at; most have no change.
-            if session is not None and session.is_modified(target):
+            # Told of all that were looked at; most have no change. Asked again, because
+            # listeners that came after ours may have changed something, too.
+            if inspect(target) in updating or is_modified(target):
+                updating.discard(inspect(target))
                 keys = [mapper.primary_key_from_instance(target)]
                 old = inspect(target).identity
                 if old is not None and list(old) != keys[0]:
@@ -182,12 +190,17 @@ class Attached:
         def deleted(mapper: Any, connection: Connection, target: Any) -> None:
             changed(connection, target, [inspect(target).identity])
 
+        def is_modified(target: Any) -> bool:
+            session = object_session(target)
+            return session is not None and session.is_modified(target)
+
         def changed(connection: Connection, target: Any, keys: list[Any]) -> None:
             transaction = self._transaction_on(connection)
             if transaction is not None:
                 transaction.add(*intents.of_object(target, keys))
 
         event.listen(model, "after_insert", inserted, propagate=True)
+        event.listen(model, "before_update", updates, propagate=True)
         event.listen(model, "after_update", updated, propagate=True)
         event.listen(model, "after_delete", deleted, propagate=True)
 

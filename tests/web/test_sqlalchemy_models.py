@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from library import ADA, NAMESPACE, Author, Book, Library, Translator
-from sqlalchemy import delete, insert, text, update
+from sqlalchemy import delete, event, insert, text, update
 from sqlalchemy.exc import IntegrityError
 
 from hydracache_sync import InvalidationIntent, entity_tag
@@ -103,6 +103,58 @@ class TestObjects:
             assert session.get(Author, 2).name == "bob"
 
         assert seen(change) == []
+
+    @pytest.mark.parametrize("also_in_python", [False, True])
+    def test_a_value_that_the_database_computes_is_a_change(
+        self, seen: Any, also_in_python: bool
+    ) -> None:
+        def change(session: Any) -> None:
+            session.get(Author, 1).name = Author.name + "!"
+            if also_in_python:
+                session.get(Author, 2).name = "rob"
+
+        expected = [AUTHORS, author(1)] + [author(2)] * also_in_python
+        assert seen(change) == sorted(expected)
+
+    def test_what_the_database_computed_is_no_change_the_next_time(
+        self, library: Library, seen: Any
+    ) -> None:
+        with library.session() as session:
+            bob = session.get(Author, 2)
+            bob.name = Author.name + "!"
+            session.commit()
+            first = len(library.intents())
+            bob.name = bob.name
+            session.commit()
+
+        assert len(library.intents()) == first > 0
+
+    def test_a_model_may_be_watched_twice(self, attached: Attached, seen: Any) -> None:
+        attached.watch(Author, entity="profile")
+
+        def change(session: Any) -> None:
+            session.get(Author, 1).name = Author.name + "!"
+
+        profile = InvalidationIntent.entity("profile", "1")
+        assert seen(change) == sorted([AUTHORS, author(1), profile])
+
+    def test_a_change_that_another_listener_of_the_update_makes_counts(
+        self, seen: Any
+    ) -> None:
+        def stamp(mapper: Any, connection: Any, target: Any) -> None:
+            target.name = "stamped"
+
+        def change(session: Any) -> None:
+            book = session.get(Book, ("a", 1))
+            book.author = session.get(Author, 2)
+
+        event.listen(Author, "before_update", stamp)
+        try:
+            found = seen(change)
+        finally:
+            event.remove(Author, "before_update", stamp)
+
+        assert found == sorted([AUTHORS, author(2), BOOKS, book("a", 1)])
 
     def test_a_subclass_is_one_of_its_base(self, seen: Any) -> None:
         def change(session: Any) -> None:
