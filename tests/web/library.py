@@ -12,6 +12,9 @@ from hydracache_sync import InvalidationIntent, InvalidationOutbox
 
 NAMESPACE = "library"
 
+#: Of the databases that the fixture has.
+KNOWS_TWO_PHASES = ["mariadb"]
+
 ADA = InvalidationIntent.entity("author", "ada")
 BOB = InvalidationIntent.entity("author", "bob")
 EVE = InvalidationIntent.entity("author", "eve")

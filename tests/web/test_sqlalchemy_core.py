@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from library import ADA, BOB, EVE, NAMESPACE, Author, Library
+from library import ADA, BOB, EVE, KNOWS_TWO_PHASES, NAMESPACE, Author, Library
 from sqlalchemy import insert, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
@@ -179,12 +179,10 @@ def test_a_session_and_its_engine_attached_to_one_outbox_keep_out_of_the_others_
     assert sorted(library.intents()) == [ADA, BOB, EVE]
 
 
+@pytest.mark.parametrize("library", KNOWS_TWO_PHASES, indirect=True)
 def test_two_phases_write_before_the_first(
     library: Library, attached: Attached
 ) -> None:
-    if library.engine.dialect.name == "sqlite":
-        return  # knows no two phases
-
     with library.engine.connect() as connection:
         transaction = connection.begin_twophase()
         add(connection, "ada")
