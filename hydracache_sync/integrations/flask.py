@@ -38,6 +38,7 @@ NAME = "hydracache"
 #: Names on ``flask.g``.
 _COLLECTED = "_hydracache_collected"
 _BEGAN = "_hydracache_began"
+_ASKED = "_hydracache_asked"
 
 
 class FlaskState:
@@ -145,6 +146,7 @@ class HydraCache(AppCalls):
         """Whether what the same browser wrote in its last requests is published."""
         if not serving_a_request():
             return True
+        setattr(g, _ASKED, True)
         return self._state.cookie.is_published(request.environ)
 
 
@@ -191,7 +193,10 @@ class _Hooks:
         setattr(g, _BEGAN, time.time())
 
     def answer(self, response: Response) -> Response:
-        collected: Collected | None = g.get(_COLLECTED)
+        kept = g.__dict__
+        collected: Collected | None = kept.get(_COLLECTED)
+        if collected is None and _ASKED not in kept:
+            return response  # most requests, at the cost of one look
         if collected is not None and self._runtime.mode == "inline":
             for written in collected.written:
                 if not written.published:
