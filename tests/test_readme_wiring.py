@@ -154,9 +154,7 @@ def test_django_as_shown(database: Path) -> None:
 
 
 def test_the_settings_of_apps_are_all_in_their_table() -> None:
-    table = (ROOT / "docs" / "flask.md").read_text("utf-8")
-
-    rows = dict(re.findall(r"^\| `(HYDRACACHE_\w+)` \| (.*?) ?\|", table, re.M))
+    rows = dict(re.findall(r"^\| `(HYDRACACHE_\w+)` \| (.*?) ?\|", README, re.M))
     shown = {setting.variable: rows.get(setting.variable) for setting in APP_SETTINGS}
 
     assert shown == {
