@@ -32,7 +32,7 @@ from hydracache_sync import (
     WaitDiagnostics,
     WaitOutcome,
 )
-from hydracache_sync.outbox import sql as sql_module
+from hydracache_sync.outbox import sql_runner
 
 SHOP = "shop"
 LOCAL = ConsistencyMode.LOCAL
@@ -633,7 +633,7 @@ class TestBusyDatabase:
     @pytest.fixture(autouse=True)
     def one_time(self, monkeypatch: pytest.MonkeyPatch, passing: Time) -> None:
         """Let the outbox's own pauses pass the same time."""
-        monkeypatch.setattr(sql_module, "time", passing)
+        monkeypatch.setattr(sql_runner, "time", passing)
 
     @pytest.fixture
     def writer(self, sqlite: SQLiteOutbox, path: Path) -> Iterator[sqlite3.Connection]:

@@ -10,7 +10,7 @@ import weakref
 from typing import Any, Callable, Iterator, TypeVar
 
 from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
-from hydracache_sync.outbox.sql import LONGEST_PAUSE
+from hydracache_sync.outbox.sql_runner import LONGEST_PAUSE
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLiteOutbox, _Connection
 
 T = TypeVar("T")

@@ -8,7 +8,6 @@ mysql-connector-python; how each tells whether a transaction is open is in
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from dataclasses import replace
 from typing import Any, Callable, Iterator, NamedTuple, Sequence, TypeVar
@@ -21,8 +20,16 @@ from hydracache_sync.errors import (
     OutboxError,
     SchemaError,
 )
-from hydracache_sync.outbox.connections import ThreadConnections, keep_for_good
-from hydracache_sync.outbox.mysql_connection import connect
+from hydracache_sync.outbox.connections import ThreadConnections
+from hydracache_sync.outbox.mysql_connection import (
+    close,
+    connect,
+    driver_error,
+    driver_version,
+    has_plain_cursors,
+    is_cut_short,
+    let_go,
+)
 from hydracache_sync.outbox.mysql_drivers import (
     driver_of,
     error_number,
@@ -38,13 +45,9 @@ from hydracache_sync.outbox.schema import (
     schema_statements,
     schema_text,
 )
-from hydracache_sync.outbox.sql import (
-    NAMESPACES_PER_STATEMENT,
-    ConnectionLostError,
-    NewRow,
-    Shared,
-    SQLOutbox,
-)
+from hydracache_sync.outbox.sql import NAMESPACES_PER_STATEMENT, SQLOutbox
+from hydracache_sync.outbox.sql_producers import NewRow, Shared
+from hydracache_sync.outbox.sql_runner import ConnectionLostError
 from hydracache_sync.outbox.statements import PAUSED, Dialect
 from hydracache_sync.outbox.transaction_end import TransactionEnd
 
@@ -259,7 +262,7 @@ class MySQLOutbox(SQLOutbox):
         }
         #: Packets that ask which of some namespaces have rows due.
         self._questions: dict[tuple[str, ...], bytes] = {}
-        self._connections = ThreadConnections(self._connect, _close, _let_go)
+        self._connections = ThreadConnections(self._connect, close, let_go)
 
     def __repr__(self) -> str:
         return f"MySQLOutbox({self._where!r}, {self.database!r}, {self._name!r})"
@@ -428,7 +431,7 @@ class MySQLOutbox(SQLOutbox):
                     f" lock_wait_timeout = {self._table_wait}"
                 )
         except BaseException:
-            _close(connection)
+            close(connection)
             raise
         return connection
 
@@ -442,10 +445,7 @@ class MySQLOutbox(SQLOutbox):
         yield connection
 
     def _take_back(self, connection: Any) -> None:
-        import pymysql
-
-        plain = connection.cursorclass is pymysql.cursors.Cursor
-        if not plain or not connection.get_autocommit():
+        if not has_plain_cursors(connection) or not connection.get_autocommit():
             # Ours count on both; without autocommit nothing would be committed.
             self._connections.discard()
 
@@ -454,7 +454,7 @@ class MySQLOutbox(SQLOutbox):
 
     def _abandon(self, connection: Any, exc: BaseException) -> None:
         try:
-            if _is_cut_short(exc):
+            if is_cut_short(exc):
                 self._connections.discard()
             else:
                 connection.rollback()
@@ -466,27 +466,23 @@ class MySQLOutbox(SQLOutbox):
         self._connections.close_all()
 
     def versions(self) -> dict[str, str]:
-        import pymysql
-
         [(version,)] = self._read("select version()", {}, check=False)
         name = "mariadb" if "mariadb" in str(version).lower() else "mysql"
-        return {name: str(version), "pymysql": str(pymysql.__version__)}
+        return {name: str(version), "pymysql": driver_version()}
 
     # Errors
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        import pymysql
-
         try:
             yield
-        except (pymysql.Error, OSError) as exc:
+        except (driver_error(), OSError) as exc:
             error = self._error(exc, own=True)
             if isinstance(error, ConnectionLostError):
                 self._connections.discard()
             raise error from exc
         except BaseException as exc:
-            if _is_cut_short(exc):
+            if is_cut_short(exc):
                 self._connections.discard()
             raise
 
@@ -645,45 +641,6 @@ def _server(cursor: Any) -> Server:
 
 def _is_closed(connection: Any) -> bool:
     return not connection.open
-
-
-def _close(connection: Any) -> None:
-    with contextlib.suppress(Exception):  # it was dead already, and is now closed
-        connection.close()
-
-
-def _let_go(connection: Any) -> None:
-    """Close this process's copy of a parent's socket, without the COM_QUIT of close().
-
-    Kept open, it would hold the parent's session, and its locks, on the server after
-    the parent's end.
-    """
-    # A thread of the parent may have been reading through it at the fork: its lock is
-    # held for ever here, and closing or collecting it would wait for that.
-    keep_for_good(connection._rfile)
-    with contextlib.suppress(Exception):  # it was closed already
-        os.close(connection._sock.detach())
-    connection._sock = connection._rfile = None
-
-
-def _is_cut_short(exc: BaseException | None) -> bool:
-    """Whether ``exc`` came out of PyMySQL and is not its own.
-
-    A signal handler that raises, a greenlet's timeout: they may come between a
-    statement and its answer. The next statement would take that for its own, the one
-    after it the next one's, and so on for as long as the connection lives.
-    """
-    import pymysql
-
-    while exc is not None and not isinstance(exc, pymysql.Error):
-        traceback = exc.__traceback__
-        while traceback is not None:
-            module = str(traceback.tb_frame.f_globals.get("__name__"))
-            if module.partition(".")[0] == "pymysql":
-                return True
-            traceback = traceback.tb_next
-        exc = exc.__context__
-    return False
 
 
 def _literal(value: str | bytes | int | None) -> str:

@@ -1,9 +1,16 @@
-"""The connections that an outbox makes for itself, by PyMySQL."""
+"""The connections that an outbox makes for itself: all that needs PyMySQL for them.
+
+It is imported here and only when it is used: an app on SQLite never loads it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from typing import Any
+
+from hydracache_sync.outbox.connections import keep_for_good
 
 
 def connect(**options: Any) -> Any:
@@ -16,7 +23,6 @@ def connect(**options: Any) -> Any:
 
 @functools.lru_cache(maxsize=None)
 def _connection_class() -> Any:
-    # Imported here, and only here to connect: an app on SQLite never loads it.
     from pymysql.connections import Connection
 
     base: Any = Connection
@@ -30,15 +36,78 @@ def _connection_class() -> Any:
         files or itself is left to PyMySQL: files may have been replaced.
         """
 
-        _unverified: Any = None
+        #: By process: a thread of the parent may have locked its own at the fork.
+        _unverified: dict[int, Any] = {}
 
         def _create_ssl_ctx(self, options: Any) -> Any:
             if options:
                 return super()._create_ssl_ctx(options)
-            cls = type(self)
-            # Two threads at once make two; one of them is kept.
-            if cls._unverified is None:
-                cls._unverified = super()._create_ssl_ctx(options)
-            return cls._unverified
+            context = self._unverified.get(os.getpid())
+            if context is None:
+                # Two threads at once make two; either will do.
+                context = super()._create_ssl_ctx(options)
+                self._unverified[os.getpid()] = context
+                # A child must not free it either, for the same reason.
+                keep_for_good(context)
+            return context
 
     return OutboxConnection
+
+
+def close(connection: Any) -> None:
+    with contextlib.suppress(Exception):  # it was dead already, and is now closed
+        connection.close()
+
+
+def let_go(connection: Any) -> None:
+    """Close this process's copy of a parent's socket, without the COM_QUIT of close().
+
+    Kept open, it would hold the parent's session, and its locks, on the server after
+    the parent's end.
+    """
+    # A thread of the parent may have been reading through it at the fork: its lock is
+    # held for ever here, and closing or collecting it would wait for that.
+    keep_for_good(connection._rfile)
+    with contextlib.suppress(Exception):  # it was closed already
+        os.close(connection._sock.detach())
+    connection._sock = connection._rfile = None
+
+
+def has_plain_cursors(connection: Any) -> bool:
+    """Whether its cursors give tuples, as a connection was made to."""
+    from pymysql.cursors import Cursor
+
+    return connection.cursorclass is Cursor
+
+
+def driver_error() -> type[Exception]:
+    """What PyMySQL's errors are derived from."""
+    import pymysql
+
+    error: type[Exception] = pymysql.Error
+    return error
+
+
+def driver_version() -> str:
+    import pymysql
+
+    return str(pymysql.__version__)
+
+
+def is_cut_short(exc: BaseException | None) -> bool:
+    """Whether ``exc`` came out of PyMySQL and is not its own.
+
+    A signal handler that raises, a greenlet's timeout: they may come between a
+    statement and its answer. The next statement would take that for its own, the one
+    after it the next one's, and so on for as long as the connection lives.
+    """
+    error = driver_error()
+    while exc is not None and not isinstance(exc, error):
+        traceback = exc.__traceback__
+        while traceback is not None:
+            module = str(traceback.tb_frame.f_globals.get("__name__"))
+            if module.partition(".")[0] == "pymysql":
+                return True
+            traceback = traceback.tb_next
+        exc = exc.__context__
+    return False

@@ -27,7 +27,9 @@ from hydracache_sync.outbox.schema import (
     schema_statements,
     schema_text,
 )
-from hydracache_sync.outbox.sql import ConnectionLostError, NewRow, Shared, SQLOutbox
+from hydracache_sync.outbox.sql import SQLOutbox
+from hydracache_sync.outbox.sql_producers import NewRow, Shared
+from hydracache_sync.outbox.sql_runner import ConnectionLostError
 from hydracache_sync.outbox.sqlite_files import opened_file
 from hydracache_sync.outbox.statements import PAUSED, SCHEMA_VERSION_SELECT, Dialect
 

@@ -26,7 +26,7 @@ from mysql_databases import (
 
 from hydracache_sync.errors import ConfigurationError, OutboxBusyError, OutboxError
 from hydracache_sync.outbox import MySQLOutbox, open_outbox
-from outbox_contract import SHOP, batch_of, keys_of
+from outbox_contract import SHOP, Child, batch_of, keys_of
 from servers import SQLServer
 
 PYMYSQL = tuple(int(part) for part in pymysql.__version__.split(".")[:2])
@@ -200,23 +200,47 @@ def test_tls_can_be_switched_off(encrypted):
         assert cipher_of(outbox) == ""
 
 
-def test_connections_that_verify_nothing_share_one_tls_context(encrypted, certificates):
+@pytest.fixture
+def new_contexts(monkeypatch):
+    """Undo what spares the suite time: have PyMySQL make one for each connection."""
+
+    def make(connection: Any, options: Any) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+
+    monkeypatch.setattr(pymysql.connections.Connection, "_create_ssl_ctx", make)
+
+
+def test_connections_that_verify_nothing_share_a_tls_context(encrypted, new_contexts):
     """Made anew for each connection, it is a megabyte and most of its time."""
-    given = ssl.create_default_context(cafile=certificates.ca)
-    first, second, other = (
-        encrypted.outbox(ssl=context) for context in (None, None, given)
-    )
+    first, second = encrypted.outbox(), encrypted.outbox()
+    first.install_schema()
     contexts = []
-    for outbox in (first, second, other):
+    for outbox in (first, second):
         with contextlib.closing(outbox), outbox.transaction() as connection:
             contexts.append(getattr(connection, "ctx", None))
-            secure = connection._secure
 
     assert contexts[0] is contexts[1]
-    assert contexts[2] is given
-    assert secure and given.verify_mode is ssl.CERT_REQUIRED
     # PyMySQL 1.2 tries TLS unasked, and older ones do not.
     assert (contexts[0] is not None) == (PYMYSQL >= (1, 2))
+
+
+def test_a_child_makes_a_tls_context_of_its_own(encrypted, new_contexts):
+    """A thread of the parent may have locked the parent's at the fork."""
+    with contextlib.closing(encrypted.outbox()) as outbox:
+        outbox.install_schema()
+
+        def context_in_use() -> int:
+            with outbox.transaction() as connection:
+                return id(getattr(connection, "ctx", None))
+
+        mine = context_in_use()
+        childs = Child(context_in_use).result()
+
+        # PyMySQL 1.2 tries TLS unasked, and older ones do not.
+        assert (childs != mine) == (PYMYSQL >= (1, 2))
 
 
 def test_tls_of_mysql_5_6_is_told_to_be_too_old_and_what_to_do(certificates):

@@ -43,7 +43,7 @@ PROTECTIONS = [
     Protection(
         "P1",
         "rows are committed by the caller's commit and by nothing else",
-        "outbox/sql.py",
+        "outbox/sql_producers.py",
         "        inserted = self._run_in(connection, insert)\n",
         "        inserted = self._run_in(connection, insert)\n"
         "        connection.commit()\n",

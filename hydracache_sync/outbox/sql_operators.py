@@ -1,0 +1,231 @@
+"""Operators: looking at rows, and changing what no worker may."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from typing import Any, Iterable
+
+from hydracache_sync.durations import duration_ms
+from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
+from hydracache_sync.intents import MAX_REASON
+from hydracache_sync.keys import checked_namespace, checked_text
+from hydracache_sync.outbox import statements
+from hydracache_sync.outbox.base import checked_position
+from hydracache_sync.outbox.rights import PROBES, Right
+from hydracache_sync.outbox.row import (
+    OutboxRow,
+    OutboxState,
+    Pause,
+    PendingPhase,
+    readable,
+)
+from hydracache_sync.outbox.sql_runner import (
+    IDS_PER_STATEMENT,
+    ConnectionLostError,
+    StatementRunner,
+    checked_count,
+    parts_of,
+)
+from hydracache_sync.receipts import CommitPosition
+
+#: Characters of an error that a row keeps; the rest is counted, not kept.
+MAX_ERROR = 1000
+
+
+class OperatorsSide(StatementRunner):
+    """What commands call; each statement commits by itself."""
+
+    def row(self, id: int) -> OutboxRow | None:
+        records = self._read(statements.ROW, {"id": checked_count("id", id)})
+        return OutboxRow(records[0]) if records else None
+
+    def rows(
+        self,
+        namespace: str,
+        *,
+        state: OutboxState | None = None,
+        commit_position: CommitPosition | str | None = None,
+        limit: int = 100,
+        after: int = 0,
+        timeout: float | None = None,
+    ) -> list[OutboxRow]:
+        if state is not None and not isinstance(state, OutboxState):
+            raise TypeError(f"state must be OutboxState, not {type(state).__name__}")
+        params = {
+            "namespace": self.dialect.encode(checked_namespace(namespace)),
+            "state": None if state is None else state.code,
+            "limit": checked_count("limit", limit),
+            "after": checked_count("after", after),
+        }
+        if commit_position is not None:
+            position, _ = checked_position(commit_position)
+            params["position"] = self.dialect.encode(position.value)
+            template = statements.ROWS_OF_COMMIT
+        else:
+            template = statements.ROWS if state is None else statements.ROWS_OF_STATE
+        records = self._read(template, params, timeout=timeout)
+        return [OutboxRow(record) for record in records]
+
+    def row_ids(
+        self,
+        namespace: str,
+        state: OutboxState,
+        *,
+        phase: PendingPhase | None = None,
+        error: str | None = None,
+        older_than: float | None = None,
+    ) -> list[int]:
+        if not isinstance(state, OutboxState):
+            raise TypeError(f"state must be OutboxState, not {type(state).__name__}")
+        if phase is not None and state is not OutboxState.PENDING:
+            raise ValueError(f"phase is of pending rows, not of {state.value} ones")
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            state=state.code,
+            age_ms=(
+                None if older_than is None else duration_ms("older_than", older_than)
+            ),
+            pattern=(
+                None
+                if error is None
+                else self.dialect.pattern(
+                    checked_text("error", error, maximum=MAX_ERROR)
+                )
+            ),
+        )
+        template = statements.ROW_IDS
+        if phase is not None:
+            template += statements.PHASES[phase]
+        return sorted(record[0] for record in self._read(template, params))
+
+    def rows_by_id(self, namespace: str, ids: Iterable[int]) -> list[OutboxRow]:
+        params = {"namespace": self.dialect.encode(checked_namespace(namespace))}
+        wanted = sorted({checked_count("id", id) for id in ids})
+        return [
+            OutboxRow(record)
+            for part in parts_of(wanted, IDS_PER_STATEMENT)
+            for record in self._read(statements.ROWS_BY_ID, params, part)
+        ]
+
+    def published_between(
+        self, namespace: str, from_ms: int, until_ms: int, *, limit: int
+    ) -> list[OutboxRow]:
+        params = {
+            "namespace": self.dialect.encode(checked_namespace(namespace)),
+            "from_ms": checked_count("from_ms", from_ms),
+            "until_ms": checked_count("until_ms", until_ms),
+            "limit": checked_count("limit", limit),
+        }
+        records = self._read(statements.PUBLISHED_BETWEEN, params)
+        return [OutboxRow(record) for record in records]
+
+    def namespaces(self) -> list[str]:
+        found: list[str] = []
+        after: Any = self.dialect.encode("")
+        while True:
+            [(raw,)] = self._read(statements.NEXT_NAMESPACE, {"after": after})
+            if raw is None:
+                return found
+            namespace = readable(raw)
+            if namespace in found:
+                # A foreign hand's, which is no UTF-8: what is after it, is not to be
+                # said as text.
+                everyone = self._read(statements.ALL_NAMESPACES, {})
+                return sorted({readable(raw) for (raw,) in everyone})
+            found.append(namespace)
+            # As it was stored: compared as another type it would be the last one.
+            after = self.dialect.encode(namespace)
+
+    def now_ms(self) -> int:
+        [(now_ms,)] = self._read(statements.NOW, self._params(), check=False)
+        return int(now_ms)
+
+    def missing_rights(self) -> dict[Right, str]:
+        """Try each right of :data:`~hydracache_sync.outbox.rights.PROBES`.
+
+        Changes nothing.
+
+        :return: those that this login lacks, and what the database says.
+        :raises OutboxError: it is away or locked; nothing is known.
+        """
+        missing = {}
+        for right, probe in PROBES.items():
+            run = functools.partial(self._statements.run, template=probe, params={})
+            try:
+                self._run(run, check=False)
+            except (OutboxBusyError, ConnectionLostError, SchemaError):
+                raise
+            except OutboxError as exc:
+                missing[right] = str(exc)
+        return missing
+
+    @abc.abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Name the database and the driver, and their versions."""
+
+    def reset_dead_letters(
+        self, namespace: str, ids: Iterable[int] | None = None
+    ) -> int:
+        if ids is None:
+            # Listed first: rows that die again meanwhile are not reset in a circle.
+            ids = self.row_ids(namespace, OutboxState.DEAD)
+        reset = self._change_dead(statements.RESET_DEAD, namespace, ids)
+        if reset:
+            self.announce_commit([namespace])
+        return reset
+
+    def discard_dead_letters(self, namespace: str, ids: Iterable[int]) -> int:
+        return self._change_dead(statements.DISCARD_DEAD, namespace, ids)
+
+    def _change_dead(self, template: str, namespace: str, ids: Iterable[int]) -> int:
+        encoded = self.dialect.encode(checked_namespace(namespace))
+        changed = 0
+        for part in parts_of(
+            [checked_count("id", id) for id in ids], IDS_PER_STATEMENT
+        ):
+            changed += self._run_with_ids(template, part, namespace=encoded)
+        return changed
+
+    def purge_published(
+        self, namespace: str, *, older_than: float, limit: int = 5000
+    ) -> int:
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            age_ms=duration_ms("older_than", older_than),
+            limit=checked_count("limit", limit),
+        )
+        ids = [record[0] for record in self._read(statements.PURGE_SELECT, params)]
+        # Each part commits by itself: producers wait for 500 rows, not for 5000.
+        return sum(
+            self._run_with_ids(statements.PURGE_DELETE, part)
+            for part in parts_of(ids, IDS_PER_STATEMENT)
+        )
+
+    def pause(self, namespace: str, reason: str = "") -> None:
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            reason=self.dialect.encode(
+                checked_text("reason", reason, maximum=MAX_REASON)
+            ),
+        )
+        self._run(lambda cursor: self._statements.run(cursor, statements.PAUSE, params))
+
+    def resume(self, namespace: str) -> bool:
+        params = {"namespace": self.dialect.encode(checked_namespace(namespace))}
+
+        def resume(cursor: Any) -> bool:
+            self._statements.run(cursor, statements.RESUME, params)
+            return bool(cursor.rowcount > 0)
+
+        resumed = self._run(resume)
+        if resumed:
+            # Its rows have become due.
+            self.announce_commit([namespace])
+        return resumed
+
+    def paused(self) -> dict[str, Pause]:
+        return {
+            readable(namespace): Pause(int(since_ms), readable(reason))
+            for namespace, since_ms, reason in self._read(statements.PAUSED, {})
+        }
