@@ -22,6 +22,7 @@ from hydracache_sync.cli.options import (
     json_lines_option,
     json_option,
     namespace_option,
+    page_options,
     with_outbox,
 )
 from hydracache_sync.cli.row_output import (
@@ -137,20 +138,7 @@ def dead() -> None:
 @with_outbox
 @namespace_option
 @_filter_options
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="Show so many at most.",
-)
-@click.option(
-    "--after",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="ID",
-    help="Begin behind this one: the last of the page before.",
-)
+@page_options
 @json_lines_option
 @logging_options
 @click.pass_context

@@ -159,6 +159,24 @@ REASON = _Checked(
 POSITION = _Checked("position", CommitPosition)
 ERROR = _Checked("error", lambda text: checked_text("error", text, maximum=MAX_ERROR))
 
+#: Which rows of many are shown: ``limit`` of those behind the one called ``after``.
+page_options = _all(
+    click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        default=50,
+        show_default=True,
+        help="Show so many at most.",
+    ),
+    click.option(
+        "--after",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="ID",
+        help="Begin behind this one: the last of the page before.",
+    ),
+)
+
 namespaces_argument = click.argument(
     "namespaces",
     metavar="NAMESPACE...",

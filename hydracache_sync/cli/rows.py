@@ -13,6 +13,7 @@ from hydracache_sync.cli.options import (
     POSITION,
     json_lines_option,
     namespace_option,
+    page_options,
     with_outbox,
 )
 from hydracache_sync.cli.row_output import PAGE, pages, print_rows, state_of
@@ -54,20 +55,7 @@ _PHASES = {phase.value for phase in PendingPhase}
     metavar="TEXT",
     help="Only rows of this commit; of any state, unless --state says which.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="Show so many at most.",
-)
-@click.option(
-    "--after",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="ID",
-    help="Begin behind this one: the last of the page before.",
-)
+@page_options
 @json_lines_option
 @logging_options
 @click.pass_context
