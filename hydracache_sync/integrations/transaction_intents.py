@@ -193,7 +193,6 @@ class TransactionIntents(OpenTransaction):
         self._savepoints = [_Savepoint(None)]
         others = self._others_are_open()
         if not committed:
-            self.written.clear()
             self._drop(root)
         elif self._theirs is not None:
             self._theirs.written += self.written

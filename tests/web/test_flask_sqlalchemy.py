@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Iterator
@@ -358,6 +359,9 @@ class TestReads:
         def show() -> str:
             return site.hydracache.get_or_load("item:1", load, tags=[ITEM])
 
+        # A value is not stored under tokens that its own read has made.
+        site.client.get("/")
+        session.rollback()
         with site.app.app_context():
             # The driver begins none for a SELECT.
             session.execute(sql("begin"))
@@ -366,9 +370,14 @@ class TestReads:
             site.hydracache.invalidate_entity("item", "1")
             site.db.session.commit()
         runtime.worker.drain()
+        # Tokens have the time in whole milliseconds.
+        time.sleep(0.01)
 
         assert text(site.client.get("/")) == "before"
         assert runtime.cache.diagnostics().fills == 0
+        session.rollback()
+        assert text(site.client.get("/")) == "after"
+        assert runtime.cache.diagnostics().fills == 1
         session.close()
         session.get_bind().dispose()
         site.close()

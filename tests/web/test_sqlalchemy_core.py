@@ -15,6 +15,7 @@ from hydracache_sync.integrations.sqlalchemy import (
     Attached,
     attach,
     reads_own_writes,
+    snapshot,
 )
 
 
@@ -177,6 +178,21 @@ def test_a_session_and_its_engine_attached_to_one_outbox_keep_out_of_the_others_
 
     assert library.names() == ["ada", "eve"]
     assert sorted(library.intents()) == [ADA, BOB, EVE]
+
+
+def test_of_a_session_and_its_engine_one_is_open_and_ends_with_the_session(
+    library: Library, attached: Attached
+) -> None:
+    attach(library.make, library.outbox, NAMESPACE)
+
+    with library.session() as session:
+        connection = session.connection()
+        began = snapshot()
+        session.commit()
+        ended = snapshot()
+
+    assert connection.closed
+    assert began is not None and ended is None
 
 
 @pytest.mark.parametrize("library", KNOWS_TWO_PHASES, indirect=True)
