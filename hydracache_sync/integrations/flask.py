@@ -7,8 +7,9 @@ with a streamed response teardown may run twice. Commits nothing of the app's.
 
 from __future__ import annotations
 
+import functools
 import time
-from typing import Any
+from typing import Any, Callable
 
 from flask import Flask, Response, current_app, g, has_app_context
 from flask import has_request_context as serving_a_request
@@ -183,13 +184,18 @@ class _Hooks:
             # is still open then. The second is for contexts without a request.
             app.teardown_request(self.offer)
             app.teardown_appcontext(self.offer)
-        # First in the list, whoever registers when: runs after all others. The app's
-        # own write transaction would lock our connection out of a SQLite file.
-        app.teardown_appcontext_funcs.insert(0, self.save)
+        # A teardown function of ours would not be called after one that has raised.
+        teardown = app.do_teardown_appcontext
+        setattr(app, teardown.__name__, self.with_save(teardown))
 
     def begin(self) -> None:
         self._ensure_pool()
         setattr(g, _BEGAN, time.time())
+        collected: Collected | None = g.get(_COLLECTED)
+        if collected is not None:
+            # The app context is older than the request: around a test client, say.
+            # What an earlier request did not find to write into, this one may.
+            collected.where, collected.why = _where(), ""
 
     def answer(self, response: Response) -> Response:
         kept = g.__dict__
@@ -218,10 +224,22 @@ class _Hooks:
             ran_before=self._ran_before(),
         )
 
-    def save(self, exc: BaseException | None = None) -> None:
-        """Write on an own connection what is left."""
-        # Popped: with a streamed response this runs twice.
-        end_request(self._runtime, g.pop(_COLLECTED, None))
+    def with_save(self, teardown: Callable[..., None]) -> Callable[..., None]:
+        """Have what is left written after ``teardown``, whatever becomes of that.
+
+        After all functions of the app: its own write transaction would lock our
+        connection out of a SQLite file.
+        """
+
+        @functools.wraps(teardown)
+        def run(*args: Any, **kwargs: Any) -> None:
+            try:
+                teardown(*args, **kwargs)
+            finally:
+                # Popped: with a streamed response this runs twice.
+                end_request(self._runtime, g.pop(_COLLECTED, None))
+
+        return run
 
     def _ran_before(self) -> list[str]:
         """Teardown functions that ran before ours, and may have ended a transaction."""

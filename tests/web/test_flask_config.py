@@ -47,7 +47,8 @@ class TestKeys:
         assert "HYDRACACHE_MODE: 'sometimes' is not allowed: one of eventual" in message
         assert "HYDRACACHE_TTL: '-1' is not allowed" in message
         assert "hydracache" not in app.extensions
-        assert app.teardown_appcontext_funcs == []
+        assert app.before_request_funcs == {}
+        assert "do_teardown_appcontext" not in vars(app)
 
     @pytest.mark.parametrize(
         "key, value",

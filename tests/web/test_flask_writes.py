@@ -410,6 +410,26 @@ class TestNet:
 
         assert shop.targets() == ["item:1"]
 
+    @pytest.mark.parametrize("first", [True, False])
+    def test_a_late_teardown_of_the_app_that_raises_loses_nothing(
+        self, tmp_path: Path, first: bool
+    ) -> None:
+        def broken(exc: BaseException | None) -> None:
+            raise ZeroDivisionError
+
+        shop = Shop(
+            tmp_path / "late.db",
+            first=lambda app: first and app.teardown_appcontext(broken),
+        )
+        if not first:
+            shop.app.teardown_appcontext(broken)
+
+        with pytest.raises(ZeroDivisionError):
+            with shop.app.app_context():
+                hydracache.invalidate_key("item:1")
+
+        assert shop.targets() == ["item:1"]
+
     def test_a_teardown_of_the_app_that_raises_loses_nothing_on_flask_3(
         self, shop: Shop
     ) -> None:
@@ -507,6 +527,31 @@ class TestTeardownEnqueueing:
 
         assert written(shop) == ("after", ["item:1"])
         assert "not open any more" in caplog.text
+
+    def test_requests_in_one_app_context_are_each_offered_their_own(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop = committing_shop(tmp_path / "one.db", "teardown_request", True)
+
+        @shop.app.post("/first")
+        def first() -> str:
+            hydracache.invalidate_key("item:1")
+            return "done"
+
+        @shop.app.post("/second")
+        def second() -> str:
+            shop.rename("after")
+            hydracache.invalidate_key("item:2")
+            return "done"
+
+        with shop.app.app_context():
+            shop.client.post("/first")
+            shop.client.post("/second")
+            found = written(shop)
+
+        assert found == ("after", ["item:1", "item:2"])
+        assert {row.reason for row in shop.rows()} == {"POST second"}
+        assert caplog.records == []
 
     def test_a_callable_that_fails_is_no_error_of_the_page(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
