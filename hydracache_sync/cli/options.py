@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any, Callable, Iterator, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -73,7 +73,8 @@ class _Text(_ParamType):
 
 
 #: Where a context keeps the settings that an app has in its own config, as text. They
-#: go before the environment: what the app writes to is what is to be drained.
+#: go before the environment: what the app writes to is what is to be drained. None is
+#: what has no text, because the app made an object of its own.
 APP_TEXTS = "hydracache_sync.app_texts"
 
 
@@ -81,14 +82,23 @@ class _Option(click.Option):
     """Names its variable in complaints, which click 8.1 leaves out."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        texts: dict[str, str] = ctx.meta.get(APP_TEXTS, {})
+        if self._is_object(ctx):
+            return None
+        texts: Mapping[str, str | None] = ctx.meta.get(APP_TEXTS, {})
         return texts.get(self.name or "") or super().resolve_envvar_value(ctx)
 
-    def get_error_hint(self, *args: Any, **kwargs: Any) -> str:
-        hint = super().get_error_hint(*args, **kwargs)
+    def get_error_hint(
+        self, ctx: click.Context | None, *args: Any, **kwargs: Any
+    ) -> str:
+        if ctx is not None and self._is_object(ctx):
+            return f"'{self.opts[0]}' ({self.envvar} of the app is an object)"
+        hint = super().get_error_hint(ctx, *args, **kwargs)
         if isinstance(self.envvar, str) and self.envvar not in hint:
             hint += f" (env var: '{self.envvar}')"
         return hint
+
+    def _is_object(self, ctx: click.Context) -> bool:
+        return ctx.meta.get(APP_TEXTS, {}).get(self.name, "") is None
 
 
 def setting_option(setting: Setting, *, required: bool = False) -> Callable[[F], F]:

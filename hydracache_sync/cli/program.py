@@ -107,11 +107,11 @@ for _command in (
     hydracache.add_command(_command)
 
 
-def app_commands(texts: Mapping[str, str]) -> click.Group:
+def app_commands(texts: Mapping[str, str | None]) -> click.Group:
     """The same commands for an app's own command line, as ``flask hydracache``.
 
     :param texts: the app's settings by name. They go before the environment, and an
-        option before them.
+        option before them; None is an object, which a command cannot be given.
     """
 
     @click.group("hydracache", cls=Program, epilog=hydracache.epilog)

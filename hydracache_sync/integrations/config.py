@@ -55,7 +55,8 @@ class AppConfig:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._values: dict[str, Any] = {}
         #: What was set, as text, for commands that read the same settings.
-        self.texts: dict[str, str] = {}
+        #: None is what was given as an object.
+        self.texts: dict[str, str | None] = {}
         problems = [
             f"{name} is no setting{f'; did you mean {meant}?' if meant else ''}"
             for name, meant in settings.misspelt(
@@ -88,6 +89,7 @@ class AppConfig:
     def _read(self, setting: Setting, value: Any) -> Any:
         kind = _OBJECTS.get(setting.name)
         if kind is not None and isinstance(value, kind):
+            self.texts[setting.name] = None
             return value
         text = self.texts[setting.name] = _as_text(value)
         return setting.parse(text)

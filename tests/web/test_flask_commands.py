@@ -63,6 +63,26 @@ def test_an_option_goes_before_the_apps_settings(
     assert (tmp_path / "elsewhere.db").exists()
 
 
+def test_an_object_of_the_app_is_not_replaced_by_the_environment(
+    tmp_path: Path, memcached: Memcached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(tmp_path / "shop.db")
+    shop.outbox.enqueue("shop", InvalidationIntentBatch().invalidate_key("item:1"))
+    monkeypatch.setenv("HYDRACACHE_MEMCACHED", memcached.address)
+    runner = shop.app.test_cli_runner()
+
+    refused = runner.invoke(args=["hydracache", "drain"])
+    left = [row.is_published for row in shop.rows()]
+    option = ["--memcached", memcached.address]
+    ended = runner.invoke(args=["hydracache", "drain", *option])
+
+    assert refused.exit_code == 2 and left == [False]
+    assert "--memcached" in refused.output
+    assert "HYDRACACHE_MEMCACHED of the app is an object" in refused.output
+    assert ended.exit_code == 0, ended.output
+    assert [row.is_published for row in shop.rows()] == [True]
+
+
 def test_no_command_starts_a_pool(tmp_path: Path, memcached: Memcached) -> None:
     shop = Shop(
         tmp_path / "shop.db",
