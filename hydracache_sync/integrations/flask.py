@@ -190,8 +190,9 @@ class _Hooks:
 
     def begin(self) -> None:
         self._ensure_pool()
-        setattr(g, _BEGAN, time.time())
-        collected: Collected | None = g.get(_COLLECTED)
+        kept = g.__dict__
+        kept[_BEGAN] = time.time()
+        collected: Collected | None = kept.get(_COLLECTED)
         if collected is not None:
             # The app context is older than the request: around a test client, say.
             # What an earlier request did not find to write into, this one may.
