@@ -31,9 +31,24 @@ def main() -> None:
     """Run the job's role; SIGTERM asks it to finish what it is doing."""
     job = Job.from_json(sys.argv[1])
     die_with(job.parent)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    ROLES[job.role](job, stop)
+    ROLES[job.role](job, set_at_sigterm())
+
+
+def set_at_sigterm() -> threading.Event:
+    """Return an event that SIGTERM sets; called before there are other threads.
+
+    By a thread that waits for it: a handler might interrupt the main thread while that
+    holds the event's lock, and would wait for it for ever.
+    """
+    told = threading.Event()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        told.set()
+
+    threading.Thread(target=wait, name="SIGTERM", daemon=True).start()
+    return told
 
 
 def die_with(parent: int) -> None:

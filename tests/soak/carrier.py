@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import random
-import signal
 import sys
-import threading
 from dataclasses import asdict, dataclass
 from typing import Sequence
 
-from faults.process import die_with
+from faults.process import die_with, set_at_sigterm
 from hydracache_sync import (
     InvalidationIntent,
     MemcachedApplier,
@@ -82,8 +80,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(threadName)s %(message)s"
     )
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    stop = set_at_sigterm()
     outbox = open_outbox(job.database)
     store = MemcachedStore(list(job.nodes))
     Dropping.share = job.drop_intents
@@ -95,9 +92,7 @@ def main() -> None:
     pool = WorkerPool(*workers, threads=job.threads, purge_every=5.0)
     pool.subscribe(tell_dead_letters)
     pool.start()
-    # Not without a timeout: then no signal would interrupt it on every platform.
-    while not stop.wait(1.0):
-        pass
+    stop.wait()
     sys.exit(0 if pool.stop(STOP_TIMEOUT) else 1)
 
 
