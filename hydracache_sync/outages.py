@@ -2,8 +2,10 @@
 
 An outage belongs to one node, or to the whole cache where the applier names none. It
 ends when that node acknowledges something, and not because it was not needed. Rows that
-wait for a node are looked at often enough to be applied within seconds of its return,
-and seldom enough to stay out of the way of the rows for the others.
+wait for a node are looked at seldom enough to stay out of the way of the rows for the
+others. When it is back they are recalled: made due, wherever their wait would have
+ended. What tells of its return is the end of the outage here, or a row that had waited
+for the node and was carried: another worker may have put off the others.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from typing import Callable, Iterable, Mapping, Optional, Sequence
+from typing import Callable, Iterable, Mapping, Optional, Sequence, TypeVar
 
 from hydracache_sync.backoff import full_jitter
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
@@ -20,8 +22,10 @@ from hydracache_sync.process_lock import ProcessLock
 #: A node's name; None for a cache that has none.
 NodeName = Optional[str]
 
-#: Seconds: the longest wait of rows whose node is away, so that they are applied within
-#: seconds of its return; no attempt is counted meanwhile.
+T = TypeVar("T")
+
+#: Seconds: the longest wait of rows whose node is away while they are few; no attempt
+#: is counted meanwhile.
 MAX_OUTAGE_BACKOFF = 5.0
 
 #: Seconds: the least wait that keeps them out of the way of others.
@@ -34,9 +38,39 @@ LOOKS_PER_SECOND = 2500
 #: Seconds: the longest that many rows make each other wait.
 LONGEST_WAIT = 60.0
 
+#: Seconds: the longest wait of a scout, a row that is to tell of the node's return
+#: while the others wait for longer; and the time between two of them.
+SCOUT_WAIT = 2.5
+SCOUT_EVERY = 1.0
+
+#: Seconds between two recalls for one node. One that answers by turns must not have its
+#: rows looked at by turns as well.
+RECALL_EVERY = 1.0
+
 #: Seconds of batches without any progress after which the rows for nodes that are away
 #: come round again, and a drain has nothing more to do.
 FRUITLESS = 1.0
+
+
+#: How the error of a row begins that waits for a node. Errors of its own begin with the
+#: name of a class.
+_WAITING = "waits for node "
+
+#: Characters of a node's name in it.
+_NAME = 200
+
+
+def waiting_for(node: NodeName) -> str:
+    """Return what stands before the error of a row that waits for ``node``.
+
+    For operators, and to find such rows again. Nothing for a cache without names: what
+    else it acknowledges says little of these rows, and none waits for long.
+    """
+    if node is None:
+        return ""
+    # As a row keeps it.
+    name = node[:_NAME].encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"{_WAITING}{name}: "
 
 
 class CacheOutages:
@@ -61,6 +95,10 @@ class CacheOutages:
         self._clock = clock
         self._lock = ProcessLock()
         self._outages: dict[NodeName, _Outage] = {}
+        #: Rows that wait for what is back, by how their error begins; and when the last
+        #: such recall began, or is to.
+        self._recalls: dict[str, Recall] = {}
+        self._recalled_at: dict[str, float] = {}
         self._fruitless_since: float | None = None
 
     @property
@@ -98,12 +136,15 @@ class CacheOutages:
                 if any(None in (node, *nodes) or node in nodes for nodes in proofs):
                     seconds = now - self._outages.pop(node).since
                     ended.append(OutageEnded(self._namespace, "cache", seconds, node))
+                    if node is not None:
+                        self._plan_recall(waiting_for(node), now)
             for node, error in failed.items():
                 outage = self._outages.get(node)
                 if outage is None:
                     event = OutageBegan(self._namespace, "cache", error, node)
                     outage = self._outages[node] = _Outage(event, now)
                     began.append(event)
+                    self._recalls.pop(waiting_for(node), None)
                 outage.batches += 1
         for each in ended:
             self._logger.info(
@@ -122,6 +163,78 @@ class CacheOutages:
                 extra=log_fields(event),
             )
         return [*ended, *began]
+
+    def _plan_recall(self, text: str, now: float) -> None:
+        begins = self._recalled_at.get(text, now)
+        if begins < now:  # else it is still to come
+            begins = max(now, begins + RECALL_EVERY)
+        self._recalled_at[text] = begins
+        self._recalls[text] = Recall(text, begins)
+
+    def carried_late(self, errors: Iterable[str]) -> None:
+        """Note what was written at rows that have been carried now.
+
+        Others may wait for the same node as they did, put off by a worker that has not
+        seen its return, or will see nothing any more.
+        """
+        texts = {
+            error[: error.find(": ") + 2]
+            for error in errors
+            if error.startswith(_WAITING)
+        }
+        if texts:
+            with self._lock:
+                for text in texts.difference(map(waiting_for, self._outages)):
+                    self._recalls.setdefault(text, Recall(text, self._clock()))
+
+    def recalls(self) -> list[Recall]:
+        """Return what is to be recalled now; each goes to :meth:`recalled` after it."""
+        if not self._recalls:  # most of the time; what comes just now comes again
+            return []
+        with self._lock:
+            now = self._clock()
+            due = [
+                each
+                for each in self._recalls.values()
+                if not each.running and each.begins <= now
+            ]
+            for each in due:
+                each.running = True
+            return due
+
+    def recalled(self, recall: Recall, reached: int | None) -> None:
+        """Note how far a recall has come.
+
+        :param reached: where to go on; None if nothing waits any more.
+        """
+        with self._lock:
+            recall.running = False
+            if reached is not None:
+                recall.from_ms = reached
+            elif self._recalls.get(recall.text) is recall:
+                del self._recalls[recall.text]
+
+    def waits(
+        self, node: NodeName, rows: Sequence[T], *, alone: bool
+    ) -> list[tuple[Sequence[T], float]]:
+        """How long which of ``rows`` wait, that just failed for ``node``, in seconds.
+
+        Where they wait for long, one of them comes back sooner now and then: whoever
+        carries it learns that the node is back, and recalls the others.
+
+        :param alone: as for :meth:`delay`.
+        """
+        delay = self.delay(node, len(rows), alone=alone)
+        if delay <= MAX_OUTAGE_BACKOFF:
+            return [(rows, delay)]
+        with self._lock:
+            outage = self._outages.get(node)
+            now = self._clock()
+            if outage is None or now - outage.scout_sent < SCOUT_EVERY:
+                return [(rows, delay)]
+            outage.scout_sent = now
+        scout = rows[:1], random.uniform(SCOUT_WAIT / 2, SCOUT_WAIT)
+        return [scout, (rows[1:], delay)] if len(rows) > 1 else [scout]
 
     def delay(self, node: NodeName, rows: int, *, alone: bool) -> float:
         """How long ``rows`` that just failed for ``node`` wait, in seconds.
@@ -162,16 +275,34 @@ class CacheOutages:
             return False
 
 
+class Recall:
+    """Rows that wait for what is back, and how far they have been made due.
+
+    :ivar text: how their error begins.
+    :ivar begins: not before; by the clock of the outages.
+    :ivar from_ms: those are next that were to be due then, by the outbox's clock.
+    :ivar running: a thread is at it.
+    """
+
+    def __init__(self, text: str, begins: float) -> None:
+        self.text = text
+        self.begins = begins
+        self.from_ms = 0
+        self.running = False
+
+
 class _Outage:
     """One outage. Its user holds the lock.
 
     :ivar batches: that met it.
+    :ivar scout_sent: when.
     """
 
     def __init__(self, began: OutageBegan, since: float) -> None:
         self.began = began
         self.since = since
         self.batches = 0
+        self.scout_sent = float("-inf")
         # Rows that were looked at since then, and the time between two looks at one.
         self._seen = 0
         self._seen_since = since

@@ -37,7 +37,7 @@ from hydracache_sync.events import (
 )
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
-from hydracache_sync.outages import CacheOutages, NodeName
+from hydracache_sync.outages import CacheOutages, NodeName, waiting_for
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import ABANDONED, OutboxRow, OutboxState
 from hydracache_sync.process_lock import ProcessLock
@@ -555,11 +555,13 @@ class OutboxWorker:
             events += self._note_outages(unavailable, batch)
             alone = not self.partly_away
             for (node, error), rows in unavailable.items():
-                delay = self._outages.delay(node, len(rows), alone=alone)
-                done = self.outbox.release(rows, delay=delay, error=error)
-                lost = len(rows) - done
-                report += PublishReport(released=done, lost=lost)
-                events.append(Released(self.namespace, rows, lost, error, delay))
+                for some, delay in self._outages.waits(node, rows, alone=alone):
+                    done = self.outbox.release(
+                        some, delay=delay, error=waiting_for(node) + error
+                    )
+                    lost = len(some) - done
+                    report += PublishReport(released=done, lost=lost)
+                    events.append(Released(self.namespace, some, lost, error, delay))
             if released:
                 done = self.outbox.release(released)
                 lost = len(released) - done
@@ -575,12 +577,36 @@ class OutboxWorker:
                 burial = self._bury(rows, error)
                 report += PublishReport(dead_lettered=burial.count, lost=burial.lost)
                 events.append(burial)
+            self._recall(batch, published)
         finally:
             # Also of what was written down before the database failed.
             self._record(report, iterations=1)
             for event in events:
                 self._subscribers.tell(event)
         return report
+
+    def _recall(self, batch: _Batch, published: Sequence[OutboxRow]) -> None:
+        """Make due what waits for nodes that are back, as many rows as a claim takes.
+
+        So many are due at once as are carried meanwhile, and other rows need not queue
+        behind all that an outage has left.
+        """
+        if batch.tried:
+            done = {row.id for row in published}
+            errors = [row.last_error for row in batch.tried if row.id in done]
+            self._outages.carried_late(error for error in errors if error)
+        for recall in self._outages.recalls():
+            reached: int | None = recall.from_ms
+            try:
+                reached = self.outbox.make_due(
+                    self.namespace,
+                    error=recall.text,
+                    limit=self.batch_size,
+                    from_ms=recall.from_ms,
+                )
+            finally:
+                # If the database failed the next batch goes on here.
+                self._outages.recalled(recall, reached)
 
     def _bury(self, rows: Sequence[OutboxRow], error: str) -> DeadLettered:
         """Make dead letters of ``rows``, with a flush in place of what they lack."""
@@ -676,13 +702,18 @@ class _Batch:
         #: Rows that nobody came back from, once too often. The first of their deaths
         #: may have been another row's of the same batch, and does not count.
         self.hopeless: list[OutboxRow] = []
+        #: Rows that an error is written at: they failed, or waited.
+        self.tried: list[OutboxRow] = []
         #: What became of the first targets; of the others nothing is known.
         self.failures: list[Exception | None] = []
         for row in rows:
             intent = row.intent
             if intent is None:
                 self.malformed.append(row)
-            elif row.was_abandoned and row.attempts > max_attempts:
-                self.hopeless.append(row)
-            else:
-                self.rows.setdefault(intent, []).append(row)
+                continue
+            if row.has_error:
+                if row.was_abandoned and row.attempts > max_attempts:
+                    self.hopeless.append(row)
+                    continue
+                self.tried.append(row)
+            self.rows.setdefault(intent, []).append(row)

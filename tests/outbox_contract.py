@@ -1238,6 +1238,82 @@ class MarkContract(OutboxHooks):
 
         assert outbox.rows(SHOP)[0].last_error == "refused"
 
+    def put_off(self, outbox, delay: float, error: str, *keys: str):
+        rows = self.claimed(outbox, *keys)
+        outbox.release(rows, delay=delay, error=error)
+        return rows
+
+    def test_rows_that_wait_for_what_is_back_are_made_due(self, outbox, clock):
+        self.put_off(outbox, 60, "waits for node one: away", "a", "b")
+        self.put_off(outbox, 60, "waits for node two: away", "c")
+
+        reached = outbox.make_due(SHOP, error="waits for node one: ", limit=10)
+
+        assert reached is None
+        assert keys_of(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["a", "b"]
+        assert [row.attempts for row in outbox.rows(SHOP)] == [0, 0, 0]
+
+    def test_they_are_made_due_a_few_at_a_time_the_first_to_be_due_first(
+        self, outbox, clock
+    ):
+        for delay, keys in ((30, "ef"), (10, "ab"), (20, "cd")):
+            self.put_off(outbox, delay, "away", *keys)
+        began = clock.now_ms
+
+        taken, reached, from_ms = [], [], 0
+        while from_ms is not None:
+            from_ms = outbox.make_due(SHOP, error="away", limit=3, from_ms=from_ms)
+            reached.append(from_ms)
+            rows = outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
+            taken.append(sorted(keys_of(rows)))
+
+        # Rows that were to be due in the same moment are not told apart.
+        assert taken[0] in (["a", "b", "c"], ["a", "b", "d"])
+        assert taken[1] in (["c", "e", "f"], ["d", "e", "f"])
+        assert sorted(sum(taken, [])) == list("abcdef")
+        assert reached == [began + 20_000, began + 30_000, None]
+
+    def test_nothing_else_is_made_due(self, outbox, clock):
+        error = "waits for node one: away"
+        self.put_off(outbox, 60, error, "waits")
+        retried, dead, published, held = self.claimed(
+            outbox, "retried", "dead", "published", "held"
+        )
+        outbox.mark_failed([retried], "of its own", backoff=60, dead=False)
+        outbox.mark_failed([dead], error, backoff=0, dead=True)
+        outbox.mark_published([published])
+        outbox.enqueue("other", batch_of("elsewhere"))
+        rows = outbox.claim("other", "w", limit=1, claim_ttl=30)
+        outbox.release(rows, delay=60, error=error)
+        before = {row.id: row for row in outbox.rows(SHOP)}
+
+        outbox.make_due(SHOP, error=error, limit=100)
+
+        after = {row.id: row for row in outbox.rows(SHOP)}
+        changed = [id for id in before if after[id] != before[id]]
+        assert keys_of(outbox.rows_by_id(SHOP, changed)) == ["waits"]
+        assert outbox.due_namespaces([SHOP, "other"]) == [SHOP]
+        assert outbox.mark_published([held]) == 1
+
+    def test_rows_that_failed_since_they_waited_keep_their_backoff(self, outbox, clock):
+        self.put_off(outbox, 1, "waits for node one: away", "a")
+        clock.advance(1)
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, "of its own", backoff=60, dead=False)
+
+        outbox.make_due(SHOP, error="waits for node one: ", limit=10)
+
+        assert outbox.claim(SHOP, "w", limit=1, claim_ttl=30) == []
+
+    def test_to_make_due_asks_for_a_limit_and_takes_none(self, outbox):
+        self.put_off(outbox, 60, "away", "a")
+
+        assert outbox.make_due(SHOP, error="away", limit=0) is None
+
+        assert outbox.due_namespaces([SHOP]) == []
+        with pytest.raises(ValueError, match="limit"):
+            outbox.make_due(SHOP, error="away", limit=-1)
+
     # Of a worker whose claim was lost, each with what must not happen.
     LATE = {
         "published": lambda outbox, rows: outbox.mark_published(rows),

@@ -13,8 +13,9 @@ from typing import Any, Sequence
 
 import pytest
 
+from clock import FakeClock
 from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
-from hydracache_sync.outbox import MemoryOutbox
+from hydracache_sync.outbox import MemoryOutbox, statements
 from outbox_contract import (
     DEADLINE,
     SHOP,
@@ -175,6 +176,27 @@ class TestMemoryOutbox(OutboxContract):
             in_processes(1, child)
 
         assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+
+def test_a_row_that_fails_just_before_it_is_made_due_keeps_its_backoff() -> None:
+    class Overtaken(MemoryOutbox):
+        def _read(self, template: str, *args: Any, **options: Any) -> Any:
+            records = super()._read(template, *args, **options)
+            if template is statements.PUT_OFF:
+                clock.advance(10)
+                rows = self.claim(SHOP, "other", limit=1, claim_ttl=30)
+                self.mark_failed(rows, "of its own", backoff=60, dead=False)
+            return records
+
+    clock = FakeClock()
+    outbox = Overtaken(clock=clock)
+    outbox.enqueue(SHOP, batch_of("a"))
+    rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+    outbox.release(rows, delay=10, error="away")
+
+    outbox.make_due(SHOP, error="away", limit=1)
+
+    assert outbox.due_namespaces([SHOP]) == []
 
 
 def test_outbox_that_is_dropped_warns_of_nothing() -> None:

@@ -34,10 +34,13 @@ from hydracache_sync import (
     ThreadState,
     ThreadStuck,
     WorkerPool,
+    outages,
 )
 from hydracache_sync.pool import crew, database_outage
+from node_return import Crowd
 from outbox_contract import Child
 from pool_processes import DEADLINE, SHOP, eventually
+from servers import Memcached
 
 #: How a memcached fails, and whether it then keeps what it had.
 CACHE_FAULTS = [
@@ -607,3 +610,38 @@ class TestFork:
         assert own == []
         assert "the child may find the file locked" in caplog.text
         outbox.enqueue(SHOP, batch_of("a"))
+
+
+# Very many rows wait for a node
+
+
+@pytest.fixture
+def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let so many rows make each other wait for minutes, not for seconds."""
+    monkeypatch.setattr(outages, "LOOKS_PER_SECOND", 1)
+    monkeypatch.setattr(outages, "LONGEST_WAIT", 600.0)
+
+
+@pytest.mark.parametrize("pools", [1, 2])
+def test_twenty_thousand_rows_that_wait_for_a_node_are_applied_when_it_is_back(
+    path: Path, outbox: SQLiteOutbox, pools: int, long_waits: None
+) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("pragma journal_mode = wal")
+
+    def opened() -> SQLiteOutbox:
+        return SQLiteOutbox(path, busy_timeout=DEADLINE)
+
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(Memcached()) for _ in range(3)]
+        crowd = Crowd(opened, servers, pools=pools)
+        crowd.node.stop()
+        stack.enter_context(crowd.running())
+        crowd.enqueue(20_000)
+        crowd.wait_until_put_off(19_900, 60.0)
+        crowd.node.start()
+        seconds = crowd.carried()
+
+    # None of the 19,900 has waited for its moment, which was a minute away or more.
+    assert seconds < DEADLINE
+    assert {row.attempts for row in crowd.rows().values()} == {0}

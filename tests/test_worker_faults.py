@@ -206,7 +206,9 @@ class TestOutage:
         assert waiting is not None and waiting.state is OutboxState.PENDING
         assert waiting.attempts == 0
         assert waiting.claim_token is None
-        assert waiting.last_error == f"{type(failure).__name__}: {failure}"
+        node = getattr(failure, "node", None)
+        wait = "" if node is None else f"waits for node {node}: "
+        assert waiting.last_error == f"{wait}{type(failure).__name__}: {failure}"
         assert waiting.available_at_ms - clock.now_ms == 1000
 
     def test_its_waits_double_up_to_five_seconds_and_begin_anew_after_it(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from typing import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, Iterator, Sequence
 
 import pytest
 
@@ -24,17 +25,23 @@ from hydracache_sync import (
     MemoryStore,
     OutageBegan,
     OutageEnded,
+    OutboxError,
     OutboxWorker,
     PlainKeyApplier,
     PublishReport,
     TaggedCache,
 )
+from hydracache_sync import outages as outages_module
 from hydracache_sync.cache import CacheStore, Failures, Write
 from hydracache_sync.outages import (
     LONGEST_WAIT,
     LOOKS_PER_SECOND,
     MAX_OUTAGE_BACKOFF,
+    RECALL_EVERY,
+    SCOUT_EVERY,
+    SCOUT_WAIT,
     CacheOutages,
+    waiting_for,
 )
 from servers import Memcached
 
@@ -326,6 +333,240 @@ def test_no_wait_is_so_short_that_the_rows_are_in_the_way(clock: FakeClock) -> N
     outages = outages_of(clock, backoff=0.0)
 
     assert outages.delay("node", 1, alone=False) >= 0.05
+
+
+# Rows of a node that is back
+
+
+@pytest.fixture
+def one_time(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+    """Let outages last by the fake clock, too."""
+    fake = SimpleNamespace(monotonic=clock)
+    monkeypatch.setattr(outages_module, "time", fake)
+    monkeypatch.setattr(CacheOutages.__init__, "__kwdefaults__", {"clock": clock})
+
+
+def waiting_for_a_minute(
+    outbox: MemoryOutbox,
+    applier: MemcachedApplier,
+    server: FaultyMemcached,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+) -> OutboxWorker:
+    """Let ``rows`` wait that long, as if they were a hundred thousand."""
+    monkeypatch.setattr(
+        CacheOutages, "delay", lambda *args, **options: LONGEST_WAIT - 0.001
+    )
+    worker = OutboxWorker(outbox, applier, batch_size=4)
+    server.mode = Mode.REFUSE
+    enqueue(outbox, *keys_on(applier, server)[:rows])
+    worker.drain()
+    return worker
+
+
+def waits(outbox: MemoryOutbox, clock: FakeClock) -> list[float]:
+    return sorted(
+        (row.available_at_ms - clock.now_ms) / 1000
+        for row in outbox.rows(SHOP)
+        if not row.is_published
+    )
+
+
+def test_rows_of_a_node_are_due_as_soon_as_it_is_back(
+    outbox: MemoryOutbox,
+    applier: MemcachedApplier,
+    servers: list[FaultyMemcached],
+    clock: FakeClock,
+    one_time: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 12)
+    clock.advance(10)
+    assert min(waits(outbox, clock)[3:]) > 40
+
+    servers[0].mode = Mode.WORKING
+    enqueue(outbox, keys_on(applier, servers[0])[-1])
+    report = worker.drain()
+
+    assert report.published == 13 and pending(outbox) == []
+    assert {row.attempts for row in outbox.rows(SHOP)} == {0}
+
+
+def test_rows_of_another_node_that_is_away_are_left_alone(
+    outbox: MemoryOutbox,
+    applier: MemcachedApplier,
+    servers: list[FaultyMemcached],
+    clock: FakeClock,
+    one_time: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 6)
+    worker = waiting_for_a_minute(outbox, applier, servers[1], monkeypatch, 6)
+    clock.advance(10)
+
+    servers[0].mode = Mode.WORKING
+    enqueue(outbox, keys_on(applier, servers[0])[-1])
+    worker.drain()
+
+    assert set(pending(outbox)) == set(keys_on(applier, servers[1])[:6])
+    assert min(waits(outbox, clock)[2:]) > 40
+
+
+def test_a_row_that_failed_by_itself_keeps_its_backoff(
+    outbox: MemoryOutbox,
+    applier: MemcachedApplier,
+    servers: list[FaultyMemcached],
+    clock: FakeClock,
+    one_time: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    enqueue(outbox, keys_on(applier, servers[0])[-2])
+    rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+    outbox.mark_failed(rows, "ApplyTransient: of its own", backoff=60, dead=False)
+    worker = waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 6)
+
+    servers[0].mode = Mode.WORKING
+    enqueue(outbox, keys_on(applier, servers[0])[-1])
+    worker.drain()
+
+    assert pending(outbox) == [keys_on(applier, servers[0])[-2]]
+
+
+def test_what_another_worker_has_put_off_is_recalled_by_whoever_carries_one(
+    outbox: MemoryOutbox,
+    applier: MemcachedApplier,
+    servers: list[FaultyMemcached],
+    clock: FakeClock,
+    one_time: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 12)
+    servers[0].mode = Mode.WORKING
+    # That worker is gone. This one has never seen the node away, and finds a scout.
+    other = OutboxWorker(outbox, applier, batch_size=4)
+    clock.advance(SCOUT_WAIT)
+
+    report = other.drain()
+
+    assert report.published == 12 and pending(outbox) == []
+
+
+def test_one_of_many_rows_comes_back_soon_to_look_for_the_node(
+    clock: FakeClock,
+) -> None:
+    outages = outages_of(clock)
+    longest: list[float] = []
+    scouts = 0
+
+    # As many as make each other wait for a minute.
+    for _ in range(3000):
+        parts = outages.waits("node", range(2560), alone=False)
+        assert [row for rows, _ in parts for row in rows] == list(range(2560))
+        longest.append(parts[-1][1])
+        if len(parts) > 1:
+            scouts += 1
+            assert len(parts[0][0]) == 1 and parts[0][1] <= SCOUT_WAIT
+        clock.advance(0.1)
+
+    assert min(longest[1500:]) > MAX_OUTAGE_BACKOFF
+    assert 150 / SCOUT_EVERY <= scouts <= 300 / SCOUT_EVERY + 1
+
+
+def test_other_rows_do_not_queue_behind_all_that_waited(
+    outbox: MemoryOutbox,
+    applier: MemcachedApplier,
+    servers: list[FaultyMemcached],
+    clock: FakeClock,
+    one_time: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 16)
+    servers[0].mode = Mode.WORKING
+    enqueue(outbox, keys_on(applier, servers[0])[-1])
+    healthy = keys_on(applier, servers[1])
+
+    while pending(outbox):
+        # It takes its turn after those that are due already, a batch of them.
+        enqueue(outbox, key := healthy.pop())
+        for _ in range(2):
+            clock.advance(0.001)
+            worker.run_once()
+        assert key not in pending(outbox)
+
+
+def test_a_node_that_answers_by_turns_does_not_have_all_its_rows_looked_at_by_turns(
+    clock: FakeClock,
+) -> None:
+    outages = outages_of(clock)
+    recalled = 0
+
+    for _ in range(100):
+        outages.note({}, lambda: [["node"]])
+        for recall in outages.recalls():
+            recalled += 1
+            outages.recalled(recall, None)
+        outages.note({"node": "away"}, lambda: [])
+        clock.advance(0.1)
+
+    assert recalled <= 10 / RECALL_EVERY + 1
+    outages.note({}, lambda: [["node"]])
+    clock.advance(RECALL_EVERY)
+    assert len(outages.recalls()) == 1
+
+
+def test_a_recall_ends_when_the_node_is_away_again(clock: FakeClock) -> None:
+    outages = outages_of(clock)
+    outages.note({}, lambda: [["node"]])
+    [recall] = outages.recalls()
+
+    outages.note({"node": "away"}, lambda: [])
+    outages.recalled(recall, 1234)
+    outages.carried_late([waiting_for("node") + "before it went away again"])
+
+    assert outages.recalls() == []
+
+
+def test_a_recall_goes_on_where_the_database_failed(clock: FakeClock) -> None:
+    class Failing(MemoryOutbox):
+        failing = False
+
+        def make_due(self, *args: Any, **options: Any) -> int | None:
+            calls.append(options["from_ms"])
+            if self.failing:
+                raise OutboxError("away")
+            return super().make_due(*args, **options)
+
+    class Naming(InvalidationApplier):
+        namespace = SHOP
+        away = True
+
+        def apply_invalidation(self, intent: InvalidationIntent) -> None:
+            if self.away:
+                raise ApplyUnavailable("away", node="one")
+
+        def nodes(self) -> Sequence[str]:
+            return ["one"]
+
+        def nodes_of(self, intent: InvalidationIntent) -> Sequence[str]:
+            return ["one"]
+
+    calls: list[int] = []
+    outbox, applier = Failing(clock=clock), Naming()
+    worker = OutboxWorker(outbox, applier, batch_size=2)
+    enqueue(outbox, *"abcdef")
+    for _ in range(3):
+        worker.run_once()
+    clock.advance(MAX_OUTAGE_BACKOFF)
+    applier.away = False
+    outbox.failing = True
+    with pytest.raises(OutboxError):
+        worker.run_once()
+    outbox.failing = False
+
+    worker.drain()
+
+    assert pending(outbox) == []
+    assert calls[0] == calls[1] == 0
 
 
 # A node that comes back with what it held

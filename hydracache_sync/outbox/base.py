@@ -237,6 +237,22 @@ class InvalidationOutbox(abc.ABC):
         """
 
     @abc.abstractmethod
+    def make_due(
+        self, namespace: str, *, error: str, limit: int, from_ms: int = 0
+    ) -> int | None:
+        """Let rows that wait for a moment wait no longer, if they waited for ``error``.
+
+        At most ``limit`` of them, those that were to be due first. What is claimed, due
+        already or finished is left alone.
+
+        :param error: as for :meth:`row_ids`, of the error that was written last.
+        :param from_ms: only rows that were to be due at that moment or later: where the
+            call before has ended.
+        :return: the moment of the last of them, to go on from; None if there are no
+            more.
+        """
+
+    @abc.abstractmethod
     def publish_commit(
         self, receipt: InvalidationReceipt, *, timeout: float | None = None
     ) -> int:

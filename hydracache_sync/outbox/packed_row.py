@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydracache_sync.outbox.row import ABANDONED, TARGET_COLUMNS, OutboxRow
+from hydracache_sync.outbox.row import (
+    ABANDONED,
+    DETAIL_COLUMNS,
+    TARGET_COLUMNS,
+    OutboxRow,
+)
 
 #: The clock and :data:`~hydracache_sync.outbox.row.DETAIL_COLUMNS`, as text. In hex,
 #: because anything may be in them; ``concat_ws`` leaves out an error that is null.
@@ -35,6 +40,11 @@ class PackedRow(OutboxRow):
     def clock(record: tuple[Any, ...]) -> int:
         packed: str = record[len(TARGET_COLUMNS)]
         return int(packed[: packed.index(",")])
+
+    @property
+    def has_error(self) -> bool:
+        packed: str = self._record[len(TARGET_COLUMNS)]
+        return packed.count(",") == len(DETAIL_COLUMNS)
 
     @property
     def was_abandoned(self) -> bool:

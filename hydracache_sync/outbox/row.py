@@ -213,6 +213,12 @@ class OutboxRow:
         return None if error is None else readable(error)
 
     @property
+    def has_error(self) -> bool:
+        """Whether :attr:`last_error` says anything of a row that is not malformed."""
+        # Asked of every row of a drain.
+        return self._record[_LAST_ERROR] is not None
+
+    @property
     def was_abandoned(self) -> bool:
         """Whether its last attempt ended without a word, see :data:`ABANDONED`."""
         # Asked of every row of a drain.

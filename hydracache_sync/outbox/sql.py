@@ -207,6 +207,23 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             return 0
         return self._run(mark) if len(parts) == 1 else self._transact(mark)
 
+    def make_due(
+        self, namespace: str, *, error: str, limit: int, from_ms: int = 0
+    ) -> int | None:
+        pattern = self.dialect.pattern(checked_text("error", error, maximum=MAX_ERROR))
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            from_ms=checked_count("from_ms", from_ms),
+            limit=checked_count("limit", limit),
+            pattern=pattern,
+        )
+        records = self._read(statements.PUT_OFF, params)
+        # In the order of the key, as others lock rows too. Each part commits by itself.
+        ids = sorted(record[0] for record in records)
+        for part in parts_of(ids, IDS_PER_STATEMENT):
+            self._run_with_ids(statements.MAKE_DUE, part, pattern=pattern)
+        return int(records[-1][1]) if records and len(records) == limit else None
+
     def publish_commit(
         self, receipt: InvalidationReceipt, *, timeout: float | None = None
     ) -> int:

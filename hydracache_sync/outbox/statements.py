@@ -144,6 +144,33 @@ set at_ms = case when :delay_ms = 0 then at_ms else {{now}} + :delay_ms end,
 {_HELD}
 """
 
+# Read without a lock, in the order of the index, so that a call that goes on where the
+# one before ended reads no row twice.
+PUT_OFF = """
+select id, at_ms
+from {table}
+where namespace = :namespace
+  and state = 0
+  and at_ms > {now}
+  and at_ms >= :from_ms
+  and claim_token is null
+  and {matches}
+order by at_ms
+limit :limit
+"""
+
+# By primary key, as a mark: it is in nobody's way. What has changed since it was read
+# is left alone.
+MAKE_DUE = """
+update {table}
+set at_ms = {now}
+where id in ({ids})
+  and state = 0
+  and at_ms > {now}
+  and claim_token is null
+  and {matches}
+"""
+
 PUBLISH_COMMIT = f"""
 update {{table}}
 set state = 1,

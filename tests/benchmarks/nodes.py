@@ -1,12 +1,17 @@
 """What three memcached nodes cost against one, and a worker with one of them away.
 
     python tests/benchmarks/nodes.py [--reads 3000] [--rounds 9] [--rows 20000]
-                                       [--quick]
+                                       [--outage 60] [--quick] [--only ...]
 
 A cached read takes the namespace's token, the key's and two tags', with a value of 100
 bytes; on three nodes it is one that needs all three. Sides run in turn in one process
 and the ratio is taken round by round: quote medians of ratios. Sends are counted on a
 server that counts them. The servers are private ones on loopback.
+
+At the end ``--rows`` rows, and five times as many, wait for a node in a SQLite outbox
+with two pools that know nothing of each other. Said is how long it takes, from the
+moment when the node's program runs, until all are applied, and how long the last of
+them would have waited.
 
 Goals: a read on three nodes at most 2.50 of one on one node, one send to each node.
 """
@@ -14,9 +19,12 @@ Goals: a read on three nodes at most 2.50 of one on one node, one send to each n
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import sqlite3
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Callable
@@ -32,8 +40,10 @@ from hydracache_sync import (  # noqa: E402
     MemcachedStore,
     MemoryOutbox,
     OutboxWorker,
+    SQLiteOutbox,
     TaggedCache,
 )
+from node_return import Crowd  # noqa: E402
 from servers import Memcached  # noqa: E402
 
 NAMESPACE = "shop"
@@ -155,20 +165,51 @@ def worker_with_one_away(servers: list[Memcached], rows: int, rounds: int) -> No
         )
 
 
+def node_comes_back(servers: list[Memcached], rows: int, outage: float) -> None:
+    """How long ``rows`` that waited for a node wait after its return."""
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        path = Path(directory) / "app.db"
+        SQLiteOutbox(path).install_schema()
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("pragma journal_mode = wal")
+        crowd = Crowd(lambda: SQLiteOutbox(path), servers, pools=2)
+        crowd.node.stop()
+        stack.enter_context(crowd.running())
+        crowd.enqueue(rows)
+        time.sleep(outage)
+        now_ms = crowd.outbox.now_ms()
+        waits = [row.available_at_ms - now_ms for row in crowd.rows().values()]
+        crowd.node.start()
+        seconds = crowd.carried()
+        print(
+            f"node back after {outage:.0f} s: {rows:,} rows applied within"
+            f" {seconds:.1f} s; the last was to be due in {max(waits) / 1000:.1f} s"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--reads", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--outage", type=float, default=60.0)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=["reads", "sends", "away", "back"])
     options = parser.parse_args()
     if options.quick:
-        options.reads, options.rounds = 1000, 5
+        options.reads, options.rounds, options.outage = 1000, 5, 10.0
     with Memcached() as one, Memcached() as two, Memcached() as three:
         servers = [one, two, three]
-        reads(servers, options.reads, options.rounds)
-        sends()
-        worker_with_one_away(servers, options.rows, min(3, options.rounds))
+        if options.only in (None, "reads"):
+            reads(servers, options.reads, options.rounds)
+        if options.only in (None, "sends"):
+            sends()
+        if options.only in (None, "away"):
+            worker_with_one_away(servers, options.rows, min(3, options.rounds))
+        if options.only in (None, "back"):
+            for times in (1, 5):
+                node_comes_back(servers, options.rows * times, options.outage)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import select
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterator
 
 import pymysql
@@ -22,10 +23,12 @@ from hydracache_sync import (
     RecordingApplier,
     ThreadState,
     WorkerPool,
+    outages,
 )
+from node_return import Crowd
 from outbox_contract import Child
 from pool_processes import DEADLINE, SHOP, Shop, eventually
-from servers import SQLServer
+from servers import Memcached, SQLServer
 from test_pool_processes import UnseenChild
 
 #: Seconds, so that a server which hangs is given up soon.
@@ -390,3 +393,45 @@ class TestFork:
         carried = sum(count for count, _ in results) + len(shop.applied())
         assert carried >= 36
         assert len({mine, *(id for _, id in results)}) == 7
+
+
+def test_rows_that_wait_for_a_node_are_applied_when_it_is_back_beside_producers(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As long as 150,000 rows make each other wait, and longer.
+    monkeypatch.setattr(outages, "LOOKS_PER_SECOND", 1)
+    monkeypatch.setattr(outages, "LONGEST_WAIT", 600.0)
+    database.outbox().install_schema()
+    ended = threading.Event()
+
+    def produce() -> int:
+        """Commit as an app does, which runs nothing again that the database refused."""
+        outbox, commits = database.outbox(), 0
+        with database.connect() as connection:
+            while not ended.wait(0.002):
+                connection.begin()
+                batch = InvalidationIntentBatch().invalidate_key(f"new:{commits}")
+                outbox.enqueue_in(connection, SHOP, batch)
+                connection.commit()
+                commits += 1
+        return commits
+
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(Memcached()) for _ in range(3)]
+        crowd = Crowd(database.outbox, servers, pools=2)
+        crowd.node.stop()
+        stack.enter_context(crowd.running())
+        crowd.enqueue(20_000)
+        crowd.wait_until_put_off(19_900, 60.0)
+        producers = stack.enter_context(ThreadPoolExecutor(2))
+        counts = [producers.submit(produce) for _ in range(2)]
+        stack.callback(ended.set)
+        time.sleep(0.5)
+        crowd.node.start()
+        seconds = crowd.carried(20_000)
+        ended.set()
+        assert min(count.result(DEADLINE) for count in counts) > 10
+        crowd.carried()
+
+    assert seconds < DEADLINE
+    assert {row.attempts for row in crowd.rows().values()} == {0}
