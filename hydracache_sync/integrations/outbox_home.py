@@ -1,11 +1,17 @@
-"""An outbox and a namespace, for transactions of programs that are no web app."""
+"""An outbox and a namespace, for transactions of programs that are no web app.
+
+With the namespace's cache where that is strict: then commits are held off.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from typing import Any, ContextManager, Iterable, Sequence
 
+from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.integrations.collected import Collected, Written
+from hydracache_sync.integrations.hold_offs import held_off
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -13,9 +19,17 @@ from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 
 class OutboxHome:
-    """Writes to the outbox, and announces commits to the pools that subscribe to it."""
+    """Writes to the outbox, and announces commits to the pools that subscribe to it.
 
-    def __init__(self, outbox: InvalidationOutbox, namespace: str) -> None:
+    :param cache: that of a strict namespace.
+    """
+
+    def __init__(
+        self,
+        outbox: InvalidationOutbox,
+        namespace: str,
+        cache: TaggedCache | None = None,
+    ) -> None:
         if not isinstance(outbox, InvalidationOutbox):
             raise TypeError(
                 "attach() takes an outbox and a namespace, or the HydraCache of an app,"
@@ -23,6 +37,13 @@ class OutboxHome:
             )
         self.outbox = outbox
         self.namespace = checked_namespace(namespace)
+        self._cache = cache
+        if cache is not None:
+            if cache.namespace != self.namespace:
+                raise ConfigurationError(
+                    f"the cache is of namespace {cache.namespace}, not {namespace}"
+                )
+            cache.quarantine(InvalidationIntentBatch())  # says whether it is strict
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, OutboxHome):
@@ -53,7 +74,9 @@ class OutboxHome:
         )
 
     def quarantine(self, written: Iterable[Written]) -> ContextManager[None]:
-        return contextlib.nullcontext()
+        if self._cache is None:
+            return contextlib.nullcontext()
+        return held_off(self._cache, written, degrade=False)
 
     def committed(self, written: Written) -> None:
         written.committed = True

@@ -6,13 +6,12 @@ Makes everything, connects to nothing. Knows no framework and no request.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
 import tempfile
 import time
-from typing import Any, Callable, ContextManager, Iterable, Iterator, Sequence
+from typing import Any, Callable, ContextManager, Iterable, Sequence
 
 from hydracache_sync import settings
 from hydracache_sync.appliers import MemcachedApplier
@@ -22,6 +21,7 @@ from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError, OutboxError
 from hydracache_sync.integrations.collected import Written
 from hydracache_sync.integrations.config import AppConfig
+from hydracache_sync.integrations.hold_offs import held_off, hold_off_late
 from hydracache_sync.integrations.pool_placement import PoolPlacement
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -175,30 +175,22 @@ class Runtime:
             connection, self.namespace, batch, commit_position=position
         )
 
-    @contextlib.contextmanager
     def quarantine(
         self, written: Iterable[Written], *, degrade: bool | None = None
-    ) -> Iterator[None]:
+    ) -> ContextManager[None]:
         """Hold off what was ``written``, in a block around its COMMIT; in mode strict.
 
-        In other modes, and for what is held off already, the block does nothing. The
-        receipts say afterwards what came of it.
+        In other modes the block does nothing.
 
         :param degrade: commit all the same while memcached is away; by default as
             ``HYDRACACHE_DEGRADE`` says.
-        :raises QuarantineError: do not commit; roll back.
+        :raises QuarantineError: entering the block: do not commit; roll back.
         """
-        new = [each for each in written if each.receipt.strict is None]
-        if not self.strict or not new:
-            yield
-            return
+        if not self.strict:
+            return contextlib.nullcontext()
         if degrade is None:
             degrade = self.config[settings.DEGRADE]
-        block = self.cache.quarantine(_joined(new), degrade=degrade)
-        with block:
-            yield
-        # Not where the commit has failed: then it is written, and held off, again.
-        _note_strict(new, bool(block.strict))
+        return held_off(self.cache, written, degrade=bool(degrade))
 
     def hold_off_late(self, written: Iterable[Written], where: str) -> None:
         """Say what was committed without its quarantine, and hold it off from here on.
@@ -218,8 +210,7 @@ class Runtime:
             " values: commit in transaction(), or in a block of quarantine()",
             where,
         )
-        with self.cache.quarantine(_joined(late), degrade=True):
-            _note_strict(late, False)
+        hold_off_late(self.cache, late)
 
     def committed(self, written: Written) -> None:
         """Do what comes after a commit: publish inline, or wake the pool.
@@ -364,19 +355,6 @@ class Runtime:
             written.committed |= seen > 0
             written.published = found.published >= receipt.targets
         return written.published
-
-
-def _joined(written: Iterable[Written]) -> InvalidationIntentBatch:
-    batch = InvalidationIntentBatch()
-    for each in written:
-        for intent in each.receipt.batch or ():
-            batch.intent(intent)
-    return batch
-
-
-def _note_strict(written: Iterable[Written], strict: bool) -> None:
-    for each in written:
-        each.receipt = dataclasses.replace(each.receipt, strict=strict)
 
 
 def _shown(intent: Any) -> str:

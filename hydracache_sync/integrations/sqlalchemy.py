@@ -1,12 +1,14 @@
 """Invalidations in the transactions of SQLAlchemy, 1.4 and 2.x: ORM sessions and Core.
 
 Listens to events and writes, right before a commit, through the connection that is
-about to commit: rows and data are one transaction. Commits and rolls back nothing.
-What belongs to a savepoint that was rolled back is not written.
+about to commit: rows and data are one transaction. Commits nothing, and rolls back only
+what must not be committed. What belongs to a savepoint that was rolled back is not
+written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import time
@@ -56,7 +58,12 @@ def reads_own_writes() -> bool:
 
 
 def attach(
-    target: Target, outbox: InvalidationOutbox, namespace: str, *, bind: Bind = None
+    target: Target,
+    outbox: InvalidationOutbox,
+    namespace: str,
+    *,
+    bind: Bind = None,
+    cache: TaggedCache | None = None,
 ) -> Attached:
     """Write the intents of ``target``'s transactions to ``outbox``, in each of them.
 
@@ -67,8 +74,10 @@ def attach(
     :param bind: the engine of the outbox's database, or a function that returns it, for
         sessions that use several databases. Intents are atomic with what is written
         through it, and with the rest only in sessions with ``twophase=True``.
+    :param cache: of a strict namespace, and needed there: each commit is held off by
+        it, or fails with ``QuarantineError`` while memcached is away.
     """
-    return attach_to(OutboxHome(outbox, namespace), target, bind=bind)
+    return attach_to(OutboxHome(outbox, namespace, cache), target, bind=bind)
 
 
 #: Kept alive by what they are attached to.
@@ -317,8 +326,16 @@ class Attached:
 
     def _commits(self, connection: Connection) -> None:
         """Write what came after the events of the session that is committing."""
-        self._write_rest(connection)
-        self._hold_off(connection)
+        try:
+            self._write_rest(connection)
+            self._hold_off(connection)
+        except BaseException:
+            # SQLAlchemy has let go of the transaction by now: a close() without a
+            # rollback would give the connection back with it open, and who gets it
+            # next would commit what was refused here.
+            with contextlib.suppress(Exception):
+                callers_transaction.roll_back(_dbapi_connection(connection))
+            raise
 
     def _prepares(self, connection: Connection, xid: Any) -> None:
         self._write_rest(connection)

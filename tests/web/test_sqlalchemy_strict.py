@@ -7,11 +7,20 @@ from typing import Any, Iterator
 
 import pytest
 from alchemy_site import Site
-from sqlalchemy import event
+from library import ADA, NAMESPACE, Author, Library
+from sqlalchemy import event, text
 
-from hydracache_sync import ApplyUnavailable, QuarantineError
+from hydracache_sync import (
+    ApplyUnavailable,
+    ConfigurationError,
+    MemoryStore,
+    QuarantineError,
+    TaggedCache,
+    entity_tag,
+)
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.cache.tokens import COLD, is_live
+from hydracache_sync.integrations.sqlalchemy import attach
 
 
 @pytest.fixture
@@ -104,6 +113,27 @@ def test_the_next_transaction_of_the_session_is_as_good_as_any(
     assert site.written() == ("after", ["1"])
 
 
+@pytest.mark.parametrize("rolls_back", [True, False])
+def test_what_was_refused_is_not_left_on_the_connection(
+    site: Site, monkeypatch: pytest.MonkeyPatch, rolls_back: bool
+) -> None:
+    with site.app.app_context():
+        with monkeypatch.context() as patched:
+            patched.setattr(site.store, "set_many", unavailable)
+            change(site)
+            with pytest.raises(QuarantineError):
+                site.db.session.commit()
+        if rolls_back:
+            site.db.session.rollback()
+        site.db.session.remove()
+        seen = site.item.name
+        site.db.session.execute(text("update item set id = id"))
+        site.db.session.commit()
+
+    assert seen == "before"
+    assert site.written() == ("before", [])
+
+
 def test_an_engine_holds_off_as_well(site: Site) -> None:
     with site.app.app_context():
         site.hydracache.attach(site.db.engine)
@@ -136,6 +166,57 @@ def test_an_engine_that_could_not_hold_off_is_as_good_as_new(
 
     assert between == (("before", []), ())
     assert site.written() == ("after", ["after"])
+
+
+class TestWithoutAnApp:
+    """``attach(Session, outbox, namespace, cache=...)``."""
+
+    @pytest.fixture
+    def cache(self) -> TaggedCache:
+        return TaggedCache(MemoryStore(), NAMESPACE, strict=True)
+
+    def test_a_commit_is_held_off(self, library: Library, cache: TaggedCache) -> None:
+        attached = attach(library.make, library.outbox, NAMESPACE, cache=cache)
+        key, tags = "ada", [entity_tag("author", "ada")]
+
+        with library.session() as session:
+            session.add(Author(name="ada"))
+            attached.invalidate(session, ADA)
+            session.commit()
+            receipt = attached.receipt(session)
+        seen = [cache.get_or_load(key, library.names, tags=tags) for _ in range(2)]
+
+        assert receipt is not None and receipt.strict is True
+        assert seen == [["ada"], ["ada"]]
+        assert cache.diagnostics().refused_hold_off == 2
+
+    def test_while_memcached_is_away_nothing_is_committed(
+        self,
+        library: Library,
+        cache: TaggedCache,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        attached = attach(library.make, library.outbox, NAMESPACE, cache=cache)
+        monkeypatch.setattr(MemoryStore, "set_many", lambda _, w: unavailable(w))
+
+        with library.session() as session:
+            session.add(Author(name="ada"))
+            attached.invalidate(session, ADA)
+            with pytest.raises(QuarantineError):
+                session.commit()
+
+        assert (library.names(), library.intents()) == ([], [])
+
+    @pytest.mark.parametrize(
+        ("namespace", "strict"), [(NAMESPACE, False), ("another", True)]
+    )
+    def test_only_the_strict_cache_of_the_namespace_will_do(
+        self, library: Library, namespace: str, strict: bool
+    ) -> None:
+        cache = TaggedCache(MemoryStore(), namespace, strict=strict)
+
+        with pytest.raises(ConfigurationError, match="strict|namespace another"):
+            attach(library.make, library.outbox, NAMESPACE, cache=cache)
 
 
 def unavailable(writes: Any) -> Any:
