@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, g
+from flask import Flask, g, redirect, request, url_for
+from flask_sqlalchemy import SQLAlchemy
 
-from hydracache_sync import MemoryStore, SQLiteOutbox, entity_tag, settings
-from hydracache_sync.integrations import flask, wsgi
+from hydracache_sync import MemoryStore, SQLiteOutbox, settings
+from hydracache_sync.integrations import wsgi
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -63,32 +64,81 @@ def test_each_use_takes_few_lines(title: str) -> None:
     assert len(lines) <= MOST_LINES
 
 
-def test_flask_as_shown(database: Path) -> None:
-    app = Flask("shop")
+def configured(app: Flask, database: Path) -> str:
+    """The Flask app's block, for ``database`` and a cache in this process."""
+    app.config.update(HYDRACACHE_POOL="none", SECRET_KEY="not secret")
     code = block("Flask").replace("/srv/shop/shop.db", str(database))
-    code = code.replace('["127.0.0.1:11211"]', "MemoryStore()")
+    return code.replace('["127.0.0.1:11211"]', "MemoryStore()")
+
+
+def test_flask_as_shown(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask("shop")
+
+    def db() -> sqlite3.Connection:
+        if "db" not in g:
+            g.db = sqlite3.connect(database)
+        connection: sqlite3.Connection = g.db
+        return connection
+
+    @app.teardown_appcontext
+    def close(exc: BaseException | None) -> None:
+        db().close()
+
+    names: dict[str, Any] = {"app": app, "g": g, "db": db, "MemoryStore": MemoryStore}
+    exec(configured(app, database), names)
+
+    @app.post("/users/<id>")
+    def view(id: str) -> str:
+        names["rename"](id, "Countess")
+        return str(names["profile"](id))
+
+    assert app.test_client().post("/users/42").status_code == 200
+
+    assert written(database) == ("Countess", [("entity", "42")])
+    assert caplog.records == []
+
+
+def test_sqlalchemy_as_shown(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask("shop")
+    config = configured(app, database).split("hydracache.init_app")[0]
+    exec(config, {"app": app, "MemoryStore": MemoryStore})
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{database}"
+    db = SQLAlchemy()
+
+    class User(db.Model):  # type: ignore[name-defined]
+        __tablename__ = "users"
+        id = db.Column(db.String, primary_key=True)
+        name = db.Column(db.String)
+
     names: dict[str, Any] = {
         "app": app,
-        "g": g,
-        "db": lambda: g.db,
-        "entity_tag": entity_tag,
-        "HydraCache": flask.HydraCache,
-        "MemoryStore": MemoryStore,
+        "SQLAlchemy": lambda: db,
+        "User": User,
+        "request": request,
+        "redirect": redirect,
+        "url_for": url_for,
     }
-    app.config["HYDRACACHE_POOL"] = "none"
+    app.add_url_rule("/users/<id>", "profile", lambda id: id)
+    exec(block("SQLAlchemy"), names)
 
-    exec(code, names)
+    answer = app.test_client().post("/users/42", data={"name": "Countess"})
     with app.app_context():
-        g.db = sqlite3.connect(database)
-        names["rename"]("42", "Countess")
-        names["profile"]("42")
-        g.db.close()
+        db.engine.dispose()
 
+    assert answer.headers["Location"].endswith("/users/42")
     name, rows = written(database)
-    assert name == "Countess" and len(rows) == 1
+    assert name == "Countess"
+    assert sorted(rows) == [
+        ("collection", "teams"),
+        ("collection", "users:active"),
+        ("entity", "42"),
+    ]
+    assert caplog.records == []
 
 
-def test_plain_wsgi_as_shown(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_wsgi_as_shown(
+    database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = sqlite3.connect(database)
     monkeypatch.setenv("HYDRACACHE_OUTBOX", f"sqlite:///{database}")
     monkeypatch.setenv("HYDRACACHE_NAMESPACE", "shop")
@@ -106,18 +156,28 @@ def test_plain_wsgi_as_shown(database: Path, monkeypatch: pytest.MonkeyPatch) ->
     connection.close()
     assert body == [b"done"]
     assert isinstance(names["hydracache"], wsgi.HydraCache)
-    name, rows = written(database)
-    assert name == "Countess" and len(rows) == 1
+    assert written(database) == ("Countess", [("entity", "42")])
+    assert caplog.records == []
 
 
-def test_django_as_shown(database: Path) -> None:
+def test_django_as_shown(database: Path, tmp_path: Path) -> None:
+    module, view = block("Django").split("# in a view, a command, a task\n")
+    assert module.startswith("# shop/cache.py\n")
+    [middleware] = re.findall(r'`"([\w.]+)"` as the first of `MIDDLEWARE`', README)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "cache.py").write_text(module, "utf-8")
     # In a process of its own: Django is configured once in each.
     program = f"""if True:
-        import django, sqlite3
+        import django, sys
         from django.conf import settings
         from hydracache_sync import MemoryStore
         path = {str(database)!r}
+        sys.path.insert(0, {str(tmp_path)!r})
         settings.configure(
+            SECRET_KEY="not secret",
+            ALLOWED_HOSTS=["*"],
+            ROOT_URLCONF="__main__",
+            MIDDLEWARE=[{middleware!r}],
             DATABASES={{"default": {{
                 "ENGINE": "django.db.backends.sqlite3", "NAME": path
             }}}},
@@ -128,6 +188,10 @@ def test_django_as_shown(database: Path) -> None:
         )
         django.setup()
         from django.db import connection
+        from django.http import HttpResponse
+        from django.test import Client
+        from django.urls import path as route
+        from shop.cache import hydracache
 
         class user:
             pk = 42
@@ -136,7 +200,12 @@ def test_django_as_shown(database: Path) -> None:
                 with connection.cursor() as cursor:
                     cursor.execute("update users set name = 'Countess'")
 
-        exec({block("Django")!r})
+        def view(request):
+            exec({view!r}, dict(user=user, hydracache=hydracache))
+            return HttpResponse(str(len(hydracache.receipts)))
+
+        urlpatterns = [route("", view)]
+        print(Client().get("/").content.decode())
         connection.close()
         hydracache.outbox.close()
     """
@@ -148,9 +217,8 @@ def test_django_as_shown(database: Path) -> None:
         timeout=60,
     )
 
-    assert ended.stderr == ""
-    name, rows = written(database)
-    assert name == "Countess" and len(rows) == 1
+    assert (ended.stdout, ended.stderr) == ("1\n", "")
+    assert written(database) == ("Countess", [("entity", "42")])
 
 
 def test_the_settings_of_apps_are_all_in_their_table() -> None:
