@@ -12,6 +12,7 @@ import contextlib
 import time
 from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 
+from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.collected import Collected, Written
 from hydracache_sync.integrations.open_transactions import OpenTransaction
@@ -92,6 +93,8 @@ class TransactionIntents(OpenTransaction):
         self._pending = pending
         self._savepoints = [_Savepoint(home.collected_if_any())]
         self._writer: Writer | None = None
+        #: What it has changed is durable, whatever becomes of it.
+        self._autocommits = False
         self._quarantines: list[ContextManager[None]] = []
         self._held = 0
         # How many of its own intents, and of the request's, are written.
@@ -161,7 +164,13 @@ class TransactionIntents(OpenTransaction):
             batch.intent(intent)
         position = collected.promised if collected is not None and theirs else None
         self._writer = self.home.runtime
-        receipt = self._writer.write(target, batch, position)
+        try:
+            receipt = self._writer.write(target, batch, position)
+        except NotInTransactionError:
+            if collected is not None:
+                collected.add(*own)
+            self._autocommits = True
+            raise
         self.written.append(Written(receipt, again=False))
         self._own_done += len(own)
         self._theirs, self._theirs_done = collected, done + len(theirs)
@@ -244,7 +253,9 @@ class TransactionIntents(OpenTransaction):
         collected = self.home.collected_if_any()
         if not collected or savepoint.collected not in (None, collected):
             return
-        if savepoint.changed and not self._others_are_open():
+        if self._autocommits:
+            collected.doubt = "its connection commits each statement by itself"
+        elif savepoint.changed and not self._others_are_open():
             collected.drop_from(savepoint.mark)
         else:
             # It may be for something else that was committed.

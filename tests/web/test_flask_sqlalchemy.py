@@ -168,6 +168,24 @@ class TestWrites:
         assert "Max-Age=0" in site.client.get("/read").headers["Set-Cookie"]
         site.close()
 
+    def test_a_connection_in_autocommit_fails_the_commit_and_loses_nothing(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        site.sessions.watch(site.Item, collections=["items"])
+
+        def view() -> str:
+            options = {"isolation_level": "AUTOCOMMIT"}
+            site.db.session.connection(execution_options=options)
+            site.item.name = "after"
+            site.hydracache.invalidate_entity("item", "1")
+            site.db.session.commit()
+            return "done"
+
+        assert site.run(view).status_code == 500
+
+        assert site.written() == ("after", ["1", "items"])
+        assert "commits each statement by itself" in caplog.text
+
     def test_models_that_are_watched_need_no_call(self, site: Site) -> None:
         site.sessions.watch(site.Item, entity="item", collections=["items"])
 
