@@ -36,7 +36,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync import worker as worker_module
-from hydracache_sync.outbox import sql as sql_module
+from hydracache_sync.outbox import sql_runner
 
 SHOP = "shop"
 
@@ -106,7 +106,7 @@ def applier() -> Applier:
 @pytest.fixture
 def passing_time(monkeypatch: pytest.MonkeyPatch) -> Time:
     passing = Time()
-    monkeypatch.setattr(sql_module, "time", passing)
+    monkeypatch.setattr(sql_runner, "time", passing)
     return passing
 
 
@@ -476,7 +476,7 @@ class TestBeforeTheCommit:
         writer.execute("begin")
         writer.execute("update data set value = 'new'")
         receipt = sqlite.enqueue_in(writer, SHOP, batch_of("price"))
-        monkeypatch.setattr(sql_module, "time", CommittingTime())
+        monkeypatch.setattr(sql_runner, "time", CommittingTime())
         worker.publish(receipt)
         with contextlib.suppress(sqlite3.OperationalError):
             writer.execute("commit")
@@ -667,7 +667,7 @@ class TestFaults:
                     writer.execute("rollback")
 
         monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))
-        monkeypatch.setattr(sql_module, "time", UnlockingTime())
+        monkeypatch.setattr(sql_runner, "time", UnlockingTime())
         receipt = sqlite.enqueue(SHOP, batch_of("a"))
 
         report = OutboxWorker(sqlite, SlowApplier()).publish(receipt, timeout=1.0)
