@@ -256,6 +256,22 @@ class TestDatabase:
             outbox.publish_commit(receipt)
             eventually(lambda: told() == ["WARNING database", "INFO database"])
 
+    def test_a_backup_that_is_put_in_place_of_the_file_is_carried_from(
+        self, path, outbox, applier, told
+    ):
+        with contextlib.closing(SQLiteOutbox(f"{path}.backup")) as backup:
+            backup.install_schema()
+            backup.enqueue(SHOP, batch_of("from the backup"))
+
+        with WorkerPool(OutboxWorker(outbox, applier)):
+            outbox.enqueue(SHOP, batch_of("before"))
+            eventually(lambda: keys_of(applier) == ["before"])
+            os.unlink(path)
+            eventually(lambda: told() == ["WARNING database"])
+            os.rename(f"{path}.backup", path)
+            eventually(lambda: keys_of(applier) == ["before", "from the backup"])
+            eventually(lambda: told() == ["WARNING database", "INFO database"])
+
     def test_a_full_disk_is_waited_out(self, path):
         def in_child() -> tuple[list[str], int, int]:
             outbox = SQLiteOutbox(path, busy_timeout=0.5)

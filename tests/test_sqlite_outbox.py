@@ -1202,6 +1202,52 @@ def test_missing_file_is_not_created(tmp_path, call):
     assert os.listdir(tmp_path) == []
 
 
+def remove_database(path: Path) -> None:
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_file_that_takes_the_place_of_the_other_is_used(outbox, path, clock, journal):
+    outbox.enqueue(SHOP, batch_of("before"))
+    remove_database(path)
+    with contextlib.closing(SQLiteOutbox(path, clock=clock)) as restored:
+        restored.install_schema()
+        with raw(path) as app:
+            app.execute(f"pragma journal_mode = {journal}")
+            restored.enqueue_in(app, SHOP, batch_of("after"))
+            app.commit()
+
+            # While the app has it open: the end of the connection to the other file
+            # must not take away its log.
+            assert keys_of(outbox.claim(SHOP, "me", limit=9, claim_ttl=9)) == ["after"]
+            outbox.enqueue(SHOP, batch_of("later"))
+            outbox.close()
+            with raw(path) as another:
+                [(rows,)] = another.execute("select count(*) from hydracache_outbox")
+        assert rows == 2
+
+
+def test_file_that_was_deleted_is_missed_though_it_is_open(outbox, path):
+    outbox.enqueue(SHOP, batch_of("a"))
+    remove_database(path)
+
+    with pytest.raises(OutboxError, match="unable to open"):
+        outbox.claim(SHOP, "me", limit=9, claim_ttl=9)
+
+
+def test_file_that_cannot_be_looked_at_any_more_is_used_on(outbox, path, monkeypatch):
+    outbox.enqueue(SHOP, batch_of("a"))
+
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sqlite_module.os, "stat", refuse)
+
+    assert outbox.status(SHOP).pending == 1
+
+
 def test_install_creates_a_missing_file_but_no_directory(tmp_path):
     outbox = SQLiteOutbox(tmp_path / "new.db")
     lost = SQLiteOutbox(tmp_path / "no/new.db")

@@ -80,9 +80,11 @@ class _Connection(sqlite3.Connection):
 
     :ivar logs_ahead: whether the file is in WAL mode. Nobody can end that while a
         connection is open.
+    :ivar file: which file it has open, as device and inode; None if not known.
     """
 
     logs_ahead = False
+    file: tuple[int, int] | None = None
 
 
 class SQLiteOutbox(SQLOutbox):
@@ -279,6 +281,9 @@ class SQLiteOutbox(SQLOutbox):
     # Connections
 
     def _connect(self, mode: str = "rw") -> _Connection:
+        # Before it is opened: should another file come in its place in between, that
+        # is noticed at the next use.
+        file = self._file_there()
         connection = sqlite3.connect(
             f"file:{quote(self.path)}?mode={mode}",
             uri=True,
@@ -290,6 +295,7 @@ class SQLiteOutbox(SQLOutbox):
             factory=_Connection,
         )
         connection.text_factory = self._text_factory
+        connection.file = file
         try:
             # In WAL mode the default of some builds may lose the last commits.
             connection.execute("pragma synchronous = full")
@@ -306,7 +312,28 @@ class SQLiteOutbox(SQLOutbox):
         with fork_gate:
             with self._translated():
                 connection = self._connections.get()
+                if connection.file != self._file_there(connection.file):
+                    # A backup was put in its place, or it was deleted. SQLite leaves
+                    # alone the log that is at the path now, which is another's.
+                    self._connections.discard()
+                    connection = self._connections.get()
             yield connection
+
+    def _file_there(
+        self, unknown: tuple[int, int] | None = None
+    ) -> tuple[int, int] | None:
+        """Device and inode of what is at the path now; None if nothing is.
+
+        :param unknown: returned where it cannot be told, as by a process that has
+            given up its rights on the directory since.
+        """
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return unknown
+        return found.st_dev, found.st_ino
 
     def _lend(self, connection: sqlite3.Connection) -> None:
         connection.text_factory = str
