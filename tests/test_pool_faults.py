@@ -256,6 +256,72 @@ class TestDatabase:
             outbox.publish_commit(receipt)
             eventually(lambda: told() == ["WARNING database", "INFO database"])
 
+    def test_a_thread_that_tries_a_database_that_is_away_is_waiting(
+        self, outbox, applier
+    ):
+        gate = threading.Event()
+        tried_again = threading.Event()
+        calls: list[int] = []
+
+        def held(*args: Any, **options: Any) -> Any:
+            calls.append(1)
+            if len(calls) > 1:
+                tried_again.set()
+                gate.wait(DEADLINE)
+            raise OutboxError("locked")
+
+        outbox.claim = held
+        with WorkerPool(OutboxWorker(outbox, applier)) as pool:
+            outbox.enqueue(SHOP, batch_of("a"))
+            assert tried_again.wait(DEADLINE)
+            health = pool.health()
+            gate.set()
+
+        assert [each.state for each in health.threads] == [ThreadState.WAITING]
+        assert not health.ok
+
+    def test_a_database_that_hangs_is_waited_for_before_anything_has_failed(
+        self, outbox, applier, monkeypatch
+    ):
+        monkeypatch.setattr(crew, "HANGING_LOOK", 0.05)
+        gate = threading.Event()
+
+        def hang(namespaces: Sequence[str]) -> list[str]:
+            assert gate.wait(DEADLINE)
+            return []
+
+        outbox.due_namespaces = hang
+        with WorkerPool(OutboxWorker(outbox, applier)) as pool:
+            eventually(lambda: not pool.health().ok)
+            [thread] = pool.health().threads
+            gate.set()
+            eventually(lambda: pool.health().ok)
+
+        assert thread.state is ThreadState.WAITING
+        assert "has not answered" in (thread.error or "")
+
+    def test_the_end_tells_how_long_a_database_hung(self, outbox, applier, monkeypatch):
+        monkeypatch.setattr(database_outage, "CALM", 0.01)
+        events: list[Event] = []
+        hung = threading.Event()
+        really = outbox.due_namespaces
+
+        def hang_once(namespaces: Sequence[str]) -> list[str]:
+            if hung.is_set():
+                return really(namespaces)
+            threading.Event().wait(0.3)
+            hung.set()
+            raise OutboxError("no answer in time")
+
+        outbox.due_namespaces = hang_once
+        pool = WorkerPool(OutboxWorker(outbox, applier))
+        pool.subscribe(events.append)
+        with pool:
+            eventually(lambda: any(isinstance(e, OutageEnded) for e in events))
+
+        [ended] = [each for each in events if isinstance(each, OutageEnded)]
+        assert 0.3 <= ended.seconds < DEADLINE
+
     def test_a_backup_that_is_put_in_place_of_the_file_is_carried_from(
         self, path, outbox, applier, told
     ):
@@ -336,6 +402,30 @@ class TestCache:
         assert told() == ["WARNING cache", "INFO cache"]
         assert [row.attempts for row in outbox.rows(SHOP)] == [0] * 4
         assert outbox.status(SHOP).dead_lettered == 0
+
+    def test_a_thread_that_tries_a_cache_that_is_away_is_waiting(self, outbox):
+        gate = threading.Event()
+        tries_again = threading.Event()
+
+        class Away(InvalidationApplier):
+            namespace = SHOP
+            calls = 0
+
+            def apply_invalidation(self, intent: InvalidationIntent) -> None:
+                self.calls += 1
+                if self.calls > 1:
+                    tries_again.set()
+                    gate.wait(DEADLINE)
+                raise OSError("away")
+
+        with WorkerPool(OutboxWorker(outbox, Away(), backoff=0.01)) as pool:
+            outbox.enqueue(SHOP, batch_of("a"))
+            assert tries_again.wait(DEADLINE)
+            health = pool.health()
+            gate.set()
+
+        assert [each.state for each in health.threads] == [ThreadState.WAITING]
+        assert not health.ok
 
     def test_an_outage_does_not_churn_through_the_backlog(
         self, outbox, memcached, worker

@@ -25,7 +25,7 @@ from hydracache_sync.events import (
 from hydracache_sync.pool.database_outage import DatabaseOutage
 from hydracache_sync.pool.health import ThreadHealth, ThreadState
 from hydracache_sync.pool.thread import PoolThread
-from hydracache_sync.pool.turns import Turns
+from hydracache_sync.pool.turns import HANGING_LOOK, Turns
 from hydracache_sync.worker import OutboxWorker, PublishReport
 
 logger = logging.getLogger(__name__)
@@ -235,15 +235,28 @@ class Crew:
             state, error = ThreadState.DEAD, member.error
         elif self._is_stuck(member, now):
             state = ThreadState.STUCK
-        elif working and not member.looking:
+        elif working and not (member.looking or self._keeps(namespace)):
             state = ThreadState.WORKING
         elif outages:
             state = ThreadState.WAITING
             namespace, error = outages[-1].namespace, outages[-1].error
+        elif working and now - since > HANGING_LOOK:
+            # Nothing has failed yet: that takes until a timeout.
+            state = ThreadState.WAITING
+            error = f"the database has not answered for {now - since:.0f} s"
         else:
             state = ThreadState.IDLE
         return ThreadHealth(
             member.name, state, now - since, repr(self.outbox), namespace, error
+        )
+
+    def _keeps(self, namespace: str | None) -> bool:
+        """Whether an outage keeps all of the rows: who carries them only tries."""
+        if namespace is None:
+            return False
+        worker = self._workers[namespace]
+        return self.outage.keeps(namespace) or (
+            worker.outage is not None and not worker.partly_away
         )
 
     # What a thread does
@@ -285,8 +298,10 @@ class Crew:
                 carried |= self._carry(namespace)
         except Exception as exc:
             # The rows that were claimed are given back, or their claims end.
-            _, _, carrying = member.doing
-            self._turns.failed(member, self.outage.failed(exc, carrying))
+            _, since, carrying = member.doing
+            # How long the database was at what failed is known of a look alone.
+            asked = since if carrying is None else None
+            self._turns.failed(member, self.outage.failed(exc, carrying, asked))
             carried = False
         finally:
             member.rest()

@@ -37,6 +37,7 @@ class DatabaseOutage:
         self._began: OutageBegan | None = None
         self._since = 0.0
         self._failed_at = 0.0
+        self._answered_at = 0.0
         self._failures = 0
         self._failing = False
         #: Namespaces whose rows could not be claimed or settled, and not again since.
@@ -47,10 +48,20 @@ class DatabaseOutage:
         """How the outage began that lasts now; None if the last call was answered."""
         return self._began if self._failing else None
 
-    def failed(self, exc: Exception, namespace: str | None = None) -> float:
+    def keeps(self, namespace: str) -> bool:
+        """Whether the rows of ``namespace`` wait for the end of an outage."""
+        if not self._failing:
+            return False
+        return not self._failing_at or namespace in self._failing_at
+
+    def failed(
+        self, exc: Exception, namespace: str | None = None, since: float | None = None
+    ) -> float:
         """Note a failure; return the seconds to pause.
 
         :param namespace: whose rows were being carried; None for a look.
+        :param since: when the call was made that failed, of ``time.monotonic()``: a
+            database that hangs has done so for as long.
         """
         error = f"{type(exc).__name__}: {exc}"
         now = time.monotonic()
@@ -58,7 +69,7 @@ class DatabaseOutage:
             began = None
             if self._began is None:
                 began = self._began = OutageBegan(None, "database", error)
-                self._since = now
+                self._since = now if since is None else since
             self._failing = True
             self._failed_at = now
             if namespace is not None:
@@ -102,9 +113,11 @@ class DatabaseOutage:
             self._failing_at.difference_update(proven)
             if self._failing_at:
                 return
-            self._failing = False
+            if self._failing:
+                self._failing = False
+                self._answered_at = now
             if self._began is not None and now - self._failed_at >= CALM:
-                ended = OutageEnded(None, "database", self._failed_at - self._since)
+                ended = OutageEnded(None, "database", self._answered_at - self._since)
                 self._began = None
                 self._failures = 0
         if ended is not None:
