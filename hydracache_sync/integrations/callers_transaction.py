@@ -34,6 +34,21 @@ def is_open(connection: Any) -> bool | None:
     return found if isinstance(found, bool) else None
 
 
+def has_committed(connection: Any) -> bool:
+    """Whether what a statement has just changed is durable: nothing is open any more.
+
+    False where the driver is unknown, or cannot tell.
+    """
+    try:
+        found = is_open(connection)
+    except Exception:
+        return False
+    if found is None:
+        # mysqlclient: a COMMIT in text stays unseen.
+        found = not connection.get_autocommit()
+    return not found
+
+
 def begin(connection: Any) -> None:
     """Begin a transaction, unless the next statement is part of one that stays open."""
     if isinstance(connection, sqlite3.Connection):

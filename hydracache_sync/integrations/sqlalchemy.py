@@ -16,7 +16,7 @@ import weakref
 from typing import Any, Callable, Iterable, Sequence, Union
 
 from sqlalchemy import event, inspect
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, TwoPhaseTransaction
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, object_session, scoped_session, sessionmaker
 
@@ -283,6 +283,7 @@ class Attached:
 
     def _listen(self, target: Any) -> None:
         event.listen(target, "before_cursor_execute", self._executes)
+        event.listen(target, "after_cursor_execute", self._has_executed)
         event.listen(target, "commit", self._commits)
         event.listen(target, "prepare_twophase", self._prepares)
         event.listen(target, "commit_twophase", self._commits_prepared)
@@ -310,6 +311,23 @@ class Attached:
                 table = getattr(compiled.statement, "table", None)
                 if table is not None:
                     transaction.add(*self._intents_of(table))
+
+    def _has_executed(
+        self,
+        connection: Connection,
+        cursor: Any,
+        statement: str,
+        parameters: Any,
+        context: Any,
+        executemany: bool,
+    ) -> None:
+        transaction = self._transaction_on(connection)
+        if transaction is None or not transaction.has_changed:
+            return
+        if isinstance(connection.get_transaction(), TwoPhaseTransaction):
+            return  # when it is prepared none is open, and it may be rolled back
+        if callers_transaction.has_committed(_dbapi_connection(connection)):
+            transaction.is_durable()
 
     def _intents_of(self, table: Any) -> tuple[InvalidationIntent, ...]:
         """Collections of the models that have rows in ``table``."""

@@ -9,16 +9,18 @@ lost: in doubt it is written once more. Knows no SQLAlchemy.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 
-from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.collected import Collected, Written
 from hydracache_sync.integrations.open_transactions import OpenTransaction
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.snapshots import NEVER
+
+logger = logging.getLogger(__name__)
 
 
 class Writer(Protocol):
@@ -93,8 +95,7 @@ class TransactionIntents(OpenTransaction):
         self._pending = pending
         self._savepoints = [_Savepoint(home.collected_if_any())]
         self._writer: Writer | None = None
-        #: What it has changed is durable, whatever becomes of it.
-        self._autocommits = False
+        self._durable = False
         self._quarantines: list[ContextManager[None]] = []
         self._held = 0
         # How many of its own intents, and of the request's, are written.
@@ -127,6 +128,19 @@ class TransactionIntents(OpenTransaction):
         """State that a statement has changed something."""
         self._savepoints[-1].changed = True
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether a statement of it has changed something."""
+        return any(each.changed for each in self._savepoints)
+
+    def is_durable(self) -> None:
+        """State that what it has changed is committed, whatever becomes of it.
+
+        In autocommit; after a COMMIT that was sent as text; after a statement of MySQL
+        that commits by itself. Nobody rolls that back.
+        """
+        self._durable = True
+
     def begin_savepoint(self) -> None:
         self._savepoints.append(_Savepoint(self.home.collected_if_any()))
 
@@ -135,7 +149,7 @@ class TransactionIntents(OpenTransaction):
         if len(self._savepoints) < 2:
             return  # it was begun before this object was made
         ended = self._savepoints.pop()
-        if kept:
+        if kept or self._durable:
             self._savepoints[-1].intents += ended.intents
             self._savepoints[-1].changed |= ended.changed
         else:
@@ -164,13 +178,7 @@ class TransactionIntents(OpenTransaction):
             batch.intent(intent)
         position = collected.promised if collected is not None and theirs else None
         self._writer = self.home.runtime
-        try:
-            receipt = self._writer.write(target, batch, position)
-        except NotInTransactionError:
-            if collected is not None:
-                collected.add(*own)
-            self._autocommits = True
-            raise
+        receipt = self._writer.write(target, batch, position)
         self.written.append(Written(receipt, again=False))
         self._own_done += len(own)
         self._theirs, self._theirs_done = collected, done + len(theirs)
@@ -198,10 +206,13 @@ class TransactionIntents(OpenTransaction):
             self._end_quarantines(committed=False)
         open_transactions.ended(self)
         root = self._savepoints[0]
-        root.changed = any(each.changed for each in self._savepoints)
+        root.changed = self.has_changed
+        own = [intent for each in self._savepoints for intent in each.intents]
         self._savepoints = [_Savepoint(None)]
         others = self._others_are_open()
-        if not committed:
+        if not committed and self._durable:
+            self._keep(own)
+        elif not committed:
             self._drop(root)
         elif self._theirs is not None:
             self._theirs.written += self.written
@@ -249,13 +260,27 @@ class TransactionIntents(OpenTransaction):
         mark = root.mark if root.collected is collected else 0
         return min(mark, collected.kept)
 
+    def _keep(self, own: Sequence[InvalidationIntent]) -> None:
+        """Leave all to the end of the request: it was not written, and is durable."""
+        collected = self.home.collected_if_any()
+        if collected is None and own:
+            with contextlib.suppress(Exception):
+                collected = self.home.collected()
+        if collected is not None:
+            collected.add(*own)
+            collected.doubt = "statements were committed one by one"
+        elif own:
+            logger.error(
+                "%d invalidations are lost: statements were committed one by one, and"
+                " no request is served that would write them",
+                len(own),
+            )
+
     def _drop(self, savepoint: _Savepoint) -> None:
         collected = self.home.collected_if_any()
         if not collected or savepoint.collected not in (None, collected):
             return
-        if self._autocommits:
-            collected.doubt = "its connection commits each statement by itself"
-        elif savepoint.changed and not self._others_are_open():
+        if savepoint.changed and not self._others_are_open():
             collected.drop_from(savepoint.mark)
         else:
             # It may be for something else that was committed.
