@@ -282,6 +282,8 @@ def read_until(screen: int, end: str) -> str:
         (["4711"], "no dead letters of .*: 4711; nothing was done"),
         (["--older-than", "soon"], "'soon' is not allowed"),
         (["x"], "'x' is not a valid integer"),
+        ([str(2**63)], "is not in the range"),
+        (["--error", ""], "error is 0 bytes"),
     ],
 )
 def test_what_is_not_clear_is_refused(
@@ -294,6 +296,15 @@ def test_what_is_not_clear_is_refused(
     assert refused.code == ExitCode.USAGE
     assert re.search(said, " ".join(refused.err.split()))
     assert states(shop) == {id: OutboxState.DEAD}
+
+
+def test_an_id_that_no_row_can_have_is_refused(shop: Shop) -> None:
+    shown = dead(shop, "show", str(2**63))
+    listed = dead(shop, "list", "--after", str(2**63))
+
+    assert shown.code == listed.code == ExitCode.USAGE
+    assert "is not in the range" in shown.err
+    assert "is not in the range" in listed.err
 
 
 def test_an_id_that_is_not_dead_stops_the_others_too(shop: Shop) -> None:

@@ -260,6 +260,34 @@ def test_a_node_that_evicts_or_would_refuse_is_told(shop: Shop) -> None:
     assert any("evictions since its start" in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("behind", "warned"), [(2.5, False), (-0.9, False), (9, True), (-9, True)]
+)
+def test_a_node_whose_clock_is_surely_off_is_a_warning(
+    shop: Shop,
+    memcached: Memcached,
+    monkeypatch: pytest.MonkeyPatch,
+    behind: float,
+    warned: bool,
+) -> None:
+    use(shop, memcached.address)
+    really = MemcachedStore.stats
+
+    def stats(store: MemcachedStore, group: str = "") -> Any:
+        found = really(store, group)
+        # The server's own is up to three seconds behind, by the way it is made.
+        for facts in found.values():
+            facts["time"] = str(round(time.time() - behind))
+        return found
+
+    monkeypatch.setattr(MemcachedStore, "stats", stats)
+
+    texts = [each["text"] for each in found(shop)]
+
+    assert len(texts) == warned
+    assert all("its clock is about" in text for text in texts)
+
+
 def test_a_node_that_does_not_tell_about_itself_is_a_warning(shop: Shop) -> None:
     with FaultyMemcached() as proxy:
         findings = found(shop, memcached=proxy.address)

@@ -7,6 +7,7 @@ from typing import Iterator
 
 import pytest
 
+from hydracache_sync import InvalidationIntentBatch
 from hydracache_sync.cli import ExitCode
 from servers import Memcached
 from test_cli import Ended, Shop, run
@@ -66,6 +67,18 @@ def test_a_namespace_without_rows_is_paused_with_a_warning(shop: Shop) -> None:
     assert paused.out == ""
     assert "the outbox has no row of namespace" in paused.err
     assert f"did you mean {shop.namespace}?" in paused.err
+
+
+def test_a_name_from_the_outbox_moves_no_cursor(shop: Shop) -> None:
+    name = f"{shop.namespace}\x1b[2J"
+    shop.outbox.enqueue(name, InvalidationIntentBatch().flush())
+    shop.outbox.pause(name)
+
+    listed = command(shop, "paused")
+    guessed = command(shop, "pause", shop.namespace)
+
+    assert f"{shop.namespace}\\x1b[2J since " in listed.out
+    assert f"did you mean {shop.namespace}\\x1b[2J?" in guessed.err
 
 
 def test_a_bad_namespace_or_reason_pauses_nothing(shop: Shop) -> None:

@@ -18,6 +18,10 @@ from hydracache_sync.errors import ApplyUnavailable
 #: suffice.
 _TRIES = 5000
 
+#: Seconds by which memcached's clock is behind its host's at most, and ahead of it, by
+#: the way it is made: it counts whole seconds from its start, which it has rounded.
+_BEHIND, _AHEAD = 3.0, 1.0
+
 
 def examine_nodes(
     store: MemcachedStore, namespaces: Sequence[str]
@@ -90,13 +94,13 @@ def _node(
             f" {options.get('maxconns', 'unknown')})",
             "start it with a higher -c",
         )
-    off = abs(_number(stats, "time") - time.time())
-    # It tells whole seconds.
-    if off > CLOCK_SKEW + 1:
+    off = time.time() - _number(stats, "time")
+    if not -_AHEAD - CLOCK_SKEW <= off <= _BEHIND + CLOCK_SKEW:
         yield warning(
             check,
-            f"its clock is {duration(off)} off this host's",
-            "let NTP set both: that is an app's host too, perhaps",
+            f"its clock is about {duration(abs(off))} off this host's",
+            "let NTP set both: that is an app's host too, perhaps. A memcached goes on"
+            " from the time that its host had when it was started",
         )
 
 

@@ -19,6 +19,7 @@ from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.options import (
     DURATION,
     ERROR,
+    ROW_ID,
     json_lines_option,
     json_option,
     namespace_option,
@@ -126,7 +127,7 @@ def _selection_options(command: F) -> F:
     command = click.option(
         "--all", "everything", is_flag=True, help="All of these namespaces."
     )(command)
-    return click.argument("ids", nargs=-1, type=click.IntRange(min=0))(command)
+    return click.argument("ids", nargs=-1, type=ROW_ID)(command)
 
 
 @click.group()
@@ -177,7 +178,7 @@ def list_(
 
 
 @dead.command(epilog=_EXIT_CODES)
-@click.argument("ids", nargs=-1, type=click.IntRange(min=0), required=True)
+@click.argument("ids", nargs=-1, type=ROW_ID, required=True)
 @with_outbox
 @json_lines_option
 @logging_options

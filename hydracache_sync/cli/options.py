@@ -167,7 +167,13 @@ REASON = _Checked(
     "reason", lambda text: checked_text("reason", text, maximum=MAX_REASON)
 )
 POSITION = _Checked("position", CommitPosition)
-ERROR = _Checked("error", lambda text: checked_text("error", text, maximum=MAX_ERROR))
+#: Not empty: what a script's unset variable gives would choose all there are.
+ERROR = _Checked(
+    "error", lambda text: checked_text("error", text, minimum=1, maximum=MAX_ERROR)
+)
+
+#: Up to the largest that a database has.
+ROW_ID = click.IntRange(0, 2**63 - 1)
 
 #: Which rows of many are shown: ``limit`` of those behind the one called ``after``.
 page_options = _all(
@@ -180,7 +186,7 @@ page_options = _all(
     ),
     click.option(
         "--after",
-        type=click.IntRange(min=0),
+        type=ROW_ID,
         default=0,
         metavar="ID",
         help="Begin behind this one: the last of the page before.",

@@ -91,7 +91,7 @@ def paused(*, outbox: InvalidationOutbox, as_json: bool) -> None:
     else:
         for name, pause in found.items():
             reason = f": {printable(pause.reason)}" if pause.reason else ""
-            click.echo(f"{name} since {both(pause.since_ms)}{reason}")
+            click.echo(f"{printable(name)} since {both(pause.since_ms)}{reason}")
         if not found:
             click.echo("no namespace is paused")
 
@@ -102,7 +102,7 @@ def warn_of_unknown(outbox: InvalidationOutbox, namespace: str) -> None:
     if namespace in known:
         return
     near = difflib.get_close_matches(namespace, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {printable(near[0])}?" if near else ""
     click.echo(
         f"Warning: the outbox has no row of namespace {printable(namespace)}{hint}",
         err=True,

@@ -130,7 +130,7 @@ _READ_ONLY = "; the server is read-only: a replica? Name the primary in the URL"
 _RIGHTS = "; the user lacks a right: see the grants in the README"
 _HINTS = {
     1044: _RIGHTS,
-    1045: _RIGHTS,
+    1045: "; is the password right? If it is: see the grants in the README",
     1142: _RIGHTS,
     1143: _RIGHTS,
     1049: "; the database in the URL does not exist on that server",
