@@ -20,11 +20,13 @@ def is_open(connection: Any) -> bool | None:
     Unlike the outbox's own check, one that would only begin now does not count: nobody
     may be left who commits it.
 
-    :return: None where the driver cannot tell (mysqlclient).
+    :return: None where the driver cannot tell: mysqlclient, and ``sqlite3`` with
+        ``autocommit=False``, where the next transaction begins with the last one's end.
     :raises Exception: the connection is closed, or of no driver that is known.
     """
     if isinstance(connection, sqlite3.Connection):
-        return connection.in_transaction
+        always_open = getattr(connection, "autocommit", -1) is False
+        return None if always_open else connection.in_transaction
     driver_of(connection)
     status = getattr(connection, "server_status", None)
     if isinstance(status, int):
@@ -41,12 +43,12 @@ def has_committed(connection: Any) -> bool:
     """
     try:
         found = is_open(connection)
+        if found is None and not isinstance(connection, sqlite3.Connection):
+            # mysqlclient: a COMMIT in text stays unseen.
+            return bool(connection.get_autocommit())
     except Exception:
         return False
-    if found is None:
-        # mysqlclient: a COMMIT in text stays unseen.
-        found = not connection.get_autocommit()
-    return not found
+    return found is False
 
 
 def begin(connection: Any) -> None:

@@ -553,6 +553,31 @@ class TestTeardownEnqueueing:
         assert {row.reason for row in shop.rows()} == {"POST second"}
         assert caplog.records == []
 
+    @pytest.mark.needs_python(3, 12)
+    @pytest.mark.parametrize("commits", [True, False])
+    def test_a_transaction_that_is_always_open_does_not_swallow_it(
+        self, tmp_path: Path, commits: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop = Shop(
+            tmp_path / "always.db",
+            first=lambda app: app.teardown_appcontext(close_db),
+            options={"connection": lambda: g.get("db")},
+        )
+
+        @shop.app.get("/")
+        def view() -> str:
+            g.db = sqlite3.connect(shop.path, autocommit=False)
+            shop.rename("after")
+            hydracache.invalidate_key("item:1")
+            if commits:
+                g.db.commit()
+            return "done"
+
+        shop.client.get("/")
+
+        assert written(shop) == ("after" if commits else "before", ["item:1"])
+        assert "cannot tell whether a transaction is open" in caplog.text
+
     def test_a_callable_that_fails_is_no_error_of_the_page(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
