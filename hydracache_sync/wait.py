@@ -225,14 +225,15 @@ class InvalidationWait:
     ) -> tuple[_Look, bool]:
         deadline = started + self._timeout
         last = self._timeout == 0
+        answered: _Look | None = None
         while True:
             try:
-                seen = look(max(0.0, deadline - self._monotonic()))
+                seen = answered = look(max(0.0, deadline - self._monotonic()))
             except OutboxBusyError:
-                if last:
+                # Locked for so long: another look counts, an earlier one at the end.
+                if last and answered is None:
                     raise
-                # Locked all the while: what a later look says is what counts.
-                seen = _Look()
+                seen = answered or _Look()
             if seen.done or seen.hopeless:
                 return seen, False
             if last:

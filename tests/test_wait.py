@@ -689,6 +689,20 @@ class TestBusyDatabase:
 
         assert outcome == satisfied(elapsed_ms=500)
 
+    def test_a_busy_last_look_leaves_the_word_to_the_one_before(
+        self, outbox: Outbox, passing: Time
+    ) -> None:
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+        looks = Looks(outbox, passing)
+        looks.busy = [*range(2, 100)]
+
+        outcome = waiting(passing, timeout=1.0).wait(
+            looks, receipt  # type: ignore[arg-type]
+        )
+
+        assert outcome.timed_out and outcome.degraded and not outcome.satisfied
+        assert outcome.pending == 1
+
     def test_the_first_use_of_an_outbox_waits_no_longer(
         self, path: Path, sqlite: SQLiteOutbox, clock: FakeClock, passing: Time
     ) -> None:
