@@ -17,6 +17,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cli import ExitCode
+from hydracache_sync.outbox.base import STATUS_CAP
 from servers import Memcached, free_port
 from test_cli import PATIENCE, SECRET, Ended, Shop, run
 
@@ -138,6 +139,16 @@ def test_dead_letters_and_late_rows_are_problems(shop: Shop) -> None:
         examined.out
     )
     assert f"hydracache rows --namespace {name} " in examined.out
+
+
+def test_what_was_counted_to_its_end_has_no_plus(shop: Shop) -> None:
+    shop.invalidate(STATUS_CAP + 2)
+    change(shop, "update hydracache_outbox set state = 2 where id > 1")
+
+    examined = doctor(shop)
+
+    assert f" {shop.namespace}: {STATUS_CAP}+ dead letters\n" in examined.out
+    assert f" {shop.namespace}: 1 rows wait, " in examined.out
 
 
 def test_a_paused_namespace_is_a_warning_and_its_late_rows_are_none(

@@ -8,6 +8,7 @@ from typing import Iterator, Sequence
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
 from hydracache_sync.cli.moments import duration, utc
+from hydracache_sync.cli.row_output import count_of
 from hydracache_sync.cli.tables import printable
 from hydracache_sync.errors import OutboxError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -126,16 +127,15 @@ def _namespaces(
 
 def _status(name: str, status: OutboxStatus) -> Iterator[Finding]:
     check = f"namespace {name}"
-    more = "+" if status.capped else ""
     age = status.oldest_pending_age_ms / 1000
     if status.dead_lettered:
         yield problem(
             check,
-            f"{status.dead_lettered}{more} dead letters",
+            f"{count_of(status.dead_lettered, status)} dead letters",
             f"hydracache dead list --namespace {name}; mend the cause, then `dead"
             " retry`",
         )
-    text = f"{status.pending}{more} rows wait"
+    text = f"{count_of(status.pending, status)} rows wait"
     if status.pending:
         text += f", the oldest for {duration(age)}"
     if age > LATE and status.paused_since_ms is None:

@@ -9,7 +9,13 @@ import click
 
 from hydracache_sync.cli.moments import both, duration
 from hydracache_sync.cli.tables import cut, print_table, printable
-from hydracache_sync.outbox.row import OutboxRow, OutboxState, PendingPhase
+from hydracache_sync.outbox.base import STATUS_CAP
+from hydracache_sync.outbox.row import (
+    OutboxRow,
+    OutboxState,
+    OutboxStatus,
+    PendingPhase,
+)
 
 #: Characters of a table's cell; ``show`` prints everything.
 _CELL = 48
@@ -131,6 +137,11 @@ def print_details(row: OutboxRow, now_ms: int) -> None:
     for name, text in found:
         if text:
             click.echo(f"  {name.ljust(width)}  {text}")
+
+
+def count_of(count: int, status: OutboxStatus) -> str:
+    """One of the counts of ``status``; with a "+" where they were not all counted."""
+    return f"{count}{'+' if status.capped and count >= STATUS_CAP else ''}"
 
 
 def _at(moment_ms: int | None, now_ms: int) -> str | None:

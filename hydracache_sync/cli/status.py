@@ -17,8 +17,9 @@ from hydracache_sync.cli.options import (
     setting_option,
     with_outbox,
 )
+from hydracache_sync.cli.row_output import count_of
 from hydracache_sync.cli.tables import print_table, printable
-from hydracache_sync.outbox.base import STATUS_CAP, InvalidationOutbox
+from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
 
 _HEADINGS = (
@@ -52,7 +53,7 @@ class Thresholds(NamedTuple):
             (status.dead_lettered, self.max_dead, "dead", settings.MAX_DEAD),
         ):
             if limit is not None and count > limit:
-                shown = _count(count, status)
+                shown = count_of(count, status)
                 alerts.append(f"{shown} {what}, more than {setting.option} {limit}")
         return alerts
 
@@ -119,9 +120,9 @@ def _record(name: str, status: OutboxStatus) -> tuple[str, ...]:
     age = duration(status.oldest_pending_age_ms / 1000)
     return (
         name,
-        _count(status.pending, status),
+        count_of(status.pending, status),
         age + ("+" if status.capped else "") if status.pending else "-",
-        _count(status.dead_lettered, status),
+        count_of(status.dead_lettered, status),
         f"{status.failed_attempts}{'+' if status.capped else ''}",
         published,
     )
@@ -138,7 +139,3 @@ def _print_pauses(
             pause = reasons.get(name)
             reason = f": {printable(pause.reason)}" if pause and pause.reason else ""
             click.echo(f"{name} is paused since {utc(each.paused_since_ms)}{reason}")
-
-
-def _count(count: int, status: OutboxStatus) -> str:
-    return f"{count}{'+' if status.capped and count >= STATUS_CAP else ''}"
