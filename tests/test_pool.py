@@ -556,6 +556,20 @@ class TestTurns:
         assert turns.wait("second")
         turns.found_nothing("second", 0.0)
 
+    def test_one_look_is_for_all_wakes_before_it(self):
+        turns = Turns(NEVER)
+        assert turns.wait("me")
+        turns.found_nothing("me", 0.0)
+
+        for _ in range(3):
+            turns.wake()
+        assert turns.wait("me")
+        turns.found_nothing("me", 0.0)
+
+        end = threading.Timer(0.05, turns.end)
+        end.start()
+        assert not turns.wait("me")
+
     def test_each_expected_commit_is_looked_for_soon(self):
         turns = Turns(NEVER)
         assert turns.wait("me")

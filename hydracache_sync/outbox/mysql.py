@@ -344,7 +344,7 @@ class MySQLOutbox(SQLOutbox):
         """
         asked = self._questions.get(tuple(namespaces))
         if asked is not None:
-            with contextlib.suppress(Exception):  # said by the usual way, if it lasts
+            try:
                 self._refuse_in_block()
                 bits = ask(self._connections.get(), asked)
                 if bits == 0:
@@ -353,6 +353,8 @@ class MySQLOutbox(SQLOutbox):
                     due = [name for n, name in enumerate(namespaces) if bits >> n & 1]
                     self._likely.update(due)
                     return due
+            except Exception:
+                pass  # said by the usual way, if it lasts
             self._connections.drop_if(_is_closed)
         due = super().due_namespaces(namespaces)
         if asked is None:

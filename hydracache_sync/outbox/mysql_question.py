@@ -51,9 +51,12 @@ def ask(connection: Any, packet: bytes) -> int:
             sock.settimeout(connection._read_timeout)
             # So that PyMySQL, which spares itself the call, sets it back.
             connection._current_timeout = connection._read_timeout
+        nought = getattr(connection, "hydracache_nought", None)
         answer = b""
         while True:
             part = sock.recv(_LONGEST)
+            if part == nought:
+                return 0  # the same bytes say the same; it is what they say mostly
             if not part:
                 raise _errors().OperationalError(
                     2013, "Lost connection to MySQL server during query"
@@ -63,7 +66,10 @@ def ask(connection: Any, packet: bytes) -> int:
             if any(packet[0] == _ERROR for packet in _that_may_fail(packets)):
                 break
             if len(packets) >= _PACKETS:
-                return _number(packets)
+                number = _number(packets)
+                if number == 0:
+                    connection.hydracache_nought = answer
+                return number
             if len(answer) >= _LONGEST:
                 raise StrangeAnswerError(f"{len(answer)} bytes")
     except BaseException:

@@ -57,8 +57,7 @@ class Member:
         self.doing = (True, time.monotonic(), namespace)
 
     def rest(self) -> None:
-        if self.doing[0]:
-            self.doing = (False, time.monotonic(), None)
+        self.doing = (False, time.monotonic(), None)
 
     @property
     def alive(self) -> bool:
@@ -283,12 +282,19 @@ class Crew:
         :param again: the round before has carried something.
         """
         carried = False
+        started = time.monotonic()
+        # As begin() and rest() would do it: an idle pool does little else, on cold
+        # caches, where each call shows.
+        member.looking = True
+        member.doing = (True, started, None)
         try:
-            member.begin(None)
-            started = time.monotonic()
-            due = self._in_turn(self._due(again))
+            due = self._due(again)
+            if due:
+                due = self._in_turn(due)
             if not due:
-                self._turns.found_nothing(member, time.monotonic() - started)
+                now = time.monotonic()
+                member.doing = (False, now, None)
+                self._turns.found_nothing(member, now - started)
                 return False
             self._turns.pass_on(member)
             for namespace in due:
@@ -304,7 +310,8 @@ class Crew:
             self._turns.failed(member, self.outage.failed(exc, carrying, asked))
             carried = False
         finally:
-            member.rest()
+            if member.doing[0]:
+                member.rest()
         return carried
 
     def _due(self, again: bool) -> Sequence[str]:
@@ -313,18 +320,18 @@ class Crew:
         Every other round looks at all: a process that goes on committing must not keep
         the rows of others waiting.
         """
-        with self._lock:
-            told, self._told = self._told, set()
-        if told and not again:
-            return sorted(told)
+        if self._told:
+            with self._lock:
+                told, self._told = self._told, set()
+            if not again:
+                return sorted(told)
         due = self.outbox.due_namespaces(self._asked)
-        self.outage.looked(due)
+        if self.outage.lasts:
+            self.outage.looked(due)
         return due
 
     def _in_turn(self, due: Sequence[str]) -> list[str]:
         """Those that are not on hold, the one served longest ago first."""
-        if not due:
-            return []
         now = time.monotonic()
         with self._lock:
             ready = [

@@ -54,6 +54,11 @@ class DatabaseOutage:
             return False
         return not self._failing_at or namespace in self._failing_at
 
+    @property
+    def lasts(self) -> bool:
+        """Whether one has begun and has not been told to have ended."""
+        return self._began is not None
+
     def failed(
         self, exc: Exception, namespace: str | None = None, since: float | None = None
     ) -> float:

@@ -7,6 +7,7 @@ turn on and goes to work. Knows no outbox: what looking means is the caller's.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -33,11 +34,13 @@ class Turns:
 
     def __init__(self, poll_interval: float) -> None:
         self._poll_interval = poll_interval
-        # One lock, so that what is decided by both stays consistent. Reentrant, since
-        # wake() may be called by a signal's handler.
-        lock = threading.RLock()
-        self._leader_waits = threading.Condition(lock)
-        self._follower_waits = threading.Condition(lock)
+        # Reentrant, since wake() may be called by a signal's handler.
+        self._lock = threading.RLock()
+        self._follower_waits = threading.Condition(self._lock)
+        #: What the leader waits for: locked until it is rung. A condition makes a lock
+        #: for each wait, and this is most of what an idle pool does.
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._leader: object = None
         self._looking_since: float | None = None
         self._next_look = time.monotonic()
@@ -47,8 +50,10 @@ class Turns:
 
     def wait(self, me: object) -> bool:
         """Block until ``me`` should look; False when it should end."""
-        with self._leader_waits:
-            while not self._ended:
+        while True:
+            with self._lock:
+                if self._ended:
+                    return False
                 if self._leader is None:
                     self._leader = me
                 now = time.monotonic()
@@ -58,7 +63,6 @@ class Turns:
                         self._woken = False
                         self._looking_since = now
                         return True
-                    self._leader_waits.wait(pause)
                 elif self._looking_since is not None and (
                     now - self._looking_since > HANGING_LOOK
                 ):
@@ -67,14 +71,17 @@ class Turns:
                     return True
                 else:
                     self._follower_waits.wait(HANGING_LOOK)
-            return False
+                    continue
+            # Rung between the two, it does not wait. Rung for what is seen to already,
+            # it comes round once more.
+            self._bell.acquire(True, pause)
 
     def found_nothing(self, me: object, took: float) -> None:
         """Look again after a while.
 
         :param took: seconds that the look took.
         """
-        with self._leader_waits:
+        with self._lock:
             # Whoever has carried something looks again without having the turn.
             if self._leader not in (me, None):
                 return
@@ -84,18 +91,19 @@ class Turns:
                 self._burst *= LOOK_GROWTH
                 if self._burst >= self._poll_interval:
                     self._burst = None
-            self._look_after(pause)
+            self._looking_since = None
+            self._next_look = time.monotonic() + pause
 
     def failed(self, me: object, pause: float) -> None:
         """The look failed: nobody looks again before ``pause`` seconds are over."""
-        with self._leader_waits:
+        with self._lock:
             self._look_after(pause)
             if self._leader is me:
                 self._looking_since = None
 
     def pass_on(self, me: object) -> None:
         """Leave the looking to another thread: ``me`` has found something, or ends."""
-        with self._leader_waits:
+        with self._lock:
             if self._leader is not me:
                 return
             self._leader = None
@@ -107,26 +115,30 @@ class Turns:
         self._looking_since = None
         self._next_look = time.monotonic() + pause
 
+    def _ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has been rung already
+            self._bell.release()
+
     def wake(self) -> None:
         """Rows have been committed: have a thread look at once."""
-        with self._leader_waits:
+        with self._lock:
             self._woken = True
-            self._leader_waits.notify()
+            self._ring()
 
     def expect(self) -> None:
         """Rows may be committed soon: look often for a short while."""
-        with self._leader_waits:
+        with self._lock:
             self._burst = FIRST_LOOK
             if self._looking_since is not None:
                 return
             first = time.monotonic() + FIRST_LOOK
             if self._next_look > first:
                 self._next_look = first
-                self._leader_waits.notify()
+                self._ring()
 
     def end(self) -> None:
         """Have every ``wait`` return False, now and later."""
-        with self._leader_waits:
+        with self._lock:
             self._ended = True
-            self._leader_waits.notify_all()
+            self._ring()
             self._follower_waits.notify_all()

@@ -108,6 +108,18 @@ class TestAsking:
             assert list(cursor.fetchall()) == [(17, "text")]
         assert ask(connection, question("select 2 as n")) == 2
 
+    def test_answers_that_are_known_by_their_bytes_are_told_from_others(
+        self, connection
+    ):
+        answers = []
+        for number in (0, 0, 5, 0, 10, 100, 0):
+            answers.append(ask(connection, question(f"select {number} as n")))
+        with pytest.raises(pymysql.ProgrammingError):
+            ask(connection, question("select n from no_such_table"))
+        answers.append(ask(connection, question("select 0 as n")))
+
+        assert answers == [0, 0, 5, 0, 10, 100, 0, 0]
+
     def test_an_error_is_pymysqls_and_the_connection_stays(self, connection):
         with pytest.raises(pymysql.ProgrammingError) as caught:
             ask(connection, question("select n from no_such_table"))
@@ -142,6 +154,15 @@ class TestAsking:
 
 
 class TestStrangeAnswers:
+    def test_a_known_answer_with_more_behind_it_is_not_taken_for_it(self, strange):
+        nought = [*ANSWER[:3], b"\x010", ANSWER[4]]
+        connection = strange(packets_of(*nought, ANSWER[4]))
+        connection.hydracache_nought = packets_of(*nought)
+
+        with pytest.raises(StrangeAnswerError):
+            ask(connection, b"?")
+        assert connection.closed
+
     def test_an_answer_may_come_in_pieces(self, strange):
         whole = packets_of(*ANSWER)
         connection = strange(*(whole[n : n + 1] for n in range(len(whole))))
