@@ -153,12 +153,17 @@ class MemcachedStore(CacheStore):
         return self._gathered(len(addresses), parts, _ask, Node.answers)
 
     def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
-        parts = self._parts_of_keys([address for address, _, _ in writes])
         refused: Failures = {}
         # All of them before the first is sent: a bad value must not come after it.
-        _, adds = commands.each_store(b"add", writes, refused, now=time.time())
+        addresses, adds = commands.each_store(b"add", writes, refused, now=time.time())
         for error in refused.values():
             raise error
+        node = self._only
+        if node is not None and 0 < len(writes) <= KEYS_PER_GET:
+            keys = list(map(_physical_key, addresses))
+            data = b"".join(adds) + commands.get(keys)
+            return node.added(node.tell(data, monotonic()), keys)
+        parts = self._parts_of_keys(addresses)
 
         def ask(
             node: Node, keys: Sequence[bytes], places: Sequence[int], now: float
@@ -174,7 +179,7 @@ class MemcachedStore(CacheStore):
         failures: Failures = {}
         if self._only is not None:
             windows = commands.store(b"set", writes, failures, now=now)
-            return self._told({self._only: windows}, commands.STORED, failures)
+            return self._told_one(self._only, windows, commands.STORED, failures)
         return self._told(
             {
                 node: commands.store(b"set", part, failures, now=now)
@@ -188,7 +193,7 @@ class MemcachedStore(CacheStore):
         failures: Failures = {}
         if self._only is not None:
             windows = commands.delete(addresses, failures)
-            return self._told({self._only: windows}, commands.DELETED, failures)
+            return self._told_one(self._only, windows, commands.DELETED, failures)
         return self._told(
             {
                 node: commands.delete(part, failures)
@@ -382,6 +387,30 @@ class MemcachedStore(CacheStore):
                 for node, connection, _ in told:
                     node.abandon(connection)
                 raise
+        return failures
+
+    def _told_one(
+        self,
+        node: Node,
+        windows: Iterator[Window],
+        accepted: Sequence[bytes],
+        failures: Failures,
+    ) -> Failures:
+        """As :meth:`_told` for one node, which has nobody to wait for."""
+        for window in windows:
+            failed: Failures = {}
+            try:
+                connection = node.tell(window.data, monotonic())
+                goes_on = node.acknowledged(
+                    connection, window.addresses, accepted, failed
+                )
+            except ApplyUnavailable as exc:
+                note(failed, window.addresses, exc)
+                goes_on = False
+            if failed:
+                _merge(failures, failed)
+            if not goes_on:
+                self._give_up(node, {node: windows}, failures)
         return failures
 
     @staticmethod

@@ -3,6 +3,9 @@
     python tests/benchmarks/nodes.py [--reads 3000] [--rounds 9] [--rows 20000]
                                        [--outage 60] [--quick] [--only ...]
 
+First a store of one node against the same without a store and its ring: the commands,
+straight on that node, and their answers.
+
 A cached read takes the namespace's token, the key's and two tags', with a value of 100
 bytes; on three nodes it is one that needs all three. Sides run in turn in one process
 and the ratio is taken round by round: quote medians of ratios. Sends are counted on a
@@ -13,13 +16,15 @@ with two pools that know nothing of each other. Said is how long it takes, from 
 moment when the node's program runs, until all are applied, and how long the last of
 them would have waited.
 
-Goals: a read on three nodes at most 2.50 of one on one node, one send to each node.
+Goals: one node as fast as without a ring; a read on three nodes at most 2.50 of one on
+one node, one send to each node.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import sqlite3
 import statistics
@@ -27,7 +32,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterable, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -43,11 +48,17 @@ from hydracache_sync import (  # noqa: E402
     SQLiteOutbox,
     TaggedCache,
 )
+from hydracache_sync.cache import Failures, Write, commands  # noqa: E402
+from hydracache_sync.cache.commands import Window  # noqa: E402
+from hydracache_sync.cache.keyspace import Address, Keyspace  # noqa: E402
 from node_return import Crowd  # noqa: E402
 from servers import Memcached  # noqa: E402
 
 NAMESPACE = "shop"
 VALUE = os.urandom(100)
+
+#: Seconds of one side before the other has its turn.
+SLICE = 0.004
 
 
 def seconds(call: Callable[[], object], times: int) -> float:
@@ -77,6 +88,88 @@ def reader(store: MemcachedStore) -> Callable[[], object]:
     if cache.get(key, tags=tags) != VALUE:
         raise RuntimeError("not a hit")
     return lambda: cache.get(key, tags=tags)
+
+
+class Straight:
+    """What a store does for one server without a ring: commands and their answers.
+
+    The connections, the breaker and what an answer means are the library's.
+    """
+
+    def __init__(self, store: MemcachedStore) -> None:
+        [self._node] = store._nodes
+
+    def get_many(self, addresses: Sequence[Address]) -> object:
+        keys = [key for _, key in addresses]
+        return self._node.answers(self._node.ask(keys, time.monotonic()), keys)
+
+    def set_many(self, writes: Sequence[Write]) -> object:
+        failures: Failures = {}
+        windows = commands.store(b"set", writes, failures, now=time.time())
+        return self._told(windows, commands.STORED, failures)
+
+    def delete_many(self, addresses: Sequence[Address]) -> object:
+        failures: Failures = {}
+        windows = commands.delete(addresses, failures)
+        return self._told(windows, commands.DELETED, failures)
+
+    def add_many(self, writes: Sequence[Write]) -> object:
+        failures: Failures = {}
+        _, adds = commands.each_store(b"add", writes, failures, now=time.time())
+        keys = [key for (_, key), _, _ in writes]
+        data = b"".join(adds) + commands.get(keys)
+        return self._node.added(self._node.tell(data, time.monotonic()), keys)
+
+    def _told(
+        self, windows: Iterable[Window], accepted: Sequence[bytes], failures: Failures
+    ) -> Failures:
+        node = self._node
+        for window in windows:
+            connection = node.tell(window.data, time.monotonic())
+            node.acknowledged(connection, window.addresses, accepted, failures)
+        return failures
+
+
+def one_node(server: Memcached, rounds: int) -> None:
+    """A store of one node, against the same straight on that node."""
+    store = MemcachedStore([server.address])
+    straight = Straight(MemcachedStore([server.address]))
+    keyspace = Keyspace(store.ring, NAMESPACE)
+    few = [keyspace.tag_token(f"tag:{number}") for number in range(5)]
+    many = [keyspace.tag_token(f"tag:{number}") for number in range(256)]
+
+    def sides(name: str, things: Sequence[object]) -> list[Callable[[], object]]:
+        calls = getattr(straight, name), getattr(store, name)
+        return [functools.partial(call, things) for call in calls]
+
+    def writes(addresses: Sequence[Address]) -> list[Write]:
+        return [(address, VALUE, 60.0) for address in addresses]
+
+    for name, things in (
+        ("get_many", few),
+        ("set_many", writes(few)),
+        ("set_many", writes(many)),
+        ("add_many", writes(few)),
+        ("delete_many", few),
+    ):
+        by_hand, by_ring = sides(name, things)
+        # Slices of some milliseconds, so that both meet the same machine.
+        calls = max(5, round(SLICE / (seconds(by_hand, 50) / 50)))
+        took, ratios = [], []
+        for _ in range(rounds):
+            base = seconds(by_hand, calls)
+            took.append(base / calls)
+            # One follows the other: whoever comes first of two has an advantage.
+            other = seconds(by_ring, 2 * calls) / 2
+            base = (base + seconds(by_hand, calls)) / 2
+            ratios.append(other / base)
+        first, _, third = statistics.quantiles(ratios, n=4)
+        print(
+            f"one node, {name:11} of {len(things):3}"
+            f" {statistics.median(took) * 1e6:7.1f} us straight, by the store"
+            f" {statistics.median(ratios):5.3f} of it"
+            f"  (half of the rounds: {first:.3f} to {third:.3f})"
+        )
 
 
 def reads(servers: list[Memcached], times: int, rounds: int) -> None:
@@ -195,12 +288,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--outage", type=float, default=60.0)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", choices=["reads", "sends", "away", "back"])
+    parts = ["one", "reads", "sends", "away", "back"]
+    parser.add_argument("--only", choices=parts)
     options = parser.parse_args()
     if options.quick:
         options.reads, options.rounds, options.outage = 1000, 5, 10.0
     with Memcached() as one, Memcached() as two, Memcached() as three:
         servers = [one, two, three]
+        if options.only in (None, "one"):
+            one_node(servers[0], 40 * options.rounds)
         if options.only in (None, "reads"):
             reads(servers, options.reads, options.rounds)
         if options.only in (None, "sends"):
