@@ -95,6 +95,21 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lines
 
 
+class Counting:
+    """Counts the calls of a method of an outbox that return something."""
+
+    def __init__(self, outbox: Any, name: str) -> None:
+        self.calls = 0
+        really = getattr(outbox, name)
+
+        def method(*args: Any, **options: Any) -> Any:
+            result = really(*args, **options)
+            self.calls += bool(result)
+            return result
+
+        setattr(outbox, name, method)
+
+
 class Failing:
     """Makes a method of an outbox fail while the test says so."""
 
@@ -337,6 +352,31 @@ class TestDatabase:
             os.rename(f"{path}.backup", path)
             eventually(lambda: keys_of(applier) == ["before", "from the backup"])
             eventually(lambda: told() == ["WARNING database", "INFO database"])
+
+    def test_one_that_refuses_to_settle_what_it_let_be_claimed_is_one_outage(
+        self, outbox, path, applier, told, monkeypatch
+    ):
+        monkeypatch.setattr(database_outage, "CALM", 0.05)
+        claims = Counting(outbox, "claim")
+        outbox.enqueue(SHOP, batch_of("a"))
+        with contextlib.closing(sqlite3.connect(path, timeout=DEADLINE)) as other:
+            other.execute(
+                "create trigger refusing before update on hydracache_outbox"
+                " when old.claim_token is not null and new.claim_token is null"
+                " begin select raise(abort, 'refused'); end"
+            )
+            with WorkerPool(OutboxWorker(outbox, applier, claim_ttl=0.5)) as pool:
+                # Its claim ends, and it is claimed again, time after time.
+                eventually(lambda: claims.calls >= 4)
+                assert pool.health().outages
+                refused = told()
+                other.execute("drop trigger refusing")
+                eventually(lambda: outbox.status(SHOP).pending == 0)
+                eventually(lambda: len(told()) > 1)
+
+        assert refused == ["WARNING database"]
+        assert told() == ["WARNING database", "INFO database"]
+        assert outbox.status(SHOP).dead_lettered == 0
 
     def test_a_full_disk_is_waited_out(self, path):
         def in_child() -> tuple[list[str], int, int]:

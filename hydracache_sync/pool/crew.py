@@ -348,9 +348,13 @@ class Crew:
         """
         with self._lock:
             self._served[namespace] = next(self._rounds)
+        worker = self._workers[namespace]
+        before = worker.diagnostics().claimed
         try:
-            report = self._workers[namespace].run_once(stop=self._stop)
-        except OutboxError:
+            report = worker.run_once(stop=self._stop)
+        except OutboxError as exc:
+            if worker.diagnostics().claimed > before:
+                self.outage.unsettled(exc, namespace, worker.claim_ttl)
             # Also if only this namespace fails: the others come first next time.
             self._hold(namespace)
             raise
@@ -362,9 +366,7 @@ class Crew:
             return False
         self.outage.carried(namespace)
         # While some nodes of the cache are away, their rows say nothing of the others.
-        if self._came_further(report) or (
-            report.claimed and self._workers[namespace].partly_away
-        ):
+        if self._came_further(report) or (report.claimed and worker.partly_away):
             with self._lock:
                 self._held.pop(namespace, None)
             return True

@@ -10,6 +10,7 @@ from typing import Callable, Collection
 
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
+from hydracache_sync.outbox.sql_runner import ConnectionLostError
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,10 @@ LONGEST_PAUSE = 2.0
 #: Seconds without a failure until an outage counts as over: a database that flaps is
 #: one outage and two log lines, not hundreds.
 CALM = 1.0
+
+#: Claims of rows that could not be settled, one after the other, that must have ended
+#: until it counts that none of them is due.
+CLAIMS = 2
 
 
 class DatabaseOutage:
@@ -40,8 +45,9 @@ class DatabaseOutage:
         self._answered_at = 0.0
         self._failures = 0
         self._failing = False
-        #: Namespaces whose rows could not be claimed or settled, and not again since.
-        self._failing_at: set[str] = set()
+        #: Namespaces whose rows could not be claimed or settled, and not again since;
+        #: and until when a look that finds none due proves nothing of them.
+        self._failing_at: dict[str, float] = {}
 
     @property
     def now(self) -> OutageBegan | None:
@@ -58,6 +64,18 @@ class DatabaseOutage:
     def lasts(self) -> bool:
         """Whether one has begun and has not been told to have ended."""
         return self._began is not None
+
+    def unsettled(self, exc: Exception, namespace: str, claim_ttl: float) -> None:
+        """Note that rows of ``namespace`` stay claimed; :meth:`failed` comes next.
+
+        Of a database that refuses to settle what it lets be claimed no row is due until
+        the claims end, and those of another process that meets the same.
+        """
+        if isinstance(exc, ConnectionLostError):
+            return  # it was gone and refuses nothing
+        until = time.monotonic() + CLAIMS * claim_ttl + CALM
+        with self._lock:
+            self._failing_at[namespace] = until
 
     def failed(
         self, exc: Exception, namespace: str | None = None, since: float | None = None
@@ -78,7 +96,7 @@ class DatabaseOutage:
             self._failing = True
             self._failed_at = now
             if namespace is not None:
-                self._failing_at.add(namespace)
+                self._failing_at.setdefault(namespace, now)
             self._failures += 1
             longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures, 30))
         if began is not None:
@@ -104,18 +122,30 @@ class DatabaseOutage:
         :param due: namespaces that have rows.
         """
         if self._began is not None:
-            self._answered(self._failing_at.difference(due))
+            now = time.monotonic()
+            with self._lock:
+                for namespace in self._failing_at.keys() & set(due):
+                    # Nobody holds them: when they are due no more, somebody carried
+                    # them.
+                    self._failing_at[namespace] = now
+                proven = [
+                    namespace
+                    for namespace, until in self._failing_at.items()
+                    if namespace not in due and until <= now
+                ]
+            self._answered(proven)
 
     def carried(self, namespace: str) -> None:
         """Note that a batch was claimed and settled."""
         if self._began is not None:
-            self._answered({namespace})
+            self._answered([namespace])
 
     def _answered(self, proven: Collection[str]) -> None:
         now = time.monotonic()
         ended = None
         with self._lock:
-            self._failing_at.difference_update(proven)
+            for namespace in proven:
+                self._failing_at.pop(namespace, None)
             if self._failing_at:
                 return
             if self._failing:
