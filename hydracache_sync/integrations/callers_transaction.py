@@ -20,8 +20,9 @@ def is_open(connection: Any) -> bool | None:
     Unlike the outbox's own check, one that would only begin now does not count: nobody
     may be left who commits it.
 
-    :return: None where the driver cannot tell: mysqlclient, and ``sqlite3`` with
-        ``autocommit=False``, where the next transaction begins with the last one's end.
+    :return: None where the driver cannot tell: mysqlclient; ``sqlite3`` with
+        ``autocommit=False``, where the next transaction begins with the last one's end;
+        mysql-connector-python, if one is open, but perhaps by a SELECT.
     :raises Exception: the connection is closed, or of no driver that is known.
     """
     if isinstance(connection, sqlite3.Connection):
@@ -32,8 +33,7 @@ def is_open(connection: Any) -> bool | None:
     if isinstance(status, int):
         # PyMySQL: refreshed by each acknowledged write; a closed one keeps the last.
         return bool(status & _IN_TRANSACTION) and bool(connection.open)
-    found = getattr(connection, "in_transaction", None)
-    return found if isinstance(found, bool) else None
+    return False if getattr(connection, "in_transaction", None) is False else None
 
 
 def has_committed(connection: Any) -> bool:

@@ -55,13 +55,12 @@ def write_into_open_transaction(
             "its connection could not take it,"
             f" {type(exc).__name__}: {exc}" + _suspects(ran_before)
         )
-    if open_now is None:
-        return "its driver cannot tell whether a transaction is open"
     if collected:
         collected.written.append(Written(receipt, again=False))
-        collected.clear()
+        if open_now:
+            collected.clear()
     _hold_off_until_end(runtime, collected)
-    return ""
+    return "" if open_now else "its driver cannot tell whether a transaction is open"
 
 
 def _hold_off_until_end(runtime: Runtime, collected: Collected) -> None:

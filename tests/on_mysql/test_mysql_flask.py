@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Iterator
 
+import mysql.connector
 import MySQLdb
 import pytest
 from flask import Flask, g
@@ -83,6 +84,7 @@ class Shop:
         connect: Callable[[], Any],
         *,
         autocommits: bool = False,
+        **config: Any,
     ) -> None:
         self.database = database
         self.autocommits = autocommits
@@ -99,6 +101,7 @@ class Shop:
             HYDRACACHE_POOL="none",
             HYDRACACHE_NET_TIMEOUT=PATIENCE,
         )
+        self.app.config.update(config)
         self.app.teardown_appcontext(self._end)
         hydracache.init_app(self.app, connection=lambda: g.get("db"))
         self._connect = connect
@@ -188,16 +191,54 @@ class TestOnPyMySQL:
         assert shop.written() == (data_and_miss if shop.autocommits else neither)
 
 
-def test_where_a_driver_cannot_tell_it_is_written_twice_rather_than_never(
-    shared: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    def connect() -> Any:
-        options = {**shared.options, "passwd": shared.options["password"]}
-        options["db"] = options.pop("database")
-        del options["password"]
-        return MySQLdb.connect(**options)
+def connect_mysqlclient(database: Database) -> Any:
+    options = {**database.options, "passwd": database.options["password"]}
+    options["db"] = options.pop("database")
+    del options["password"]
+    return MySQLdb.connect(**options)
 
-    shop = Shop(shared, connect)
+
+def connect_connector(database: Database) -> Any:
+    return mysql.connector.connect(**database.options)
+
+
+@pytest.mark.parametrize("connect", [connect_mysqlclient, connect_connector])
+def test_a_transaction_that_only_reads_does_not_swallow_it(
+    shared: Database, connect: Callable[[Database], Any]
+) -> None:
+    shop = Shop(shared, lambda: connect(shared))
+
+    def view() -> str:
+        shop.change().commit()
+        cursor = g.db.cursor()
+        cursor.execute("select * from item")
+        cursor.fetchall()
+        raise ZeroDivisionError
+
+    assert shop.get(view) == 500
+
+    assert shop.written() == ("after", ["item:1"])
+    shop.outbox.close()
+
+
+@pytest.mark.parametrize("connect", [connect_mysqlclient, connect_connector])
+@pytest.mark.parametrize("mode", ["eventual", "strict"])
+def test_where_a_driver_cannot_tell_it_is_written_twice_rather_than_never(
+    shared: Database,
+    connect: Callable[[Database], Any],
+    mode: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shop = Shop(shared, lambda: connect(shared), HYDRACACHE_MODE=mode)
+    cache = shop.app.extensions["hydracache"].cache
+    quarantine = cache.quarantine
+    held_off_at: list[str] = []
+
+    def watched(batch: Any, **options: Any) -> Any:
+        held_off_at.append(shop.written()[0])
+        return quarantine(batch, **options)
+
+    cache.quarantine = watched
 
     def view() -> str:
         shop.change()
@@ -207,4 +248,5 @@ def test_where_a_driver_cannot_tell_it_is_written_twice_rather_than_never(
 
     assert shop.written() == ("after", ["item:1", "item:1"])
     assert "its driver cannot tell whether a transaction is open" in caplog.text
+    assert held_off_at == (["before", "after"] if mode == "strict" else [])
     shop.outbox.close()
