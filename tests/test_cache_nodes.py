@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from time import monotonic
 from typing import Callable, Iterator
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from faulty_memcached import Command, FaultyMemcached, Mode
 from hydracache_sync import MemcachedStore, TaggedCache
 from hydracache_sync.cache import Address, Keyspace
-from hydracache_sync.cache.node import KEYS_PER_GET
+from hydracache_sync.cache.commands import STORED, VERSION
+from hydracache_sync.cache.node import KEYS_PER_GET, Node
 from hydracache_sync.cache.replies import Replies
-from hydracache_sync.cache.transport import Connection
+from hydracache_sync.cache.server_list import parse_servers
+from hydracache_sync.cache.transport import Connection, Limits
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
 
 SPACE = Keyspace("1", "shop")
@@ -358,3 +361,52 @@ def test_threads_with_one_connection_to_each_node_do_not_wait_for_each_other(
         thread.join()
 
     assert len(done) == len(orders)
+
+
+# What should have come while others were waited for
+
+
+@pytest.fixture
+def patient(servers: list[Waiting]) -> Node:
+    """A node that would wait for a minute for its answers."""
+    [server] = parse_servers([servers[0].address])
+    return Node(server, Limits(10, 60, 60), pool_size=1)
+
+
+#: How each question is asked, and its answer read by when it is due.
+STEPS: dict[str, Callable[[Node, float], object]] = {
+    "get": lambda node, due: node.answers(node.ask([b"k"], monotonic()), [b"k"], due),
+    "set": lambda node, due: node.acknowledged(
+        node.tell(b"set k 0 0 1\r\n1\r\n", monotonic()), [(b"k", b"k")], STORED, {}, due
+    ),
+    "add": lambda node, due: node.added(
+        node.tell(b"add k 0 0 1\r\n1\r\nget k\r\n", monotonic()), [b"k"], due
+    ),
+    "version": lambda node, due: node.version(node.tell(VERSION, monotonic()), due),
+}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_an_answer_that_is_due_and_not_there_is_not_waited_for(
+    servers: list[Waiting], patient: Node, step: Callable[[Node, float], object]
+) -> None:
+    servers[0].mode = Mode.HANG
+    started = monotonic()
+
+    try:
+        answered = step(patient, started)
+    except ApplyUnavailable as exc:
+        assert "no answer in time" in str(exc)
+    else:
+        assert answered is False  # writes tell of each, and whether to go on
+
+    assert monotonic() - started < 30
+
+
+def test_an_answer_that_is_there_is_taken_however_late_it_is(patient: Node) -> None:
+    began = monotonic()
+    connection = patient.ask([b"k"], began)
+    while not connection.is_stale():
+        assert monotonic() < began + 60
+
+    assert patient.answers(connection, [b"k"], began) == [None]
