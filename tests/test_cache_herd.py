@@ -484,6 +484,32 @@ def test_who_may_not_store_takes_no_lock(cache: TaggedCache, store: CacheStore) 
     assert alone.end() == "old"
 
 
+def test_who_may_store_no_longer_takes_no_lock_that_comes_free(
+    cache: TaggedCache,
+    elsewhere: TaggedCache,
+    store: CacheStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = Load("old")
+    leader = read(cache, old)
+    assert old.started.wait(DEADLINE)
+    lock = cache._keyspace.load_lock("k")
+    token = cache._keyspace.tag_token(TAGS[0])
+    look_again = elsewhere._entries.look_again
+
+    def after_an_eviction(*args: Any) -> Any:
+        # Between two looks of who waits: a token is gone, and the lock as well.
+        store.delete_many([token, lock])
+        return look_again(*args)
+
+    monkeypatch.setattr(elsewhere._entries, "look_again", after_an_eviction)
+    held = read(elsewhere, lambda: store.get_many([lock])).end()
+    old.go_on.set()
+
+    assert held == [None]
+    assert leader.end() == "old"
+
+
 def test_nobody_joins_while_the_store_does_not_answer(unique: str) -> None:
     with FaultyMemcached() as server:
         store = MemcachedStore([server.address], timeout=10, connect_timeout=10)
