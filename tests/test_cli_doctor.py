@@ -252,6 +252,31 @@ def test_a_namespace_is_looked_for_on_each_node_under_this_ring(
     assert "another --ring or another server list" in warning["mend"]
 
 
+@pytest.mark.parametrize("readers_are", [True, False])
+def test_strict_here_and_not_there_is_told(
+    shop: Shop, memcached: Memcached, readers_are: bool
+) -> None:
+    with MemcachedStore([memcached.address], timeout=PATIENCE) as store:
+        cache = TaggedCache(store, shop.namespace, strict=readers_are)
+        cache.get_or_load("key", lambda: "value")
+    named, unnamed = {"strict": shop.namespace}, dict[str, str]()
+
+    same = found(shop, **(named if readers_are else unnamed))
+    other = found(shop, **(unnamed if readers_are else named))
+
+    assert same == []
+    [warning] = other
+    assert warning["check"] == f"namespace {shop.namespace}"
+    assert ("who is strict" in warning["text"]) == readers_are
+    assert memcached.address in warning["text"]
+
+
+def test_a_strict_namespace_that_is_none_is_told(shop: Shop) -> None:
+    [warning] = (f for f in found(shop, strict="other") if f["check"] == "settings")
+
+    assert "--strict other is not among the namespaces" in warning["text"]
+
+
 def test_a_node_that_evicts_or_would_refuse_is_told(shop: Shop) -> None:
     with Memcached(arguments=("-M", "-I", "2m", "-m", "96")) as full:
         use(shop, full.address)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Iterator, Mapping, Sequence
+from typing import Collection, Iterator, Mapping, Sequence
 
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync.cache.tokens import COLD, LIVE, is_live
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
 from hydracache_sync.cli.moments import duration
@@ -24,9 +25,12 @@ _BEHIND, _AHEAD = 3.0, 1.0
 
 
 def examine_nodes(
-    store: MemcachedStore, namespaces: Sequence[str]
+    store: MemcachedStore, namespaces: Sequence[str], strict: Collection[str]
 ) -> Iterator[Finding]:
-    """Look at each node, then for the tokens of each namespace."""
+    """Look at each node, then for the tokens of each namespace.
+
+    :param strict: namespaces that are said to be strict.
+    """
     answers = store.ping()
     stats, options = store.stats(), store.stats("settings")
     away = []
@@ -46,7 +50,7 @@ def examine_nodes(
         else:
             yield from _node(name, version, facts, chosen)
     for namespace in namespaces:
-        yield from _tokens(store, namespace, away)
+        yield from _tokens(store, namespace, away, namespace in strict)
 
 
 def _away(name: str, error: ApplyUnavailable) -> Finding:
@@ -111,11 +115,12 @@ def _number(stats: Mapping[str, str], name: str) -> int:
 
 
 def _tokens(
-    store: MemcachedStore, namespace: str, away: Sequence[str]
+    store: MemcachedStore, namespace: str, away: Sequence[str], strict: bool
 ) -> Iterator[Finding]:
     check = f"namespace {printable(namespace)}"
     there: list[str] = []
     absent: list[str] = []
+    otherwise: list[str] = []
     for name, address in _places(store, namespace).items():
         if name in away:
             continue
@@ -125,12 +130,16 @@ def _tokens(
             yield _away(name, exc)
         else:
             (absent if token is None else there).append(name)
+            if is_live(token, LIVE if strict else COLD):
+                otherwise.append(name)
     if there:
         text = f"known under ring {store.ring} on {', '.join(there)}"
         if absent:
             text += f"; not yet on {', '.join(absent)}"
         yield ok(check, text)
-    elif absent:
+    if otherwise:
+        yield _strict_otherwise(check, strict, otherwise)
+    if absent and not there:
         yield warning(
             check,
             f"no reader has cached anything under ring {store.ring} on"
@@ -138,6 +147,18 @@ def _tokens(
             "if apps do cache: they use another --ring or another server list than the"
             " workers, and no invalidation reaches what they read",
         )
+
+
+def _strict_otherwise(check: str, strict: bool, nodes: Sequence[str]) -> Finding:
+    makers, here = ("not strict", "is") if strict else ("strict", "is not")
+    return warning(
+        check,
+        f"somebody who is {makers} has made its token on {', '.join(nodes)}, and here"
+        f" it {here} named by --strict",
+        "name it by --strict, or strict=True, in all of apps, workers and drains or in"
+        " none: what one has made is nothing to the others, and little is cached. To go"
+        " over takes a new --ring",
+    )
 
 
 def _places(store: MemcachedStore, namespace: str) -> dict[str, Address]:

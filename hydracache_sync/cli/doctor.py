@@ -19,6 +19,7 @@ from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.options import json_option, setting_option, with_outbox
 from hydracache_sync.cli.outbox_checks import examine_outbox
 from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.cli.tables import printable
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.rights import ROLES
 from hydracache_sync.settings import misspelt
@@ -40,6 +41,7 @@ from hydracache_sync.settings import misspelt
 @setting_option(settings.MEMCACHED)
 @setting_option(settings.WEIGHTS)
 @setting_option(settings.RING)
+@setting_option(settings.STRICT)
 @setting_option(settings.CONNECT_TIMEOUT)
 @setting_option(settings.TIMEOUT)
 @click.option(
@@ -60,6 +62,7 @@ def doctor(
     memcached: Sequence[str] | None,
     weights: dict[str, float] | None,
     ring: str,
+    strict: tuple[str, ...],
     connect_timeout: float,
     timeout: float,
     role: str,
@@ -85,7 +88,7 @@ def doctor(
                     timeout=timeout,
                 )
             )
-        for finding in _examine(outbox, store, names, role):
+        for finding in _examine(outbox, store, names, strict, role):
             finding = finding._replace(text=without_passwords(finding.text))
             found.append(finding)
             # One by one: something that hangs shows what was found before.
@@ -111,17 +114,25 @@ def _examine(
     outbox: InvalidationOutbox,
     store: MemcachedStore | None,
     namespaces: Sequence[str],
+    strict: Sequence[str],
     role: str,
 ) -> Iterator[Finding]:
     yield ok("versions", f"hydracache_sync {__version__}, Python {_python()}")
     for name, meant in misspelt(os.environ):
         mend = f"write {meant}" if meant else "take it away: it has no effect"
         yield warning("settings", f"there is no setting {name}", mend)
+    for name in strict:
+        if name not in namespaces:
+            yield warning(
+                "settings",
+                f"--strict {printable(name)} is not among the namespaces",
+                "name it by --namespace too: workers and drains refuse to start",
+            )
     yield from examine_outbox(outbox, namespaces, role)
     if store is None:
         yield ok("nodes", "not asked: --memcached names none")
     else:
-        yield from examine_nodes(store, namespaces)
+        yield from examine_nodes(store, namespaces, strict)
 
 
 def _python() -> str:
