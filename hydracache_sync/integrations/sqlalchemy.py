@@ -286,7 +286,6 @@ class Attached:
         event.listen(target, "after_cursor_execute", self._has_executed)
         event.listen(target, "commit", self._commits)
         event.listen(target, "prepare_twophase", self._prepares)
-        event.listen(target, "commit_twophase", self._commits_prepared)
         event.listen(target, "savepoint", _begin_before_savepoint)
 
     def _executes(
@@ -356,11 +355,11 @@ class Attached:
             raise
 
     def _prepares(self, connection: Connection, xid: Any) -> None:
-        self._write_rest(connection)
+        """As :meth:`_commits`; what is prepared must not be refused any more.
 
-    def _commits_prepared(
-        self, connection: Connection, xid: Any, is_prepared: bool
-    ) -> None:
+        It would stay in the database, with its locks, until somebody looks for it.
+        """
+        self._write_rest(connection)
         self._hold_off(connection)
 
     def _write_rest(self, connection: Connection) -> None:
@@ -369,7 +368,7 @@ class Attached:
             transaction.write(lambda: _dbapi_connection(connection))
 
     def _hold_off(self, connection: Connection) -> None:
-        """Of several connections the first that commits: nothing may commit before."""
+        """Of several connections the first that ends: nothing may commit before."""
         transaction = self._transaction_on(connection)
         if transaction is not None:
             transaction.hold_off()

@@ -7,8 +7,9 @@ from typing import Any, Iterator
 
 import pytest
 from alchemy_site import Site
-from library import ADA, NAMESPACE, Author, Library
+from library import ADA, KNOWS_TWO_PHASES, NAMESPACE, Author, Library
 from sqlalchemy import event, text
+from sqlalchemy.orm import sessionmaker
 
 from hydracache_sync import (
     ApplyUnavailable,
@@ -206,6 +207,35 @@ class TestWithoutAnApp:
                 session.commit()
 
         assert (library.names(), library.intents()) == ([], [])
+
+    @pytest.mark.parametrize("library", KNOWS_TWO_PHASES, indirect=True)
+    def test_what_is_refused_is_not_left_prepared(
+        self,
+        library: Library,
+        cache: TaggedCache,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        make = sessionmaker(bind=library.engine, twophase=True)
+        attached = attach(make, library.outbox, NAMESPACE, cache=cache)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryStore, "set_many", lambda _, w: unavailable(w))
+            with make() as session:
+                session.add(Author(name="ada"))
+                attached.invalidate(session, ADA)
+                with pytest.raises(QuarantineError):
+                    session.commit()
+        with make() as session:
+            left = session.execute(text("xa recover")).all()
+            # It would wait for the lock of one that was left prepared.
+            session.add(Author(name="ada"))
+            attached.invalidate(session, ADA)
+            session.commit()
+            receipt = attached.receipt(session)
+
+        assert left == []
+        assert (library.names(), library.intents()) == (["ada"], [ADA])
+        assert receipt is not None and receipt.strict is True
 
     @pytest.mark.parametrize(
         ("namespace", "strict"), [(NAMESPACE, False), ("another", True)]
