@@ -12,8 +12,10 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, Callable, Iterator, Sequence
 
 import pytest
 
@@ -35,6 +37,7 @@ from hydracache_sync import (
     WorkerPool,
 )
 from hydracache_sync.events import log_fields
+from hydracache_sync.pool import keeper
 from hydracache_sync.pool import turns as turns_module
 from hydracache_sync.pool.turns import Turns
 
@@ -677,6 +680,37 @@ class TestPurge:
             eventually(lambda: purges == [1, 1])
 
         assert "the keeper of the pool begins anew" in caplog.text
+
+    def test_a_purge_pauses_for_its_own_time_and_not_for_that_of_others(
+        self, outbox, monkeypatch
+    ):
+        now = 0.0
+        # A bite alone, one that waited for other writers first, and the last.
+        took = {500: [0.004, 0.3], 499: [0.001]}
+        bites = [(rows, each) for rows, times in took.items() for each in times]
+
+        def purge_published(*args: Any, **options: Any) -> int:
+            nonlocal now
+            rows, seconds = bites.pop(0)
+            now += seconds
+            return rows
+
+        outbox.purge_published = purge_published
+        clock = SimpleNamespace(monotonic=lambda: now)
+        monkeypatch.setattr(keeper, "time", clock)
+        crew = SimpleNamespace(outbox=outbox)
+        told: list[Event] = []
+        keeping = keeper.Keeper(
+            [], keep_published=1.0, purge_every=1.0, tell=told.append
+        )
+        purges = deque([keeper._Purge(crew, SHOP)])
+
+        pauses = [keeping._bite(purges) for _ in range(3)]
+
+        assert pauses[:2] == [pytest.approx(0.008)] * 2
+        assert pauses[2] == keeper.SHORTEST_PURGE_PAUSE
+        [purged] = told
+        assert purged.rows == 1499 and not purges
 
     def test_nothing_is_purged_before_its_time(self, outbox, applier):
         with WorkerPool(OutboxWorker(outbox, applier), purge_every=0.001):

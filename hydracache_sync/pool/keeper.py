@@ -27,10 +27,10 @@ LOOK_INTERVAL = 1.0
 #: writer at a time: a few milliseconds.
 PURGE_BITE = 500
 
-#: Times as long as a bite took that the purge pauses after it, and the least pause in
-#: seconds: others write meanwhile.
+#: Times as long as a bite takes that the purge pauses after it, and the least pause in
+#: seconds: others write meanwhile, for two thirds of the time or more.
 PURGE_PAUSE = 2.0
-SHORTEST_PURGE_PAUSE = 0.01
+SHORTEST_PURGE_PAUSE = 0.005
 
 
 class Keeper:
@@ -123,20 +123,27 @@ class Keeper:
                 )
             return SHORTEST_PURGE_PAUSE
         purge.rows += deleted
+        purge.bite = min(purge.bite, time.monotonic() - started)
         if deleted >= PURGE_BITE:
             purges.append(purge)
         elif purge.rows:
             seconds = time.monotonic() - purge.started
             logger.debug("purged %d rows of namespace %s", purge.rows, purge.namespace)
             self._tell(Purged(purge.namespace, purge.rows, seconds))
-        return max(SHORTEST_PURGE_PAUSE, PURGE_PAUSE * (time.monotonic() - started))
+        return max(SHORTEST_PURGE_PAUSE, PURGE_PAUSE * purge.bite)
 
 
 class _Purge:
-    """How far the purge of one namespace has come."""
+    """How far the purge of one namespace has come.
+
+    :ivar bite: seconds that the quickest took. The others took as long and had to wait
+        for those who write, under a flood for most of it; to pause for that as well
+        would let the table grow.
+    """
 
     def __init__(self, crew: Crew, namespace: str) -> None:
         self.crew = crew
         self.namespace = namespace
         self.rows = 0
+        self.bite = float("inf")
         self.started = time.monotonic()
