@@ -579,6 +579,32 @@ class TestUserCode:
         assert refusals == []
         assert "could not be replaced" in caplog.text
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_a_log_that_raises_leaves_the_pool_alive(self, outbox, monkeypatch):
+        from hydracache_sync.pool import keeper
+
+        monkeypatch.setattr(keeper, "LOOK_INTERVAL", 0.01)
+        log = logging.getLogger("hydracache_sync")
+
+        class WantsRequest(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                raise RuntimeError("working outside of a request")
+
+        handler = WantsRequest()
+        log.addHandler(handler)
+        try:
+            with WorkerPool(OutboxWorker(outbox, OnceApplier(Killed("it")))) as pool:
+                outbox.enqueue(SHOP, batch_of("a"))
+                eventually(lambda: outbox.status(SHOP).pending == 0)
+                # Of many looks none has started another thread for the same one.
+                threading.Event().wait(0.3)
+                eventually(lambda: pool.health().ok)
+                health = pool.health()
+        finally:
+            log.removeHandler(handler)
+
+        assert (health.replaced, len(health.threads)) == (1, 1)
+
     def test_a_dead_thread_is_seen(self, outbox, monkeypatch):
         from hydracache_sync.pool import keeper
 

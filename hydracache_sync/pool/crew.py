@@ -171,8 +171,6 @@ class Crew:
                 surplus = sum(each.replaced and each.alive for each in members)
                 if not member.replaced and surplus < self._size:
                     self._replace(member, None)
-                    member.replaced = True
-                    self._turns.pass_on(member)
             else:
                 member.reported = False
 
@@ -182,6 +180,10 @@ class Crew:
         :raises RuntimeError: the system gives no thread.
         """
         self._hire()
+        # Before anybody is told: a filter of the log or a subscriber that raises must
+        # not have it replaced once more at each look.
+        member.replaced = True
+        self._turns.pass_on(member)
         self.replaced += 1
         event = ThreadReplaced(None, member.name, error)
         logger.error(

@@ -10,6 +10,7 @@ import logging
 import random
 import threading
 import time
+import traceback
 from collections import deque
 from typing import Callable, Sequence
 
@@ -68,8 +69,12 @@ class Keeper:
             except BaseException as exc:
                 # User code has raised what is no Exception, a subscriber that hears of
                 # a purge for instance. Nobody looks after the one who looks after the
-                # others: it begins anew.
-                logger.critical("the keeper of the pool begins anew", exc_info=exc)
+                # others: it begins anew. Also if it was the log that raised: a filter
+                # that wants a request, for instance.
+                try:
+                    logger.critical("the keeper of the pool begins anew", exc_info=exc)
+                except Exception:
+                    traceback.print_exc()
                 self._stop.wait(LOOK_INTERVAL)
 
     def _keep(self) -> None:
