@@ -729,6 +729,29 @@ class TestFork:
 
         assert outbox.status(SHOP).pending == 2
 
+    def test_a_fork_waits_until_threads_that_end_have_closed_their_connections(
+        self, outbox
+    ):
+        for _ in range(60):
+            threads = [
+                threading.Thread(target=outbox.status, args=[SHOP]) for _ in range(3)
+            ]
+            for thread in threads:
+                thread.start()
+            pending = Child(lambda: outbox.status(SHOP).pending).result()
+            for thread in threads:
+                thread.join()
+            assert pending == 0
+
+    def test_a_thread_that_forks_may_collect_a_connection_meanwhile(self):
+        from hydracache_sync.outbox.fork_gate import ForkGate
+
+        gate = ForkGate()
+        gate.close()
+        with gate:
+            pass
+        gate.open()
+
     def test_a_fork_waits_for_a_thread_that_uses_another_outbox_in_its_block(
         self, outbox, tmp_path, monkeypatch, caplog
     ):

@@ -31,18 +31,22 @@ class ForkGate:
 
     def renew(self) -> None:
         """Forget everything: in a child no other thread is inside."""
-        self._changed = threading.Condition(threading.Lock())
+        # Reentrant: a connection may be collected, and closed, at any line of ours.
+        self._changed = threading.Condition(threading.RLock())
         #: How deep each thread is inside: in a block of one outbox it may use another.
         self._inside: dict[int, int] = {}
-        #: Forks under way: two threads may fork at once.
-        self._forks = 0
+        #: Threads that fork; several may at once.
+        self._forking: set[int] = set()
 
     def __enter__(self) -> None:
+        thread = threading.get_ident()
         with self._changed:
-            # Who is inside goes on: the fork waits for him.
-            while self._forks and threading.get_ident() not in self._inside:
+            # Who is inside goes on: the fork waits for him. So does who forks, and
+            # collects a connection meanwhile.
+            while self._forking and not (
+                thread in self._inside or thread in self._forking
+            ):
                 self._changed.wait()
-            thread = threading.get_ident()
             self._inside[thread] = self._inside.get(thread, 0) + 1
 
     def __exit__(self, *exc_info: object) -> None:
@@ -52,15 +56,16 @@ class ForkGate:
             depth = self._inside.pop(thread, 1) - 1
             if depth:
                 self._inside[thread] = depth
-            elif self._forks:
+            elif self._forking:
                 self._changed.notify_all()
 
     def close(self) -> None:
         """Let nobody in, and wait until the others are out."""
         deadline = time.monotonic() + LONGEST_WAIT
+        thread = threading.get_ident()
         with self._changed:
-            self._forks += 1
-            while self._inside.keys() - {threading.get_ident()}:
+            self._forking.add(thread)
+            while self._inside.keys() - {thread}:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     break
@@ -74,7 +79,7 @@ class ForkGate:
 
     def open(self) -> None:
         with self._changed:
-            self._forks -= 1
+            self._forking.discard(threading.get_ident())
             self._changed.notify_all()
 
 

@@ -19,7 +19,7 @@ from hydracache_sync.errors import (
     SchemaError,
 )
 from hydracache_sync.outbox.connections import ThreadConnections, keep_for_good
-from hydracache_sync.outbox.fork_gate import fork_gate
+from hydracache_sync.outbox.fork_gate import ForkGate, fork_gate
 from hydracache_sync.outbox.row import COLUMNS, DETAIL_COLUMNS
 from hydracache_sync.outbox.schema import (
     DEFAULT_TABLE,
@@ -136,9 +136,7 @@ class SQLiteOutbox(SQLOutbox):
             assert outbox is not None, "who asks for a connection holds the outbox"
             return outbox._connect()
 
-        self._connections = ThreadConnections(
-            connect, sqlite3.Connection.close, keep_for_good
-        )
+        self._connections = ThreadConnections(connect, _close, keep_for_good)
 
     def __repr__(self) -> str:
         return f"SQLiteOutbox({self.path!r})"
@@ -412,7 +410,7 @@ class SQLiteOutbox(SQLOutbox):
         try:
             self._retried(lambda: self._install(connection))
         finally:
-            connection.close()
+            _close(connection)
         self.check_schema()
 
     def _install(self, connection: sqlite3.Connection) -> None:
@@ -457,6 +455,15 @@ class SQLiteOutbox(SQLOutbox):
             [columns for (_, unique), columns in found.items() if unique],
             list(found.values()),
         )
+
+
+def _close(connection: sqlite3.Connection, gate: ForkGate = fork_gate) -> None:
+    """Close a connection of ours, as at the end of its thread; no fork is made then.
+
+    :param gate: bound here, since a module has lost its names at the interpreter's end.
+    """
+    with gate:
+        sqlite3.Connection.close(connection)
 
 
 def _str(value: Any) -> str:
