@@ -120,6 +120,29 @@ class TestAtomic:
         assert written(outbox) == ("before", [])
         assert "did not write it" not in caplog.text
 
+    def test_a_durable_one_refuses_to_be_nested_and_leaves_the_outer_one(
+        self, outbox: SQLiteOutbox
+    ) -> None:
+        with hydracache.atomic(durable=True):
+            change("outer", key="outer")
+            with pytest.raises(RuntimeError, match="durable"):
+                with hydracache.atomic(durable=True):
+                    change("inner", key="inner")
+
+        assert written(outbox) == ("outer", ["outer"])
+
+    def test_it_decorates_a_function_as_often_as_that_is_called(
+        self, outbox: SQLiteOutbox
+    ) -> None:
+        @hydracache.atomic()
+        def rename(name: str) -> None:
+            change(name, key=name)
+
+        rename("first")
+        rename("second")
+
+        assert written(outbox) == ("second", ["first", "second"])
+
     def test_rows_go_with_their_savepoint(self, outbox: SQLiteOutbox) -> None:
         def view(request: Any) -> HttpResponse:
             with hydracache.atomic():

@@ -62,13 +62,16 @@ class HydraCache(ScopedCalls):
         return serve
 
     @contextlib.contextmanager
-    def atomic(self, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
+    def atomic(
+        self, using: str = DEFAULT_DB_ALIAS, *, durable: bool = False
+    ) -> Iterator[None]:
         """As ``transaction.atomic``; what the block collects is written at its end.
 
         May be nested in the one and in the other: the rows go with their savepoint, and
         are published, or the pool is woken, after the commit of the outermost. In mode
         ``strict`` that has to be one of these. Works outside of requests, too.
 
+        :param durable: refuse, with Django's ``RuntimeError``, to be nested.
         :raises QuarantineError: in mode ``strict``: memcached could not be told, and
             ``HYDRACACHE_DEGRADE`` is off. All is rolled back.
         """
@@ -81,7 +84,7 @@ class HydraCache(ScopedCalls):
             around_the_commit = around_all.enter_context(contextlib.ExitStack())
             is_outermost = not connection.in_atomic_block
             try:
-                with transaction.atomic(using=using):
+                with transaction.atomic(using=using, durable=durable):
                     yield
                     written = self._write(connection.connection)
                     if written is not None:
