@@ -476,10 +476,15 @@ class OutboxWorker:
             if time.monotonic() >= deadline:
                 logger.warning(
                     "half of the claim's %s s are over: %d of %d invalidations are"
-                    " given back; a smaller batch_size suits this applier",
+                    " given back; %s",
                     self.claim_ttl,
                     len(intents) - start,
                     len(intents),
+                    (
+                        "a smaller batch_size suits this applier"
+                        if start
+                        else "to claim them took so long: does the database hang?"
+                    ),
                 )
                 return
             batch.failures += self._apply_portion(intents[start : start + size])

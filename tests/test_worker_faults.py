@@ -389,6 +389,31 @@ class TestEndOfClaim:
         [warning] = messages(caplog, logging.WARNING)
         assert "5 of 8" in warning and "batch_size" in warning
 
+    def test_a_claim_that_took_so_long_is_not_laid_to_the_applier(
+        self,
+        outbox: Outbox,
+        applier: Applier,
+        clock: FakeClock,
+        one_time: None,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        enqueue(outbox, "a")
+        really = outbox.claim
+
+        def hanging(*arguments: Any, **options: Any) -> list[OutboxRow]:
+            rows = really(*arguments, **options)
+            clock.advance(CLAIM_TTL / 2)
+            return rows
+
+        monkeypatch.setattr(outbox, "claim", hanging)
+
+        report = OutboxWorker(outbox, applier, claim_ttl=CLAIM_TTL).run_once()
+
+        assert report == PublishReport(claimed=1, released=1)
+        [warning] = messages(caplog, logging.WARNING)
+        assert "does the database hang?" in warning and "batch_size" not in warning
+
     def test_a_drain_then_takes_them_up_again(
         self, outbox: Outbox, slow: Applier, one_time: None
     ) -> None:
