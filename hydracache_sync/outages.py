@@ -1,11 +1,12 @@
 """Which caches of a namespace are away, and how long the rows for them wait.
 
-An outage belongs to one node, or to the whole cache where the applier names none. It
-ends when that node acknowledges something, and not because it was not needed. Rows that
-wait for a node are looked at seldom enough to stay out of the way of the rows for the
-others. When it is back they are recalled: made due, wherever their wait would have
-ended. What tells of its return is the end of the outage here, or a row that had waited
-for the node and was carried: another worker may have put off the others.
+An outage belongs to one node, or to the whole cache where the applier names none. The
+node is back when it acknowledges something, and not because it was not needed; the
+outage has ended when it has been back for a while, so that one that comes and goes is
+one outage. Rows that wait for a node are looked at seldom enough to stay out of the way
+of the rows for the others. When it is back they are recalled: made due, wherever their
+wait would have ended. What tells of its return is what it acknowledges here, or a row
+that had waited for it and was carried: another worker may have put off the others.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ SCOUT_EVERY = 1.0
 #: Seconds between two recalls for one node. One that answers by turns must not have its
 #: rows looked at by turns as well.
 RECALL_EVERY = 1.0
+
+#: Seconds that a node has to be back for its outage to have ended.
+CALM = 1.0
 
 #: Seconds of batches without any progress after which the rows for nodes that are away
 #: come round again, and a drain has nothing more to do.
@@ -103,14 +107,23 @@ class CacheOutages:
 
     @property
     def now(self) -> list[OutageBegan]:
-        """How those that last began, oldest first."""
+        """How those of nodes that are away began, oldest first."""
         with self._lock:
-            return [outage.began for outage in self._outages.values()]
+            return [self._outages[node].began for node in self._away()]
 
     def leaves_some(self, nodes: Sequence[str]) -> bool:
         """Whether some of ``nodes``, which are all, are not away."""
         with self._lock:
-            return None not in self._outages and not self._outages.keys() >= set(nodes)
+            away = self._away()
+            return None not in away and not away.keys() >= set(nodes)
+
+    def _away(self) -> dict[NodeName, None]:
+        """Those that have not answered since they failed. Its user holds the lock."""
+        return {
+            node: None
+            for node, outage in self._outages.items()
+            if outage.back_at is None
+        }
 
     def note(
         self,
@@ -130,22 +143,30 @@ class CacheOutages:
         ended: list[OutageEnded] = []
         now = self._clock()
         with self._lock:
-            for node in list(self._outages):
+            for node, outage in list(self._outages.items()):
                 if node in failed:
                     continue
-                if any(None in (node, *nodes) or node in nodes for nodes in proofs):
-                    seconds = now - self._outages.pop(node).since
-                    ended.append(OutageEnded(self._namespace, "cache", seconds, node))
+                if outage.back_at is None and any(
+                    None in (node, *nodes) or node in nodes for nodes in proofs
+                ):
+                    outage.back_at = now
+                    outage.batches = 0
                     if node is not None:
                         self._plan_recall(waiting_for(node), now)
+                if outage.back_at is not None and now - outage.back_at >= CALM:
+                    del self._outages[node]
+                    seconds = outage.back_at - outage.since
+                    ended.append(OutageEnded(self._namespace, "cache", seconds, node))
             for node, error in failed.items():
-                outage = self._outages.get(node)
-                if outage is None:
+                again = self._outages.get(node)
+                if again is None:
                     event = OutageBegan(self._namespace, "cache", error, node)
-                    outage = self._outages[node] = _Outage(event, now)
+                    again = self._outages[node] = _Outage(event, now)
                     began.append(event)
+                if not again.batches:
                     self._recalls.pop(waiting_for(node), None)
-                outage.batches += 1
+                again.back_at = None
+                again.batches += 1
         for each in ended:
             self._logger.info(
                 "the cache of namespace %s is back%s after %.1f s",
@@ -163,6 +184,13 @@ class CacheOutages:
                 extra=log_fields(event),
             )
         return [*ended, *began]
+
+    def calmed(self) -> list[Event]:
+        """Log and return what has ended since, where there was no batch to note."""
+        with self._lock:
+            if len(self._away()) == len(self._outages):
+                return []
+        return self.note({}, tuple)
 
     def _plan_recall(self, text: str, now: float) -> None:
         begins = self._recalled_at.get(text, now)
@@ -184,7 +212,7 @@ class CacheOutages:
         }
         if texts:
             with self._lock:
-                for text in texts.difference(map(waiting_for, self._outages)):
+                for text in texts.difference(map(waiting_for, self._away())):
                     self._recalls.setdefault(text, Recall(text, self._clock()))
 
     def recalls(self) -> list[Recall]:
@@ -294,13 +322,16 @@ class Recall:
 class _Outage:
     """One outage. Its user holds the lock.
 
-    :ivar batches: that met it.
+    :ivar back_at: when the node acknowledged something, the first time after it last
+        failed; None while it is away.
+    :ivar batches: that met it, since the node failed after it had been back.
     :ivar scout_sent: when.
     """
 
     def __init__(self, began: OutageBegan, since: float) -> None:
         self.began = began
         self.since = since
+        self.back_at: float | None = None
         self.batches = 0
         self.scout_sent = float("-inf")
         # Rows that were looked at since then, and the time between two looks at one.

@@ -227,6 +227,14 @@ class OutboxWorker:
             claimed=report.claimed, released=report.released, partly=self.partly_away
         )
 
+    def end_outages(self) -> None:
+        """Tell of outages of the cache that have ended since the last batch.
+
+        For who runs no batch while nothing is due. Thread-safe.
+        """
+        for event in self._outages.calmed():
+            self._subscribers.tell(event)
+
     def subscribe(self, callback: EventSubscriber) -> Callable[[], None]:
         """Have ``callback`` called with each event, see :mod:`hydracache_sync.events`.
 

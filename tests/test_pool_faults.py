@@ -467,6 +467,32 @@ class TestCache:
         assert [each.state for each in health.threads] == [ThreadState.WAITING]
         assert not health.ok
 
+    def test_a_cache_that_flaps_is_one_outage(self, outbox, memcached, told):
+        def carried() -> bool:
+            return outbox.status(SHOP).pending == 0
+
+        def put_off() -> bool:
+            return any(
+                row.last_error and not row.is_published for row in outbox.rows(SHOP)
+            )
+
+        # Without a breaker each flap is seen.
+        store = MemcachedStore([memcached.address], timeout=5.0, retry_after=0)
+        worker = OutboxWorker(outbox, MemcachedApplier(store, SHOP), backoff=0.01)
+        with contextlib.closing(store), WorkerPool(worker) as pool:
+            for number in range(5):
+                memcached.mode = Mode.SERVER_ERROR
+                outbox.enqueue(SHOP, batch_of(str(number)))
+                eventually(put_off)
+                memcached.mode = Mode.WORKING
+                eventually(carried)
+                while_flapping = told()
+            eventually(lambda: pool.health().ok)
+            eventually(lambda: len(told()) == 2)
+
+        assert while_flapping == ["WARNING cache"]
+        assert told() == ["WARNING cache", "INFO cache"]
+
     def test_an_outage_does_not_churn_through_the_backlog(
         self, outbox, memcached, worker
     ):

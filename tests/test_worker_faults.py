@@ -38,6 +38,7 @@ from hydracache_sync import (
     SQLiteOutbox,
 )
 from hydracache_sync import backoff as backoff_module
+from hydracache_sync import outages as outages_module
 from hydracache_sync import worker as worker_module
 from hydracache_sync.outbox.row import ABANDONED
 from outbox_contract import Child
@@ -230,8 +231,13 @@ class TestOutage:
 
         assert waits == [1000, 2000, 4000, 5000, 5000, 0, 1000]
 
+    @pytest.fixture
+    def no_calm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let an outage have ended as soon as the cache is back."""
+        monkeypatch.setattr(outages_module, "CALM", 0.0)
+
     def test_ten_thousand_rounds_make_no_dead_letter_and_two_log_lines(
-        self, clock: FakeClock, caplog: pytest.LogCaptureFixture
+        self, clock: FakeClock, caplog: pytest.LogCaptureFixture, no_calm: None
     ) -> None:
         outbox, applier = MemoryOutbox(clock=clock), WholeApplier()
         [row] = enqueue(outbox, "user:42")
@@ -266,6 +272,7 @@ class TestOutage:
         applier: Applier,
         clock: FakeClock,
         caplog: pytest.LogCaptureFixture,
+        no_calm: None,
     ) -> None:
         worker = OutboxWorker(outbox, applier)
 

@@ -34,6 +34,7 @@ from hydracache_sync import (
 from hydracache_sync import outages as outages_module
 from hydracache_sync.cache import CacheStore, Failures, Write
 from hydracache_sync.outages import (
+    CALM,
     LONGEST_WAIT,
     LOOKS_PER_SECOND,
     MAX_OUTAGE_BACKOFF,
@@ -140,12 +141,19 @@ def test_rows_of_healthy_nodes_go_on_and_those_of_one_away_wait_unharmed(
     assert {row.attempts for row in outbox.rows(SHOP)} == {0}
 
 
+@pytest.fixture
+def no_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an outage have ended as soon as the node is back."""
+    monkeypatch.setattr(outages_module, "CALM", 0.0)
+
+
 def test_an_outage_is_told_once_for_each_node_and_ends_when_that_node_answers(
     outbox: MemoryOutbox,
     applier: MemcachedApplier,
     servers: list[FaultyMemcached],
     clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
+    no_calm: None,
 ) -> None:
     caplog.set_level(logging.INFO)
     worker = OutboxWorker(outbox, applier)
@@ -268,6 +276,60 @@ def test_a_drain_ends_though_the_rows_of_a_node_away_come_round_at_once(
     report = OutboxWorker(hurrying, applier).drain()
 
     assert report.published == 0 and report.released > 2
+
+
+# When an outage has ended
+
+
+def back(*nodes: str) -> Any:
+    return lambda: [nodes]
+
+
+def test_a_node_that_comes_and_goes_is_one_outage(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    outages = outages_of(clock)
+
+    for _ in range(10):
+        clock.advance(0.9 * CALM)
+        assert outages.note({}, back("node")) == []
+        assert outages.now == [] and outages.leaves_some(["node"])
+        clock.advance(0.9 * CALM)
+        assert outages.note({"node": "away again"}, back("other")) == []
+        assert [each.error for each in outages.now] == ["away"]
+        assert not outages.leaves_some(["node"])
+    clock.advance(1.0)
+    outages.note({}, back("node"))
+    clock.advance(CALM)
+
+    [ended] = outages.note({}, back("other"))
+    assert isinstance(ended, OutageEnded)
+    # Until it was back, and not until that was certain.
+    assert ended.seconds == pytest.approx(18 * CALM + 1.0)
+    assert len(messages(caplog)) == 2
+
+
+def test_an_outage_ends_though_there_is_no_batch_any_more(clock: FakeClock) -> None:
+    outages = outages_of(clock)
+    outages.note({}, back("node"))
+
+    clock.advance(0.9 * CALM)
+    early = outages.calmed()
+    clock.advance(0.2 * CALM)
+
+    assert early == []
+    assert [type(each) for each in outages.calmed()] == [OutageEnded]
+    assert outages.calmed() == []
+
+
+def test_a_node_that_is_still_away_does_not_calm(clock: FakeClock) -> None:
+    outages = outages_of(clock)
+
+    clock.advance(100.0)
+
+    assert outages.calmed() == []
+    assert len(outages.now) == 1
 
 
 # How long rows wait

@@ -151,10 +151,14 @@ class Crew:
     def look_after(self) -> None:
         """Replace threads that died, report those that are stuck and replace them.
 
+        And tell of outages that have ended, if there is no batch to tell of it.
+
         A stuck one may come back and then ends. So that an applier that always hangs
         does not fill the process with threads, there are never more stuck ones beside
         the crew than it is large.
         """
+        for worker in self._workers.values():
+            worker.end_outages()
         with self._lock:
             members = list(self._members)
         now = time.monotonic()
