@@ -17,7 +17,7 @@ from hydracache_sync import (
     WorkerPool,
 )
 from hydracache_sync.cli import ExitCode
-from servers import Memcached
+from servers import Memcached, free_port
 from test_cli import PATIENCE, Ended, Shop, run
 
 
@@ -104,6 +104,18 @@ def test_a_wait_in_vain_says_what_to_look_at(shop: Shop) -> None:
     assert found.json["exit_code"] == ExitCode.WAITING
     assert found.json["namespaces"][0]["wait"]["pending"] == 1
     assert shop.pending() == 3
+
+
+def test_a_wait_for_a_cache_that_is_away_says_so(shop: Shop) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with MemcachedStore([address]) as store:
+        applier = MemcachedApplier(store, shop.namespace)
+        with WorkerPool(OutboxWorker(shop.outbox, applier)):
+            waited = command(shop, "flush", shop.namespace, "--wait", "1")
+
+    assert waited.code == ExitCode.WAITING
+    assert "a worker running" not in waited.out
+    assert "ApplyUnavailable" in waited.out and "refused" in waited.out
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from hydracache_sync.cli.options import (
     with_outbox,
 )
 from hydracache_sync.cli.pause import warn_of_unknown
+from hydracache_sync.cli.tables import printable
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.receipts import InvalidationReceipt
@@ -225,9 +226,18 @@ def _line(
         return f"{name}: published after {waited}"
     if outcome.dead_lettered:
         return f"{name}: given up; `hydracache dead list` says why"
-    paused = outbox.status(name).paused_since_ms is not None
-    cause = "the namespace is paused" if paused else "is a worker running?"
-    return f"{name}: not published yet after {waited}; {cause}"
+    return f"{name}: not published yet after {waited}; {_cause(outbox, receipt)}"
+
+
+def _cause(outbox: InvalidationOutbox, receipt: InvalidationReceipt) -> str:
+    """Why its rows still wait, as far as the outbox knows."""
+    if outbox.status(receipt.namespace).paused_since_ms is not None:
+        return "the namespace is paused"
+    rows = outbox.rows(receipt.namespace, commit_position=receipt.commit_position)
+    for row in rows:
+        if row.last_error and not row.is_published:
+            return printable(row.last_error)
+    return "is a worker running?"
 
 
 def _print_json(
