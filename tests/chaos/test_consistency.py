@@ -46,9 +46,15 @@ def test_nothing_is_stale_while_everything_fails() -> None:
 
 @pytest.mark.timeout(300)
 def test_the_same_with_plain_deletes_is_seen_to_be_stale() -> None:
-    ended = run("--seconds", "8", "--plain-delete")
-
-    said = ended.stdout + ended.stderr
-    assert ended.returncode == 1, said
-    assert number("stale after publish", said) > 0
-    assert number("strict violations", said) > 0
+    """In some of a few short runs: on a busy machine one may see too little."""
+    totals = [0, 0]
+    for _ in range(6):
+        ended = run("--seconds", "8", "--plain-delete")
+        said = ended.stdout + ended.stderr
+        seen = [number("stale after publish", said), number("strict violations", said)]
+        if any(seen):
+            assert ended.returncode == 1, said
+        totals = [total + more for total, more in zip(totals, seen)]
+        if all(totals):
+            return
+    pytest.fail(f"stale after publish, strict violations: {totals}; the last: {said}")
