@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from hydracache_sync import MemcachedStore
+from hydracache_sync.cache import connection_pool
 from servers import Memcached
 
 TESTS = Path(__file__).parent
@@ -240,3 +242,17 @@ def test_a_signal_handler_that_raises_anywhere_leaves_no_answer_behind(
     right, wrong, struck = map(int, said.split())
     assert wrong == 0
     assert right and struck == 1500
+
+
+def test_a_lock_that_was_never_released_is_not_waited_for_for_ever(
+    memcached: Memcached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler leaves it that raises right at the end of a block."""
+    monkeypatch.setattr(connection_pool, "LOCK_LOST", 0.05)
+    with MemcachedStore([memcached.address], timeout=5, connect_timeout=5) as store:
+        lendings = store._nodes[0]._pool._lendings
+        lendings.lock.acquire()
+
+        assert store.ping()
+
+        assert not lendings.lock.locked()

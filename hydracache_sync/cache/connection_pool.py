@@ -30,6 +30,10 @@ class NoFreeConnection(TimeoutError):
     """All connections stayed in use: says something of the callers, not of the node."""
 
 
+#: Seconds after which the lock of a pool counts as lost: it is held for microseconds.
+LOCK_LOST = 1.0
+
+
 class _Lendings:
     """What a pool has in one process. Replaced as a whole after a fork."""
 
@@ -46,6 +50,21 @@ class _Lendings:
         # Weak, so that a connection lost to an exception between two lines of ours
         # gives its place back when it is collected.
         self.all: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+    def locked(self) -> threading.Lock:
+        """Acquire the lock and return it, to be released.
+
+        A signal handler that raises right at the end of a block leaves its lock as it
+        was: on Python 3.9 ``with`` does not release it then, and all threads would wait
+        for ever. A lost lock is replaced. Should its holder only be slow, there may be
+        a connection too many.
+        """
+        while True:
+            lock = self.lock
+            if lock.acquire(timeout=LOCK_LOST):
+                return lock
+            if self.lock is lock:
+                self.lock = threading.Lock()
 
     def queue_up(self) -> threading.Lock:
         """Wait for something to come free from now on; acquire what is returned."""
@@ -141,8 +160,11 @@ class ConnectionPool:
             # Its lock is a copy that nobody may ever give back.
             return
         try:
-            with lendings.lock:
+            lock = lendings.locked()
+            try:
                 lendings.all.discard(connection)
+            finally:
+                lock.release()
         finally:
             lendings.wake_one()
 
@@ -199,7 +221,8 @@ class ConnectionPool:
                 lendings.step_out(ticket, unused=unused)
 
     def _idle_or_new(self, lendings: _Lendings) -> Connection | None:
-        with lendings.lock:
+        lock = lendings.locked()
+        try:
             try:
                 return lendings.idle.pop()
             except IndexError:
@@ -208,6 +231,8 @@ class ConnectionPool:
             connection = Connection(self.server, self.limits, lendings)
             lendings.all.add(connection)
             return connection
+        finally:
+            lock.release()
 
     def _opened(
         self, connection: Connection, now: float, deadline: float
