@@ -6,8 +6,13 @@ import datetime
 import decimal
 import enum
 import functools
+import io
+import runpy
+import struct
 import uuid
-from typing import Any, Iterator
+import zoneinfo
+from pathlib import Path
+from typing import Any, Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -41,19 +46,65 @@ def users(*arguments: Any, **named: Any) -> None:
     """Only for its keys."""
 
 
+#: What ``described`` was called with.
+calls: list[tuple[int, str]] = []
+
+
+def described(number: int, kind: str = "user") -> dict[str, Any]:
+    """Say who."""
+    calls.append((number, kind))
+    return {"id": number, "kind": kind}
+
+
+def numbered(number: int, seen: None = None) -> None:
+    calls.append((number, "number"))
+
+
+class Service:
+    """One of each tenant's."""
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+
+    def fetch(self) -> str:
+        return self.tenant
+
+    @classmethod
+    def named(cls) -> str:
+        return cls.__name__
+
+    def __call__(self) -> str:
+        return self.tenant
+
+
+class Shop:
+    cached: Any
+
+    def __init__(self, name: str) -> None:
+        self.cache_key = name
+
+    def item(self, number: int) -> str:
+        return f"{self.cache_key} {number}"
+
+    def title(cls: type, number: int) -> str:  # type: ignore[misc]  # a class method
+        return f"{cls.__name__} {number}"
+
+    def price(number: int) -> int:  # type: ignore[misc]  # a static one
+        return number * 2
+
+
 @pytest.fixture
 def cache() -> TaggedCache:
     return TaggedCache(MemoryStore(), "shop")
 
 
-def test_a_call_with_the_same_arguments_is_cached(cache: TaggedCache) -> None:
-    calls: list[tuple[int, str]] = []
+@pytest.fixture(autouse=True)
+def no_calls() -> None:
+    calls.clear()
 
-    @cache.cached(tags=["users"])
-    def load(number: int, kind: str = "user") -> dict[str, Any]:
-        """Say who."""
-        calls.append((number, kind))
-        return {"id": number, "kind": kind}
+
+def test_a_call_with_the_same_arguments_is_cached(cache: TaggedCache) -> None:
+    load = cache.cached(tags=["users"])(described)
 
     results = [load(1), load(number=1), load(1, "user"), load(1, kind="user")]
 
@@ -62,18 +113,14 @@ def test_a_call_with_the_same_arguments_is_cached(cache: TaggedCache) -> None:
     assert load(2) == {"id": 2, "kind": "user"}
     assert load(1, "bot") == {"id": 1, "kind": "bot"}
     assert len(calls) == 3
-    assert load.__name__ == "load" and load.__doc__ == "Say who."
+    assert load.__name__ == "described" and load.__doc__ == "Say who."
 
 
 def test_none_is_a_result(cache: TaggedCache) -> None:
-    calls = []
-
-    @cache.cached()
-    def load(number: int) -> None:
-        calls.append(number)
+    load = cache.cached()(numbered)
 
     assert load(1) is None and load(1) is None
-    assert calls == [1]
+    assert calls == [(1, "number")]
 
 
 def test_key_and_tags_are_made_from_the_arguments(cache: TaggedCache) -> None:
@@ -101,38 +148,24 @@ def test_key_and_tags_are_made_from_the_arguments(cache: TaggedCache) -> None:
 
 
 def test_the_result_of_one_call_can_be_invalidated(cache: TaggedCache) -> None:
-    calls = []
-
-    @cache.cached()
-    def load(number: int) -> int:
-        calls.append(number)
-        return number
+    load = cache.cached()(numbered)
 
     load(1), load(2)
     MemcachedApplier(cache._store, "shop").apply_invalidation(load.intent(1))
     load(1), load(2)
 
-    assert calls == [1, 2, 1]
+    assert [number for number, _ in calls] == [1, 2, 1]
 
 
-def test_a_method_is_cached_by_object(cache: TaggedCache) -> None:
-    class Shop:
-        def __init__(self, name: str) -> None:
-            self.cache_key = name
-
-        @cache.cached(tags=lambda self, number: [f"{self.cache_key}-{number}"])
-        def item(self, number: int) -> str:
-            return f"{self.cache_key} {number}"
-
-        @classmethod
-        @cache.cached()
-        def title(cls, number: int) -> str:
-            return f"{cls.__name__} {number}"
-
-        @staticmethod
-        @cache.cached()
-        def price(number: int) -> int:
-            return number * 2
+def test_a_method_is_cached_by_object(
+    cache: TaggedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As decorators within the class would.
+    tags = cache.cached(tags=lambda self, number: [f"{self.cache_key}-{number}"])
+    title, price = cache.cached()(Shop.title), cache.cached()(Shop.price)
+    monkeypatch.setattr(Shop, "item", tags(Shop.item))
+    monkeypatch.setattr(Shop, "title", classmethod(title))  # type: ignore[arg-type]
+    monkeypatch.setattr(Shop, "price", staticmethod(price))
 
     one, two = Shop("one"), Shop("two")
 
@@ -147,13 +180,11 @@ def test_a_method_is_cached_by_object(cache: TaggedCache) -> None:
 
 
 def test_an_object_without_a_text_of_its_own_needs_a_key(cache: TaggedCache) -> None:
-    @cache.cached()
-    def load(what: object) -> None:
-        """Never runs."""
+    load = cache.cached()(numbered)
 
     for argument in (object(), [1], {"a": 1}, {1}, lambda: None, b"x".__iter__()):
-        with pytest.raises(TypeError, match="argument what of .*load.*key="):
-            load(argument)
+        with pytest.raises(TypeError, match="argument number of numbered.*key="):
+            load(argument)  # type: ignore[arg-type]
 
 
 class Text(str):
@@ -223,10 +254,158 @@ def test_what_cannot_be_cached_is_refused_at_once(cache: TaggedCache) -> None:
     for function in (coroutine, generator):
         with pytest.raises(TypeError, match="coroutine|generator"):
             cache.cached()(function)
-    for nameless in (lambda: 1, functools.partial(users)):
-        with pytest.raises(TypeError, match="give @cached a key="):
-            cache.cached()(nameless)
     with pytest.raises(TypeError, match="above"):
         cache.cached()(staticmethod(users))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ttl"):
         cache.cached(ttl=-1)
+
+
+# A name that several functions have
+
+
+def closure_of(tenant: str) -> Callable[[], str]:
+    def name() -> str:
+        return tenant
+
+    return name
+
+
+def class_of(tenant: str) -> Any:
+    class Local:
+        cache_key = "one"
+
+        def fetch(self) -> str:
+            return tenant
+
+    return Local
+
+
+def named_partial() -> Any:
+    return functools.update_wrapper(functools.partial(users, 1), users)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: 1,
+        functools.partial(users),
+        named_partial(),
+        closure_of("acme"),
+        class_of("acme").fetch,
+        Service("acme").fetch,
+        Service.named,
+        Service("acme"),
+        "acme".__len__,
+        {"a": 1}.get,
+    ],
+)
+def test_a_name_that_does_not_identify_a_function_needs_a_key(
+    cache: TaggedCache, function: Callable[..., Any]
+) -> None:
+    with pytest.raises(TypeError, match="give @cached a key= of your own"):
+        cache.cached()(function)
+    cache.cached(key=lambda *args: "key")(function)
+
+
+def test_closures_with_keys_do_not_get_each_others_values(cache: TaggedCache) -> None:
+    both = [
+        cache.cached(key=lambda tenant=tenant: f"name:{tenant}")(closure_of(tenant))
+        for tenant in ("acme", "umbrella")
+    ]
+
+    assert [load() for load in both] == ["acme", "umbrella"]
+
+
+@pytest.mark.parametrize("run_name", ["__main__", "__mp_main__"])
+def test_a_function_of_a_program_needs_a_key(tmp_path: Path, run_name: str) -> None:
+    script = tmp_path / "nightly.py"
+    script.write_text(
+        "from hydracache_sync import MemoryStore, TaggedCache\n"
+        "cache = TaggedCache(MemoryStore(), 'shop')\n"
+        "@cache.cached()\n"
+        "def load(): ...\n"
+    )
+
+    with pytest.raises(TypeError, match=f"load is in {run_name}.*key="):
+        runpy.run_path(str(script), run_name=run_name)
+    runpy.run_path(str(script), run_name="shop.nightly")
+
+
+def test_a_function_without_a_module_needs_a_key(cache: TaggedCache) -> None:
+    names: dict[str, Any] = {}
+    exec("def load(): ...", names)
+
+    with pytest.raises(TypeError, match="no module.*key="):
+        cache.cached()(names["load"])
+
+
+# An argument that several have the text of
+
+
+class Offset(datetime.tzinfo):
+    """A time zone as many write it, with the text that every object has."""
+
+    def __init__(self, hours: int) -> None:
+        self._hours = hours
+
+    def utcoffset(self, moment: Any) -> datetime.timedelta:
+        return datetime.timedelta(hours=self._hours)
+
+    def __repr__(self) -> str:
+        return "<Offset>"
+
+
+#: A file of zoneinfo's, of a zone an hour east: one kind of time and its name.
+ZONE = (
+    b"TZif" + bytes(16) + struct.pack(">6lLbb", 0, 0, 0, 0, 1, 4, 3600, 0, 0) + b"CET\0"
+)
+
+
+def moment(zone: datetime.tzinfo) -> datetime.datetime:
+    return datetime.datetime(2024, 1, 1, tzinfo=zone)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        moment(Offset(1)),
+        moment(zoneinfo.ZoneInfo.from_file(io.BytesIO(ZONE), key="CET")),
+        (1, moment(Offset(2))),
+        class_of("acme")(),
+        class_of("acme"),
+        enum.Enum("Nowhere", "RED").RED,  # type: ignore[attr-defined]
+    ],
+)
+def test_an_argument_whose_text_does_not_identify_it_needs_a_key(
+    cache: TaggedCache, argument: Any
+) -> None:
+    load = cache.cached()(numbered)
+
+    with pytest.raises(TypeError, match="argument number of numbered.*key="):
+        load(argument)
+
+
+def test_times_of_different_zones_have_different_keys(
+    cache: TaggedCache, tmp_path: Path
+) -> None:
+    for name in ("Berlin", "Paris"):
+        (tmp_path / name).write_bytes(ZONE)
+    zoneinfo.reset_tzpath([tmp_path])
+    load = cache.cached()(users)
+    zones = [
+        datetime.timezone.utc,
+        datetime.timezone(datetime.timedelta(hours=1)),
+        datetime.timezone(datetime.timedelta(hours=1), "CET"),
+        zoneinfo.ZoneInfo("Berlin"),
+        zoneinfo.ZoneInfo("Paris"),
+    ]
+    zoneinfo.reset_tzpath()
+
+    assert len({load.key(moment(zone)) for zone in zones}) == len(zones)
+
+
+def test_how_a_key_reads(cache: TaggedCache) -> None:
+    load = cache.cached()(described)
+
+    assert load.key(1) == f"{__name__}.described(int:1:1;str:4:user;)"
+    assert load.key(1, "\N{SNOWMAN}").startswith(f"{__name__}.described#")

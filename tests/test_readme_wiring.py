@@ -85,6 +85,8 @@ def test_flask_as_shown(database: Path, caplog: pytest.LogCaptureFixture) -> Non
         db().close()
 
     names: dict[str, Any] = {"app": app, "g": g, "db": db, "MemoryStore": MemoryStore}
+    # The code is in a module, which is part of the keys of what it caches.
+    names["__name__"] = "shop"
     exec(configured(app, database), names)
 
     @app.post("/users/<id>")

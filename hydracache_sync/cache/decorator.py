@@ -2,7 +2,13 @@
 
 The default key never gives two different calls the same text, whatever the arguments
 hold: joined with blanks, as other libraries do, ``f("a b")`` and ``f("a", "b")`` would
-be one entry, and so would ``f(1)`` and ``f("1")``.
+be one entry, and so would ``f(1)`` and ``f("1")``. It reads
+``module.name(str:5:first;int:1:2;)``, or ``module.name#<SHA-256>`` where the arguments
+are long or not ASCII.
+
+That holds only while a name stands for one function, and a text for one argument. What
+does not is refused, and the caller passes ``key=``: a wrong entry is a wrong answer,
+perhaps across tenants.
 """
 
 from __future__ import annotations
@@ -12,8 +18,11 @@ import decimal
 import enum
 import functools
 import inspect
+import pickle
+import sys
 import uuid
 from hashlib import sha256
+from types import ModuleType
 from typing import Any, Callable, Generic, Iterable, Protocol, TypeVar
 
 from hydracache_sync.intents import InvalidationIntent
@@ -42,6 +51,10 @@ TagsOf = Callable[..., Iterable[str]]
 #: Characters of a default key that stay readable; arguments beyond are hashed.
 MAX_READABLE = 400
 
+#: Modules that are another one in each program: their names identify nothing. The
+#: second is what ``multiprocessing`` calls the first in a child.
+_PROGRAMS = ("__main__", "__mp_main__")
+
 #: Types whose text says all there is, without subclasses: those may say less.
 _PLAIN = {
     type(None): "none",
@@ -60,7 +73,7 @@ class CachedFunction(Generic[T]):
 
     A function in a class becomes a method as it would without. Its ``self`` is an
     argument like others, so that it needs ``key=``, or a ``cache_key`` attribute that
-    is text and tells its objects apart.
+    is text and tells its objects apart, and a class that is found by its name.
 
     :ivar uncached: the function itself.
     """
@@ -143,14 +156,13 @@ class BoundCachedFunction(Generic[T]):
 
 
 def _default_key(function: Callable[..., Any]) -> KeyOf:
-    own_name = getattr(function, "__qualname__", "<lambda>")
-    if own_name.endswith("<lambda>"):
+    why = _why_no_name(function)
+    if why is not None:
         raise TypeError(
-            "a lambda or partial has no name that tells it from others: give @cached a"
-            " key= of your own"
+            f"{_shown(function)} {why}: give @cached a key= of your own, which makes"
+            " the key from the arguments of a call"
         )
-    # A partial has no module on Python 3.9.
-    name = f"{function.__module__}.{own_name}"
+    name = f"{function.__module__}.{function.__qualname__}"
     signature = inspect.signature(function)
 
     def key(*args: Any, **kwargs: Any) -> str:
@@ -176,6 +188,41 @@ def _default_key(function: Callable[..., Any]) -> KeyOf:
     return key
 
 
+def _why_no_name(function: Callable[..., Any]) -> str | None:
+    """Say why module and name do not tell ``function`` from all others, if so."""
+    name = getattr(function, "__qualname__", None)
+    module = getattr(function, "__module__", None)
+    owner = getattr(function, "__self__", None)
+    if isinstance(function, functools.partial) or name is None:
+        return "is a partial or another object without a name of its own"
+    if name.endswith("<lambda>"):
+        return "is a lambda, which has no name that tells it from others"
+    if owner is not None and not isinstance(owner, ModuleType):
+        kind = owner if isinstance(owner, type) else type(owner)
+        return (
+            f"is a method of one object ({kind.__name__}) that is not among its"
+            " arguments: those of two objects would share their entries"
+        )
+    if "<locals>" in name:
+        return (
+            "is defined inside of a function: each call of that one makes another of"
+            " the same name, and they would share their entries"
+        )
+    if module in _PROGRAMS:
+        return (
+            f"is in {module}, which is another module in each program: they would share"
+            " entries, or not know those of the server"
+        )
+    if module is None or (module == "builtins" and hasattr(function, "__code__")):
+        return "belongs to no module, so that others have the same name"
+    return None
+
+
+def _shown(function: Callable[..., Any]) -> str:
+    name: str = getattr(function, "__qualname__", type(function).__name__)
+    return name
+
+
 def _text(value: object) -> str:
     """Text that only this value of this type has, and that says where it ends."""
     kind = type(value)
@@ -184,6 +231,8 @@ def _text(value: object) -> str:
     if isinstance(value, bytes) and kind is bytes:
         return _delimited("bytes", value.hex())
     if kind in _PLAIN:
+        if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+            _check_zone(value.tzinfo)
         return _delimited(_PLAIN[kind], repr(value))
     if isinstance(value, tuple) and kind is tuple:
         return _delimited("tuple", "".join(map(_text, value)))
@@ -200,7 +249,42 @@ def _text(value: object) -> str:
 
 
 def _named(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+    """The name of a class, if it is the only one with this name.
+
+    :raises TypeError: it is not.
+    """
+    module, name = kind.__module__, kind.__qualname__
+    found: Any = None if module in _PROGRAMS else sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not kind:
+        raise TypeError(
+            f"its class {module}.{name} cannot be found by this name, so that other"
+            " classes may have the same one"
+        )
+    return f"{module}.{name}"
+
+
+def _check_zone(zone: datetime.tzinfo) -> None:
+    """Raise unless the text of an aware datetime tells its time zone from others.
+
+    ``datetime.timezone`` and ``zoneinfo`` say all there is. The text of another class
+    may be the same for two zones, or hold an address that is used again.
+    """
+    if type(zone) is datetime.timezone:
+        return
+    zoneinfo = sys.modules.get("zoneinfo")
+    if zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo:
+        try:
+            # Refused for a zone that was read from a file of the caller's.
+            zone.__reduce__()
+            return
+        except pickle.PicklingError:
+            pass
+    raise TypeError(
+        f"its time zone is a {type(zone).__name__}, whose text may be that of another"
+        " zone; use datetime.timezone or zoneinfo.ZoneInfo"
+    )
 
 
 def _delimited(kind: str, text: str) -> str:

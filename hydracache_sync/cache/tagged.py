@@ -405,12 +405,14 @@ class TaggedCache:
             of the function's module and name and of every argument with its type, which
             must be ``str``, ``bytes``, ``int``, ``float``, ``bool``, None, ``date``,
             ``datetime``, ``Decimal``, ``UUID``, an enum's member, or a tuple of these.
-            Give one to a lambda, and to a function that another function makes more
-            than once: they share a name.
+            Required where the name does not identify the function: a lambda, a partial,
+            a function defined inside of another, the method of one object, and what is
+            in ``__main__``.
         :param tags: the tags, or a function that makes them from the arguments.
         :param ttl, soft_ttl: as in :meth:`get_or_load`.
         :raises TypeError, ValueError: one of these is not as said, or the function is a
-            coroutine or a generator.
+            coroutine or a generator, or needs ``key=``. A call raises TypeError for an
+            argument that cannot be part of the default key.
         """
         self._lifetimes.of(ttl, soft_ttl)
 
