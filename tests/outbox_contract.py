@@ -1535,6 +1535,8 @@ class Modelled:
         ]
         due = sorted(due, key=lambda row: (row["at"], row["created"]))[:limit]
         for row in due:
+            # A claim that ended by itself was an attempt.
+            row.update(attempts=row["attempts"] + (row["claim"] is not None))
             row.update(claim=len(self.claims), until=now + claim_ttl * 1000)
         rows = self.outbox.claim(self.namespace, "w", limit=limit, claim_ttl=claim_ttl)
         self.claims.append((rows, due, len(self.claims)))
