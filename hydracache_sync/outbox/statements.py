@@ -38,6 +38,8 @@ _NOT_PAUSED = """not exists (
     where namespace = :namespace
   )"""
 
+# In the order of the index: without it MySQL's optimizer takes another one and reads
+# all rows of the namespace, once many are due, or were until a short while ago.
 CLAIM_PEEK = f"""
 select 1
 from {{table}}
@@ -46,22 +48,26 @@ where namespace = :namespace
   and at_ms <= {{now}}
   and (claim_until_ms is null or claim_until_ms <= {{now}})
   and {_NOT_PAUSED}
+order by at_ms
 limit 1
 """
 
 # Of each namespace the first row that is due is looked for, and no other. The answers
 # are the bits of one number: each column of a result costs an idle worker a packet.
-# Named, or its text would be its name and part of each answer.
+# Named, or its text would be its name and part of each answer. Not "exists": within it
+# databases leave out the order, and MySQL then errs as above.
 DUE = """select {bits} as due"""
 
-DUE_BIT = """{bit} * exists (
+DUE_BIT = """{bit} * coalesce((
   select 1
   from {table}
   where namespace = {p}
     and state = 0
     and at_ms <= {now}
     and (claim_until_ms is null or claim_until_ms <= {now})
-)"""
+  order by at_ms
+  limit 1
+), 0)"""
 
 ANY_PAUSED_BIT = """{bit} * exists (
   select 1

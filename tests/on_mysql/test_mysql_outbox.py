@@ -166,7 +166,7 @@ class MySQLContract(SharedOutboxContract):
         outbox.enqueue(SHOP, batch_of("a"))
         statements.clear()
         outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
-        [select] = [text for text in statements if "order by at_ms" in text]
+        [select] = [text for text in statements if "created_at_ms, id" in text]
         if paused:
             outbox.pause(SHOP)
         impatient = self.make_outbox(storage, clock=clock, busy_timeout=0)
