@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Callable, Generic, TypeVar
 
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.process_lock import ProcessLock
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 T = TypeVar("T")
 

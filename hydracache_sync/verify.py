@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import operator
 import random
 import threading
@@ -25,8 +24,9 @@ from hydracache_sync.durations import duration_ms
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow
+from hydracache_sync.printable import printable_logger
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Seconds after its publish at which an invalidation is looked at.
 DELAYS = (1.0, 60.0, 300.0)

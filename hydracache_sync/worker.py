@@ -7,7 +7,6 @@ connection: run it in a loop, a thread or a cron job.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import socket
@@ -40,11 +39,12 @@ from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outages import CacheOutages, NodeName, waiting_for
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import ABANDONED, OutboxRow, OutboxState
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.subscribers import Subscribers
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Rows of a claim. Memcached takes them in milliseconds; more rows save little and
 #: make a batch that is killed repeat more.

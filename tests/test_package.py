@@ -35,7 +35,8 @@ HEAVY = [
 #: it may import what is in lower layers, and itself. Parts that are not named here (the
 #: command line, integrations) stand on top of all.
 LAYERS = [
-    {"errors", "keys", "durations", "backoff", "process_lock", "process_local"},
+    {"errors", "keys", "durations", "backoff", "printable", "process_lock"}
+    | {"process_local"},
     {"subscribers"},
     {"intents"},
     {"receipts"},

@@ -10,7 +10,6 @@ store. Knows nothing of who loads, and how many at once.
 from __future__ import annotations
 
 import json
-import logging
 from typing import (
     Any,
     Callable,
@@ -35,8 +34,9 @@ from hydracache_sync.cache.store import CacheStore, Write
 from hydracache_sync.cache.tag_sets import TagSet, TagSets
 from hydracache_sync.cache.tokens import is_live
 from hydracache_sync.errors import ApplyError, ApplyPermanent
+from hydracache_sync.printable import printable_logger
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 
 class Look(NamedTuple):

@@ -26,7 +26,6 @@ for himself: the error may be of that caller alone.
 
 from __future__ import annotations
 
-import logging
 import random
 from time import monotonic, sleep
 from typing import Any, Callable, TypeVar
@@ -39,8 +38,9 @@ from hydracache_sync.cache.lifetime import Lifetime
 from hydracache_sync.cache.load_lock import LoadLock, is_worth_waiting_for
 from hydracache_sync.cache.outage import Outage
 from hydracache_sync.errors import ApplyError
+from hydracache_sync.printable import printable_logger
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ another writer is just about to commit.
 
 from __future__ import annotations
 
-import logging
 import time
 from types import TracebackType
 from typing import Callable, Sequence
@@ -17,8 +16,9 @@ from hydracache_sync.cache.keyspace import Keyspace
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.errors import ApplyError, QuarantineError
 from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.printable import printable_logger
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 
 class Quarantine:

@@ -12,8 +12,8 @@ from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
 from hydracache_sync.cli.moments import duration
 from hydracache_sync.cli.outbox_checks import CLOCK_SKEW
-from hydracache_sync.cli.tables import printable
 from hydracache_sync.errors import ApplyUnavailable
+from hydracache_sync.printable import printable
 
 #: Keys tried to find one on each node. With any weights that make sense a hundred
 #: suffice.

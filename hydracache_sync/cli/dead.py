@@ -33,9 +33,9 @@ from hydracache_sync.cli.row_output import (
     print_rows,
     target_of,
 )
-from hydracache_sync.cli.tables import printable
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxState
+from hydracache_sync.printable import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 

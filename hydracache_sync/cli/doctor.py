@@ -19,9 +19,9 @@ from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.options import json_option, setting_option, with_outbox
 from hydracache_sync.cli.outbox_checks import examine_outbox
 from hydracache_sync.cli.passwords import without_passwords
-from hydracache_sync.cli.tables import printable
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.rights import ROLES
+from hydracache_sync.printable import printable
 from hydracache_sync.settings import misspelt
 
 
@@ -143,6 +143,7 @@ def _print(finding: Finding) -> None:
     level = finding.level.value
     if finding.level is not Level.OK:
         level = level.upper()
-    click.echo(f"{level.ljust(8)} {finding.check}: {finding.text}")
+    # A server's own words may be in both.
+    click.echo(printable(f"{level.ljust(8)} {finding.check}: {finding.text}"))
     if finding.mend is not None:
-        click.echo(f"         -> {finding.mend}")
+        click.echo(printable(f"         -> {finding.mend}"))

@@ -24,9 +24,9 @@ from hydracache_sync.cli.options import (
     with_outbox,
 )
 from hydracache_sync.cli.pause import warn_of_unknown
-from hydracache_sync.cli.tables import printable
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.printable import printable
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.wait import InvalidationWait, WaitOutcome
 

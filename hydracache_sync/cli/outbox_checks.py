@@ -9,12 +9,12 @@ from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
 from hydracache_sync.cli.moments import duration, utc
 from hydracache_sync.cli.row_output import count_of
-from hydracache_sync.cli.tables import printable
 from hydracache_sync.errors import OutboxError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.rights import ROLES, Right
 from hydracache_sync.outbox.row import OutboxStatus
 from hydracache_sync.outbox.sql import SQLOutbox
+from hydracache_sync.printable import printable
 
 #: Seconds by which clocks may differ; ``since`` and strict namespaces count on it.
 CLOCK_SKEW = 1.0

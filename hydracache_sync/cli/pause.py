@@ -17,8 +17,8 @@ from hydracache_sync.cli.options import (
     namespaces_argument,
     with_outbox,
 )
-from hydracache_sync.cli.tables import printable
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.printable import printable
 
 _EXIT_CODES = listed(
     ExitCode.DONE,

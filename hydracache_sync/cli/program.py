@@ -30,6 +30,7 @@ from hydracache_sync.cli.status import status
 from hydracache_sync.cli.verify import verify
 from hydracache_sync.cli.worker import worker
 from hydracache_sync.errors import HydraCacheError
+from hydracache_sync.printable import printable
 from hydracache_sync.settings import misspelt
 
 
@@ -52,8 +53,13 @@ def _shown(ctx: click.Context | None = None) -> Iterator[None]:
         yield
     except click.UsageError as exc:
         message = exc.format_message()
-        if without_passwords(message) != message:
-            raise click.UsageError(without_passwords(message), exc.ctx) from None
+        # Click's own lists have several lines.
+        shown = "\n".join(
+            printable(line.expandtabs(4))
+            for line in without_passwords(message).split("\n")
+        )
+        if shown != message.expandtabs(4):
+            raise click.UsageError(shown, exc.ctx) from None
         raise
     except (HydraCacheError, OSError) as exc:
         if isinstance(exc, OSError) and exc.errno == errno.EPIPE:
@@ -63,7 +69,8 @@ def _shown(ctx: click.Context | None = None) -> Iterator[None]:
                 traceback.format_exception(type(exc), exc, exc.__traceback__)
             )
             click.echo(without_passwords(text), err=True, nl=False)
-        click.echo(f"Error: {without_passwords(str(exc) or repr(exc))}", err=True)
+        message = without_passwords(str(exc) or repr(exc))
+        click.echo(f"Error: {printable(message)}", err=True)
         raise click.exceptions.Exit(exit_code_of(exc)) from exc
 
 
@@ -85,7 +92,7 @@ def hydracache(ctx: click.Context) -> None:
     start_logging(ctx)
     for name, meant in misspelt(os.environ):
         hint = f"did you mean {meant}?" if meant else "it has no effect"
-        click.echo(f"Warning: there is no setting {name}: {hint}", err=True)
+        click.echo(f"Warning: there is no setting {printable(name)}: {hint}", err=True)
 
 
 for _command in (

@@ -8,7 +8,7 @@ from typing import Any, Iterable, Sequence
 import click
 
 from hydracache_sync.cli.moments import both, duration
-from hydracache_sync.cli.tables import cut, print_table, printable
+from hydracache_sync.cli.tables import cut, print_table
 from hydracache_sync.outbox.base import STATUS_CAP
 from hydracache_sync.outbox.row import (
     OutboxRow,
@@ -16,6 +16,7 @@ from hydracache_sync.outbox.row import (
     OutboxStatus,
     PendingPhase,
 )
+from hydracache_sync.printable import printable
 
 #: Characters of a table's cell; ``show`` prints everything.
 _CELL = 48
@@ -136,7 +137,7 @@ def print_details(row: OutboxRow, now_ms: int) -> None:
     width = max(len(name) for name, _ in found)
     for name, text in found:
         if text:
-            click.echo(f"  {name.ljust(width)}  {text}")
+            click.echo(f"  {name.ljust(width)}  {printable(text)}")
 
 
 def count_of(count: int, status: OutboxStatus) -> str:

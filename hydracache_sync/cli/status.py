@@ -18,9 +18,10 @@ from hydracache_sync.cli.options import (
     with_outbox,
 )
 from hydracache_sync.cli.row_output import count_of
-from hydracache_sync.cli.tables import print_table, printable
+from hydracache_sync.cli.tables import print_table
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
+from hydracache_sync.printable import printable
 
 _HEADINGS = (
     "namespace",

@@ -6,12 +6,13 @@ sd_notify(3). Without $NOTIFY_SOCKET everything here does nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from typing import Mapping
 
-logger = logging.getLogger(__name__)
+from hydracache_sync.printable import printable_logger
+
+logger = printable_logger(__name__)
 
 #: Pings in the time after which systemd takes the service for hung. Two are what
 #: sd_watchdog_enabled(3) says; a third lets one come late.

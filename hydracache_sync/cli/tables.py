@@ -6,23 +6,16 @@ from typing import Sequence
 
 import click
 
+from hydracache_sync.printable import printable
+
 
 def print_table(headings: Sequence[str], records: Sequence[Sequence[str]]) -> None:
-    table = [headings, *records]
+    """Print ``records``; what is in them may come from anywhere."""
+    table = [headings, *([printable(cell) for cell in record] for record in records)]
     widths = [max(map(len, column)) for column in zip(*table)]
     for line in table:
         cells = [cell.ljust(width) for cell, width in zip(line, widths)]
         click.echo("  ".join(cells).rstrip())
-
-
-def printable(text: str) -> str:
-    """Escape what would move the cursor: keys and errors come from anywhere."""
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
-        for each in text
-    )
 
 
 def cut(text: str, width: int) -> str:

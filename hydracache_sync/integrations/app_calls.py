@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import logging
 import time
 from typing import (
     TYPE_CHECKING,
@@ -31,6 +30,7 @@ from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.wait import ConsistencyMode, InvalidationWait, WaitOutcome
 from hydracache_sync.worker import PublishReport
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     # Only who attaches something has it.
     from hydracache_sync.integrations.sqlalchemy import Attached, Engine
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 T = TypeVar("T")
 

@@ -14,7 +14,11 @@ from hydracache_sync.intents import (
     InvalidationIntent,
     InvalidationIntentBatch,
 )
+from hydracache_sync.printable import printable
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+
+#: Characters of what names a request: a path may have any number.
+LONGEST_PLACE = 200
 
 
 @dataclass(eq=False)
@@ -41,11 +45,13 @@ class Written:
 class Collected:
     """Intents in order, until they are written, and what was written.
 
-    :param where: names the view, for log lines and as the reason of the rows.
+    :ivar where: names the view, for log lines and as the reason of the rows.
     """
 
+    where: str
+
     def __init__(self, where: str) -> None:
-        self.where = where
+        self.serve(where)
         self.written: list[Written] = []
         #: Position that a cookie has promised for what is not written yet.
         self.promised: CommitPosition | None = None
@@ -61,6 +67,10 @@ class Collected:
         #: How many of the intents a commit has written that are kept for the commit of
         #: another session, which was open at the time.
         self.kept = 0
+
+    def serve(self, where: str) -> None:
+        """From now on collect for ``where``, which a client may have a say in."""
+        self.where = printable(where, LONGEST_PLACE)
 
     def __len__(self) -> int:
         return len(self._intents)

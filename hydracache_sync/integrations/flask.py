@@ -196,7 +196,8 @@ class _Hooks:
         if collected is not None:
             # The app context is older than the request: around a test client, say.
             # What an earlier request did not find to write into, this one may.
-            collected.where, collected.why = _where(), ""
+            collected.serve(_where())
+            collected.why = ""
 
     def answer(self, response: Response) -> Response:
         kept = g.__dict__

@@ -7,7 +7,6 @@ process that only forks others, never in a command.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -15,9 +14,10 @@ from typing import IO, Any, Callable
 
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.pool import WorkerPool
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.process_lock import ProcessLock
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Seconds between two looks at whether the process with the one pool is gone.
 LOOK_INTERVAL = 1.0

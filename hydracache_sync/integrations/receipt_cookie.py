@@ -6,7 +6,6 @@ the next request waits for them a moment, and goes past the cache if they are la
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any, Callable, Mapping
 
@@ -17,10 +16,11 @@ from hydracache_sync import settings
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.integrations.collected import Collected
 from hydracache_sync.integrations.runtime import Runtime
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.wait import InvalidationWait
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Seconds that a browser keeps the cookie. Rows that are later than that are in an
 #: outage; a transaction that was rolled back is forgotten then.

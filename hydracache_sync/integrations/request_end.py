@@ -6,15 +6,15 @@ safety net has the rest. Neither raises: a teardown must not.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Callable, Sequence
 
 from hydracache_sync.errors import QuarantineError
 from hydracache_sync.integrations import callers_transaction
 from hydracache_sync.integrations.collected import Collected, Written
 from hydracache_sync.integrations.runtime import Runtime
+from hydracache_sync.printable import printable_logger
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Why something is left where there is no other reason.
 NOBODY = "nobody called write() before the commit"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import tempfile
 import time
@@ -27,12 +26,13 @@ from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.url import open_outbox
 from hydracache_sync.pool import WorkerPool
+from hydracache_sync.printable import printable, printable_logger
 from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.settings import Setting
 from hydracache_sync.worker import OutboxWorker, PublishReport
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Intents that could not be written and are kept in this process for a later try.
 #: Beyond that one flush stands for all of them.
@@ -359,4 +359,4 @@ class Runtime:
 
 def _shown(intent: Any) -> str:
     text = " ".join(part for part in intent if part is not None)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return printable(text, 80)

@@ -9,7 +9,6 @@ written.
 from __future__ import annotations
 
 import contextlib
-import logging
 import sqlite3
 import time
 import weakref
@@ -30,12 +29,13 @@ from hydracache_sync.integrations.statements_seen import changes_data
 from hydracache_sync.integrations.transaction_intents import Home, TransactionIntents
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.snapshots import NEVER
 
 __all__ = ["Attached", "Engine", "attach", "entity_key", "reads_own_writes", "snapshot"]
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: What can be attached.
 Target = Union[

@@ -9,7 +9,6 @@ lost: in doubt it is written once more. Knows no SQLAlchemy.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 
@@ -17,10 +16,11 @@ from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.collected import Collected, Written
 from hydracache_sync.integrations.open_transactions import OpenTransaction
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.snapshots import NEVER
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 
 class Writer(Protocol):

@@ -11,12 +11,13 @@ does not tell it of its own.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 
-logger = logging.getLogger(__name__)
+from hydracache_sync.printable import printable_logger
+
+logger = printable_logger(__name__)
 
 #: Seconds that a fork waits at most. Statements take milliseconds; the rest is for
 #: threads inside a ``transaction()`` block, which might wait for the one that forks.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 import random
 import threading
 import time
@@ -26,9 +25,10 @@ from hydracache_sync.pool.database_outage import DatabaseOutage
 from hydracache_sync.pool.health import ThreadHealth, ThreadState
 from hydracache_sync.pool.thread import PoolThread
 from hydracache_sync.pool.turns import HANGING_LOOK, Turns
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.worker import OutboxWorker, PublishReport
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Seconds that a namespace of which no row could be applied is left alone: the first
 #: time at most, and the longest. While its cache is away each batch would only be

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -11,8 +10,9 @@ from typing import Callable, Collection
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
 from hydracache_sync.outbox.sql_runner import ConnectionLostError
+from hydracache_sync.printable import printable_logger
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Seconds: the pause after the first failure, and the longest one. Short, so that rows
 #: are carried within seconds of the database's return.

@@ -6,7 +6,6 @@ so that a pool under load purges too, and a purge holds up no row.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -18,8 +17,9 @@ from hydracache_sync.errors import OutboxError
 from hydracache_sync.events import Event, Purged
 from hydracache_sync.pool.crew import Crew
 from hydracache_sync.pool.thread import PoolThread
+from hydracache_sync.printable import printable_logger
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Seconds between two looks at the threads.
 LOOK_INTERVAL = 1.0

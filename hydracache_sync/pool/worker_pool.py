@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import functools
 import itertools
-import logging
 import os
 import sys
 import time
@@ -25,12 +24,13 @@ from hydracache_sync.outbox.connections import abandon_inherited
 from hydracache_sync.pool.crew import Crew
 from hydracache_sync.pool.health import PoolHealth
 from hydracache_sync.pool.keeper import Keeper
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.subscribers import Subscribers
 from hydracache_sync.wait import KEEP_PUBLISHED
 from hydracache_sync.worker import OutboxWorker
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: Seconds between two looks of an idle pool. A row of another process is found within
 #: that. Fifty looks a second take about one percent of a core, most of it for waking
