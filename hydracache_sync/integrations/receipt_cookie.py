@@ -114,7 +114,10 @@ class ReceiptCookie:
 
     def _received(self, environ: Mapping[str, Any]) -> list[InvalidationReceipt]:
         signer = self._signer()
-        text = parse_cookie(environ.get("HTTP_COOKIE", "")).get(self._name)
+        # Ours is of ASCII. Of the others, which neighbours of the app may have set, no
+        # byte may keep it from being read.
+        header = environ.get("HTTP_COOKIE", "").encode("ascii", "replace").decode()
+        text = parse_cookie(header).get(self._name)
         if signer is None or text is None:
             return []
         try:
