@@ -6,11 +6,17 @@ what happens to the row, see :mod:`hydracache_sync.errors`.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Union
 
 from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF, HoldOff
-from hydracache_sync.cache.keyspace import Keyspace, app_address, checked_app_key
+from hydracache_sync.cache.keyspace import (
+    MAX_APP_KEY,
+    Keyspace,
+    app_address,
+    checked_app_key,
+)
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tokens import fresh_tokens
 from hydracache_sync.errors import (
@@ -19,6 +25,11 @@ from hydracache_sync.errors import (
     ConfigurationError,
 )
 from hydracache_sync.intents import InvalidationIntent
+
+logger = logging.getLogger(__name__)
+
+#: No client stores a key with one of these bytes in memcached's text protocol.
+_UNSTORABLE = frozenset(b" \t\n\v\f\r\0")
 
 
 class InvalidationApplier:
@@ -218,7 +229,9 @@ class PlainKeyApplier(InvalidationApplier):
         ``PooledClient`` (``Client`` for one thread). Not ``HashClient``: it drops
         deletes in silence while a node is away.
     :param key: maps an intent to the key or keys to delete, or None for nothing. A key
-        memcached cannot take makes the row a dead letter.
+        that memcached cannot store (empty, over 250 bytes, with white space or a null
+        byte) needs no delete: there is no value under it. One with another control
+        character makes the row a dead letter: some clients store it.
     :param flush: called for a ``flush``, to drop everything; raises if it cannot.
         Without it a flush is a dead letter, and the worker asks for none.
     """
@@ -305,10 +318,16 @@ class PlainKeyApplier(InvalidationApplier):
         for key in several:
             if not isinstance(key, (str, bytes)):
                 raise TypeError(f"key= gave a {type(key).__name__}, not str or bytes")
-        try:
-            return [checked_app_key(key) for key in several]
-        except ValueError as exc:
-            raise ApplyPermanent(str(exc)) from exc
+        found = []
+        for key in several:
+            try:
+                found.append(checked_app_key(key))
+            except ValueError as exc:
+                if not _is_unstorable(key):
+                    raise ApplyPermanent(str(exc)) from exc
+                # Keys are often made of what users type: no error of the row's.
+                logger.debug("nothing to delete, the key cannot be stored: %s", exc)
+        return found
 
     def _delete(self, keys: set[bytes]) -> Mapping[bytes, Exception]:
         """Delete ``keys``; return those that were not acknowledged."""
@@ -330,6 +349,10 @@ class PlainKeyApplier(InvalidationApplier):
                     if self._client.get(key) is not None:
                         raise ApplyUnavailable("memcached acknowledged no delete")
             except Exception as exc:
+                if type(exc).__name__ == "MemcacheIllegalInputError":
+                    # With the prefix of its client, which the app has as well.
+                    logger.debug("nothing to delete, %r cannot be stored: %s", key, exc)
+                    continue
                 # Not acknowledged: the rows of this key wait, or are tried again.
                 failures[key] = error = _as_ours(exc)
                 if isinstance(error, (ApplyUnavailable, OSError)):
@@ -337,10 +360,19 @@ class PlainKeyApplier(InvalidationApplier):
         return failures
 
 
+def _is_unstorable(key: str | bytes) -> bool:
+    """Tell whether no client of the text protocol stores anything under ``key``."""
+    try:
+        raw = key.encode("utf-8") if isinstance(key, str) else key
+    except UnicodeEncodeError:
+        return True
+    return not 1 <= len(raw) <= MAX_APP_KEY or not _UNSTORABLE.isdisjoint(raw)
+
+
 def _as_ours(exc: Exception) -> Exception:
     """Translate pymemcache's errors, without importing it."""
     name = type(exc).__name__
-    if name in ("MemcacheClientError", "MemcacheIllegalInputError"):
+    if name == "MemcacheClientError":
         return ApplyPermanent(f"memcached refused the key: {exc}")
     if name.startswith("Memcache"):
         return ApplyUnavailable(f"memcached failed: {name}: {exc}")

@@ -301,21 +301,42 @@ class TestMapping:
     @pytest.mark.parametrize(
         "bad", ["", "two words", "line\r\nflush_all", "nul\0", "k" * 251, "\ud800"]
     )
-    def test_a_key_that_memcached_cannot_take_is_dead_with_its_reason(
-        self, outbox: Outbox, bad: str
+    def test_a_key_that_cannot_be_stored_has_nothing_to_delete(
+        self,
+        outbox: Outbox,
+        client: Any,
+        app: Client,
+        bad: str,
+        unique: str,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        outbox.enqueue(SHOP, batch_of(key("fine"), key("bad")))
-        client = FailingClient()
-        table = {"fine": "fine", "bad": bad}
+        app.set(unique, "old", noreply=False)
+        outbox.enqueue(SHOP, batch_of(key("both"), key("bad")))
+        table: dict[str, Any] = {"both": [bad, unique], "bad": bad}
         applier = PlainKeyApplier(client, key=lambda i: table[str(i.value)])
+
+        with caplog.at_level("DEBUG", logger="hydracache_sync.appliers"):
+            report = OutboxWorker(outbox, applier, SHOP).run_once()
+
+        assert report == PublishReport(claimed=2, published=2)
+        assert app.get(unique) is None
+        logged = [each for each in caplog.records if "cannot be stored" in each.msg]
+        assert [each.levelname for each in logged] == ["DEBUG"] * 2
+
+    def test_a_key_that_some_client_may_have_stored_is_dead_with_its_reason(
+        self, outbox: Outbox
+    ) -> None:
+        outbox.enqueue(SHOP, batch_of(key("fine"), key("bad\x01")))
+        client = FailingClient()
+        applier = PlainKeyApplier(client, key=by_value)
 
         report = OutboxWorker(outbox, applier, SHOP).run_once()
 
         assert report == PublishReport(claimed=2, published=1, dead_lettered=1)
         [dead] = outbox.dead_letters(SHOP)
-        assert dead.intent == key("bad")
+        assert dead.intent == key("bad\x01")
         assert "ApplyPermanent" in (dead.last_error or "")
-        assert "key" in (dead.last_error or "") or "utf-8" in (dead.last_error or "")
+        assert "is no memcached key" in (dead.last_error or "")
         assert client.asked == [b"fine"]
 
     @pytest.mark.parametrize(
@@ -413,7 +434,7 @@ class TestFlush:
         assert "flush=" in (dead.last_error or "")
 
     def test_without_it_a_dead_letter_asks_for_none(self, outbox: Outbox) -> None:
-        outbox.enqueue(SHOP, batch_of(key("two words")))
+        outbox.enqueue(SHOP, batch_of(key("two\x01words")))
         applier = PlainKeyApplier(FailingClient(), key=by_value)
 
         report = OutboxWorker(outbox, applier, SHOP).drain()
@@ -423,7 +444,7 @@ class TestFlush:
 
     def test_with_it_a_dead_letter_asks_for_one(self, outbox: Outbox) -> None:
         flushes: list[str] = []
-        outbox.enqueue(SHOP, batch_of(key("two words")))
+        outbox.enqueue(SHOP, batch_of(key("two\x01words")))
         applier = PlainKeyApplier(
             FailingClient(), key=by_value, flush=lambda: flushes.append("flush")
         )
@@ -536,20 +557,21 @@ class TestFaults:
         [dead] = outbox.dead_letters(SHOP)
         assert "memcached refused the key" in (dead.last_error or "")
 
-    def test_a_prefix_that_makes_a_key_too_long_is_dead_with_its_reason(
+    def test_a_prefix_that_makes_a_key_too_long_leaves_nothing_to_delete(
         self, outbox: Outbox, faulty: FaultyMemcached
     ) -> None:
-        outbox.enqueue(SHOP, batch_of(key("k" * 250)))
+        outbox.enqueue(SHOP, batch_of(key("k" * 250), key("short")))
         with contextlib.closing(
             PooledClient(faulty.address, key_prefix=b"app:")
         ) as client:
             applier = PlainKeyApplier(client, key=by_value)
             report = OutboxWorker(outbox, applier, SHOP).run_once()
 
-        assert report == PublishReport(claimed=1, dead_lettered=1)
+        assert report == PublishReport(claimed=2, published=2)
+        assert faulty.requests == ["delete app:short", "get app:short"]
 
     def test_a_single_intent_raises_its_failure(self) -> None:
-        applier = PlainKeyApplier(FailingClient(), key=lambda i: "two words")
+        applier = PlainKeyApplier(FailingClient(), key=lambda i: "one\x01")
 
-        with pytest.raises(ApplyPermanent, match="two words"):
+        with pytest.raises(ApplyPermanent, match="one"):
             applier.apply_invalidation(USER)
