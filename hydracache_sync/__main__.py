@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 
 
@@ -18,10 +17,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A namespace may be any text, and cron may give us an ASCII terminal.
-            stream.reconfigure(errors="backslashreplace")
     hydracache()
 
 

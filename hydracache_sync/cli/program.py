@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import traceback
 from typing import Any, Iterator, Mapping
@@ -27,6 +26,7 @@ from hydracache_sync.cli.purge import purge
 from hydracache_sync.cli.rows import rows
 from hydracache_sync.cli.schema import schema
 from hydracache_sync.cli.status import status
+from hydracache_sync.cli.streams import prepare_streams
 from hydracache_sync.cli.verify import verify
 from hydracache_sync.cli.worker import worker
 from hydracache_sync.errors import HydraCacheError
@@ -35,9 +35,11 @@ from hydracache_sync.settings import misspelt
 
 
 class Program(click.Group):
-    """A group whose errors are one line each, without passwords."""
+    """A group whose errors are one line each, without passwords, on any streams."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        # Before anything is opened or printed; also where an app lends us its program.
+        prepare_streams()
         with _shown():
             return super().make_context(*args, **kwargs)
 
@@ -62,8 +64,6 @@ def _shown(ctx: click.Context | None = None) -> Iterator[None]:
             raise click.UsageError(shown, exc.ctx) from None
         raise
     except (HydraCacheError, OSError) as exc:
-        if isinstance(exc, OSError) and exc.errno == errno.EPIPE:
-            raise  # `hydracache status | head`: click ends quietly
         if ctx is not None and shows_tracebacks(ctx):
             text = "".join(
                 traceback.format_exception(type(exc), exc, exc.__traceback__)

@@ -7,7 +7,9 @@ from typing import Any, Iterable, Sequence
 
 import click
 
+from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.moments import both, duration
+from hydracache_sync.cli.streams import reader_is_gone
 from hydracache_sync.cli.tables import cut, print_table
 from hydracache_sync.outbox.base import STATUS_CAP
 from hydracache_sync.outbox.row import (
@@ -63,12 +65,17 @@ def target_of(row: OutboxRow) -> str:
 
 
 def print_rows(rows: Sequence[OutboxRow], now_ms: int, *, as_json: bool) -> None:
-    """Print one page: a table, or one JSON object a line."""
+    """Print one page: a table, or one JSON object a line.
+
+    :raises click.exceptions.Exit: nobody reads it, as after ``| head``.
+    """
     if as_json:
         for row in rows:
             click.echo(json.dumps(as_object(row, now_ms)))
     elif rows:
         print_table(HEADINGS, [_record(row, now_ms) for row in rows])
+    if reader_is_gone():
+        raise click.exceptions.Exit(ExitCode.DONE)
 
 
 def _record(row: OutboxRow, now_ms: int) -> tuple[str, ...]:
