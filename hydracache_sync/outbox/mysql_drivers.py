@@ -45,7 +45,10 @@ class Driver(Protocol):
         """Whether a row that is there already is left out of a statement's count."""
 
     def end_of_transaction(self) -> Callable[[], bool] | None:
-        """What tells, without asking, that the transaction open now has ended."""
+        """What tells, without asking, that the transaction open now has ended.
+
+        It must know it of the very session that the transaction ran in.
+        """
 
 
 class PyMySQLDriver:
@@ -79,20 +82,46 @@ class PyMySQLDriver:
     def end_of_transaction(self) -> Callable[[], bool] | None:
         if not self.connection.server_status & _IN_TRANSACTION:
             return None  # what stands before the server does not tell
+        session = _PyMySQLSession.of(self.connection)
+        return None if session is None else session.has_left_transaction
+
+
+class _PyMySQLSession:
+    """The session in which a transaction of a PyMySQL connection is open.
+
+    The connection object outlives it: ping(reconnect=True), connect() and wrappers that
+    reconnect give it a new session, whose status says nothing of the COMMIT that was
+    sent in the old one and may still arrive there.
+    """
+
+    def __init__(self, connection: Any, socket: Any) -> None:
+        # Weak: neither is kept open by a receipt.
+        self._connection = weakref.ref(connection)
+        self._socket = weakref.ref(socket)
+        self._thread_id = connection.server_thread_id
+
+    @classmethod
+    def of(cls, connection: Any) -> _PyMySQLSession | None:
         try:
-            reference = weakref.ref(self.connection)
-        except TypeError:  # of something that stands before the connection
+            return cls(connection, getattr(connection, "_sock", None))
+        except TypeError:  # of something that stands before the connection or socket
             return None
 
-        def is_over() -> bool:
-            # An acknowledgement has said so, the one of COMMIT or ROLLBACK. After an
-            # error, or in the connection's next transaction, it does not say so.
-            connection = reference()
-            return connection is not None and not (
-                connection.server_status & _IN_TRANSACTION
-            )
+    def has_left_transaction(self) -> bool:
+        """Whether an acknowledgement has said so, that of COMMIT or ROLLBACK.
 
-        return is_over
+        After an error, or in the session's next transaction, none does.
+        """
+        connection = self._connection()
+        if connection is None or connection.server_status & _IN_TRANSACTION:
+            return False
+        # After the status: a thread that reconnects gives the new socket before it.
+        socket = connection._sock
+        return (
+            socket is not None
+            and socket is self._socket()
+            and connection.server_thread_id == self._thread_id
+        )
 
 
 class MySQLClientDriver:
