@@ -26,11 +26,13 @@ from hydracache_sync.errors import (
     ApplyTransient,
     ApplyUnavailable,
     ConfigurationError,
+    ConnectionLostError,
     HydraCacheError,
     NotInTransactionError,
     OutboxBusyError,
     OutboxError,
     QuarantineError,
+    ReadOnlyServerError,
     SchemaError,
 )
 from hydracache_sync.events import (
@@ -149,10 +151,12 @@ __all__ = [
     "ApplyTransient",
     "ApplyUnavailable",
     "ConfigurationError",
+    "ConnectionLostError",
     "HydraCacheError",
     "NotInTransactionError",
     "OutboxBusyError",
     "OutboxError",
     "QuarantineError",
+    "ReadOnlyServerError",
     "SchemaError",
 ]

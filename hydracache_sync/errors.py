@@ -31,6 +31,23 @@ class OutboxBusyError(OutboxError):
     """
 
 
+class ConnectionLostError(OutboxError):
+    """An own connection to the database was lost, and a new one did not help.
+
+    What was under way may have been done or not: of a COMMIT nobody knows. Every call
+    may be made again, a ``transaction()`` block only if it can be told apart from one
+    that was committed.
+    """
+
+
+class ReadOnlyServerError(OutboxError):
+    """The server takes no writes: a replica, a primary that was one, a cut off node.
+
+    Nothing was written. An own connection has been dropped, so that the next call goes
+    to wherever the name of the server leads by then.
+    """
+
+
 class SchemaError(OutboxError):
     """The outbox's tables are missing, or of another version than this library's.
 

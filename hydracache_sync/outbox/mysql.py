@@ -15,9 +15,11 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence, TypeVar
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
     ConfigurationError,
+    ConnectionLostError,
     NotInTransactionError,
     OutboxBusyError,
     OutboxError,
+    ReadOnlyServerError,
     SchemaError,
 )
 from hydracache_sync.outbox.connections import ThreadConnections
@@ -29,6 +31,7 @@ from hydracache_sync.outbox.mysql_connection import (
     has_plain_cursors,
     is_cut_short,
     let_go,
+    was_cut_off,
 )
 from hydracache_sync.outbox.mysql_drivers import (
     driver_of,
@@ -47,7 +50,6 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import NAMESPACES_PER_STATEMENT, SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
-from hydracache_sync.outbox.sql_runner import ConnectionLostError
 from hydracache_sync.outbox.statements import PAUSED, Dialect
 from hydracache_sync.outbox.transaction_end import TransactionEnd
 
@@ -117,8 +119,14 @@ _BIG = (
 )
 
 #: Another transaction was in the way: deadlock, lock wait timeout, the same said of
-#: NOWAIT, and by MariaDB with innodb_snapshot_isolation, the default from 11.6 on.
-_BUSY = (1020, 1205, 1213, 3572)
+#: NOWAIT, and by MariaDB with innodb_snapshot_isolation, the default from 11.6 on; and
+#: a conflict that group replication finds at COMMIT.
+_BUSY = frozenset((1020, 1205, 1213, 3101, 3572))
+
+#: An error at COMMIT, of whatever kind. The storage engine's 149 is a deadlock, as
+#: group replication calls some conflicts; "not connected to Primary" is an outage.
+_AT_COMMIT = 1180
+_DEADLOCK = re.compile(r"\berror 149\b")
 
 #: The connection is dead, or its stream of packets is out of step.
 _LOST = frozenset(
@@ -127,6 +135,22 @@ _LOST = frozenset(
 )
 
 _READ_ONLY = "; the server is read-only: a replica? Name the primary in the URL"
+_CUT_OFF = "; a node of a cluster that is not part of it now"
+
+#: The server takes no writes, and will not because we stay: a replica, a primary that
+#: was one until a failover (read_only, innodb_read_only, offline_mode), a node of
+#: Galera or of group replication that the others have left behind.
+_NO_WRITES = {
+    1036: _READ_ONLY,
+    1047: _CUT_OFF,
+    1290: _READ_ONLY,
+    1792: _READ_ONLY,
+    1836: _READ_ONLY,
+    1874: _READ_ONLY,
+    3032: "; the server is offline for all but its administrators",
+    3100: _CUT_OFF,
+}
+
 _RIGHTS = "; the user lacks a right: see the grants in the README"
 _HINTS = {
     1044: _RIGHTS,
@@ -134,9 +158,6 @@ _HINTS = {
     1142: _RIGHTS,
     1143: _RIGHTS,
     1049: "; the database in the URL does not exist on that server",
-    1290: _READ_ONLY,
-    1792: _READ_ONLY,
-    1836: _READ_ONLY,
     1153: "; max_allowed_packet is too small for one row",
 }
 
@@ -400,6 +421,16 @@ class MySQLOutbox(SQLOutbox):
 
     def _connect(self) -> Any:
         try:
+            return self._set_up()
+        except Exception as exc:
+            # Killed between its first packet and its first use. A server that is gone
+            # says so at the second attempt.
+            if not was_cut_off(exc):
+                raise
+        return self._set_up()
+
+    def _set_up(self) -> Any:
+        try:
             connection: Any = connect(
                 charset="utf8mb4", autocommit=True, **self._options
             )
@@ -421,7 +452,10 @@ class MySQLOutbox(SQLOutbox):
                 isolation = (
                     "repeatable read" if server.statement_binlog else "read committed"
                 )
-                cursor.execute(f"set session transaction isolation level {isolation}")
+                # Also where the server makes each transaction one that only reads.
+                cursor.execute(
+                    f"set session transaction isolation level {isolation}, read write"
+                )
                 # Whatever the server's defaults are: nothing of ours is cut, and what
                 # is done is committed, by each statement or COMMIT, and no more. A
                 # server may be set up to ignore the character set that was asked for,
@@ -456,7 +490,9 @@ class MySQLOutbox(SQLOutbox):
 
     def _abandon(self, connection: Any, exc: BaseException) -> None:
         try:
-            if is_cut_short(exc):
+            # What the caller of a block has run raises the driver's own errors.
+            takes_none = isinstance(exc, ReadOnlyServerError)
+            if takes_none or error_number(exc) in _NO_WRITES or is_cut_short(exc):
                 self._connections.discard()
             else:
                 connection.rollback()
@@ -480,7 +516,7 @@ class MySQLOutbox(SQLOutbox):
             yield
         except (driver_error(), OSError) as exc:
             error = self._error(exc, own=True)
-            if isinstance(error, ConnectionLostError):
+            if isinstance(error, (ConnectionLostError, ReadOnlyServerError)):
                 self._connections.discard()
             raise error from exc
         except BaseException as exc:
@@ -493,13 +529,15 @@ class MySQLOutbox(SQLOutbox):
             return exc
         number = error_number(exc)
         text = f"{self}: {exc}"
-        if number in _BUSY:
+        if number in _BUSY or (number == _AT_COMMIT and _DEADLOCK.search(text)):
             return OutboxBusyError(
                 f"{text}; another transaction was in the way. Roll back and run the"
                 " transaction again, if it is yours"
             )
         if number is None or number in _LOST or isinstance(exc, OSError):
             return (ConnectionLostError if own else OutboxError)(text)
+        if number in _NO_WRITES:
+            return ReadOnlyServerError(text + _NO_WRITES[number])
         if number == 1146:
             return SchemaError(
                 f"{text}; run `hydracache schema install` or install_schema()",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 from typing import Any
 
 from hydracache_sync.outbox.connections import keep_for_good
@@ -92,6 +93,24 @@ def driver_version() -> str:
     import pymysql
 
     return str(pymysql.__version__)
+
+
+#: Ways in which a server, or what stands before it, ends a connection.
+_ENDED = (1053, 1317, 1927, 2006, 2013)
+
+
+def was_cut_off(exc: BaseException) -> bool:
+    """Whether a connection was made and then ended by the other side, without a wait.
+
+    Not where nobody was reached, nor where nobody answered in time.
+    """
+    number = exc.args[0] if exc.args else None
+    if number in _ENDED:
+        return not isinstance(exc.__context__, socket.timeout)
+    # PyMySQL tells of what happens during TLS as of a server that is not there.
+    found = getattr(exc, "original_exception", None)
+    ended = isinstance(found, (ConnectionResetError, BrokenPipeError))
+    return ended or type(found).__name__ == "SSLEOFError"
 
 
 def is_cut_short(exc: BaseException | None) -> bool:

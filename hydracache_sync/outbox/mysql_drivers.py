@@ -70,11 +70,23 @@ class PyMySQLDriver:
         return self.connection.cursor(sys.modules["pymysql.cursors"].Cursor)
 
     def in_transaction(self) -> bool:
+        return self._said_to_be() or not self._autocommits()
+
+    def _said_to_be(self) -> bool:
         status = self.connection.server_status
         return not status & _AUTOCOMMIT or bool(status & _IN_TRANSACTION)
 
+    def _autocommits(self) -> bool:
+        """Ask the server: MySQL 9.7 with autocommit=0 says otherwise in its status."""
+        cursor = self.cursor()
+        try:
+            cursor.execute("select @@session.autocommit")
+            return bool(only_value(cursor.fetchall()))
+        finally:
+            cursor.close()
+
     def committed_at_once(self) -> bool:
-        return not self.in_transaction()
+        return not self._said_to_be()
 
     def tells_inserted(self) -> bool:
         return not self.connection.client_flag & _FOUND_ROWS

@@ -7,7 +7,12 @@ import functools
 from typing import Any, Iterable
 
 from hydracache_sync.durations import duration_ms
-from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
+from hydracache_sync.errors import (
+    ConnectionLostError,
+    OutboxBusyError,
+    OutboxError,
+    SchemaError,
+)
 from hydracache_sync.intents import MAX_REASON
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
@@ -22,7 +27,6 @@ from hydracache_sync.outbox.row import (
 )
 from hydracache_sync.outbox.sql_runner import (
     IDS_PER_STATEMENT,
-    ConnectionLostError,
     StatementRunner,
     checked_count,
     parts_of,

@@ -13,7 +13,11 @@ import time
 from typing import Any, Callable, ContextManager, Iterator, Sequence, TypeVar
 
 from hydracache_sync.durations import duration_ms
-from hydracache_sync.errors import OutboxBusyError, OutboxError
+from hydracache_sync.errors import (
+    ConnectionLostError,
+    OutboxBusyError,
+    ReadOnlyServerError,
+)
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.statements import Dialect, Statements
 
@@ -26,13 +30,6 @@ IDS_PER_STATEMENT = 500
 #: database busy is run again. The first is about one commit.
 FIRST_PAUSE = 0.001
 LONGEST_PAUSE = 0.05
-
-
-class ConnectionLostError(OutboxError):
-    """An own connection was dead; it has been dropped. Never seen by callers as such.
-
-    What was under way may have been done or not.
-    """
 
 
 class StatementRunner(InvalidationOutbox):
@@ -177,8 +174,9 @@ class StatementRunner(InvalidationOutbox):
     ) -> T:
         """Call ``attempt`` until the database is not busy, or the time is up.
 
-        :param replace: on a connection that turns out to be dead, call once more on a
-            new one. Every attempt is whole and may be made twice.
+        :param replace: on a connection that turns out to be dead, or at a server that
+            takes no writes, call once more on a new one. Every attempt is whole and may
+            be made twice.
         """
         if timeout is None:
             timeout = self._busy_timeout
@@ -198,7 +196,7 @@ class StatementRunner(InvalidationOutbox):
                     raise
                 time.sleep(min(remaining, random.uniform(longest / 2, longest)))
                 longest = min(longest * 2, LONGEST_PAUSE)
-            except ConnectionLostError:
+            except (ConnectionLostError, ReadOnlyServerError):
                 if not replace:
                     raise
                 replace = False

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from hydracache_sync.errors import (
     ConfigurationError,
+    ConnectionLostError,
     NotInTransactionError,
     OutboxBusyError,
     OutboxError,
@@ -29,7 +30,6 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
-from hydracache_sync.outbox.sql_runner import ConnectionLostError
 from hydracache_sync.outbox.sqlite_files import opened_file
 from hydracache_sync.outbox.statements import PAUSED, SCHEMA_VERSION_SELECT, Dialect
 

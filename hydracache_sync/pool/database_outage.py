@@ -7,9 +7,8 @@ import threading
 import time
 from typing import Callable, Collection
 
-from hydracache_sync.errors import OutboxError
+from hydracache_sync.errors import ConnectionLostError, OutboxError
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
-from hydracache_sync.outbox.sql_runner import ConnectionLostError
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)

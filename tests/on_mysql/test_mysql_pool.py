@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any, Callable, Iterator
 import pymysql
 import pytest
 from mysql_databases import KINDS, Database, fresh_database, started
+from mysql_proxy import Proxy
 
 from hydracache_sync import (
     InvalidationIntentBatch,
@@ -33,57 +33,6 @@ from test_pool_processes import UnseenChild
 
 #: Seconds, so that a server which hangs is given up soon.
 TIMEOUTS = {"connect_timeout": 0.5, "read_timeout": 0.5, "write_timeout": 0.5}
-
-
-class Proxy:
-    """Carries bytes between clients and a server, well or badly.
-
-    :ivar swallowing: accepts connections and bytes, and passes nothing on.
-    :ivar delay: seconds that each answer is held back.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        self._server = (host, port)
-        self.swallowing = False
-        self.delay = 0.0
-        self._ended = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._threads: list[threading.Thread] = []
-        self._start(self._accept)
-
-    def _start(self, run: Callable[..., None], *args: Any) -> None:
-        thread = threading.Thread(target=run, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while not self._ended.is_set():
-            if select.select([self._listener], [], [], 0.05)[0]:
-                client, _ = self._listener.accept()
-                self._start(self._carry, client)
-
-    def _carry(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            with socket.create_connection(self._server) as server:
-                while not self._ended.is_set():
-                    for source in select.select([client, server], [], [], 0.05)[0]:
-                        data = source.recv(1 << 16)
-                        if not data:
-                            return
-                        if source is server and self.delay:
-                            self._ended.wait(self.delay)
-                        if not self.swallowing:
-                            (server if source is client else client).sendall(data)
-
-    def __enter__(self) -> Proxy:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(DEADLINE)
-        self._listener.close()
 
 
 def batch_of(*keys: str) -> InvalidationIntentBatch:

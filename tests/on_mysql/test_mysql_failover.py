@@ -1,0 +1,317 @@
+"""Own connections leave a server that takes no writes, and conflicts are no outage."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Callable, Iterator
+
+import pymysql
+import pytest
+from mysql_databases import (
+    Database,
+    at_statement,
+    fresh_database,
+    started,
+)
+from mysql_proxy import Proxy
+
+from hydracache_sync import (
+    ConnectionLostError,
+    MySQLOutbox,
+    OutboxBusyError,
+    OutboxError,
+    ReadOnlyServerError,
+)
+from outbox_contract import SHOP, batch_of, keys_of
+from servers import SQLServer
+
+LOGIN = {"user": "app", "password": "se-cret"}
+
+#: Seconds, so that what hangs is given up soon.
+TIMEOUTS = {"connect_timeout": 2.0, "read_timeout": 2.0, "write_timeout": 2.0}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[SQLServer, SQLServer]]:
+    """Two servers that only these tests hurt."""
+    with started("mariadb") as one, started("mariadb") as other:
+        yield one, other
+
+
+@contextlib.contextmanager
+def with_tables(server: SQLServer) -> Iterator[Database]:
+    """A database with the tables, and a user without the right to write anyway."""
+    with fresh_database(server, "failover") as database:
+        database.sql("create or replace user app@'%' identified by 'se-cret'")
+        database.sql("grant all on failover.* to app@'%'")
+        with contextlib.closing(database.outbox()) as outbox:
+            outbox.install_schema()
+        yield database
+        database.sql("set global read_only = 0")
+
+
+class Primary:
+    """A name, as a proxy has it: of one server first, and of another by a failover."""
+
+    def __init__(self, old: Database, new: Database, proxy: Proxy) -> None:
+        self.old, self.new, self._proxy = old, new, proxy
+
+    def outbox(self, **options: Any) -> MySQLOutbox:
+        here = {"host": "127.0.0.1", "port": self._proxy.port, **LOGIN, **TIMEOUTS}
+        return self.old.outbox(**here, **options)
+
+    def fail_over(self) -> None:
+        """The old one lives on and takes no writes; its sessions stay open."""
+        self.old.sql("set global read_only = 1")
+        self.move()
+
+    def move(self) -> None:
+        self._proxy.target = (self.new.server.host, self.new.server.port)
+
+
+@pytest.fixture
+def primary(pair: tuple[SQLServer, SQLServer]) -> Iterator[Primary]:
+    one, other = pair
+    with with_tables(one) as old, with_tables(other) as new:
+        with Proxy(one.host, one.port) as proxy:
+            yield Primary(old, new, proxy)
+
+
+@pytest.fixture
+def outbox(primary: Primary) -> Iterator[MySQLOutbox]:
+    with contextlib.closing(primary.outbox()) as outbox:
+        outbox.status(SHOP)
+        yield outbox
+
+
+def rows_of(database: Database) -> list[str]:
+    with contextlib.closing(database.outbox()) as outbox:
+        return keys_of(outbox.rows(SHOP))
+
+
+# A server that takes no writes
+
+
+def test_write_goes_to_where_the_name_leads_now(primary, outbox):
+    primary.fail_over()
+
+    outbox.enqueue(SHOP, batch_of("a"))
+
+    assert rows_of(primary.old) == []
+    assert rows_of(primary.new) == ["a"]
+
+
+def test_claims_and_marks_go_to_where_the_name_leads_now(primary, outbox):
+    outbox.enqueue(SHOP, batch_of("of the old one"))
+    with contextlib.closing(primary.new.outbox()) as beside:
+        beside.enqueue(SHOP, batch_of("of the new one"))
+    primary.fail_over()
+
+    rows = outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
+
+    assert keys_of(rows) == ["of the new one"]
+    assert outbox.mark_published(rows) == 1
+
+
+def test_block_that_a_failover_has_ended_is_run_again_on_the_new_one(primary, outbox):
+    def write() -> None:
+        with outbox.transaction() as connection:
+            connection.cursor().execute("create temporary table seen (n int)")
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+
+    primary.fail_over()
+
+    with pytest.raises(ReadOnlyServerError, match="1290.*primary"):
+        write()
+    write()
+
+    assert rows_of(primary.new) == ["a"]
+
+
+def test_error_of_the_callers_own_statement_leaves_the_server_too(primary, outbox):
+    for database in (primary.old, primary.new):
+        database.sql("create table app (id integer primary key)")
+    primary.fail_over()
+
+    with pytest.raises(pymysql.OperationalError, match="1290"):
+        with outbox.transaction() as connection:
+            connection.cursor().execute("insert into app values (1)")
+    with outbox.transaction() as connection:
+        connection.cursor().execute("insert into app values (1)")
+
+    assert primary.new.sql("select id from app") == [(1,)]
+
+
+def test_server_that_takes_no_writes_is_told_as_such(primary, outbox):
+    primary.old.sql("set global read_only = 1")
+
+    with pytest.raises(ReadOnlyServerError, match="1290.*primary"):
+        outbox.enqueue(SHOP, batch_of("a"))
+
+    primary.old.sql("set global read_only = 0")
+    assert outbox.enqueue(SHOP, batch_of("a")).inserted == 1
+
+
+def raising(*arguments: Any) -> Callable[[], None]:
+    def say() -> None:
+        raise pymysql.OperationalError(*arguments)
+
+    return say
+
+
+def session_of(outbox: MySQLOutbox) -> int:
+    with outbox.transaction() as connection:
+        return int(connection.thread_id())
+
+
+@pytest.mark.parametrize("number", [1036, 1047, 1290, 1792, 1836, 1874, 3032, 3100])
+def test_what_says_that_no_writes_are_taken_ends_the_session(
+    outbox, monkeypatch, number
+):
+    before = session_of(outbox)
+    at_statement(monkeypatch, "insert", raising(number, "not here"))
+
+    assert outbox.enqueue(SHOP, batch_of("a")).inserted == 1
+
+    assert session_of(outbox) != before
+
+
+# Conflicts
+
+#: What group replication answers to a COMMIT that another member's has crossed.
+CONFLICTS = [
+    (3101, "Plugin instructed the server to rollback the current transaction."),
+    (1180, "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT"),
+]
+
+
+@pytest.mark.parametrize("conflict", CONFLICTS, ids=["3101", "1180"])
+def test_conflict_at_a_commit_is_busy_and_the_block_may_be_run_again(
+    outbox, monkeypatch, conflict
+):
+    def write() -> None:
+        with outbox.transaction() as connection:
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+
+    at_statement(monkeypatch, "commit", raising(*conflict))
+
+    with pytest.raises(OutboxBusyError, match="run the transaction again"):
+        write()
+    write()
+
+    assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+
+@pytest.mark.parametrize("conflict", CONFLICTS, ids=["3101", "1180"])
+def test_claim_that_meets_a_conflict_at_its_commit_is_made_again(
+    outbox, monkeypatch, conflict
+):
+    outbox.enqueue(SHOP, batch_of("a", "b"))
+    at_statement(monkeypatch, "commit", raising(*conflict))
+
+    rows = outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
+
+    assert keys_of(rows) == ["a", "b"]
+    assert {row.attempts for row in rows} == {0}
+
+
+def test_other_errors_at_a_commit_are_an_outage(outbox, monkeypatch):
+    said = 1180, "Got error 107 'Not connected to Primary' during COMMIT"
+    at_statement(monkeypatch, "commit", raising(*said))
+
+    with pytest.raises(OutboxError, match="1180") as caught:
+        with outbox.transaction() as connection:
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+
+    assert not isinstance(caught.value, OutboxBusyError)
+
+
+# Connections that are killed while they are set up
+
+
+@pytest.mark.parametrize("at", ["show variables", "set session", "set names utf8mb4,"])
+def test_connection_that_is_killed_in_its_set_up_is_made_again(
+    primary, monkeypatch, at
+):
+    def kill() -> None:
+        for (id,) in primary.old.sql(
+            "select id from information_schema.processlist where user = 'app'"
+        ):
+            primary.old.kill(id)
+
+    with contextlib.closing(primary.outbox(busy_timeout=0)) as fresh:
+        at_statement(monkeypatch, at, kill)
+
+        assert fresh.enqueue(SHOP, batch_of("a")).inserted == 1
+
+
+def test_server_that_ends_every_connection_is_an_outage_at_once(primary, monkeypatch):
+    made: list[int] = []
+    set_up = MySQLOutbox._set_up
+
+    def killed(outbox: MySQLOutbox) -> Any:
+        made.append(1)
+        at_statement(
+            monkeypatch, "show variables", raising(2013, "Lost connection to server")
+        )
+        return set_up(outbox)
+
+    monkeypatch.setattr(MySQLOutbox, "_set_up", killed)
+    with contextlib.closing(primary.outbox()) as fresh:
+        with pytest.raises(OutboxError, match="2013"):
+            fresh.status(SHOP)
+
+    assert len(made) == 2
+
+
+# What a COMMIT that nobody answered may be
+
+
+def test_commit_that_nobody_answered_is_told_as_a_lost_connection(primary, outbox):
+    with pytest.raises(ConnectionLostError) as caught:
+        with outbox.transaction() as connection:
+            outbox.enqueue_in(connection, SHOP, batch_of("a"))
+            primary.old.kill(connection.thread_id())
+
+    assert isinstance(caught.value, OutboxError)
+    assert "done or not" in str(ConnectionLostError.__doc__)
+
+
+# Sessions that are made to read only, or to commit nothing
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "mysql56"])
+def test_server_that_makes_transactions_read_only_does_not_matter(kind):
+    name = "tx_read_only"
+    with started(kind, f"--init-connect=set {name} = 1") as server:
+        with fresh_database(server) as database:
+            database.sql(f"set global {name} = 1")
+            database.close()
+            with database.connect(autocommit=True) as root:
+                root.cursor().execute(f"set session {name} = 0")
+                root.cursor().execute("create user app@'%' identified by 'se-cret'")
+                root.cursor().execute(f"grant all on `{database.name}`.* to app@'%'")
+            with contextlib.closing(database.outbox(**LOGIN)) as outbox:
+                outbox.install_schema()
+
+                with outbox.transaction() as connection:
+                    outbox.enqueue_in(connection, SHOP, batch_of("a"))
+                outbox.enqueue(SHOP, batch_of("b"))
+
+                rows = outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
+                assert outbox.mark_published(rows) == 2
+            with database.connect(autocommit=True) as root:
+                root.cursor().execute(f"set global {name} = 0")
+            database.close()
+
+
+def test_status_that_wrongly_tells_of_autocommit_is_looked_through(primary, outbox):
+    """MySQL 9.7 with autocommit=0 tells so in every status; off it is all the same."""
+    with primary.old.connect(autocommit=False) as connection:
+        connection.server_status |= 2
+
+        outbox.enqueue_in(connection, SHOP, batch_of("a"))
+
+        assert rows_of(primary.old) == []
+        connection.commit()
+    assert rows_of(primary.old) == ["a"]
