@@ -84,11 +84,16 @@ class ApplyUnavailable(ApplyError):
     The row waits and counts no attempt: an outage never makes a dead letter.
 
     :ivar node: the cache node that failed, None if the applier has no nodes.
+    :ivar answered: whether the node did answer, and not as it should; its words are in
+        the message.
     """
 
-    def __init__(self, message: str, *, node: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, node: str | None = None, answered: bool = False
+    ) -> None:
         super().__init__(message)
         self.node = node
+        self.answered = answered
 
 
 class ApplyTransient(ApplyError):

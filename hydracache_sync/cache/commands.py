@@ -34,8 +34,9 @@ VERSION = b"version\r\n"
 #: memcached takes more than this for a date.
 _LONGEST_RELATIVE = 30 * 24 * 3600
 
-#: Any negative number means "expired already", in every version.
-_EXPIRED = -1
+#: A date in the past. memcached takes any negative number for that as well, but proxies
+#: (twemproxy) end the connection at one.
+_EXPIRED = _LONGEST_RELATIVE + 24 * 3600
 
 #: memcached reads dates as 32 bits with a sign. Later than this is never.
 _LAST_DATE = 2**31 - 1

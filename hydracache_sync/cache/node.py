@@ -263,12 +263,13 @@ class Node:
                 line = connection.replies.line()
                 connection.replies.finish()
                 if not line.startswith(b"VERSION "):
-                    raise BrokenReply("expected its version, got something else")
+                    raise _not_understood(line)
             except BaseException:
                 self._pool.drop(connection)
                 raise
         except OSError as exc:
-            self._give_up(exc, connection.used_at)
+            # Not for the breaker: a proxy may not know a question that no call needs.
+            self._give_up(exc, None)
         self._answered(connection)
         return line[8:].decode("ascii", "replace")
 
@@ -295,7 +296,8 @@ class Node:
                 self._pool.drop(connection)
                 raise
         except OSError as exc:
-            self._give_up(exc, connection.used_at)
+            # As in version().
+            self._give_up(exc, None)
         self._answered(connection)
         return found
 
@@ -342,6 +344,7 @@ class Node:
                 f"memcached node {self.name} says {text!r}: look into its memory, its"
                 " log and its options",
                 node=self.name,
+                answered=True,
             )
         raise _not_understood(answer)
 
@@ -352,7 +355,11 @@ class Node:
         text = str(failure) or type(failure).__name__
         if began is not None and not isinstance(failure, (NoFreeConnection, _Refused)):
             self._breaker.failed(began, text)
-        return ApplyUnavailable(f"memcached node {self.name}: {text}", node=self.name)
+        return ApplyUnavailable(
+            f"memcached node {self.name}: {text}",
+            node=self.name,
+            answered=isinstance(failure, BrokenReply),
+        )
 
     def _left_alone(self, rest: Rest) -> ApplyUnavailable:
         return ApplyUnavailable(
@@ -373,7 +380,10 @@ def note(failures: Failures, addresses: Sequence[Address], error: ApplyError) ->
 
 def _not_understood(answer: bytes) -> BrokenReply:
     # Anything but an error line may be part of a value, and those are never logged.
-    said = repr(answer[:200]) if answer.startswith(b"ERROR") else "something else"
+    if answer.startswith(b"CLIENT_ERROR unauthenticated"):
+        return BrokenReply(f"it answers {answer[:200]!r}: it wants a login")
+    is_error = answer.startswith((b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"))
+    said = repr(answer[:200]) if is_error else "something else"
     return BrokenReply(
         f"it answers {said}: is that a memcached, and its text protocol?"
     )

@@ -37,16 +37,16 @@ def examine_nodes(
     for name, version in answers.items():
         facts, chosen = stats[name], options[name]
         if isinstance(version, ApplyUnavailable):
-            away.append(name)
-            yield _away(name, version)
+            if _is_read(store, name):
+                yield _incomplete(name, f"is read, but its version is not: {version}")
+            else:
+                away.append(name)
+                yield _away(name, version)
         elif isinstance(facts, ApplyUnavailable) or isinstance(
             chosen, ApplyUnavailable
         ):
-            yield warning(
-                f"node {name}",
-                f"memcached {version}, which does not tell its stats",
-                "a proxy may be in between: ask the server itself",
-            )
+            told = f"memcached {version}, which does not tell its stats"
+            yield _incomplete(name, told)
         else:
             yield from _node(name, version, facts, chosen)
     for namespace in namespaces:
@@ -54,13 +54,37 @@ def examine_nodes(
 
 
 def _away(name: str, error: ApplyUnavailable) -> Finding:
+    mend = "start it, or let it be reached"
+    if error.answered:
+        mend = (
+            "it is there, so see what it says: it must speak the text protocol, want no"
+            " login (its options -Y and -S), and take what it is sent"
+        )
     return problem(
         f"node {name}",
         str(error),
-        "start it, or let it be reached. Its rows wait meanwhile, none is lost; to give"
-        " it up for good, change the server list and the ring id",
+        f"{mend}. Its rows wait meanwhile, none is lost; to give it up for good, change"
+        " the server list and the ring id",
         ExitCode.CACHE_AWAY,
     )
+
+
+def _incomplete(name: str, text: str) -> Finding:
+    return warning(
+        f"node {name}",
+        text,
+        "a proxy may be in between: ask the server itself (see the README on proxies)",
+    )
+
+
+def _is_read(store: MemcachedStore, name: str) -> bool:
+    """Whether the node answers what every read asks; a proxy may know nothing else."""
+    address = _places(store, "doctor").get(name)
+    try:
+        return address is not None and len(store.get_many([address])) == 1
+    except ApplyUnavailable:
+        # Told by the caller, in the words of its own question.
+        return False
 
 
 def _node(
