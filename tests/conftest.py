@@ -6,10 +6,13 @@ starts its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Iterator
 
 import hypothesis
@@ -32,10 +35,23 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-# A shell's "&" has what it starts ignore Ctrl-C, and all that this starts in turn: the
-# programs under test would not end at it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_in_a_terminal() -> None:
+    """Have what the suite starts take the signals that it ignores itself.
+
+    A shell's "&" has what it starts ignore Ctrl-C, and nohup the end of its terminal,
+    and all that this starts in turn: programs under test would not end at it. A handler
+    is nothing that a program inherits; so this process goes on as it was told. A
+    fixture, for the process that runs the tests: the one that shares them among others
+    must hand on to these what is ignored, so that a terminal's end is not theirs.
+    """
+    for number in signal.valid_signals():
+        ignored = signal.getsignal(number) is signal.SIG_IGN
+        if number == signal.SIGINT and ignored:
+            signal.signal(number, signal.default_int_handler)
+        # Python itself ignores these two, and resets them in what it starts.
+        elif ignored and number not in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, lambda number, frame: None)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +79,32 @@ def mariadb() -> Iterator[MariaDB]:
 def unique() -> str:
     """A short string that no other test has: a namespace, a ring, a part of a key."""
     return "t" + secrets.token_hex(5)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Kill what a failed test has started itself, and left."""
+    began = time.clock_gettime(time.CLOCK_BOOTTIME)
+    result = yield
+    if result.excinfo is not None:
+        for process in _descendants(os.getpid(), began):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def _descendants(process: int, since: float) -> list[int]:
+    """Processes below this one, started since that second of the machine's."""
+    ticks = int(since * os.sysconf("SC_CLK_TCK"))
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[19]) >= ticks:
+                children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found = children.get(process, [])
+    for each in found:
+        found.extend(children.get(each, ()))
+    return found
 
 
 def pytest_collection_modifyitems(
