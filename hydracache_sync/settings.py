@@ -493,8 +493,8 @@ POOL_THREADS = Setting(
 POOL_LOCK = Setting(
     "pool_lock",
     "PATH",
-    "File that the process with the one pool keeps locked. Default: in the directory"
-    " for temporary files, named by outbox, namespace and user.",
+    "File that the process with the one pool keeps locked. Default: named by outbox and"
+    " namespace, in a directory of the user's own below the one for temporary files.",
     str,
 )
 INLINE_TIMEOUT = Setting(

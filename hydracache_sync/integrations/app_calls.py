@@ -87,6 +87,12 @@ class AppCalls(abc.ABC):
         return self.runtime.placement.pool
 
     @property
+    def pool_problem(self) -> str | None:
+        """Why this process has not the pool that ``HYDRACACHE_POOL`` says; for a health
+        check. None where all is well, also if another process has the one pool."""
+        return self.runtime.placement.problem
+
+    @property
     def namespace(self) -> str:
         return self.runtime.namespace
 

@@ -5,7 +5,7 @@ Knows no framework: any mapping will do. Reading it connects to nothing.
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 from hydracache_sync import settings
 from hydracache_sync.cache.store import CacheStore
@@ -35,8 +35,22 @@ KNOWN = (
     settings.MAX_BACKOFF,
     settings.MAX_ATTEMPTS,
     settings.ESCALATE,
+    settings.KEEP_PUBLISHED,
+    settings.PURGE_EVERY,
+    settings.POLL_INTERVAL,
     *settings.APP_SETTINGS,
 )
+
+#: Settings of commands, which Flask's command line has with the app's settings.
+OF_COMMANDS = (
+    settings.MAX_SECONDS,
+    settings.MAX_AGE,
+    settings.MAX_PENDING,
+    settings.MAX_DEAD,
+)
+
+#: Settings that need a framework's requests.
+OF_FLASK = (settings.WAIT, settings.COOKIE)
 
 #: Settings that may be given as an object in place of text, for tests above all.
 _OBJECTS: dict[str, type] = {"outbox": InvalidationOutbox, "memcached": CacheStore}
@@ -49,10 +63,13 @@ class AppConfig:
 
     :param config: an app's config; keys that do not begin with ``HYDRACACHE_`` are not
         looked at. Values are text as in the environment, numbers, booleans and lists.
-    :raises ConfigurationError: keys are unknown, missing or wrong. Names all of them.
+    :param flask: it is Flask's, with a cookie and with commands that have the settings
+        of the app.
+    :raises ConfigurationError: keys are unknown, missing or wrong, or would have no
+        effect. Names all of them.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], *, flask: bool = False) -> None:
         self._values: dict[str, Any] = {}
         #: What was set, as text, for commands that read the same settings.
         #: None is what was given as an object.
@@ -63,7 +80,8 @@ class AppConfig:
                 name for name in config if isinstance(name, str)
             )
         ]
-        for setting in KNOWN:
+        problems += _without_effect(config, flask=flask)
+        for setting in KNOWN + OF_COMMANDS:
             value = config.get(setting.variable)
             if value is None:
                 self._values[setting.name] = setting.default
@@ -130,6 +148,28 @@ class AppConfig:
                     " set HYDRACACHE_POOL to none and let cron or another process drain"
                 )
         return found
+
+
+def _without_effect(config: Mapping[str, Any], *, flask: bool) -> Iterator[str]:
+    """Complain about settings that somebody else would heed, not this app."""
+    of_others = {
+        settings.THREADS: "is of `hydracache worker`; an app's pool takes"
+        f" {settings.POOL_THREADS.variable}"
+    }
+    if not flask:
+        of_others.update(
+            dict.fromkeys(
+                OF_COMMANDS,
+                "is of commands only, and has no effect in an app: set it in their"
+                " environment, not in the app's",
+            )
+        )
+        of_others.update(
+            dict.fromkeys(OF_FLASK, "is of the Flask extension only: unset it")
+        )
+    for setting, why in of_others.items():
+        if config.get(setting.variable) is not None:
+            yield f"{setting.variable} {why}"
 
 
 def _as_text(value: Any) -> str:

@@ -100,7 +100,7 @@ class HydraCache(AppCalls):
             raise ConfigurationError(f"{app} has this extension already")
         if connection is not None and not callable(connection):
             raise TypeError("connection must be a function that returns the connection")
-        config = AppConfig(app.config)
+        config = AppConfig(app.config, flask=True)
         guard = SnapshotGuard(config[settings.SNAPSHOT], _collected, _request_began)
         runtime = Runtime(config, snapshot=guard)
         cookie = ReceiptCookie(runtime, lambda: app.secret_key)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import IO, Any, Callable
+from typing import Callable
 
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.integrations.pool_lock import PoolLock
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.process_lock import ProcessLock
@@ -28,11 +29,14 @@ class PoolPlacement:
 
     :param make: makes the pool; called once at most.
     :param where: "every", "one" or "none".
-    :param lock_path: file that the process with the one pool keeps locked.
+    :param lock: makes the lock that the process with the one pool keeps; called for
+        "one" only.
+    :ivar problem: why this process has not the pool that it should have; None where it
+        has, or is to have none. Where another process has the one pool it is None, too.
     """
 
     def __init__(
-        self, make: Callable[[], WorkerPool], where: str, lock_path: str
+        self, make: Callable[[], WorkerPool], where: str, lock: Callable[[], PoolLock]
     ) -> None:
         if where == "one" and sys.platform == "win32":
             raise ConfigurationError(
@@ -40,7 +44,8 @@ class PoolPlacement:
             )
         self._make = make
         self._where = where
-        self._lock_path = lock_path
+        self._lock = lock() if where == "one" else None
+        self.problem: str | None = None
         self._mutex = ProcessLock()
         #: The process for which nothing is left to do.
         self._settled = 0
@@ -48,8 +53,7 @@ class PoolPlacement:
         self._next_look = 0.0
         self._pool: WorkerPool | None = None
         self._pool_pid = 0
-        self._lock_file: IO[Any] | None = None
-        self._lock_pid = 0
+        self._complained_in = 0
 
     @property
     def pool(self) -> WorkerPool | None:
@@ -87,9 +91,8 @@ class PoolPlacement:
         if pool is None:
             return True
         stopped = pool.stop(timeout)
-        if self._lock_file is not None:
-            self._lock_file.close()
-            self._lock_file = None
+        if self._lock is not None:
+            self._lock.release()
         return stopped
 
     def _ensure(self, pid: int) -> None:
@@ -100,35 +103,28 @@ class PoolPlacement:
             self._pool.stop(0.0)
             self._pool_pid = 0
         try:
-            if self._where == "one" and not self._is_the_one():
+            if self._lock is not None and not self._lock.take():
+                self.problem = None
                 return
             self._pool.start()
         except ConfigurationError as exc:
             # uWSGI without threads. Said once in each process; requests go on, and
             # inline publishing and cron carry the rows.
-            logger.error("no worker pool in process %d: %s", pid, exc)
-        except (OSError, RuntimeError):
-            # No rights to the lock's file, or no thread to be had. Requests go on, and
-            # one of them tries again.
-            logger.exception("no worker pool in process %d for now", pid)
+            self._cannot(pid, exc)
+        except (OSError, RuntimeError) as exc:
+            # A lock's file that is not ours, or no thread to be had. Requests go on,
+            # and one of them tries again.
+            self._cannot(pid, exc)
             return
         else:
-            self._pool_pid = pid
+            self._pool_pid, self.problem = pid, None
         self._settled = pid
 
-    def _is_the_one(self) -> bool:
-        import fcntl
-
-        if self._lock_file is not None and self._lock_pid == os.getpid():
-            return True
-        file = open(self._lock_path, "a")
-        try:
-            # Not flock: a forked child would share that lock, and keep it for as long
-            # as it lives.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            # Another process has it.
-            file.close()
-            return False
-        self._lock_file, self._lock_pid = file, os.getpid()
-        return True
+    def _cannot(self, pid: int, exc: Exception) -> None:
+        """Say why there is no pool, once; leave it to another process, if it can."""
+        if self._lock is not None:
+            self._lock.release()
+        if self.problem is None or self._complained_in != pid:
+            nobody = "" if self._lock is None else "; perhaps nobody carries rows"
+            logger.error("no worker pool in process %d: %s%s", pid, exc, nobody)
+        self.problem, self._complained_in = str(exc), pid

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
+import math
 import time
 from typing import Any, Callable, ContextManager, Iterable, Sequence
 
@@ -21,6 +20,7 @@ from hydracache_sync.errors import ConfigurationError, OutboxError
 from hydracache_sync.integrations.collected import Written
 from hydracache_sync.integrations.config import AppConfig
 from hydracache_sync.integrations.hold_offs import held_off, hold_off_late
+from hydracache_sync.integrations.pool_lock import PoolLock
 from hydracache_sync.integrations.pool_placement import PoolPlacement
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -89,7 +89,7 @@ class Runtime:
                 escalate=config[settings.ESCALATE],
             )
         self.placement = PoolPlacement(
-            self._make_pool, config[settings.POOL], self._lock_path()
+            self._make_pool, config[settings.POOL], self._pool_lock
         )
         self._left: list[InvalidationIntentBatch] = []
         self._left_lock = ProcessLock()
@@ -151,16 +151,18 @@ class Runtime:
         )
 
     def _make_pool(self) -> WorkerPool:
-        return WorkerPool(self.worker, threads=self.config[settings.POOL_THREADS])
+        keep_published = self.config[settings.KEEP_PUBLISHED]
+        return WorkerPool(
+            self.worker,
+            threads=self.config[settings.POOL_THREADS],
+            poll_interval=self.config[settings.POLL_INTERVAL],
+            keep_published=None if keep_published == math.inf else keep_published,
+            purge_every=self.config[settings.PURGE_EVERY],
+        )
 
-    def _lock_path(self) -> str:
-        given = self.config[settings.POOL_LOCK]
-        if given is not None:
-            return str(given)
-        name = f"{self.outbox!r} {self.namespace}".encode()
-        digest = hashlib.sha256(name).hexdigest()[:16]
-        user = os.getuid() if hasattr(os, "getuid") else 0
-        return os.path.join(tempfile.gettempdir(), f"hydracache-{user}-{digest}.lock")
+    def _pool_lock(self) -> PoolLock:
+        name = hashlib.sha256(f"{self.outbox!r} {self.namespace}".encode()).hexdigest()
+        return PoolLock(self.config[settings.POOL_LOCK], name[:16])
 
     # Writing
 

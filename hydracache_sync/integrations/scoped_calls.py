@@ -59,9 +59,9 @@ class ScopedCalls(AppCalls):
     """The calls of one app, with its settings.
 
     :param config: any mapping with ``HYDRACACHE_`` keys, as ``os.environ``; others are
-        not looked at. The keys are those of the Flask extension, but for
-        ``HYDRACACHE_WAIT`` and ``HYDRACACHE_COOKIE``, which do nothing here.
-    :raises ConfigurationError: keys are missing, unknown or wrong.
+        not looked at. The keys are those of the Flask extension, but for those that
+        only it, or a command, can heed: they are refused.
+    :raises ConfigurationError: keys are missing, unknown or wrong, or have no effect.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -1,0 +1,278 @@
+"""Whatever may be set does something in an app, or is refused by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, Tuple
+
+import pytest
+from flask import Flask
+from shop import Shop
+
+from hydracache_sync import (
+    ConfigurationError,
+    InvalidationIntentBatch,
+    InvalidationWait,
+    SQLiteOutbox,
+    WorkerPool,
+    settings,
+)
+from hydracache_sync.integrations import config as app_config
+from hydracache_sync.integrations import runtime
+from hydracache_sync.integrations.app_calls import AppCalls
+from hydracache_sync.integrations.config import AppConfig
+from hydracache_sync.integrations.flask import HydraCache as FlaskHydraCache
+from hydracache_sync.integrations.wsgi import HydraCache as WSGIHydraCache
+from hydracache_sync.settings import Setting
+from servers import Memcached
+
+#: A value other than the default for each setting, and what must be set beside it.
+VALUES: dict[str, dict[str, Any]] = {
+    "outbox": {},
+    "namespace": {},
+    "memcached": {},
+    "table": {"TABLE": "other"},
+    "busy_timeout": {"BUSY_TIMEOUT": 1},
+    "ring": {"RING": "2"},
+    "weights": {"WEIGHTS": None},  # of the node
+    "previous_memcached": {"PREVIOUS_RING": "0", "PREVIOUS_MEMCACHED": None},
+    "previous_ring": {"PREVIOUS_RING": "0", "PREVIOUS_MEMCACHED": None},
+    "previous_weights": {
+        "PREVIOUS_RING": "0",
+        "PREVIOUS_MEMCACHED": None,
+        "PREVIOUS_WEIGHTS": None,
+    },
+    "strict": {"STRICT": "shop"},
+    "hold_off": {"HOLD_OFF": 1, "MODE": "strict"},
+    "connect_timeout": {"CONNECT_TIMEOUT": 1},
+    "timeout": {"TIMEOUT": 1},
+    "batch_size": {"BATCH_SIZE": 7},
+    "claim_ttl": {"CLAIM_TTL": 7},
+    "backoff": {"BACKOFF": 2},
+    "max_backoff": {"MAX_BACKOFF": 7},
+    "max_attempts": {"MAX_ATTEMPTS": 7},
+    "escalate": {"ESCALATE": False},
+    "keep_published": {"KEEP_PUBLISHED": "forever"},
+    "purge_every": {"PURGE_EVERY": 7},
+    "threads": {"THREADS": 2},
+    "poll_interval": {"POLL_INTERVAL": 2},
+    "max_seconds": {"MAX_SECONDS": 7},
+    "max_age": {"MAX_AGE": 7},
+    "max_pending": {"MAX_PENDING": 7},
+    "max_dead": {"MAX_DEAD": 7},
+    "mode": {"MODE": "inline"},
+    "degrade": {"DEGRADE": True, "MODE": "strict"},
+    "pool": {"POOL": "none"},
+    "pool_threads": {"POOL_THREADS": 2},
+    "pool_lock": {"POOL_LOCK": None, "POOL": "one"},
+    "inline_timeout": {"INLINE_TIMEOUT": 1, "MODE": "inline"},
+    "net_timeout": {"NET_TIMEOUT": 1},
+    "wait": {"WAIT": 1},
+    "cookie": {"COOKIE": "other"},
+    "snapshot": {"SNAPSHOT": "fresh"},
+    "ttl": {"TTL": 7},
+    "clock_skew": {"CLOCK_SKEW": 0.1},
+}
+
+#: Makes an app and returns its calls, and what runs a function as a request.
+Made = Tuple[AppCalls, Callable[[Callable[[], object]], object]]
+
+
+def flask_app(config: dict[str, Any], stack: contextlib.ExitStack) -> Made:
+    app, calls = Flask("shop"), FlaskHydraCache()
+    app.config.update(config, SECRET_KEY="not secret")
+    calls.init_app(app)
+    stack.enter_context(app.app_context())
+
+    def serve(function: Callable[[], object]) -> None:
+        with app.test_request_context():
+            app.preprocess_request()
+            function()
+
+    return calls, serve
+
+
+def wsgi_app(config: dict[str, Any], stack: contextlib.ExitStack) -> Made:
+    calls = WSGIHydraCache(config)
+
+    def serve(function: Callable[[], object]) -> None:
+        with calls.collecting():
+            function()
+
+    return calls, serve
+
+
+@pytest.fixture(params=[flask_app, wsgi_app], ids=["flask", "wsgi"])
+def made(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """Names of settings that something but their own checks has asked for."""
+    found: set[str] = set()
+    plain = AppConfig.__getitem__
+
+    def recording(self: AppConfig, setting: Setting) -> Any:
+        if sys._getframe(1).f_globals["__name__"] != app_config.__name__:
+            found.add(setting.name)
+        return plain(self, setting)
+
+    monkeypatch.setattr(AppConfig, "__getitem__", recording)
+    yield found
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def use(calls: AppCalls, serve: Callable[..., object], path: Path) -> None:
+    """Go through what reads settings late: a pool, a write, a net, a read."""
+    connection = sqlite3.connect(path)
+    connection.execute("create table if not exists item (id integer)")
+
+    def change() -> None:
+        with calls.transaction(connection):
+            connection.execute("insert into item values (1)")
+            calls.invalidate_key("item:1")
+
+    try:
+        calls.start_pool()
+        serve(change)
+        serve(lambda: calls.invalidate_key("forgotten"))
+        serve(lambda: calls.get_or_load("item:1", lambda: "value"))
+    finally:
+        calls.stop_pool()
+        connection.close()
+
+
+class TestEverySetting:
+    def test_the_table_has_all(self) -> None:
+        known = [each.name for each in settings.SETTINGS + settings.APP_SETTINGS]
+
+        assert sorted(VALUES) == sorted(known)
+
+    @pytest.mark.parametrize("name", VALUES)
+    def test_it_is_heeded_or_refused_by_its_name(
+        self,
+        name: str,
+        made: Any,
+        stack: contextlib.ExitStack,
+        read: set[str],
+        tmp_path: Path,
+        memcached: Memcached,
+    ) -> None:
+        node = memcached.address
+        late = {
+            "WEIGHTS": f"{node}=2",
+            "PREVIOUS_MEMCACHED": node,
+            "PREVIOUS_WEIGHTS": f"{node}=2",
+            "POOL_LOCK": str(tmp_path / "pool.lock"),
+        }
+        config = {
+            "HYDRACACHE_OUTBOX": f"sqlite:///{tmp_path / 'shop.db'}",
+            "HYDRACACHE_NAMESPACE": "shop",
+            "HYDRACACHE_MEMCACHED": node,
+            **{
+                f"HYDRACACHE_{key}": late[key] if value is None else value
+                for key, value in VALUES[name].items()
+            },
+        }
+        table = VALUES[name].get("TABLE", "hydracache_outbox")
+        SQLiteOutbox(tmp_path / "shop.db", table=table).install_schema()
+
+        try:
+            calls, serve = made(config, stack)
+        except ConfigurationError as exc:
+            assert f"HYDRACACHE_{name.upper()} " in str(exc)
+            return
+        use(calls, serve, tmp_path / "shop.db")
+
+        is_of_commands = made is flask_app and name in calls.runtime.config.texts
+        assert name in read or is_of_commands
+
+    @pytest.mark.parametrize("name", ["MAX_AGE", "MAX_SECONDS", "WAIT", "THREADS"])
+    def test_what_another_program_heeds_is_refused_in_a_wsgi_app(
+        self, name: str
+    ) -> None:
+        config = {
+            "HYDRACACHE_OUTBOX": "sqlite:////srv/shop.db",
+            "HYDRACACHE_NAMESPACE": "shop",
+            "HYDRACACHE_MEMCACHED": "127.0.0.1:11211",
+            f"HYDRACACHE_{name}": "1",
+        }
+
+        with pytest.raises(ConfigurationError, match=f"HYDRACACHE_{name} is of "):
+            WSGIHydraCache(config)
+
+
+class TestPool:
+    def test_it_takes_the_settings_of_a_worker(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: dict[str, Any] = {}
+
+        class Recording(WorkerPool):
+            def __init__(self, *workers: Any, **options: Any) -> None:
+                taken.update(options)
+                super().__init__(*workers, **options)
+
+        monkeypatch.setattr(runtime, "WorkerPool", Recording)
+        shop = Shop(
+            tmp_path / "shop.db",
+            HYDRACACHE_POOL="every",
+            HYDRACACHE_KEEP_PUBLISHED="forever",
+            HYDRACACHE_POLL_INTERVAL=2,
+            HYDRACACHE_PURGE_EVERY=7,
+        )
+
+        pool = shop.state.runtime.placement.start()
+
+        assert pool.stop(5.0)
+        assert taken["keep_published"] is None
+        assert (taken["poll_interval"], taken["purge_every"]) == (2.0, 7.0)
+
+    def test_it_deletes_what_is_older_than_is_to_be_kept(self, tmp_path: Path) -> None:
+        shop = Shop(
+            tmp_path / "shop.db",
+            HYDRACACHE_POOL="every",
+            HYDRACACHE_KEEP_PUBLISHED=0,
+            HYDRACACHE_PURGE_EVERY=0.01,
+        )
+        pool = shop.state.runtime.placement.start()
+        try:
+            receipt = shop.outbox.enqueue(
+                "shop", InvalidationIntentBatch().invalidate_key("item:1")
+            )
+            pool.wake()
+            InvalidationWait.local(10.0).wait(shop.outbox, receipt)
+            deadline = time.monotonic() + 10.0
+            while shop.rows() and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+            assert shop.rows() == []
+        finally:
+            pool.stop(5.0)
+
+
+class TestCommands:
+    def test_flasks_heed_the_apps_limits(
+        self, tmp_path: Path, memcached: Memcached
+    ) -> None:
+        shop = Shop(
+            tmp_path / "shop.db",
+            HYDRACACHE_MEMCACHED=memcached.address,
+            HYDRACACHE_MAX_PENDING=0,
+        )
+        shop.outbox.enqueue("shop", InvalidationIntentBatch().invalidate_key("item:1"))
+
+        ended = shop.app.test_cli_runner().invoke(args=["hydracache", "status"])
+
+        assert "ALERT shop" in ended.output, ended.output
+        assert ended.exit_code != 0
