@@ -43,6 +43,9 @@ def test_its_readme_is_what_a_stranger_sees(
                 said = ""
             elif words[0] == "curl":
                 said = curl(words[1:], port)
+            elif words[0] == "export":
+                environment.update(exported(command, environment))
+                said = ""
             else:
                 said = flask(words[1:], environment)
             assert re.fullmatch(pattern(shown), said), (command, said)
@@ -61,6 +64,20 @@ def pattern(shown: str) -> str:
     """Three dots stand for any text, blanks for any number of them."""
     quoted = re.escape(shown).replace(r"\.\.\.", ".*")
     return re.sub(r"(?:\\ )+", " +", quoted)
+
+
+def exported(command: str, environment: dict[str, str]) -> dict[str, str]:
+    """What a shell sets at an ``export NAME=...``."""
+    name = command.split()[1].partition("=")[0]
+    programs = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    value = subprocess.run(
+        ["sh", "-ec", f'{command}; printf %s "${name}"'],
+        env={**environment, "PATH": programs},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return {name: value}
 
 
 def flask(arguments: list[str], environment: dict[str, str]) -> str:

@@ -248,6 +248,30 @@ class SQLiteContract(SharedOutboxContract):
 
         assert keys_of(outbox.rows(SHOP)) == ["a"]
 
+    @pytest.mark.parametrize("there", [None, 0o640, 0o666], ids=["new", "640", "666"])
+    def test_a_new_file_is_for_its_user_alone_and_another_keeps_its_mode(
+        self, tmp_path, there
+    ):
+        path = tmp_path / "modes.db"
+        before = os.umask(0o022)
+        try:
+            if there is not None:
+                path.touch()
+                path.chmod(there)
+            outbox = SQLiteOutbox(path)
+            outbox.install_schema()
+            with raw(path, isolation_level=None) as writer:
+                writer.execute("pragma journal_mode = wal")
+                writer.execute("create table mine (x)")
+                files = list(tmp_path.iterdir())
+                modes = {file.stat().st_mode & 0o777 for file in files}
+                outbox.close()
+        finally:
+            os.umask(before)
+
+        assert modes == {0o600 if there is None else there}
+        assert len(files) == 3  # with -wal and -shm
+
     def test_install_waits_for_an_exclusive_writer(self, storage, monkeypatch):
         outbox = SQLiteOutbox(storage)
         with raw(storage, isolation_level=None) as writer:

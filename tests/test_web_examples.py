@@ -19,7 +19,7 @@ import pytest
 from hydracache_sync import SQLiteOutbox
 from servers import Memcached, free_port
 from test_examples import EXAMPLES
-from test_flask_sqlalchemy_example import PATIENCE, listens, pattern
+from test_flask_sqlalchemy_example import PATIENCE, exported, listens, pattern
 
 
 class Stranger:
@@ -58,6 +58,9 @@ class Stranger:
                     said = self._curl(words[1:])
                 elif words[0] == "sleep":
                     said = self._wait()
+                elif words[0] == "export":
+                    self._environment.update(exported(command, self._environment))
+                    said = ""
                 else:
                     said = self._run(words)
                 yield command, pattern(shown), said
@@ -140,3 +143,36 @@ def test_the_readme_is_what_a_stranger_sees(
     assert len(steps) >= 7
     for command, shown, said in steps:
         assert re.fullmatch(shown, said), (command, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "variable"),
+    [
+        ("flask_sqlite", "import app; app.create_app()", "BOOK_SECRET"),
+        ("flask_sqlalchemy", "import app; app.create_app()", "SHOP_SECRET"),
+        ("flask_mysql", "import shop", "SECRET_KEY"),
+    ],
+)
+def test_an_example_has_no_secret_that_everybody_knows(
+    name: str, load: str, variable: str
+) -> None:
+    environment = {
+        "HYDRACACHE_OUTBOX": "sqlite:////nowhere/shop.db",
+        "HYDRACACHE_MEMCACHED": "127.0.0.1:1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+    def start(**more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", load],
+            cwd=EXAMPLES / name,
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+
+    refused, started = start(), start(**{variable: "x" * 32})
+
+    assert refused.returncode != 0 and f"KeyError: '{variable}'" in refused.stderr
+    assert started.returncode == 0, started.stderr

@@ -15,7 +15,8 @@ hydracache = HydraCache()
 def create_app():
     app = Flask(__name__)
     app.config.update(
-        SECRET_KEY=os.environ.get("SECRET_KEY", "for this example only"),
+        # Not to be guessed: it signs cookies. No default, which all would have.
+        SECRET_KEY=os.environ["SECRET_KEY"],
         HYDRACACHE_NAMESPACE="shop",
         # What a view writes, it publishes right after its commit. The pool has what an
         # outage of memcached leaves.

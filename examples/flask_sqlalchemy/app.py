@@ -29,7 +29,8 @@ def create_app() -> Flask:
     app = Flask(__name__)
     path = os.path.abspath(os.environ.get("SHOP_DB", "shop.db"))
     app.config.update(
-        SECRET_KEY=os.environ.get("SHOP_SECRET", "only for this example"),
+        # Not to be guessed: it signs cookies. No default, which all would have.
+        SECRET_KEY=os.environ["SHOP_SECRET"],
         SQLALCHEMY_DATABASE_URI=f"sqlite:///{path}",
         HYDRACACHE_OUTBOX=f"sqlite:///{path}",
         HYDRACACHE_NAMESPACE="shop",

@@ -33,7 +33,8 @@ def create_app() -> Flask:
     app = Flask(__name__)
     path = os.path.abspath(os.environ.get("BOOK_DB", "book.db"))
     app.config.update(
-        SECRET_KEY=os.environ.get("BOOK_SECRET", "only for this example"),
+        # Not to be guessed: it signs cookies. No default, which all would have.
+        SECRET_KEY=os.environ["BOOK_SECRET"],
         HYDRACACHE_OUTBOX=f"sqlite:///{path}",
         HYDRACACHE_NAMESPACE="book",
         HYDRACACHE_MEMCACHED=os.environ.get("BOOK_MEMCACHED", "127.0.0.1:11211"),

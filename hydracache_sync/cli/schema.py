@@ -57,7 +57,10 @@ def show(*, outbox: str | None, table: str, database: str | None) -> None:
 @logging_options
 @click.pass_context
 def install(ctx: click.Context, *, outbox: InvalidationOutbox) -> None:
-    """Create what is missing, the SQLite file too. Harmless to repeat."""
+    """Create what is missing, the SQLite file too. Harmless to repeat.
+
+    A new SQLite file is for its user alone (0600); one that is there keeps its mode.
+    """
     outbox.install_schema()
     if not is_quiet(ctx):
         click.echo(f"{outbox!r} has the tables of version {SCHEMA_VERSION}")

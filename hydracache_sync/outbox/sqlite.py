@@ -406,6 +406,14 @@ class SQLiteOutbox(SQLOutbox):
     # The tables
 
     def install_schema(self) -> None:
+        """Create what is missing; a new file is for this user alone (0600).
+
+        One that is there keeps its mode, an empty one too.
+        """
+        # The errors of a path where no file can be are left to SQLite.
+        with contextlib.suppress(OSError):
+            # SQLite's own files beside it, -wal and -shm, take over this mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         connection = self._retried(lambda: self._connect("rwc"))
         try:
             self._retried(lambda: self._install(connection))

@@ -68,6 +68,7 @@ def stranger(
                 {
                     "HYDRACACHE_OUTBOX": mariadb.url(unique) + "?ssl_disabled=true",
                     "HYDRACACHE_MEMCACHED": cache.address,
+                    "SECRET_KEY": unique,
                     "HOME": str(tmp_path),
                     "XDG_RUNTIME_DIR": "",
                 }
