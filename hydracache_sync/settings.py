@@ -12,7 +12,6 @@ import math
 import re
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator
-from urllib.parse import urlsplit
 
 from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF
 from hydracache_sync.cache.keyspace import checked_ring
@@ -106,49 +105,10 @@ def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 
 # What the texts look like
 
-#: Where a password has no business in an outbox's URL, but may be put.
-_PASSWORD_IN_QUERY = re.compile(r"[?&]pass[a-z]*=", re.IGNORECASE)
-
-
-def has_password(url: str) -> bool:
-    """Whether ``url`` has a password, or may have one that is badly escaped."""
-    scheme, mark, rest = url.partition("://")
-    if not mark:
-        # The slashes were forgotten; what is before the host is no less secret.
-        scheme, rest = url.partition(":")[0], url
-    if _PASSWORD_IN_QUERY.search(url):
-        return True
-    if scheme.lower() == "sqlite":
-        # After the host comes a path, which may hold anything.
-        rest = rest.partition("/")[0]
-    user, at, _ = rest.rpartition("@")
-    return bool(at) and ":" in user
-
 
 def _outbox(text: str) -> str:
-    if _PASSWORD_IN_QUERY.search(text):
-        raise ValueError("a password belongs before the host: //user:password@host")
-    if has_password(text) and not _password_is_escaped(text):
-        raise ValueError(
-            "the password in the URL has characters that a URL must escape: write %2F"
-            " for /, %3F for ?, %23 for #, %40 for @, %5B for [, %25 for %, %20 for a"
-            " blank"
-        )
     open_outbox(text)
     return text
-
-
-def _password_is_escaped(url: str) -> bool:
-    """Whether the password ends where a URL's does.
-
-    Cut at a slash, the rest of a password would pass for a path and be shown.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    after = url.partition("://")[2][len(parts.netloc) :]
-    return parts.password is not None and not re.search(r"\s", url) and "@" not in after
 
 
 def _table(text: str) -> str:

@@ -22,7 +22,7 @@ from hydracache_sync.intents import MAX_REASON
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.sql_operators import MAX_ERROR
-from hydracache_sync.outbox.url import open_outbox
+from hydracache_sync.outbox.url import has_password, open_outbox
 from hydracache_sync.receipts import CommitPosition
 from hydracache_sync.settings import Setting
 from hydracache_sync.worker import OutboxWorker
@@ -48,7 +48,7 @@ class _Text(_ParamType):
     ) -> Any:
         if not isinstance(value, str):
             return value  # the default
-        if self._setting.secret and settings.has_password(value):
+        if self._setting.secret and has_password(value):
             self._refuse_typed(param, ctx)
         try:
             return self._setting.parse(value)

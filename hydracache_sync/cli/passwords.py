@@ -12,7 +12,7 @@ import re
 _BEFORE_HOST = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{0,2}[^\s:@/]*):\S+@")
 
 #: Where a password has no business in an outbox's URL, but may be put.
-_IN_QUERY = re.compile(r"([?&]pass[a-z]*=)[^&\s]+", re.IGNORECASE)
+_IN_QUERY = re.compile(r"([?&;](?:pass|pwd)[a-z]*=)[^&;\s]+", re.IGNORECASE)
 
 
 def without_passwords(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import struct
 from dataclasses import replace
 from typing import Any, Callable, Iterator, NamedTuple, Sequence, TypeVar
 
@@ -134,6 +135,9 @@ _LOST = frozenset(
     + (2000, 2002, 2003, 2006, 2013, 2014, 2027, 2055, 3169, 4031)
 )
 
+#: What PyMySQL raises where a server, or what stands before it, talks nonsense.
+_GARBAGE = (struct.error, IndexError, AssertionError, UnicodeDecodeError, KeyError)
+
 _READ_ONLY = "; the server is read-only: a replica? Name the primary in the URL"
 _CUT_OFF = "; a node of a cluster that is not part of it now"
 
@@ -213,12 +217,13 @@ class MySQLOutbox(SQLOutbox):
 
     :param database: the schema that the tables are in; statements name it, so that it
         need not be the current one of a caller's connection.
-    :param password: never shown.
+    :param password: never shown. Sent in UTF-8, and as it is only to a server that has
+        proven who it is, or over a unix socket.
     :param unix_socket: path, in place of host and port.
     :param ssl: TLS, as in ``pymysql.connect``: an ``ssl.SSLContext``, or a dict, whose
-        ``ca`` makes the server prove who it is. A server without TLS is then refused.
-        False never uses TLS. By default PyMySQL decides: from 1.2 on it uses TLS where
-        the server has it, and verifies nothing.
+        ``ca`` makes the server prove who it is. A server without TLS is then refused
+        before anything is sent. False never uses TLS. By default it is used where the
+        server has it, and verifies nothing.
     :param table: its name; beside it are ``<table>_schema`` and ``<table>_paused``.
     :param busy_timeout: seconds that an own transaction is run again while others hold
         its rows.
@@ -272,7 +277,8 @@ class MySQLOutbox(SQLOutbox):
             "host": host,
             "port": port,
             "user": user,
-            "password": password,
+            # PyMySQL would make latin1 of it.
+            "password": password.encode("utf-8"),
             "database": database,
             "unix_socket": unix_socket,
             "ssl": ssl or None,
@@ -442,9 +448,6 @@ class MySQLOutbox(SQLOutbox):
                 " 'hydracache_sync[mysql8]', or connect by TLS or a unix socket"
             ) from exc
         try:
-            if self._options["ssl"] and not connection._secure:
-                # PyMySQL before 1.2 goes on without.
-                raise OutboxError(f"{self}: the server has no TLS, but ssl was given")
             with connection.cursor() as cursor:
                 connection.hydracache_server = server = _ask(cursor)
                 # One statement each, so that a poller sees what was committed since,
@@ -458,8 +461,7 @@ class MySQLOutbox(SQLOutbox):
                 )
                 # Whatever the server's defaults are: nothing of ours is cut, and what
                 # is done is committed, by each statement or COMMIT, and no more. A
-                # server may be set up to ignore the character set that was asked for,
-                # and before 1.1 PyMySQL would not know.
+                # server may be set up to ignore the character set that was asked for.
                 cursor.execute(
                     "set names utf8mb4, sql_mode = 'STRICT_ALL_TABLES', autocommit = 1,"
                     " completion_type = 0,"
@@ -519,6 +521,11 @@ class MySQLOutbox(SQLOutbox):
             if isinstance(error, (ConnectionLostError, ReadOnlyServerError)):
                 self._connections.discard()
             raise error from exc
+        except _GARBAGE as exc:
+            if not is_cut_short(exc):
+                raise
+            self._connections.discard()
+            raise ConnectionLostError(f"{self}: not understood: {exc!r}") from exc
         except BaseException as exc:
             if is_cut_short(exc):
                 self._connections.discard()

@@ -9,9 +9,17 @@ import contextlib
 import functools
 import os
 import socket
+from importlib import metadata
 from typing import Any
 
 from hydracache_sync.outbox.connections import keep_for_good
+
+#: Logins in which the password itself is sent.
+_CLEAR = (b"mysql_clear_password", b"dialog")
+
+#: Numbers of the client library: no TLS to be had, and a login that is not for use.
+_NO_TLS = 2026
+_NOT_LOADED = 2059
 
 
 def connect(**options: Any) -> Any:
@@ -24,9 +32,14 @@ def connect(**options: Any) -> Any:
 
 @functools.lru_cache(maxsize=None)
 def _connection_class() -> Any:
+    import ssl
+
     from pymysql.connections import Connection
+    from pymysql.constants import CLIENT
+    from pymysql.err import OperationalError
 
     base: Any = Connection
+    refused: Any = OperationalError
 
     class OutboxConnection(base):  # type: ignore[misc]
         """Shares one TLS context with all others that verify nothing.
@@ -51,6 +64,31 @@ def _connection_class() -> Any:
                 # A child must not free it either, for the same reason.
                 keep_for_good(context)
             return context
+
+        def _request_authentication(self) -> None:
+            # Nothing has been sent yet. Who stands between may have taken the flag
+            # away, and would be told the password.
+            if self._ssl_required and not self.server_capabilities & CLIENT.SSL:
+                raise refused(_NO_TLS, "the server offers no TLS, but ssl was given")
+            super()._request_authentication()
+
+        def _process_auth(self, plugin_name: bytes, *rest: Any) -> Any:
+            # Any server may ask for it, whatever the user's login is on the right one.
+            if plugin_name in _CLEAR and not self.unix_socket:
+                if not self._is_verified():
+                    raise refused(
+                        _NOT_LOADED,
+                        f"the server wants the password itself ({plugin_name.decode()})"
+                        ": that takes ssl_ca in the URL, so that it is known who asks,"
+                        " or a unix socket",
+                    )
+            return super()._process_auth(plugin_name, *rest)
+
+        def _is_verified(self) -> bool:
+            context = getattr(self._sock, "context", None)
+            return context is not None and bool(
+                context.verify_mode == ssl.CERT_REQUIRED
+            )
 
     return OutboxConnection
 
@@ -90,9 +128,8 @@ def driver_error() -> type[Exception]:
 
 
 def driver_version() -> str:
-    import pymysql
-
-    return str(pymysql.__version__)
+    # PyMySQL's own __version__ is that of the mysqlclient it stands in for.
+    return metadata.version("pymysql")
 
 
 #: Ways in which a server, or what stands before it, ends a connection.

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 _QUERY = 3  # COM_QUERY
-_ERROR = 0xFF
+_ERROR = b"\xff"
 
 #: Packets of an answer: the number of columns, the column, the end of them, the record,
 #: the end of those; and the place of the record.
@@ -63,7 +63,7 @@ def ask(connection: Any, packet: bytes) -> int:
                 )
             answer += part
             packets = _taken_apart(answer)
-            if any(packet[0] == _ERROR for packet in _that_may_fail(packets)):
+            if any(packet[:1] == _ERROR for packet in _that_may_fail(packets)):
                 break
             if len(packets) >= _PACKETS:
                 number = _number(packets)
@@ -76,13 +76,21 @@ def ask(connection: Any, packet: bytes) -> int:
         # What is still on its way would pass for the answer to the next question.
         connection._force_close()
         raise
-    _errors().raise_mysql_exception(packets[-1])
+    _raise(connection, packets[-1])
     raise AssertionError("it always raises")
 
 
 def _errors() -> Any:
     # The connection has brought it.
     return sys.modules["pymysql.err"]
+
+
+def _raise(connection: Any, packet: bytes) -> None:
+    try:
+        _errors().raise_mysql_exception(packet)
+    except (struct.error, IndexError) as exc:
+        connection._force_close()
+        raise StrangeAnswerError(f"an error of {len(packet)} bytes") from exc
 
 
 def _taken_apart(answer: bytes) -> list[bytes]:

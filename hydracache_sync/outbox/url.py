@@ -6,6 +6,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.mysql import MySQLOutbox
@@ -18,6 +19,12 @@ _FORMS = (
 #: What the query of a MySQL URL may say, beside what it says before the query.
 _TLS_FILES = {"ssl_ca": "ca", "ssl_cert": "cert", "ssl_key": "key"}
 _SECONDS = ("connect_timeout", "read_timeout", "write_timeout")
+_OPTIONS = ("unix_socket", *_TLS_FILES, "ssl_disabled", *_SECONDS)
+
+_SCHEMES = ("sqlite", "mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql")
+
+#: Where a password has no business in an outbox's URL, but may be put.
+_PASSWORD_IN_QUERY = re.compile(r"[?&;](?:pass|pwd)[a-z]*=", re.IGNORECASE)
 
 
 def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
@@ -31,8 +38,20 @@ def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
         ``@``.
     :param options: keyword arguments of the outbox's class, such as ``busy_timeout``;
         they go before what the URL says.
-    :raises ConfigurationError: the URL names no outbox.
+    :raises ConfigurationError: the URL names no outbox. The message shows nothing of a
+        URL that may hold a password in a place where none belongs.
     """
+    if _PASSWORD_IN_QUERY.search(url):
+        raise ConfigurationError(
+            "the outbox URL has a password in its query; it belongs before the host:"
+            " //user:password@host"
+        )
+    if has_password(url) and not _password_is_escaped(url):
+        raise ConfigurationError(
+            "the password in the outbox URL has characters that a URL must escape, or"
+            " // is missing before the user: write %2F for /, %3F for ?, %23 for #,"
+            " %40 for @, %5B for [, %25 for %, %20 for a blank"
+        )
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -43,7 +62,7 @@ def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
         ) from None
     if parts.scheme == "sqlite":
         return SQLiteOutbox(_sqlite_path(url), **options)
-    if parts.scheme in ("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"):
+    if parts.scheme in _SCHEMES:
         named: dict[str, Any] = _mysql_options(url)
         if port is not None:
             named["port"] = port
@@ -52,6 +71,34 @@ def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
         f"outbox URL {redacted(url)!r} has the scheme {parts.scheme!r}, known are"
         f" {_FORMS}"
     )
+
+
+def has_password(url: str) -> bool:
+    """Whether ``url`` has a password, or may have one that is badly escaped."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        # The slashes were forgotten; what is before the host is no less secret.
+        scheme, rest = url.partition(":")[0], url
+    if _PASSWORD_IN_QUERY.search(url):
+        return True
+    if scheme.lower() == "sqlite":
+        # After the host comes a path, which may hold anything.
+        rest = rest.partition("/")[0]
+    user, at, _ = rest.rpartition("@")
+    return bool(at) and ":" in user
+
+
+def _password_is_escaped(url: str) -> bool:
+    """Whether the password ends where a URL's does.
+
+    Cut at a slash, the rest of a password would pass for a path and be shown.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    after = url.partition("://")[2][len(parts.netloc) :]
+    return parts.password is not None and not re.search(r"\s", url) and "@" not in after
 
 
 def _mysql_options(url: str) -> dict[str, Any]:
@@ -84,17 +131,17 @@ def _mysql_options(url: str) -> dict[str, Any]:
         elif name in _SECONDS:
             try:
                 options[name] = float(value)
+                duration_ms(name, options[name])
             except ValueError:
                 raise ConfigurationError(
                     f"outbox URL {redacted(url)!r}: {name} must be seconds, not"
                     f" {value!r}"
                 ) from None
         else:
-            names = ("unix_socket", *_TLS_FILES, "ssl_disabled", *_SECONDS)
-            known = ", ".join(names)
+            shown = repr(name) if re.fullmatch(r"[a-z_]{1,30}", name) else ""
             raise ConfigurationError(
-                f"outbox URL {redacted(url)!r} has the unknown option {name!r}; known"
-                f" are {known}"
+                f"outbox URL {redacted(url)!r} has an unknown option {shown}; known"
+                f" are {', '.join(_OPTIONS)}"
             )
     if tls and "ssl" in options:
         raise ConfigurationError(
@@ -119,23 +166,41 @@ def _sqlite_path(url: str) -> str:
     path = unquote(parts.path[1:])
     if path in ("", ":memory:"):
         raise ConfigurationError(
-            f"outbox URL {url!r} names no file; a database in memory is seen by one"
+            "the outbox URL names no file; a database in memory is seen by one"
             " process only: use MemoryOutbox there"
         )
     return path
 
 
 def redacted(url: str) -> str:
-    """Return ``url`` with ``***`` in place of a password.
+    """Return ``url`` without what is secret in it, or may be.
 
-    Also where the URL is malformed, such as with a password that was not escaped:
-    what may be part of one is not shown.
+    ``***`` is in place of the password, of options that are not known, and of all of a
+    URL in which a password that was not escaped may have come to be anywhere.
     """
-    url = re.sub(r"(?i)([?&;]\w*pass\w*=)[^&;]*", r"\1***", url)
-    if url.lower().startswith("sqlite:"):
-        return url
-    head, at, host = url.rpartition("@")
-    scheme, mark, login = head.rpartition("://")
-    if not at or ":" not in login:
-        return url
-    return f"{scheme}{mark}{login.partition(':')[0]}:***@{host}"
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        scheme, _, rest = url.rpartition(":")
+        hidden = scheme not in ("", *_SCHEMES) or has_password(url)
+        return "***" if hidden else url
+    nothing = f"{scheme}://***" if scheme in _SCHEMES else "***"
+    # What passes for a scheme may be a user, and what follows the password.
+    if "@" in rest and scheme not in _SCHEMES:
+        return nothing
+    if has_password(url) and not _password_is_escaped(url):
+        return nothing
+    try:
+        parts = urlsplit(url)
+        parts.port  # raises where it is none, as a password without its host
+    except ValueError:
+        return nothing
+    user, at, host = parts.netloc.rpartition("@")
+    if parts.password is not None:
+        user = f"{user.partition(':')[0]}:***"
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    query = parts.query if set(names) <= set(_OPTIONS) else "***"
+    return (
+        f"{scheme}://{user}{at}{host}{parts.path}"
+        + (f"?{query}" if parts.query else "")
+        + ("#***" if parts.fragment else "")
+    )

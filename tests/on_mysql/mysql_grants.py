@@ -16,6 +16,7 @@ ROLES = ("writer", "producer", "worker", "operator", "installer")
 class Grant(NamedTuple):
     """One right of a role.
 
+    :ivar verb: with the columns that it is for, if these are not all.
     :ivar on: a table, or "*".
     """
 
@@ -26,11 +27,15 @@ class Grant(NamedTuple):
 def grants_of(role: str) -> list[Grant]:
     """The rights that the README gives to the user of this role."""
     found = re.findall(
-        rf"^grant (.+) on shop\.(\S+) to '{role}'@'%';$",
+        rf"^grant ([^;]+) on shop\.(\S+) to '{role}'@'%';$",
         README.read_text(encoding="utf-8"),
         re.MULTILINE,
     )
-    return [Grant(verb, on) for verbs, on in found for verb in verbs.split(", ")]
+    return [
+        Grant(" ".join(verb.split()), on)
+        for verbs, on in found
+        for verb in re.split(r", (?![^(]*\))", verbs)
+    ]
 
 
 def grant(database: Database, user: str, role: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import signal
+from importlib import metadata
 from typing import Any, Callable, Iterator
 
 import pytest
@@ -129,6 +130,6 @@ def test_a_login_is_examined_for_what_it_is_for(
     )
     assert as_producer.code == ExitCode.DONE
     assert "ok       rights: enough for the role producer\n" in as_producer.out
-    assert "pymysql" in as_producer.out
+    assert f"pymysql {metadata.version('pymysql')}" in as_producer.out
     assert "ok       clock: " in as_producer.out
     assert "se-cret" not in as_worker.out + as_producer.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import struct
 import subprocess
 import threading
 import time
@@ -512,6 +513,21 @@ def test_connection_that_mysql_8_has_ended_is_replaced(outbox, monkeypatch, numb
 
     def say() -> None:
         raise pymysql.OperationalError(number, "disconnected by the server")
+
+    at_statement(monkeypatch, "insert", say)
+
+    assert outbox.enqueue(SHOP, batch_of("a")).inserted == 1
+    assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "garbage", [struct.error("unpack"), IndexError("out of range"), AssertionError()]
+)
+def test_connection_on_which_garbage_came_is_replaced(outbox, monkeypatch, garbage):
+    """PyMySQL takes packets apart without a look whether they are what they should."""
+
+    def say() -> None:
+        raise garbage
 
     at_statement(monkeypatch, "insert", say)
 

@@ -6,6 +6,7 @@ import contextlib
 import time
 from typing import Callable, Iterator
 
+import pymysql
 import pytest
 from mysql_databases import Database
 from mysql_grants import ROLES, Grant, grant, grants_of, revoke
@@ -130,6 +131,22 @@ def test_role_cannot_do_without_any_of_its_grants(database, user, tables, role, 
 
     with pytest.raises(OutboxError, match="grants|schema install"):
         attempt(role, database, user)
+
+
+def test_writer_cannot_take_the_last_id(database, user, tables):
+    """With it taken no row could be inserted any more, by whomever."""
+    tables("writer")
+    grant(database, user, "writer")
+
+    with database.connect(user=user, **LOGIN) as connection:
+        with pytest.raises(pymysql.OperationalError, match="1143"):
+            connection.cursor().execute(
+                "insert into hydracache_outbox (id, target_hash, kind, namespace,"
+                " commit_position, reason, created_at_ms, at_ms)"
+                " values (9223372036854775807, '', '', '', '', '', 0, 0)"
+            )
+
+    attempt("writer", database, user)
 
 
 @pytest.mark.parametrize("role", sorted(rights.ROLES))

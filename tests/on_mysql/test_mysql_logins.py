@@ -29,8 +29,6 @@ from hydracache_sync.outbox import MySQLOutbox, open_outbox
 from outbox_contract import SHOP, Child, batch_of, keys_of
 from servers import SQLServer
 
-PYMYSQL = tuple(int(part) for part in pymysql.__version__.split(".")[:2])
-
 
 class Certificates:
     """A private CA, what it signed, and a CA of strangers; made by openssl."""
@@ -170,22 +168,8 @@ def test_server_with_the_certificate_of_another_host_is_refused(certificates):
             outbox.check_schema()
 
 
-@pytest.mark.parametrize("old_driver", [False, True], ids=["", "PyMySQL before 1.2"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_server_without_tls_is_refused_where_tls_was_asked_for(
-    kind, certificates, monkeypatch, old_driver
-):
-    """Older ones go on in plain text."""
-    request = pymysql.connections.Connection._request_authentication
-
-    def unrequired(connection: Any) -> None:
-        if old_driver:
-            connection._ssl_required = False
-        request(connection)
-
-    monkeypatch.setattr(
-        pymysql.connections.Connection, "_request_authentication", unrequired
-    )
+def test_server_without_tls_is_refused_where_tls_was_asked_for(kind, certificates):
     with started(kind, "--skip-ssl") as server:
         outbox = open_outbox(url_of(Database(server, "mysql"), ssl_ca=certificates.ca))
 
@@ -222,9 +206,7 @@ def test_connections_that_verify_nothing_share_a_tls_context(encrypted, new_cont
         with contextlib.closing(outbox), outbox.transaction() as connection:
             contexts.append(getattr(connection, "ctx", None))
 
-    assert contexts[0] is contexts[1]
-    # PyMySQL 1.2 tries TLS unasked, and older ones do not.
-    assert (contexts[0] is not None) == (PYMYSQL >= (1, 2))
+    assert contexts[0] is contexts[1] is not None
 
 
 def test_a_child_makes_a_tls_context_of_its_own(encrypted, new_contexts):
@@ -239,8 +221,7 @@ def test_a_child_makes_a_tls_context_of_its_own(encrypted, new_contexts):
         mine = context_in_use()
         childs = Child(context_in_use).result()
 
-        # PyMySQL 1.2 tries TLS unasked, and older ones do not.
-        assert (childs != mine) == (PYMYSQL >= (1, 2))
+        assert childs != mine
 
 
 def test_tls_of_mysql_5_6_is_told_to_be_too_old_and_what_to_do(certificates):
@@ -249,11 +230,9 @@ def test_tls_of_mysql_5_6_is_told_to_be_too_old_and_what_to_do(certificates):
         asking = open_outbox(url_of(database, ssl_ca=certificates.ca))
         with pytest.raises(OutboxError, match="ssl_disabled=true"):
             asking.install_schema()
-        # PyMySQL 1.2 tries it unasked, and older ones do not.
         with contextlib.closing(open_outbox(url_of(database))) as unasked:
-            with contextlib.suppress(OutboxError):
+            with pytest.raises(OutboxError, match="ssl_disabled=true"):
                 unasked.install_schema()
-                assert PYMYSQL < (1, 2)
 
         with contextlib.closing(
             open_outbox(url_of(database, ssl_disabled="true"))
@@ -283,10 +262,9 @@ def test_query_that_says_nothing_is_an_error_without_the_password(query, said):
 def test_url_names_user_password_port_and_database(sql_server: SQLServer) -> None:
     with fresh_database(sql_server, "d-\xe9 b") as database:
         user, password = "us@r", "p:/?#@%\xe9 s"
-        # PyMySQL sends a password in the bytes of latin1.
         database.sql(f"create user '{user}'@'%' identified by 'x'")
         database.sql(f"grant all on `{database.name}`.* to '{user}'@'%'")
-        digest = hashlib.sha1(hashlib.sha1(password.encode("latin1")).digest())
+        digest = hashlib.sha1(hashlib.sha1(password.encode("utf-8")).digest())
         database.sql(f"set password for '{user}'@'%' = '*{digest.hexdigest().upper()}'")
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
         url = f"mysql://{login}@{sql_server.address}/{quote(str(database.name))}"
@@ -361,6 +339,137 @@ def test_statement_that_the_server_never_reads_is_given_up_in_time(kind: str) ->
                 finally:
                     server.resume()
         outbox.close()
+
+
+# What a server is told that is not the one it should be
+
+
+class Impostor:
+    """Speaks the handshake of a server, asks for the password, and keeps what it hears.
+
+    :param asks: the login that it wants the client to switch to.
+    :param tls: what it shows who it is with, if it has TLS.
+    """
+
+    def __init__(self, asks: bytes, tls: ssl.SSLContext | None = None) -> None:
+        self._asks = asks
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(PATIENCE)
+        self.port = self._listener.getsockname()[1]
+        self.heard = b""
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Impostor:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *of_the_block: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        self._thread.join(PATIENCE)
+        self._listener.close()
+
+    def url(self, **query: str) -> str:
+        pairs = "&".join(f"{name}={quote(value)}" for name, value in query.items())
+        return f"mysql://app:s3cret@127.0.0.1:{self.port}/app?{pairs}"
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.settimeout(PATIENCE)
+        try:
+            number = 1
+            connection.sendall(self._greeting())
+            if self._tls is not None:
+                self._hear(connection, 36)  # it asks for TLS
+                connection = self._tls.wrap_socket(connection, server_side=True)
+                number = 2
+            if not self._hear(connection):
+                return
+            # Of the prompt of PAM the first byte says that it is the last one.
+            text = b"\x05Password: " if self._asks == b"dialog" else b""
+            body = b"\xfe" + self._asks + b"\0" + text
+            header = struct.pack("<I", len(body))[:3] + bytes([number + 1])
+            connection.sendall(header + body)
+            self._hear(connection)
+        except OSError:
+            pass  # it was refused in the middle of TLS
+        finally:
+            connection.close()
+
+    def _hear(self, connection: socket.socket, size: int = 4096) -> bytes:
+        data = connection.recv(size)
+        self.heard += data
+        return data
+
+    def _greeting(self) -> bytes:
+        # long password, database, protocol 4.1, secure connection, plugins named
+        flags = 0x1 | 0x8 | 0x200 | 0x8000 | 0x80000 | (0x800 if self._tls else 0)
+        body = b"\x0a8.4.0\0" + struct.pack("<I", 1) + b"12345678\0"
+        body += struct.pack("<HBHH", flags & 0xFFFF, 45, 2, flags >> 16)
+        body += struct.pack("<B", 21) + bytes(10) + b"abcdefghijkl\0"
+        body += b"mysql_native_password\0"
+        return struct.pack("<I", len(body))[:3] + b"\0" + body
+
+
+CLEAR = [b"mysql_clear_password", b"dialog"]
+
+
+@pytest.mark.parametrize("asks", CLEAR)
+def test_server_that_hides_its_tls_is_told_nothing(certificates, asks):
+    with Impostor(asks) as impostor:
+        with pytest.raises(OutboxError, match="no TLS, but ssl was given"):
+            open_outbox(impostor.url(ssl_ca=certificates.ca)).check_schema()
+
+    assert impostor.heard == b""
+
+
+@pytest.mark.parametrize("asks", CLEAR)
+def test_password_itself_is_not_sent_in_plain_text(asks):
+    with Impostor(asks) as impostor:
+        with pytest.raises(OutboxError, match="wants the password itself.*ssl_ca"):
+            open_outbox(impostor.url()).check_schema()
+
+    assert impostor.heard  # the user's name, and what a password hides in
+    assert b"s3cret" not in impostor.heard
+
+
+def shown_with(certificate: str, key: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+@pytest.mark.parametrize("asks", CLEAR)
+def test_password_itself_is_not_sent_to_whom_nobody_vouches_for(certificates, asks):
+    tls = shown_with(certificates.server, certificates.server_key)
+    with Impostor(asks, tls) as impostor:
+        with pytest.raises(OutboxError, match="wants the password itself.*ssl_ca"):
+            open_outbox(impostor.url()).check_schema()
+
+    assert b"app\0" in impostor.heard
+    assert b"s3cret" not in impostor.heard
+
+
+def test_impostor_of_another_host_is_told_nothing_but_that_tls_is_wanted(certificates):
+    tls = shown_with(certificates.elsewhere, certificates.elsewhere_key)
+    with Impostor(CLEAR[0], tls) as impostor:
+        with pytest.raises(OutboxError, match="another host"):
+            open_outbox(impostor.url(ssl_ca=certificates.ca)).check_schema()
+
+    assert b"app" not in impostor.heard
+    assert len(impostor.heard) == 36
+
+
+@pytest.mark.parametrize("asks", CLEAR)
+def test_password_itself_is_sent_to_who_has_proven_to_be_the_server(certificates, asks):
+    tls = shown_with(certificates.server, certificates.server_key)
+    with Impostor(asks, tls) as server:
+        with pytest.raises(OutboxError):  # it says no more
+            open_outbox(server.url(ssl_ca=certificates.ca)).check_schema()
+
+    assert server.heard.endswith(b"s3cret\0")
 
 
 # caching_sha2_password: neither server has it

@@ -7,6 +7,7 @@ says is said by the other end of a socket.
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -188,6 +189,18 @@ class TestStrangeAnswers:
             ask(connection, b"?")
 
         assert connection.closed
+
+    def test_garbage_is_refused(self, strange):
+        chance = random.Random(7)
+        for _ in range(300):
+            bodies = [
+                bytes(chance.choices([0, 1, 2, 48, 0xFB, 0xFE, 0xFF, 0x15], k=size))
+                for size in chance.choices([0, 1, 2, 3, 9], k=chance.randint(1, 5))
+            ]
+            connection = strange(packets_of(*bodies))
+
+            with contextlib.suppress(StrangeAnswerError, pymysql.Error):
+                assert ask(connection, b"?") >= 0
 
     def test_packets_out_of_turn_are_refused(self, strange):
         connection = strange(packets_of(*ANSWER)[len(packets_of(ANSWER[0])) :])

@@ -20,8 +20,6 @@ from django.conf import settings
 
 driver, options = sys.argv[1], json.loads(sys.argv[2])
 if driver == "PyMySQL":
-    # Django asks for a mysqlclient of this age, and PyMySQL before 1.1 says it is 1.0.
-    pymysql.version_info = (2, 2, 1, "final", 0)
     pymysql.install_as_MySQLdb()
 login = "{user}:{password}@{host}:{port}/{database}".format(**options)
 
