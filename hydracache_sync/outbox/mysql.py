@@ -51,12 +51,7 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import NAMESPACES_PER_STATEMENT, SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
-from hydracache_sync.outbox.statements import (
-    ON_DUPLICATE_CARRY_AGAIN,
-    PAUSED,
-    Dialect,
-    Present,
-)
+from hydracache_sync.outbox.statements import PAUSED, Dialect
 from hydracache_sync.outbox.transaction_end import TransactionEnd
 
 T = TypeVar("T")
@@ -177,7 +172,6 @@ MYSQL = Dialect(
     marker="%s",
     # Not INSERT IGNORE, which also cuts what is too long and drops what is wrong.
     on_conflict="\non duplicate key update id = id",
-    carry_again=ON_DUPLICATE_CARRY_AGAIN,
     on_paused="\non duplicate key update reason = :reason",
     # The column is of bytes, so that case matters.
     matches="last_error like :pattern escape '|'",
@@ -208,6 +202,9 @@ class Server(NamedTuple):
     #: READ COMMITTED writes are refused under statement based replication, the
     #: default of MySQL 5.6 with a binary log.
     statement_binlog: bool
+    #: A claim would be refused because of rows that were committed since it began.
+    #: MariaDB from 11.6 on.
+    snapshot_isolation: bool
 
     @property
     def skips_locked(self) -> bool:
@@ -328,28 +325,24 @@ class MySQLOutbox(SQLOutbox):
         return _split(rows, shared, STATEMENT_BYTES)
 
     def _insert_part(
-        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, present: Present
+        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, new: bool
     ) -> int:
         # Literals in hex, no parameters: what a driver, its converters, the character
         # set of the connection and the sql_mode make of text does not matter then.
         # What the rows have in common is written once.
         end = _ROW_ENDS[len(shared)] % tuple(map(_literal, shared))
         texts = [f"({', '.join(map(_literal, row))}, {end}" for row in rows]
-        now = _literal(shared[3]) if self._binds_clock else self.dialect.now
-        statement = self._statements.insert(", ".join(texts), present, now=now)
+        statement = self._statements.insert(", ".join(texts), skip_present=not new)
         if len(statement) > SURE_BYTES and len(rows) > 1:
             cursor.execute("select @@max_allowed_packet")
             if len(statement) + PACKET_MARGIN > only_value(cursor.fetchall()):
                 middle = len(rows) // 2
                 return sum(
-                    self._insert_part(cursor, half, shared, present)
+                    self._insert_part(cursor, half, shared, new)
                     for half in (rows[:middle], rows[middle:])
                 )
         cursor.execute(statement)
-        if present is Present.CARRIED_AGAIN:
-            # The server counts a row that was changed twice, and each is changed.
-            return 2 * len(rows) - int(cursor.rowcount)
-        return len(rows) if present is Present.IMPOSSIBLE else int(cursor.rowcount)
+        return len(rows) if new else int(cursor.rowcount)
 
     def _execute_in(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         # In hex for the same reasons.
@@ -360,6 +353,9 @@ class MySQLOutbox(SQLOutbox):
         # acknowledged with nothing in it.
         with self._translated():
             connection.commit()
+
+    def _tells_inserted(self, connection: Any) -> bool:
+        return driver_of(connection).tells_inserted()
 
     def _end_of(self, connection: Any) -> TransactionEnd | None:
         is_over = driver_of(connection).end_of_transaction()
@@ -474,6 +470,11 @@ class MySQLOutbox(SQLOutbox):
                     " completion_type = 0,"
                     f" innodb_lock_wait_timeout = {LOCK_WAIT_TIMEOUT},"
                     f" lock_wait_timeout = {self._table_wait}"
+                    + (
+                        ", innodb_snapshot_isolation = off"
+                        if server.snapshot_isolation
+                        else ""
+                    )
                 )
         except BaseException:
             close(connection)
@@ -676,7 +677,8 @@ class MySQLOutbox(SQLOutbox):
 def _ask(cursor: Any) -> Server:
     """Read what a server can do; variables that it lacks are taken as off."""
     cursor.execute(
-        "show variables where variable_name in ('version', 'log_bin', 'binlog_format')"
+        "show variables where variable_name in"
+        " ('version', 'log_bin', 'binlog_format', 'innodb_snapshot_isolation')"
     )
     variables = dict(cursor.fetchall())
     version = variables["version"]
@@ -685,6 +687,7 @@ def _ask(cursor: Any) -> Server:
         is_mariadb="mariadb" in version.lower(),
         statement_binlog=variables.get("log_bin") == "ON"
         and variables.get("binlog_format") == "STATEMENT",
+        snapshot_isolation=variables.get("innodb_snapshot_isolation") == "ON",
     )
 
 
