@@ -18,7 +18,7 @@ from typing import Iterator
 import hypothesis
 import pytest
 
-from servers import MariaDB, Memcached
+from servers import SQL_SERVERS, MariaDB, Memcached, SQLServer, servers_of_this_run
 
 # No deadline anywhere: one slow example on a busy machine is not a defect.
 hypothesis.settings.register_profile("dev", deadline=None)
@@ -66,7 +66,7 @@ def memcached() -> Iterator[Memcached]:
 
 
 @pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDB]:
+def mariadb() -> Iterator[SQLServer]:
     """A MariaDB for all tests, or the server that HYDRACACHE_TEST_MYSQL names.
 
     A test keeps to a database of its own.
@@ -110,16 +110,33 @@ def _descendants(process: int, since: float) -> list[int]:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Leave out what tests a thing that this Python does not have."""
+    """Leave out what tests a thing that this Python or this run does not have."""
+    here = servers_of_this_run()
     left_out = [
         item
         for item in items
-        for mark in item.iter_markers("needs_python")
-        if sys.version_info < mark.args
+        if any(
+            sys.version_info < mark.args for mark in item.iter_markers("needs_python")
+        )
+        or any(
+            not here.keys() & set(mark.args)
+            for mark in item.iter_markers("needs_server")
+        )
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say on which servers the tests ran, and which are missing, and why."""
+    here = servers_of_this_run()
+    for kind, server in SQL_SERVERS.items():
+        if kind in here:
+            said = server.installed_version()
+        else:
+            said = server.missing() or "not of this run"
+        terminalreporter.write_line(f"{server.title}: {said}")
 
 
 @pytest.hookimpl(trylast=True)

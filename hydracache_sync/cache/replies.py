@@ -32,10 +32,7 @@ MAX_VALUE = 1024 * 1024 * 1024
 TIMEOUTS = (TimeoutError, socket.timeout, BlockingIOError)
 
 _value_line = b"VALUE %b 0 %d".__mod__
-_value_head = re.compile(rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10})()\r\n").match
-_version_head = re.compile(
-    rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10}) ([0-9]{1,20})\r\n"
-).match
+_value_head = re.compile(rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10})\r\n").match
 
 
 class BrokenReply(ConnectionError):
@@ -83,39 +80,15 @@ class Replies:
                     self._buffer = b""
                     return values  # type: ignore[return-value]
         found = self._values_one_by_one(buffer, set(keys))
-        self.finish()
-        return [found.get(key) for key in keys]
-
-    def versions(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
-        """Read the answer to a ``gets``: of each key its value and that one's version.
-
-        :return: in the order of the keys, None where there is nothing.
-        :raises OSError: as :meth:`values`.
-        """
-        found: dict[bytes, tuple[bytes, int]] = {}
-        buffer = self._buffer or self._more()
-        if buffer.startswith(b"ERROR"):
-            raise BrokenReply(
-                "it does not know 'gets' and 'cas', which tokens need: a proxy?"
-            )
-        self._values_one_by_one(buffer, set(keys), found)
         return [found.get(key) for key in keys]
 
     def _values_one_by_one(
-        self,
-        buffer: bytes,
-        wanted: set[bytes],
-        versions: dict[bytes, tuple[bytes, int]] | None = None,
+        self, buffer: bytes, wanted: set[bytes]
     ) -> dict[bytes, bytes]:
-        """Read to ``END``. What comes after it stays in the buffer.
-
-        :param versions: filled, if the values have versions.
-        """
         found: dict[bytes, bytes] = {}
         position = 0
-        match = _value_head if versions is None else _version_head
         while True:
-            head = match(buffer, position)
+            head = _value_head(buffer, position)
             if head is None:
                 end = buffer.find(b"\r\n", position)
                 if end < 0:
@@ -125,8 +98,9 @@ class Replies:
                 if buffer[position:end] != b"END":
                     raise _unexpected(buffer[position:end], "a VALUE or END")
                 self._buffer = buffer[end + 2 :]
+                self.finish()
                 return found
-            key, digits, unique = head.groups()
+            key, digits = head.groups()
             if key not in wanted:
                 raise _unexpected(key, "the value of a key that was asked for")
             start = head.end()
@@ -138,13 +112,8 @@ class Replies:
                 start, stop = 0, stop - start
             if not buffer.startswith(b"\r\n", stop):
                 raise _unexpected(buffer[stop : stop + 2], "the end of a value")
-            # A key that was asked for twice is answered twice, and alike.
-            if versions is None:
-                value = buffer[start:stop]
-                if found.setdefault(key, value) != value:
-                    raise _unexpected(key, "one value for a key")
-            else:
-                versions[key] = buffer[start:stop], int(unique)
+            # A key that was asked for twice is answered twice.
+            found[key] = buffer[start:stop]
             position = stop + 2
 
     def line(self) -> bytes:
@@ -159,18 +128,6 @@ class Replies:
             end = buffer.find(b"\r\n")
         self._buffer = buffer[end + 2 :]
         return buffer[:end]
-
-    def lines(self, count: int) -> list[bytes]:
-        """Read ``count`` lines, 1 or more, without their ends.
-
-        :raises OSError: as :meth:`values`.
-        """
-        lines = (self._buffer or self._more()).split(b"\r\n", count)
-        while len(lines) <= count:
-            longer = self._longer_line(lines.pop())
-            lines += longer.split(b"\r\n", count - len(lines))
-        self._buffer = lines.pop()
-        return lines
 
     def skip(self, line: bytes, count: int) -> int:
         """Pass over up to ``count`` lines that are all ``line`` and came in one piece.

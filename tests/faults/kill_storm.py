@@ -2,9 +2,10 @@
 
     python tests/faults/kill_storm.py --transactions 10000
     python tests/faults/kill_storm.py --database mariadb --transactions 10000
+    python tests/faults/kill_storm.py --database mysql9 --transactions 10000
 
 Several processes commit transactions with their invalidations on one SQLite file, or on
-a private MariaDB or MySQL 5.6, others carry them to a real memcached, others read
+a private MariaDB or MySQL, others carry them to a real memcached, others read
 through the cache. Writers and workers are killed with SIGKILL, workers are frozen
 beyond their claim, memcached is restarted empty, the database server is killed with
 SIGKILL and started on the data that it left. At the end every committed intent must
@@ -92,6 +93,8 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    from servers import SQL_SERVERS
+
     description, _, notes = (__doc__ or "").partition("\n\n")
     options = argparse.ArgumentParser(
         description=description,
@@ -101,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add(
         "--database",
-        choices=("sqlite", "mariadb", "mysql56"),
+        choices=("sqlite", *SQL_SERVERS),
         default="sqlite",
         help="default sqlite; the others need what the extra test-mysql installs",
     )

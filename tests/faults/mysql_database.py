@@ -33,8 +33,9 @@ AGAIN = 0.05
 ANSWER = 60
 
 #: What a killed server and rows held by others bring about: lock wait timeout,
-#: deadlock, and the ways in which drivers say that a connection is or was dead.
-FAULTS = frozenset((1205, 1213, -1, 0, 1053, 2002, 2003, 2006, 2013, 2055))
+#: deadlock, a row that is newer than the snapshot (MariaDB from 11.6 on), and the ways
+#: in which drivers say that a connection is or was dead.
+FAULTS = frozenset((1020, 1205, 1213, -1, 0, 1053, 2002, 2003, 2006, 2013, 2055))
 
 
 class MySQLSession(Session):

@@ -37,7 +37,7 @@ from faults.plan import (
     draw_events,
     fates,
 )
-from servers import MariaDB, Memcached, MySQL56, Server, SQLServer
+from servers import SQL_SERVERS, Memcached, Server
 
 #: Seconds between two looks at the processes.
 TICK = 0.02
@@ -47,8 +47,6 @@ TOLD_EVERY = 10.0
 
 #: Seconds until a process that was asked to stop is killed.
 STOP_TIMEOUT = 20.0
-
-SQL_SERVERS: dict[str, type[SQLServer]] = {"mariadb": MariaDB, "mysql56": MySQL56}
 
 TESTS = Path(__file__).resolve().parent.parent
 

@@ -8,9 +8,9 @@ from typing import Iterator
 
 import mysql.connector
 import pytest
-from mysql_databases import Database, fresh_database, tls_context_made_once
+from mysql_databases import KINDS, Database, fresh_database, tls_context_made_once
 
-from servers import MariaDB, MySQL56, SQLServer
+from servers import SQL_SERVERS, MariaDB, SQLServer
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -22,29 +22,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def mariadb(mariadb: MariaDB) -> Iterator[MariaDB]:
+def mariadb(mariadb: SQLServer) -> Iterator[SQLServer]:
     """The one of the whole suite."""
     with tls_context_made_once():
         yield mariadb
 
 
-@pytest.fixture(scope="session")
-def mysql56() -> Iterator[MySQL56]:
-    """A MySQL 5.6 for all tests."""
-    if os.environ.get(MySQL56.variable):
-        pytest.skip(f"{MySQL56.variable} names the one server of this run")
-    unavailable = MySQL56.unavailable()
-    if unavailable:
-        pytest.skip(unavailable)
-    with MySQL56() as server, tls_context_made_once():
+#: One server that is there already takes the place of all others.
+SHARED = ["external"] if os.environ.get(SQLServer.variable) else KINDS
+
+
+@pytest.fixture(scope="session", params=SHARED)
+def sql_server(request: pytest.FixtureRequest) -> Iterator[SQLServer]:
+    """Each server of this run. A test that kills or pauses one starts its own."""
+    if request.param in ("external", MariaDB.of_this_run().kind):
+        yield request.getfixturevalue("mariadb")
+        return
+    with SQL_SERVERS[request.param]() as server, tls_context_made_once():
         yield server
-
-
-@pytest.fixture(scope="session", params=["mariadb", "mysql56"])
-def sql_server(request: pytest.FixtureRequest) -> SQLServer:
-    """Each of the two. A test that kills, pauses or fills one starts its own."""
-    server: SQLServer = request.getfixturevalue(request.param)
-    return server
 
 
 @pytest.fixture

@@ -36,6 +36,9 @@ class Caller(abc.ABC):
     #: What the library asks the server beyond its INSERT, in an open transaction.
     questions: tuple[str, ...] = ()
 
+    #: Whether a driver tells if a row was there already, without FOUND_ROWS.
+    tells_inserted = True
+
     @abc.abstractmethod
     def connect(
         self,
@@ -153,6 +156,7 @@ class PyMySQLCaller(Caller):
 class MySQLClientCaller(Caller):
     name = "mysqlclient"
     error = MySQLdb.Error
+    tells_inserted = False
     questions = (
         "savepoint hydracache_sync_probe",
         "release savepoint hydracache_sync_probe",

@@ -11,9 +11,21 @@ import pymysql
 import pytest
 
 from hydracache_sync.outbox import MySQLOutbox
-from servers import MariaDB, MySQL56, SQLServer
+from servers import SQL_SERVERS, SQLServer, servers_of_this_run
 
-KINDS = {"mariadb": MariaDB, "mysql56": MySQL56}
+#: Kinds of servers of this run, that tests may start for themselves.
+KINDS: list[Any] = list(servers_of_this_run()) or [
+    pytest.param("none", marks=pytest.mark.needs_server(*SQL_SERVERS))
+]
+
+#: What a test asks for that needs a MariaDB, or what only MariaDB can.
+MARIADBS = ("mariadb", "mariadb118", "mariadb105")
+
+
+def one_of(*kinds: str) -> str:
+    """The first of ``kinds`` that this run has; for tests that need one of them."""
+    return next((kind for kind in kinds if kind in servers_of_this_run()), kinds[0])
+
 
 #: Seconds until an answer of a test's server counts as missing.
 PATIENCE = 60.0
@@ -22,10 +34,7 @@ PATIENCE = 60.0
 @contextlib.contextmanager
 def started(kind: str, *arguments: str) -> Iterator[SQLServer]:
     """Start a server of a test's own; end it after the block."""
-    unavailable = MySQL56.unavailable() if kind == "mysql56" else None
-    if unavailable:
-        pytest.skip(unavailable)
-    with KINDS[kind](arguments=arguments) as server, tls_context_made_once():
+    with SQL_SERVERS[kind](arguments=arguments) as server, tls_context_made_once():
         yield server
 
 

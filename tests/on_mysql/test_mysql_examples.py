@@ -1,25 +1,23 @@
-"""The example app on MariaDB and MySQL 5.6 with memcached, as in make demo-mysql."""
+"""The example app on each MariaDB and MySQL with memcached, as in make demo-mysql."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
-from mysql_databases import fresh_database
+from mysql_databases import KINDS, fresh_database
 
-from servers import Memcached, MySQL56, SQLServer
+from servers import Memcached, SQLServer
 from test_examples import EXAMPLES, check_quickstart
 
 WITH_SERVERS = EXAMPLES.parent / "tests" / "with_servers.py"
 
 
-@pytest.mark.parametrize("options", [[], ["--mysql56"]], ids=["MariaDB", "MySQL 5.6"])
-def test_quickstart_runs_on_private_servers(options: list[str]) -> None:
-    unavailable = MySQL56.unavailable()
-    if options and unavailable:
-        pytest.skip(unavailable)
-
-    check_quickstart([str(WITH_SERVERS), *options, str(EXAMPLES / "quickstart.py")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_quickstart_runs_on_private_servers(kind: str) -> None:
+    check_quickstart(
+        [str(WITH_SERVERS), "--server", kind, str(EXAMPLES / "quickstart.py")]
+    )
 
 
 def test_quickstart_runs_twice_on_servers_that_are_there(

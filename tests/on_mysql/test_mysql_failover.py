@@ -8,9 +8,12 @@ from typing import Any, Callable, Iterator
 import pymysql
 import pytest
 from mysql_databases import (
+    KINDS,
+    MARIADBS,
     Database,
     at_statement,
     fresh_database,
+    one_of,
     started,
 )
 from mysql_proxy import Proxy
@@ -31,10 +34,13 @@ LOGIN = {"user": "app", "password": "se-cret"}
 TIMEOUTS = {"connect_timeout": 2.0, "read_timeout": 2.0, "write_timeout": 2.0}
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[SQLServer, SQLServer]]:
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(one_of(*MARIADBS), marks=pytest.mark.needs_server(*MARIADBS))],
+)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[SQLServer, SQLServer]]:
     """Two servers that only these tests hurt."""
-    with started("mariadb") as one, started("mariadb") as other:
+    with started(request.param) as one, started(request.param) as other:
         yield one, other
 
 
@@ -280,11 +286,13 @@ def test_commit_that_nobody_answered_is_told_as_a_lost_connection(primary, outbo
 # Sessions that are made to read only, or to commit nothing
 
 
-@pytest.mark.parametrize("kind", ["mariadb", "mysql56"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_server_that_makes_transactions_read_only_does_not_matter(kind):
-    name = "tx_read_only"
-    with started(kind, f"--init-connect=set {name} = 1") as server:
+    with started(kind) as server:
+        is_mysql8 = not server.is_mariadb and server.version >= (8,)
+        name = "transaction_read_only" if is_mysql8 else "tx_read_only"
         with fresh_database(server) as database:
+            database.sql(f"set global init_connect = 'set {name} = 1'")
             database.sql(f"set global {name} = 1")
             database.close()
             with database.connect(autocommit=True) as root:

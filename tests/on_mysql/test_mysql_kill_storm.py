@@ -5,22 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mysql_databases import KINDS, MARIADBS, one_of
 
 from faults.checker import P1, P2
 from faults.program import Result, storm
 from faults.reading import P3
-from servers import MySQL56
+from servers import SQL_SERVERS
 
 # Each is half a minute long, and longer on a slow machine.
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="module", params=["mariadb", "mysql56"])
+@pytest.fixture(scope="module", params=KINDS)
 def survived(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Result:
-    if request.param == "mysql56" and MySQL56.unavailable():
-        pytest.skip(str(MySQL56.unavailable()))
     folder = tmp_path_factory.mktemp("kill-storm") / "storm"
     return storm(folder, f"--transactions 1000 --database {request.param}")
 
@@ -35,7 +34,8 @@ def test_no_promise_breaks(survived: Result) -> None:
 def test_servers_and_processes_were_killed(survived: Result) -> None:
     harm = survived.verdict["harm"]
 
-    assert harm.get("mariadbd killed", 0) + harm.get("mysqld-5.6 killed", 0) == 2
+    databases = {SQL_SERVERS[kind].program for kind in SQL_SERVERS}
+    assert sum(harm.get(f"{program} killed", 0) for program in databases) == 2
     assert harm["memcached killed"] == 2
     assert harm["writer killed at random"] >= 3
     assert harm["worker killed at random"] >= 3
@@ -43,10 +43,11 @@ def test_servers_and_processes_were_killed(survived: Result) -> None:
     assert survived.verdict["figures"]["transactions failed, run again"] > 0
 
 
+@pytest.mark.needs_server(*MARIADBS)
 def test_get_set_and_delete_serve_stale_values(tmp_path: Path) -> None:
     result = storm(
         tmp_path / "storm",
-        "--database mariadb --transactions 400 --plain-delete"
+        f"--database {one_of(*MARIADBS)} --transactions 400 --plain-delete"
         " --memcached-restarts 0 --database-restarts 0",
     )
 
@@ -55,10 +56,11 @@ def test_get_set_and_delete_serve_stale_values(tmp_path: Path) -> None:
     assert result.verdict["broken"][P2] == 0
 
 
+@pytest.mark.needs_server(*MARIADBS)
 def test_intents_that_are_dropped_are_missed(tmp_path: Path) -> None:
     result = storm(
         tmp_path / "storm",
-        "--database mariadb --transactions 150 --rate 0 --drop-intents 0.1"
+        f"--database {one_of(*MARIADBS)} --transactions 150 --rate 0 --drop-intents 0.1"
         " --memcached-restarts 0 --database-restarts 1",
     )
 

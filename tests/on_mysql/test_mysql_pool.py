@@ -1,4 +1,4 @@
-"""A pool over MariaDB and MySQL 5.6 outlives whatever they do, and forks."""
+"""A pool over MariaDB and MySQL outlives whatever they do, and forks."""
 
 from __future__ import annotations
 

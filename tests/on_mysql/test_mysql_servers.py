@@ -1,4 +1,4 @@
-"""The private MariaDB and MySQL 5.6 of the suite."""
+"""The private MariaDB and MySQL servers of the suite."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from mysql_databases import Database
+from mysql_databases import KINDS, Database
 
 import servers
-from servers import MariaDB, MySQL56, ServerError, SQLServer
+from servers import (
+    SQL_SERVERS,
+    MariaDB,
+    MySQL9,
+    MySQL56,
+    ServerError,
+    SQLServer,
+    servers_of_this_run,
+)
 from test_servers import PATIENCE, connect, eventually, is_gone
 
 TESTS = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(params=[MariaDB, MySQL56], ids=["MariaDB", "MySQL 5.6"])
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> type[SQLServer]:
-    unavailable = MySQL56.unavailable() if request.param is MySQL56 else None
-    if unavailable:
-        pytest.skip(unavailable)
-    server: type[SQLServer] = request.param
-    return server
+    return SQL_SERVERS[request.param]
 
 
 def sql(server: SQLServer, statement: str) -> list[tuple[object, ...]]:
@@ -99,9 +103,7 @@ class TestSQLServers:
     def test_a_checkout_that_cannot_be_written_to_costs_time_only(
         self, kind: type[SQLServer], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        program = kind._find_program(kind.__new__(kind))
-        monkeypatch.setattr(kind, "_find_program", lambda server: program)
-        monkeypatch.setattr(servers, "CACHE", Path("/proc/nowhere"))
+        monkeypatch.setattr(servers, "TEMPLATES", Path("/proc/nowhere"))
 
         with kind() as server:
             assert sql(server, "select 1") == [(1,)]
@@ -112,15 +114,39 @@ class TestSQLServers:
         monkeypatch.setattr(MariaDB, "program", "mariadbd-of-nobody")
         monkeypatch.setattr(servers, "CACHE", Path("/proc/nowhere"))
 
-        with pytest.raises(ServerError, match=f"install.*{kind.package}"):
+        with pytest.raises(ServerError, match="install"):
             kind()
+        assert "install" in (kind.missing() or "")
 
     def test_a_machine_that_cannot_have_mysql_5_6_is_told_why(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(servers, "CACHE", Path("/proc/nowhere"))
         monkeypatch.setattr("platform.machine", lambda: "aarch64")
 
-        assert "x86-64" in (MySQL56.unavailable() or "")
+        said = MySQL56.missing() or ""
+        assert "x86-64 only" in said and "aarch64" in said
+
+    def test_what_a_suite_no_longer_holds_is_missing_for_that_reason(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(servers, "CACHE", tmp_path)
+        (tmp_path / "mysql-unstable").mkdir()
+        (tmp_path / "mysql-unstable" / "missing").write_text("no package in unstable")
+
+        assert "no package in unstable" in (MySQL9.missing() or "")
+        assert "mysql9" not in servers_of_this_run()
+
+    def test_a_run_may_name_its_servers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        everything = list(servers_of_this_run())
+        monkeypatch.setenv("HYDRACACHE_TEST_SERVERS", f"{everything[-1]}, mariadb118")
+        named = list(servers_of_this_run())
+        monkeypatch.setenv("HYDRACACHE_TEST_SERVERS", "postgres")
+
+        assert named[0] == everything[-1]
+        assert set(named) <= {everything[-1], "mariadb118"}
+        with pytest.raises(ServerError, match="'postgres'.*mysql9"):
+            servers_of_this_run()
 
     def test_an_external_server_is_used_and_never_harmed(
         self, kind: type[SQLServer], monkeypatch: pytest.MonkeyPatch
@@ -140,16 +166,14 @@ class TestSQLServers:
     def test_a_suite_that_is_killed_leaves_no_server(
         self, kind: type[SQLServer], tmp_path: Path
     ) -> None:
-        fixture = "mysql56" if kind is MySQL56 else "mariadb"
-        folders = [TESTS, TESTS / "on_mysql", TESTS.parent]
+        folders = [TESTS, TESTS.parent]
         (tmp_path / "conftest.py").write_text(
             f"import sys\nsys.path[:0] = {list(map(str, folders))!r}\n"
             "from tests.conftest import mariadb\n"
-            "from on_mysql.conftest import mysql56\n"
         )
         (tmp_path / "test_it.py").write_text(
-            f"import sys\ndef test({fixture}):\n"
-            f"    print({fixture}.pid, {fixture}.directory, flush=True)\n"
+            "import sys\ndef test(mariadb):\n"
+            "    print(mariadb.pid, mariadb.directory, flush=True)\n"
             "    sys.stdin.read()\n"
         )
         suite = subprocess.Popen(
@@ -158,7 +182,11 @@ class TestSQLServers:
             stdout=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, "HYDRACACHE_TEST_MYSQL": ""},
+            env={
+                **os.environ,
+                "HYDRACACHE_TEST_MYSQL": "",
+                "HYDRACACHE_TEST_SERVERS": kind.kind,
+            },
         )
         with suite:
             assert suite.stdout is not None
@@ -190,7 +218,6 @@ class TestSQLServers:
             [(_, asked)] = sql(private, "show global status like 'questions'")
 
         assert ended.returncode == 0, ended.stdout
-        assert "names the one server of this run" in ended.stdout
         assert int(asked) > 100
 
     @pytest.mark.parametrize(
