@@ -17,8 +17,9 @@ from hydracache_sync.cache.keyspace import (
     app_address,
     checked_app_key,
 )
-from hydracache_sync.cache.store import CacheStore
-from hydracache_sync.cache.tokens import fresh_tokens
+from hydracache_sync.cache.replacing import replace
+from hydracache_sync.cache.store import CacheStore, Copy
+from hydracache_sync.cache.tokens import COLD, LIVE, fresh_tokens
 from hydracache_sync.errors import (
     ApplyPermanent,
     ApplyUnavailable,
@@ -95,7 +96,7 @@ class MemcachedApplier(InvalidationApplier):
 
     Each target gets a fresh random token. An entry that was loaded under another one,
     stored before this moment or after it, by whatever reader, never matches again. A
-    batch is one acknowledged round trip to each node.
+    batch is two acknowledged round trips, each to all nodes at once.
 
     Thread-safe, usable after a fork.
 
@@ -132,7 +133,9 @@ class MemcachedApplier(InvalidationApplier):
                 f"store and also have the same ring id twice: {', '.join(rings)}; it"
                 " must be new at every change of the server list"
             )
-        self._hold_off = HoldOff(hold_off) if strict else None
+        if strict:
+            HoldOff(hold_off)  # checks it
+        self._kind = COLD if strict else LIVE
         self._clock = clock
         self.namespace = namespace
 
@@ -175,19 +178,15 @@ class MemcachedApplier(InvalidationApplier):
         addresses = keyspace.targets(
             [intent.to_cache_invalidation() for intent in intents]
         )
-        # Distinct intents may meet in one tag. Tokens are new at every attempt: one
-        # that is sent twice could match entries filled in between.
+        # Distinct intents may meet in one tag.
         targets = list(dict.fromkeys(addresses))
-        if self._hold_off is None:
-            tokens = fresh_tokens(len(targets), int(self._clock() * 1000))
-        else:
-            tokens = self._hold_off.tokens(len(targets), self._clock())
-        failures = store.set_many(
-            [(address, token, None) for address, token in zip(targets, tokens)]
-        )
+        failures = replace(store, targets, self._new_tokens, self._kind)
         if not failures:
             return [None] * len(intents)
         return [failures.get(address) for address in addresses]
+
+    def _new_tokens(self, _: Sequence[Copy], found: Sequence[bytes]) -> list[bytes]:
+        return fresh_tokens(len(found), int(self._clock() * 1000), self._kind)
 
 
 def _joint_failure(failures: Iterable[Exception | None]) -> Exception | None:

@@ -30,7 +30,8 @@ _last_tick = 0
 class CommitPosition:
     """Identity of one committed write: 1 to 128 bytes of UTF-8.
 
-    A write that is retried under the same position is enqueued once. Immutable.
+    A write that is retried under the same position while its rows wait is enqueued
+    once; after that they are carried again. Immutable.
 
     Source: ``CommitPosition`` in ``hydracache-db/src/outbox.rs``.
     """
@@ -69,12 +70,14 @@ class InvalidationReceipt:
     :ivar targets: rows the batch stands for, duplicates within it counted once.
     :ivar batch: the batch; None on a receipt that came as text.
     :ivar inserted: rows that the enqueue added; fewer than ``targets`` where the
-        position was used before; None where the driver could not tell, or on text.
+        position was used before; None on text.
     :ivar strict: whether no read that begins after the commit gets anything older, as
         an app in mode strict knows after its commit; None where nobody has said so.
 
     Immutable and safe to share. Nothing is known of the commit: the receipt of a
-    transaction that was rolled back looks the same.
+    transaction that was rolled back looks the same. Where the position was used before,
+    rows of that enqueue may be taken for its own until its commit: wait for it after
+    the commit has returned, and not where its outcome is unknown.
 
     Source: ``InvalidationReceipt`` in ``hydracache-db/src/outbox.rs``.
     """

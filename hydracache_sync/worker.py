@@ -83,8 +83,9 @@ class PublishReport:
     :ivar released: given back without counting an attempt: the cache was away, the
         claim's time was running out, or the worker was told to stop.
     :ivar lost: the claim had ended and another worker has the row, or had it.
-    :ivar unseen: :meth:`OutboxWorker.publish` found no row: not committed yet, rolled
-        back, or purged. Rows that are committed later wait for a worker.
+    :ivar unseen: :meth:`OutboxWorker.publish` found no row, or one that may be of an
+        enqueue before under the same position: not committed yet, rolled back, or
+        purged. Rows that are committed later wait for a worker.
     """
 
     claimed: int = 0
@@ -357,15 +358,16 @@ class OutboxWorker:
         batch = receipt.batch
         if receipt.is_over and receipt.inserted == receipt.targets and batch:
             return self._publish_unseen(receipt, batch, deadline)
+        if not receipt.is_over and receipt.inserted not in (None, receipt.targets):
+            # What an enqueue before has left under its position proves no commit.
+            targets = receipt.targets
+            return PublishReport(claimed=targets, unseen=targets), [], 0
         rows = self._rows_of(receipt, deadline)
-        waiting = dict.fromkeys(
-            row.intent
-            for row in rows
-            if row.state is OutboxState.PENDING and row.intent is not None
-        )
-        applied, _ = self._apply_inline(
-            receipt, [intent for intent in waiting if intent is not None], deadline
-        )
+        waiting: dict[InvalidationIntent, list[OutboxRow]] = {}
+        for row in rows:
+            if row.state is OutboxState.PENDING and row.intent is not None:
+                waiting.setdefault(row.intent, []).append(row)
+        applied, _ = self._apply_inline(receipt, list(waiting), deadline, waiting)
         # Applied is what counts for a reader, also where another worker, that was at
         # the same row, has written it down first.
         published = len(applied) + sum(row.is_published for row in rows)
@@ -377,12 +379,7 @@ class OutboxWorker:
             released=claimed - published - unseen,
             unseen=unseen,
         )
-        done = [
-            row
-            for row in rows
-            if row.state is OutboxState.PENDING and row.intent in applied
-        ]
-        return report, done, 0
+        return report, [row for each in applied for row in waiting[each]], 0
 
     def _publish_unseen(
         self,
@@ -402,7 +399,13 @@ class OutboxWorker:
         # Who listens wants to have the rows. Or not all have been finished here: they
         # failed, a worker was faster, or they were rolled back.
         rows = self._rows_of(receipt, deadline + time.monotonic() - started)
-        published = sum(row.is_published for row in rows)
+        # A row that waits all the same, for it was enqueued again or a worker has noted
+        # an error at it, was applied after its commit.
+        published = sum(
+            row.is_published
+            or (row.state is OutboxState.PENDING and row.intent in applied)
+            for row in rows
+        )
         report = PublishReport(
             claimed=targets,
             published=published,
@@ -417,8 +420,12 @@ class OutboxWorker:
         receipt: InvalidationReceipt,
         intents: Sequence[InvalidationIntent],
         deadline: float,
+        seen: Mapping[InvalidationIntent, Sequence[OutboxRow]] | None = None,
     ) -> tuple[set[InvalidationIntent], int]:
-        """Apply and finish what can be; return it, and how many rows were finished."""
+        """Apply and finish what can be; return it, and how many rows were finished.
+
+        :param seen: rows as they were read before, if they were.
+        """
         if not intents:
             return set(), 0
         started = time.monotonic()
@@ -435,6 +442,7 @@ class OutboxWorker:
             return set(), 0
         done = self.outbox.publish_commit(
             replace(receipt, batch=applied),
+            seen=None if seen is None else _rows_in(seen, applied),
             timeout=max(0.0, deadline - time.monotonic()),
         )
         return set(applied.intents), done
@@ -694,6 +702,13 @@ class OutboxWorker:
                 for field in fields(WorkerDiagnostics)
             }
             self._diagnostics = WorkerDiagnostics(**counts)
+
+
+def _rows_in(
+    seen: Mapping[InvalidationIntent, Sequence[OutboxRow]],
+    batch: InvalidationIntentBatch,
+) -> list[OutboxRow]:
+    return [row for intent in batch.intents for row in seen[intent]]
 
 
 def _described(failure: Exception) -> str:

@@ -40,7 +40,7 @@ LONGEST_RELATIVE_EXPIRY = 60 * 60 * 24 * 30
 #: Not a reply in any protocol, and with no line's end.
 GARBAGE = b"\x80\xff\x00HTTP/1.1 400 Bad Request \xfe"
 
-STORAGE_COMMANDS = {"set", "add", "replace"}
+STORAGE_COMMANDS = {"set", "add", "replace", "cas"}
 
 
 class Mode(enum.Enum):
@@ -323,6 +323,11 @@ class FaultyMemcached:
         present = self._find(key) is not None
         if name == "add" and present or name == "replace" and not present:
             return b"NOT_STORED\r\n"
+        if name == "cas":
+            if not present:
+                return b"NOT_FOUND\r\n"
+            if self.items[key].cas != int(command.words[5]):
+                return b"EXISTS\r\n"
         self._cas += 1
         expires_at = _expires_at(int(expiry))
         self.items[key] = Item(command.body, flags, expires_at, self._cas)

@@ -42,7 +42,7 @@ from hydracache_sync.outbox import (
     Pause,
     PendingPhase,
 )
-from hydracache_sync.outbox.row import ABANDONED
+from hydracache_sync.outbox.row import ABANDONED, ENQUEUED_AGAIN
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 T = TypeVar("T")
@@ -393,16 +393,97 @@ class EnqueueContract(OutboxHooks):
         assert (receipt.targets, receipt.inserted) == (2, 1)
         assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
 
-    def test_a_repeated_enqueue_leaves_the_row_as_it_is(self, outbox, clock):
+    def test_a_row_that_waits_keeps_its_place_when_it_is_enqueued_again(
+        self, outbox, clock
+    ):
         outbox.enqueue(SHOP, batch_of("a", reason="first"), commit_position="tx:7")
         [row] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
-        outbox.mark_published([row])
+        outbox.mark_failed([row], "e", backoff=60, dead=False)
         [before] = outbox.rows(SHOP)
         clock.advance(5)
 
         outbox.enqueue(SHOP, batch_of("a", reason="second"), commit_position="tx:7")
 
-        assert outbox.rows(SHOP) == [before]
+        [row] = outbox.rows(SHOP)
+        assert (row.id, row.reason, row.attempts) == (before.id, "first", 1)
+        assert row.available_at_ms == before.available_at_ms
+        assert row.created_at_ms - before.created_at_ms <= 1
+        assert row.last_error == ENQUEUED_AGAIN
+
+    @pytest.mark.parametrize("end", ["published", "dead", "published inline"])
+    def test_a_finished_row_is_carried_once_more_when_it_is_enqueued_again(
+        self, outbox, clock, end
+    ):
+        first = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        if end == "published inline":
+            outbox.publish_commit(first)
+        else:
+            [row] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+            if end == "dead":
+                outbox.mark_failed([row], "e", backoff=0, dead=True)
+            else:
+                outbox.mark_published([row])
+        clock.advance(5)
+
+        again = outbox.enqueue(SHOP, batch_of("a", "b"), commit_position="tx:7")
+
+        status = outbox.status_for_commit(SHOP, "tx:7")
+        assert (again.targets, again.inserted) == (2, 1)
+        assert (status.pending, status.published, status.dead_lettered) == (2, 0, 0)
+        assert outbox.status(SHOP).oldest_pending_age_ms == 0
+        rows = outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
+        assert sorted(keys_of(rows)) == ["a", "b"]
+        assert {row.attempts for row in rows} == {0}
+        assert {row.intent.value: row.last_error for row in rows} == {
+            "a": ENQUEUED_AGAIN,
+            "b": None,
+        }
+
+    def test_a_worker_that_holds_a_row_has_it_no_more_when_it_is_enqueued_again(
+        self, outbox
+    ):
+        """It has applied the row, perhaps, before the second commit."""
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        held = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+
+        assert outbox.mark_published(held) == 0
+        [row] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        assert (row.attempts, row.was_abandoned) == (0, False)
+        assert outbox.mark_published([row]) == 1
+
+    def test_many_rows_of_a_known_position_are_carried_again(self, outbox):
+        keys = numbered(1200)
+        first = outbox.enqueue(SHOP, batch_of(*keys), commit_position="tx:7")
+        outbox.publish_commit(first)
+
+        again = outbox.enqueue(
+            SHOP, batch_of(*keys[600:], *"abc"), commit_position="tx:7"
+        )
+
+        assert (again.targets, again.inserted) == (603, 3)
+        assert outbox.status(SHOP).pending == 603
+        errors = [row.last_error for row in outbox.rows(SHOP, limit=2000)]
+        assert errors == [None] * 600 + [ENQUEUED_AGAIN] * 600 + [None] * 3
+
+    def test_a_position_in_another_namespace_is_another(self, outbox):
+        outbox.publish_commit(
+            outbox.enqueue("other", batch_of("a"), commit_position="tx:7")
+        )
+
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+
+        assert outbox.status("other").pending == 0
+
+    def test_a_flush_that_was_escalated_is_not_carried_again(self, outbox):
+        outbox.escalate(SHOP)
+        outbox.mark_published(outbox.claim(SHOP, "w", limit=1, claim_ttl=30))
+
+        outbox.escalate(SHOP)
+
+        states = [row.state for row in outbox.rows(SHOP)]
+        assert states == [OutboxState.PUBLISHED, OutboxState.PENDING]
 
     def test_same_target_at_another_position_is_another_row(self, outbox):
         outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
@@ -1505,7 +1586,7 @@ class Modelled:
         receipt = self.outbox.enqueue(
             self.namespace, batch_of(*keys), commit_position=position
         )
-        known = [row["target"] for row in self.rows]
+        known = {row["target"]: row for row in self.rows}
         targets = [(str(receipt.commit_position), key) for key in dict.fromkeys(keys)]
         added = [
             {
@@ -1516,10 +1597,18 @@ class Modelled:
                 "attempts": 0,
                 "claim": None,
                 "until": None,
+                "error": False,
             }
             for target in targets
             if target not in known
         ]
+        for row in [known[target] for target in targets if target in known]:
+            row["created"] += 1
+            if row["state"] is not OutboxState.PENDING:
+                now = self.clock.now_ms
+                row.update(created=max(now, row["created"]), at=now, attempts=0)
+                row.update(state=OutboxState.PENDING)
+            row.update(claim=None, until=None, error=True)
         self.rows += added
         self.receipts.append(receipt)
         assert receipt.inserted == len(added)
@@ -1536,7 +1625,9 @@ class Modelled:
         due = sorted(due, key=lambda row: (row["at"], row["created"]))[:limit]
         for row in due:
             # A claim that ended by itself was an attempt.
-            row.update(attempts=row["attempts"] + (row["claim"] is not None))
+            abandoned = row["claim"] is not None
+            row.update(attempts=row["attempts"] + abandoned)
+            row.update(error=row["error"] or abandoned)
             row.update(claim=len(self.claims), until=now + claim_ttl * 1000)
         rows = self.outbox.claim(self.namespace, "w", limit=limit, claim_ttl=claim_ttl)
         self.claims.append((rows, due, len(self.claims)))
@@ -1553,7 +1644,7 @@ class Modelled:
         rows, held = self.held(number)
         for row in held:
             row.update(state=OutboxState.PUBLISHED, at=self.clock.now_ms)
-            row.update(claim=None, until=None)
+            row.update(claim=None, until=None, error=False)
         assert self.outbox.mark_published(rows) == len(held)
 
     def fail(self, number: int, backoff: int, dead: bool) -> None:
@@ -1562,6 +1653,7 @@ class Modelled:
             at = self.clock.now_ms + (0 if dead else backoff * 1000)
             row.update(at=at, attempts=row["attempts"] + 1, claim=None, until=None)
             row.update(state=OutboxState.DEAD if dead else OutboxState.PENDING)
+            row.update(error=True)
         marked = self.outbox.mark_failed(rows, "e", backoff=backoff, dead=dead)
         assert marked == len(held)
 
@@ -1583,17 +1675,20 @@ class Modelled:
         pending = [
             row
             for row in self.rows
-            if row["target"] in targets and row["state"] is OutboxState.PENDING
+            if row["target"] in targets
+            and row["state"] is OutboxState.PENDING
+            and not row["error"]
         ]
         for row in pending:
             row.update(state=OutboxState.PUBLISHED, at=self.clock.now_ms)
-            row.update(claim=None, until=None)
+            row.update(claim=None, until=None, error=False)
         assert self.outbox.publish_commit(receipt) == len(pending)
 
     def reset(self) -> None:
         dead = [row for row in self.rows if row["state"] is OutboxState.DEAD]
         for row in dead:
             row.update(state=OutboxState.PENDING, at=self.clock.now_ms, attempts=0)
+            row.update(error=False)
         assert self.outbox.reset_dead_letters(self.namespace) == len(dead)
 
     def purge(self, older_than: int) -> None:
@@ -1983,15 +2078,45 @@ class PublishCommitContract(OutboxHooks):
         assert {row.state for row in outbox.rows(SHOP)} == {OutboxState.PUBLISHED}
         assert {row.claim_token for row in outbox.rows(SHOP)} == {None}
 
-    def test_rows_in_backoff_are_published_too_and_their_error_is_cleared(self, outbox):
+    def test_rows_in_backoff_that_were_seen_are_published_and_their_error_is_cleared(
+        self, outbox
+    ):
         receipt = outbox.enqueue(SHOP, batch_of("a"))
         rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
         outbox.mark_failed(rows, "e", backoff=3600, dead=False)
 
-        assert outbox.publish_commit(receipt) == 1
+        assert outbox.publish_commit(receipt) == 0
+        assert outbox.publish_commit(receipt, seen=outbox.rows(SHOP)) == 1
 
         [row] = outbox.rows(SHOP)
         assert (row.last_error, row.attempts) == (None, 1)
+
+    def test_a_row_that_was_enqueued_again_is_left_to_a_worker(self, outbox):
+        receipt = outbox.enqueue(SHOP, batch_of("a", "b"))
+        again = outbox.enqueue(
+            SHOP, batch_of("a"), commit_position=receipt.commit_position
+        )
+
+        assert outbox.publish_commit(receipt) == 1
+        assert outbox.publish_commit(again) == 0
+
+        assert keys_of(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["a"]
+
+    @pytest.mark.parametrize("before", ["waiting", "published"])
+    def test_a_row_that_was_enqueued_again_since_it_was_seen_is_left(
+        self, outbox, before
+    ):
+        receipt = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        seen = outbox.rows(SHOP)
+        if before == "published":
+            held = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+            outbox.mark_published(held)
+
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+
+        assert outbox.publish_commit(receipt, seen=seen) == 0
+        assert outbox.publish_commit(receipt, seen=outbox.rows(SHOP)) == 1
 
     def test_rows_of_another_batch_at_the_same_position_are_left(self, outbox):
         mine = outbox.enqueue(SHOP, batch_of("mine"), commit_position="tx:7")
@@ -2398,11 +2523,19 @@ class SubscriberContract(OutboxHooks):
 
         assert heard == [frozenset({SHOP})]
 
+    def test_subscriber_hears_of_rows_that_are_carried_again(self, outbox, heard):
+        receipt = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.publish_commit(receipt)
+        heard.clear()
+
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+
+        assert heard == [frozenset({SHOP})]
+
     def test_subscriber_does_not_hear_of_what_added_nothing(self, outbox, heard):
         outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
         heard.clear()
 
-        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
         outbox.enqueue(SHOP, InvalidationIntentBatch())
         with pytest.raises(ValueError):
             outbox.enqueue("", batch_of("a"))
@@ -3021,6 +3154,58 @@ class SharedOutboxContract(OutboxContract):
         assert outbox.status_for_commit(SHOP, receipt.commit_position).pending == 0
         caller.commit()
         assert outbox.status_for_commit(SHOP, receipt.commit_position).pending == 1
+        assert keys_of(outbox.claim(SHOP, "w", limit=1, claim_ttl=30)) == ["a"]
+
+    def test_rows_that_are_carried_again_are_so_with_the_callers_data(
+        self, outbox, caller
+    ):
+        first = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.publish_commit(first)
+        pending = []
+        for end in (caller.rollback, caller.commit):
+            again = outbox.enqueue_in(
+                caller, SHOP, batch_of("a"), commit_position="tx:7"
+            )
+            pending.append(outbox.status(SHOP).pending)
+            end()
+            pending.append(outbox.status(SHOP).pending)
+            self.begin(caller)
+
+        assert again.inserted == 0
+        assert pending == [0, 0, 0, 1]
+
+    def test_what_was_applied_before_the_second_commit_is_not_published_by_that(
+        self, outbox, second, caller
+    ):
+        """The worker took the row before, and comes back after."""
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        held = second.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        outbox.enqueue_in(caller, SHOP, batch_of("a"), commit_position="tx:7")
+        caller.commit()
+
+        assert second.mark_published(held) == 0
+        assert outbox.status_for_commit(SHOP, "tx:7").pending == 1
+
+    def test_a_purge_takes_no_row_that_is_carried_again(
+        self, outbox, second, caller, clock
+    ):
+        first = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.publish_commit(first)
+        clock.advance(60)
+        outbox.enqueue_in(caller, SHOP, batch_of("a"), commit_position="tx:7")
+        purged: list[int] = []
+        purge = threading.Thread(
+            target=lambda: purged.append(second.purge_published(SHOP, older_than=1)),
+            daemon=True,
+        )
+
+        purge.start()
+        purge.join(0.1)
+        caller.commit()
+        purge.join(DEADLINE)
+
+        assert purged == [0]
         assert keys_of(outbox.claim(SHOP, "w", limit=1, claim_ttl=30)) == ["a"]
 
     def test_caller_may_retry_a_transaction_under_its_position(self, outbox, caller):

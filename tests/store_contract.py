@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from typing import Sequence
 
 import pytest
 
-from hydracache_sync.cache import Address, CacheStore, Keyspace, app_address
+from hydracache_sync.cache import Address, CacheStore, Copy, Keyspace, app_address
 from hydracache_sync.cache.store import GONE
-from hydracache_sync.errors import ApplyPermanent
+from hydracache_sync.errors import ApplyError, ApplyPermanent
 
 #: Texts that end a value, a command or a parser that looks for them.
 AWKWARD_VALUES = [
@@ -35,6 +36,10 @@ class StoreContract:
     def seconds_left(self, store: CacheStore, address: Address) -> int | None:
         """How long the value at ``address`` will be kept, None for no limit."""
         raise NotImplementedError
+
+    def rival(self, store: CacheStore) -> CacheStore:
+        """Another client of what ``store`` keeps."""
+        return store
 
     @pytest.fixture
     def addresses(self, store: CacheStore, unique: str) -> list[Address]:
@@ -127,6 +132,109 @@ class StoreContract:
         assert len(answers) == 8
         assert set(answers) == set(store.get_many(addresses[:1]))
 
+    # Replacing
+
+    def test_what_is_there_is_replaced_by_what_is_made_of_it(
+        self, store: CacheStore, addresses: list[Address]
+    ) -> None:
+        store.set_many([(addresses[1], b"one", None), (addresses[2], b"t\r\nwo", 60)])
+        copies = store.copies(addresses[:3])
+
+        outcomes = store.replace_many(
+            copies, [b"p0", b"p1", b"p2"], lambda _, found: [b"new " + v for v in found]
+        )
+
+        assert outcomes == [True] * 3
+        assert store.get_many(addresses[:3]) == [b"new p0", b"new one", b"new t\r\nwo"]
+
+    def test_what_is_made_none_of_is_left(
+        self, store: CacheStore, addresses: list[Address]
+    ) -> None:
+        store.set_many([(addresses[0], b"there", None)])
+        copies = store.copies(addresses[:3])
+
+        made = {addresses[2]: b"new"}
+
+        outcomes = store.replace_many(
+            copies,
+            [b"p0", b"p1", b"p2"],
+            lambda copies, _: [made.get(copy.address) for copy in copies],
+        )
+
+        assert outcomes == [True] * 3
+        assert store.get_many(addresses[:3]) == [b"there", b"p1", b"new"]
+
+    def test_what_another_writer_has_changed_since_the_reading_is_not_replaced(
+        self, store: CacheStore, addresses: list[Address]
+    ) -> None:
+        rival = self.rival(store)
+        store.set_many([(address, b"old", None) for address in addresses[:3]])
+
+        def make(copies: Sequence[Copy], found: Sequence[bytes]) -> list[bytes | None]:
+            # The same bytes again are another version too.
+            rival.set_many([(addresses[0], b"old", None), (addresses[3], b"his", None)])
+            rival.delete_many([addresses[1]])
+            return [b"new"] * 4
+
+        outcomes = store.replace_many(store.copies(addresses[:4]), [b"p"] * 4, make)
+
+        assert outcomes == [False, False, True, False]
+        assert store.get_many(addresses[:4]) == [b"old", None, b"new", b"his"]
+
+    def test_the_moment_is_taken_after_everything_was_read(
+        self, store: CacheStore, addresses: list[Address]
+    ) -> None:
+        rival = self.rival(store)
+        seen: list[bytes | None] = []
+
+        def make(copies: Sequence[Copy], found: Sequence[bytes]) -> list[bytes | None]:
+            seen.extend(rival.get_many(addresses))
+            return [None] * len(found)
+
+        store.replace_many(store.copies(addresses), [b"p"] * 5, make)
+
+        assert seen == [b"p"] * 5
+
+    def test_of_many_who_replace_at_once_one_is_told_that_it_has(
+        self, store: CacheStore, addresses: list[Address]
+    ) -> None:
+        rivals = [self.rival(store) for _ in range(8)]
+        barrier = threading.Barrier(8)
+        outcomes: list[bool | ApplyError] = []
+
+        def make(copies: Sequence[Copy], found: Sequence[bytes]) -> list[bytes | None]:
+            barrier.wait(10)
+            return [b"of thread %d" % threading.get_ident()]
+
+        def run(rival: CacheStore) -> None:
+            copies = rival.copies(addresses[:1])
+            outcomes.extend(rival.replace_many(copies, [b"p"], make))
+
+        threads = [threading.Thread(target=run, args=(rival,)) for rival in rivals]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert sorted(outcomes) == [False] * 7 + [True]  # type: ignore[type-var]
+
+    def test_twenty_thousand_are_replaced_in_one_call(
+        self, store: CacheStore, unique: str
+    ) -> None:
+        keyspace = Keyspace(store.ring, unique)
+        addresses = [keyspace.tag_token(str(number)) for number in range(20_000)]
+        values: list[bytes | None] = [b"%017d" % number for number in range(20_000)]
+        of_address = dict(zip(addresses, values))
+
+        outcomes = store.replace_many(
+            store.copies(addresses),
+            [b"p%016d" % number for number in range(20_000)],
+            lambda copies, _: [of_address[copy.address] for copy in copies],
+        )
+
+        assert outcomes == [True] * 20_000
+        assert store.get_many(addresses) == values
+
     def test_delete_removes_and_removing_nothing_is_success(
         self, store: CacheStore, addresses: list[Address]
     ) -> None:
@@ -200,6 +308,7 @@ class StoreContract:
     def test_nothing_asked_is_nothing_done(self, store: CacheStore) -> None:
         assert store.get_many([]) == []
         assert store.add_many([]) == []
+        assert store.replace_many([], [], lambda *_: []) == []
         assert store.set_many([]) == {}
         assert store.delete_many([]) == {}
 

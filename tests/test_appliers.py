@@ -36,7 +36,7 @@ from hydracache_sync import (
     collection_tag,
     entity_tag,
 )
-from hydracache_sync.cache import Address, CacheStore, Failures, Keyspace, Write
+from hydracache_sync.cache import Address, CacheStore, Copy, Keyspace, Maker
 from hydracache_sync.cache.tokens import fresh_token, is_live, stamp_ms
 from servers import Memcached
 
@@ -68,14 +68,14 @@ class PartlyFailingStore(MemoryStore):
         super().__init__()
         self.failing: dict[Address, ApplyError] = {}
 
-    def set_many(self, writes: Sequence[Write]) -> Failures:
-        failures = super().set_many(
-            [write for write in writes if write[0] not in self.failing]
-        )
-        for address, _, _ in writes:
-            if address in self.failing:
-                failures[address] = self.failing[address]
-        return failures
+    def replace_many(
+        self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
+    ) -> list[bool | ApplyError]:
+        outcomes = super().replace_many(copies, placeholders, make)
+        return [
+            self.failing.get(copy.address, outcome)
+            for copy, outcome in zip(copies, outcomes)
+        ]
 
 
 class InterruptedStore(CacheStore):
@@ -86,11 +86,18 @@ class InterruptedStore(CacheStore):
         self._store = store
         self._happening = happening
 
-    def set_many(self, writes: Sequence[Write]) -> Failures:
-        half = len(writes) // 2
-        failures = self._store.set_many(writes[:half])
+    def copies(self, addresses: Sequence[Address]) -> list[Copy]:
+        return self._store.copies(addresses)
+
+    def replace_many(
+        self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
+    ) -> list[bool | ApplyError]:
+        half = len(copies) // 2
+        first = self._store.replace_many(copies[:half], placeholders[:half], make)
         self._happening()
-        return {**failures, **self._store.set_many(writes[half:])}
+        return first + self._store.replace_many(
+            copies[half:], placeholders[half:], make
+        )
 
 
 @pytest.fixture

@@ -197,7 +197,7 @@ def test_a_value_is_set_with_the_moment_its_snapshot_began(
     cache: TaggedCache, clock: FakeClock
 ) -> None:
     cache.get("user:42", tags=TAGS)
-    cache.reserve("user:42", tags=TAGS)
+    cache.reserve("user:42", tags=TAGS, since=clock())
     clock.advance(5)
 
     assert cache.set("user:42", "v", tags=TAGS, since=clock())
@@ -207,7 +207,7 @@ def test_a_value_is_set_with_the_moment_its_snapshot_began(
 def test_a_value_is_not_set_under_a_token_as_young_as_its_snapshot(
     cache: TaggedCache, clock: FakeClock, applier: MemcachedApplier
 ) -> None:
-    cache.reserve("user:42", tags=TAGS)
+    cache.reserve("user:42", tags=TAGS, since=clock())
     clock.advance(60)
     since = clock()
     applier.apply_invalidation(InvalidationIntent.tag("users"))

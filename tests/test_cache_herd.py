@@ -24,7 +24,7 @@ from hydracache_sync import (
 )
 from hydracache_sync.cache import CacheStore
 from hydracache_sync.cache.entries import Look
-from hydracache_sync.cache.hold_off import HoldOff
+from hydracache_sync.cache.tokens import COLD, fresh_tokens
 from servers import Memcached
 
 TAGS = ("users", "user:42")
@@ -245,7 +245,7 @@ def test_a_leader_that_was_lost_delays_nobody_twice(
     store: CacheStore, unique: str
 ) -> None:
     cache = TaggedCache(store, unique, max_wait=0.05)
-    [look], _ = cache._entries.with_missing([cache._entries.tokens_of("k", TAGS)])
+    [look], _ = cache._entries.with_missing([cache._entries.tokens_of("k", TAGS)], None)
     # Interrupted right after this, by a signal's handler for instance.
     Reader(lambda: cache._herd._flights.board((look.addresses[0], look.basis))).end()
 
@@ -536,7 +536,7 @@ def strict(store: CacheStore, unique: str) -> TaggedCache:
 
 def hold(cache: TaggedCache) -> None:
     """Hold the tag off, as a writer does before its commit."""
-    [token] = HoldOff(60).tokens(1, time.time())
+    [token] = fresh_tokens(1, int(time.time() * 1000), COLD)
     cache._store.set_many([(cache._keyspace.tag_token("users"), token, None)])
 
 

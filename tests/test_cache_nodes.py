@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import threading
 from time import monotonic
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 import pytest
 
 from faulty_memcached import Command, FaultyMemcached, Mode
 from hydracache_sync import MemcachedStore, TaggedCache
-from hydracache_sync.cache import Address, Keyspace
-from hydracache_sync.cache.commands import STORED, VERSION
-from hydracache_sync.cache.node import KEYS_PER_GET, Node
+from hydracache_sync.cache import Address, Copy, Keyspace
+from hydracache_sync.cache.commands import KEYS_PER_GET, STORED, VERSION
+from hydracache_sync.cache.node import Node
+from hydracache_sync.cache.replacing import replace
 from hydracache_sync.cache.replies import Replies
 from hydracache_sync.cache.server_list import parse_servers
+from hydracache_sync.cache.tokens import LIVE, fresh_tokens
 from hydracache_sync.cache.transport import Connection, Limits
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
 
@@ -87,8 +89,18 @@ CALLS: dict[str, Callable[[MemcachedStore, list[Address]], object]] = {
     "flush": lambda store, some: store.set_many(
         [(SPACE.namespace_token(), b"v", None)]
     ),
+    "replace": lambda store, some: replace(store, some, some_tokens, LIVE),
+    "replace flush": lambda store, some: replace(
+        store, [SPACE.namespace_token()], some_tokens, LIVE
+    ),
     "ping": lambda store, some: store.ping(),
 }
+#: Round trips of a call; the others take one.
+ROUND_TRIPS = {"replace": 2, "replace flush": 2}
+
+
+def some_tokens(copies: Sequence[Copy], found: Sequence[bytes]) -> list[bytes]:
+    return fresh_tokens(len(copies), 1000)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -104,7 +116,8 @@ def test_every_node_is_sent_to_once_and_before_any_is_read_from(
 
     CALLS[call](store, addresses)
 
-    assert [server.round_trips for server in servers] == [1, 1, 1]
+    expected = ROUND_TRIPS.get(call, 1)
+    assert [server.round_trips for server in servers] == [expected] * 3
     assert [server.connections for server in servers] == [0, 0, 0]
 
 
@@ -284,9 +297,11 @@ class Interrupt(BaseException):
 #: Where a call can be interrupted: before it sends, and before it reads an answer.
 POINTS = {
     "get": [(Connection, "send"), (Replies, "values")],
-    "add": [(Connection, "send"), (Replies, "line"), (Replies, "values")],
+    "add": [(Connection, "send"), (Replies, "lines"), (Replies, "values")],
     "set": [(Connection, "send"), (Replies, "skip")],
     "delete": [(Connection, "send"), (Replies, "skip")],
+    "replace": [(Connection, "send"), (Replies, "lines"), (Replies, "versions")]
+    + [(Replies, "skip")],
     "ping": [(Connection, "send"), (Replies, "line")],
 }
 

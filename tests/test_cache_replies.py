@@ -104,8 +104,9 @@ def test_an_answer_with_one_byte_changed_is_refused_or_changes_only_values(
     except ConnectionError:
         return
 
-    lengths = [None if value is None else len(value) for value in items.values()]
-    assert [None if value is None else len(value) for value in values] == lengths
+    # A key may have become another one that has the same value. Then it is missing.
+    for value, sent in zip(values, items.values()):
+        assert value is None or (sent is not None and len(value) == len(sent))
 
 
 @given(found, st.binary(max_size=200))

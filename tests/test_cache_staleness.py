@@ -19,7 +19,7 @@ from hydracache_sync.cache import (
     Write,
     fresh_token,
 )
-from hydracache_sync.cache.tokens import is_live, stamp_ms
+from hydracache_sync.cache.tokens import is_live, is_placeholder, stamp_ms
 from servers import Memcached
 
 TAGS = ("users", "user:42")
@@ -256,11 +256,55 @@ def test_missing_tokens_are_there_before_the_loader_runs(
 
     cache.get_or_load("user:42", load, tags=TAGS)
 
-    assert len(seen) == 4
+    assert len(seen) == len(set(seen)) == 4
+    for token in seen:
+        assert token is not None and is_live(token) and is_placeholder(token)
+
+
+def test_missing_tokens_are_stamped_before_a_loader_of_an_older_snapshot_runs(
+    cache: TaggedCache, applier: Applier, clock: FakeClock
+) -> None:
+    seen: list[bytes | None] = []
+
+    def load() -> str:
+        seen.extend(applier.token(where(applier.keyspace)) for where in ALL_TOKENS)
+        return "v"
+
+    cache.get_or_load("user:42", load, tags=TAGS, since=clock())
+
+    assert len(seen) == len(set(seen)) == 4
     for token in seen:
         assert token is not None and is_live(token)
         assert stamp_ms(token) == clock.now_ms
-    assert len(set(seen)) == 4
+
+
+def test_a_token_without_a_stamp_keeps_every_older_snapshot_out(
+    cache: TaggedCache, clock: FakeClock
+) -> None:
+    cache.get_or_load("user:42", lambda: "fresh", tags=TAGS)
+    cache.delete("user:42")
+    clock.advance(3600)
+
+    cache.get_or_load("user:42", lambda: "v", tags=TAGS, since=clock())
+
+    assert cache.get("user:42", tags=TAGS) is None
+    assert cache.diagnostics().refused_snapshot == 1
+
+
+def test_a_token_that_is_stamped_late_is_the_same_token(
+    cache: TaggedCache, applier: Applier, clock: FakeClock
+) -> None:
+    cache.get_or_load("user:42", lambda: "v", tags=TAGS)
+    cache.get_or_load("user:43", lambda: "x", tags=TAGS, since=clock())
+    clock.advance(5)
+
+    cache.get_or_load("user:43", lambda: "y", tags=TAGS, since=clock())
+
+    assert cache.get("user:42", tags=TAGS) == "v"
+    assert cache.get("user:43", tags=TAGS) == "y"
+    assert stamp_ms(applier.token(applier.keyspace.tag_token("users")) or b"") == (
+        clock.now_ms - 5000
+    )
 
 
 def test_tokens_that_are_there_are_left_as_they_are(
@@ -343,7 +387,7 @@ def test_a_value_is_stored_only_if_its_snapshot_is_younger_than_every_token(
     snapshot = (lambda: moment) if how == "snapshot" else None
     cache = TaggedCache(store, unique, clock=clock, snapshot=snapshot, clock_skew=1.0)
     clock.advance(-100)
-    cache.reserve("user:42", tags=TAGS)
+    cache.reserve("user:42", tags=TAGS, since=clock())
     clock.advance(100)
     applier.tag("users")
 
@@ -365,7 +409,7 @@ def test_a_young_token_of_any_kind_keeps_an_old_snapshot_out(
     invalidate: Callable[[Applier], None],
 ) -> None:
     clock.advance(-100)
-    cache.reserve("user:42", tags=TAGS)
+    cache.reserve("user:42", tags=TAGS, since=clock())
     clock.advance(100)
     since = clock()
     clock.advance(5)
@@ -414,6 +458,7 @@ def test_a_given_since_is_taken_in_place_of_the_snapshot(
     store: CacheStore, unique: str, clock: FakeClock
 ) -> None:
     cache = TaggedCache(store, unique, clock=clock, snapshot=never)
+    cache.reserve("user:42", since=clock())
 
     cache.get_or_load("user:42", lambda: "v", since=clock() + 60)
 

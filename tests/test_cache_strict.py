@@ -12,7 +12,7 @@ import sqlite3
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable
 
 import pytest
 
@@ -29,7 +29,7 @@ from hydracache_sync import (
     SQLiteOutbox,
     TaggedCache,
 )
-from hydracache_sync.cache import Failures, Keyspace, Quarantine, Write
+from hydracache_sync.cache import Keyspace, Quarantine
 from servers import Memcached
 
 TAGS = ("users",)
@@ -328,9 +328,9 @@ def test_a_commit_that_would_be_too_late_is_not_sent(world: World) -> None:
 
 def test_a_store_that_takes_too_long_to_be_told_ends_it(world: World) -> None:
     class Slow(MemoryStore):
-        def set_many(self, writes: Sequence[Write]) -> Failures:
+        def replace_many(self, *arguments: Any) -> Any:
             world.clock.advance(1.5)
-            return super().set_many(writes)
+            return super().replace_many(*arguments)
 
     cache = TaggedCache(Slow(), "shop", strict=True, clock=world.clock)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import django
 import pytest
 from django.conf import settings
 from django.db import connection, transaction
 from django.http import HttpResponse
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import path as route
 
 from hydracache_sync import (
@@ -255,6 +256,108 @@ class TestByHand:
 
         assert written(outbox) == ("after", ["item:1"])
         assert "GET /items/ collected key item:1" in caplog.text
+
+
+class TestUncommitted:
+    """What a block has changed is read by it alone, until it is committed."""
+
+    @pytest.fixture
+    def fresh(self) -> Iterator[HydraCache]:
+        """Stores what is read without a transaction open."""
+        calls = HydraCache(
+            {
+                "HYDRACACHE_OUTBOX": f"sqlite:///{FILE}",
+                "HYDRACACHE_NAMESPACE": "shop",
+                "HYDRACACHE_MEMCACHED": MemoryStore(),
+                "HYDRACACHE_SNAPSHOT": "fresh",
+                "HYDRACACHE_POOL": "none",
+            }
+        )
+        yield calls
+        calls.outbox.close()
+
+    def serve(
+        self, calls: HydraCache, view: Callable[[], str], method: str = "POST"
+    ) -> str:
+        def get_response(request: Any) -> HttpResponse:
+            return HttpResponse(view())
+
+        request = RequestFactory().generic(method, "/items/")
+        answer: bytes = calls.middleware(get_response)(request).content
+        return answer.decode()
+
+    def name(self, calls: HydraCache) -> str:
+        def load() -> str:
+            with connection.cursor() as cursor:
+                cursor.execute("select name from item")
+                [(name,)] = cursor.fetchall()
+            return str(name)
+
+        return calls.get_or_load("item:1", load)
+
+    @pytest.mark.parametrize("atomic", ["hydracache", "django"])
+    def test_what_is_rolled_back_is_not_stored(
+        self, fresh: HydraCache, atomic: str
+    ) -> None:
+        def view() -> str:
+            block = fresh.atomic if atomic == "hydracache" else transaction.atomic
+            with contextlib.suppress(ZeroDivisionError), block():
+                with connection.cursor() as cursor:
+                    cursor.execute("update item set name = 'never'")
+                seen = self.name(fresh)
+                raise ZeroDivisionError
+            return seen
+
+        assert self.serve(fresh, view) == "never"
+        assert fresh.cache.get("item:1") is None
+
+    def test_nor_without_a_request(self, fresh: HydraCache) -> None:
+        with contextlib.suppress(ZeroDivisionError), fresh.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("update item set name = 'never'")
+            assert self.name(fresh) == "never"
+            raise ZeroDivisionError
+
+        assert fresh.cache.get("item:1") is None
+
+    def test_a_block_reads_its_own_change_though_another_value_is_cached(
+        self, fresh: HydraCache
+    ) -> None:
+        self.serve(fresh, lambda: self.name(fresh))
+
+        def view() -> str:
+            with transaction.atomic():
+                with connection.cursor() as cursor:
+                    cursor.execute("update item set name = 'after'")
+                return self.name(fresh)
+
+        assert self.serve(fresh, view) == "after"
+        assert fresh.cache.get("item:1") == "before"
+
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    @pytest.mark.parametrize("atomic", [False, True])
+    def test_a_view_that_only_reads_stores(
+        self, fresh: HydraCache, method: str, atomic: bool
+    ) -> None:
+        def view() -> str:
+            if not atomic:
+                return self.name(fresh)
+            with transaction.atomic():
+                return self.name(fresh)
+
+        self.serve(fresh, view, method)
+
+        assert fresh.cache.get("item:1") == "before"
+
+    def test_after_the_commit_it_stores_again(self, fresh: HydraCache) -> None:
+        def view() -> str:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("update item set name = 'after'")
+            return self.name(fresh)
+
+        self.serve(fresh, view)
+
+        assert fresh.cache.get("item:1") == "after"
 
 
 class TestStrict:

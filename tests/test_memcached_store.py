@@ -41,6 +41,10 @@ def three() -> Iterator[list[str]]:
 
 
 class ContractOnMemcached(StoreContract):
+    def rival(self, store: CacheStore) -> CacheStore:
+        assert isinstance(store, MemcachedStore)
+        return MemcachedStore([node.name for node in store._nodes], timeout=10)
+
     def seconds_left(self, store: CacheStore, address: Address) -> int | None:
         assert isinstance(store, MemcachedStore)
         [name] = store.nodes_of(address)

@@ -228,14 +228,19 @@ class TestSatisfied:
 
         assert wait.wait(outbox, receipt) == satisfied()
 
-    def test_a_write_repeated_under_its_position_is_satisfied_by_the_first(
+    def test_a_write_repeated_under_its_position_is_not_satisfied_by_the_first(
         self, outbox: Outbox, wait: InvalidationWait
     ) -> None:
         outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
         drain(outbox)
         receipt = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
 
-        assert wait.wait(outbox, receipt) == satisfied()
+        before = wait.wait(outbox, receipt)
+        drain(outbox)
+        after = wait.wait(outbox, receipt)
+
+        assert (before.satisfied, before.pending) == (False, 1)
+        assert after.satisfied
 
     def test_an_inline_publish_satisfies_it(
         self, outbox: Outbox, wait: InvalidationWait

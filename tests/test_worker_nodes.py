@@ -13,6 +13,7 @@ import pytest
 from clock import FakeClock
 from faulty_memcached import FaultyMemcached, Mode
 from hydracache_sync import (
+    ApplyError,
     ApplyPermanent,
     ApplyUnavailable,
     ConfigurationError,
@@ -32,7 +33,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync import outages as outages_module
-from hydracache_sync.cache import CacheStore, Failures, Write
+from hydracache_sync.cache import CacheStore, Copy, Maker
 from hydracache_sync.outages import (
     CALM,
     LONGEST_WAIT,
@@ -745,10 +746,12 @@ class Answering(MemoryStore):
         super().__init__(ring=ring)
         self.error = error
 
-    def set_many(self, writes: Sequence[Write]) -> Failures:
+    def replace_many(
+        self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
+    ) -> list[bool | ApplyError]:
         if self.error is None:
-            return super().set_many(writes)
-        return {write[0]: self.error for write in writes}  # type: ignore[misc]
+            return super().replace_many(copies, placeholders, make)
+        return [self.error for _ in copies]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -780,7 +783,7 @@ def test_two_rings_never_get_the_same_token() -> None:
         InvalidationIntent.key("user:42")
     )
 
-    tokens = [value for store in stores for value, _ in store._items.values()]
+    tokens = [value for store in stores for value, *_ in store._items.values()]
     assert len(tokens) == len(set(tokens)) == 2
 
 

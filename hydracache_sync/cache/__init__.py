@@ -10,7 +10,7 @@ from hydracache_sync.cache.memcached import MemcachedStore
 from hydracache_sync.cache.memory import MemoryStore
 from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed_pickle import PickleCodec
-from hydracache_sync.cache.store import CacheStore, Failures, Write
+from hydracache_sync.cache.store import CacheStore, Copy, Failures, Maker, Write
 from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.tagged import KEPT_TAGS, Stale, TaggedCache
 from hydracache_sync.cache.tokens import fresh_token, fresh_tokens
@@ -27,11 +27,13 @@ __all__ = [
     "PickleCodec",
     # stores
     "CacheStore",
+    "Copy",
     "MemcachedStore",
     "MemoryStore",
     # what appliers need
     "Address",
     "Failures",
+    "Maker",
     "Keyspace",
     "Write",
     "app_address",

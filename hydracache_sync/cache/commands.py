@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate
-from typing import Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
 from hydracache_sync.cache.keyspace import Address, are_app_keys, checked_app_key
 from hydracache_sync.cache.store import (
@@ -26,8 +26,9 @@ WINDOW_SIZE = 64 * 1024
 
 #: What the server answers when it has done as it was told, the usual answer first.
 STORED = (b"STORED",)
-ADDED = (b"STORED", b"NOT_STORED")
+ADDED = frozenset((b"STORED", b"NOT_STORED"))
 DELETED = (b"DELETED", b"NOT_FOUND")
+COMPARED = (b"STORED", b"EXISTS", b"NOT_FOUND")
 
 VERSION = b"version\r\n"
 
@@ -42,14 +43,19 @@ _EXPIRED = _LONGEST_RELATIVE + 24 * 3600
 _LAST_DATE = 2**31 - 1
 
 
-class Window(NamedTuple):
-    """Commands to be sent at once, and the address that each one's answer is about."""
+#: Keys in one ``get``. memcached has answered ERROR to lines of thousands (its
+#: issue 849), and a line over 2 KB that arrives in pieces takes a slower way in it.
+KEYS_PER_GET = 100
 
-    addresses: Sequence[Address]
+
+class Window(NamedTuple):
+    """Commands to be sent at once, and what each one's answer is about."""
+
+    things: Sequence[Any]
     data: bytes
 
 
-def get(keys: Sequence[bytes]) -> bytes:
+def get(keys: Sequence[bytes], verb: bytes = b"get ") -> bytes:
     """One ``get`` for one or more keys.
 
     :raises ValueError: a key has a blank or a line's end in it, or there is none.
@@ -57,7 +63,35 @@ def get(keys: Sequence[bytes]) -> bytes:
     names = b" ".join(keys)
     if names.count(b" ") != len(keys) - 1 or b"\n" in names:
         raise ValueError("an address holds no memcached key")
-    return b"get " + names + b"\r\n"
+    return verb + names + b"\r\n"
+
+
+def versions(
+    places: Sequence[int], keys: Sequence[bytes], placeholders: Sequence[bytes]
+) -> Iterator[Window]:
+    """For each place an ``add`` of its placeholder, and after them all ``gets``.
+
+    A window has the answers of its adds first, then those of a ``gets`` for each
+    ``KEYS_PER_GET`` of its places.
+    """
+    adds = [
+        b"add %b 0 0 %d\r\n%b\r\n" % (key, len(token), token)
+        for key, token in zip(keys, placeholders)
+    ]
+    # Each key is sent twice, and all of it in one go.
+    sizes = [len(add) + len(key) + 1 for add, key in zip(adds, keys)]
+    for start, stop in _cuts(sizes):
+        data = adds[start:stop]
+        data += [
+            get(keys[first : min(first + KEYS_PER_GET, stop)], b"gets ")
+            for first in range(start, stop, KEYS_PER_GET)
+        ]
+        yield Window(places[start:stop], b"".join(data))
+
+
+def compare_and_set(key: bytes, unique: int, value: bytes) -> bytes:
+    """Store where the version is still this one."""
+    return b"cas %b 0 0 %d %d\r\n%b\r\n" % (key, len(value), unique, value)
 
 
 def stats(group: bytes) -> bytes:
@@ -116,15 +150,18 @@ def expiry_of(ttl: float | None, now: float) -> int:
     return date if date <= _LAST_DATE else 0
 
 
-def _windows(
-    addresses: Sequence[Address], commands: Sequence[bytes]
-) -> Iterator[Window]:
+def _windows(things: Sequence[Any], commands: Sequence[bytes]) -> Iterator[Window]:
     """Cut into runs of up to ``WINDOW_SIZE`` bytes; a larger command goes alone."""
-    ends = list(accumulate(map(len, commands)))
+    for start, stop in _cuts(list(map(len, commands))):
+        yield Window(things[start:stop], b"".join(commands[start:stop]))
+
+
+def _cuts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    ends = list(accumulate(sizes))
     start = sent = 0
     while start < len(ends):
         stop = max(start + 1, bisect_right(ends, sent + WINDOW_SIZE))
-        yield Window(addresses[start:stop], b"".join(commands[start:stop]))
+        yield start, stop
         start, sent = stop, ends[stop - 1]
 
 

@@ -29,10 +29,16 @@ from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.lifetime import Lifetime, Lifetimes
 from hydracache_sync.cache.load_lock import LoadLock
 from hydracache_sync.cache.outage import Outage
+from hydracache_sync.cache.replacing import replace
 from hydracache_sync.cache.signed_pickle import PickleCodec
-from hydracache_sync.cache.store import CacheStore, Write
+from hydracache_sync.cache.store import CacheStore, Copy, Write
 from hydracache_sync.cache.tag_sets import TagSet, TagSets
-from hydracache_sync.cache.tokens import is_live
+from hydracache_sync.cache.tokens import (
+    is_live,
+    is_placeholder,
+    placeholders,
+    stamped,
+)
 from hydracache_sync.errors import ApplyError, ApplyPermanent
 from hydracache_sync.printable import printable_logger
 
@@ -231,49 +237,90 @@ class Entries:
     # Before a load
 
     def with_missing(
-        self, looks: Sequence[Look], lock: LoadLock | None = None
+        self,
+        looks: Sequence[Look],
+        since: float | None,
+        lock: LoadLock | None = None,
     ) -> tuple[list[Look], bool]:
         """Create the tokens that are missing, and take ``lock`` in the same round trip.
 
+        A load that looks at stamps has them stamped as well, for the loads after it:
+        a stamp of now lets itself store nothing.
+
+        :param since: as :meth:`judge` will get it. ``lock`` is None if stamps count.
         :return: the looks with the tokens that are there now, and whether the lock was
             taken.
         """
-        missing = dict.fromkeys(
+        stamps = self._rule.needs_stamps(since)
+        wanted = dict.fromkeys(
             address
             for look in looks
             for address, token in zip(look.addresses[1:], look.tokens or ())
-            if token is None
+            if token is None or (stamps and self._lacks_stamp(token))
         )
-        now = self._clock()
-        writes: list[Write] = [
-            (address, token, None)
-            for address, token in zip(missing, self._rule.new_tokens(len(missing), now))
-        ]
-        if lock is not None:
-            writes.append(lock.request())
-        if not writes:
+        if not wanted and lock is None:
             return list(looks), False
+        taken = False
         try:
-            answers = self._store.add_many(writes)
+            if stamps:
+                there = self._stamped(list(wanted))
+            else:
+                there, taken = self._added(list(wanted), lock)
         except ApplyError as exc:
             self._failed(self._writing, exc)
             # Also those whose tokens were all there: after one failure this read asks
             # the store for nothing more, so that it ends within its time.
             return [look._replace(tokens=None) for look in looks], False
-        there = dict(zip(missing, answers))
         return [
             (
                 look
                 if look.tokens is None
                 else look._replace(
                     tokens=[
-                        there.get(address) if token is None else token
+                        there.get(address) if address in wanted else token
                         for address, token in zip(look.addresses[1:], look.tokens)
                     ]
                 )
             )
             for look in looks
-        ], lock is not None and lock.is_mine(answers[-1])
+        ], taken
+
+    def _lacks_stamp(self, token: bytes) -> bool:
+        return is_live(token, self._rule.kind) and is_placeholder(token)
+
+    def _added(
+        self, missing: Sequence[Address], lock: LoadLock | None
+    ) -> tuple[Mapping[Address, bytes | None], bool]:
+        """Add a token where none is; return what is there, and if the lock is taken."""
+        tokens = placeholders(len(missing), self._rule.kind)
+        writes: list[Write] = [
+            (address, token, None) for address, token in zip(missing, tokens)
+        ]
+        if lock is not None:
+            writes.append(lock.request())
+        answers = self._store.add_many(writes)
+        taken = lock is not None and lock.is_mine(answers[-1])
+        return dict(zip(missing, answers)), taken
+
+    def _stamped(self, wanted: Sequence[Address]) -> Mapping[Address, bytes | None]:
+        """Add a token where none is, stamp what has no stamp; return what is there.
+
+        The random part stays: it is the token that others fill under meanwhile.
+        """
+        there: dict[Address, bytes | None] = {}
+
+        def stamp(copies: Sequence[Copy], found: Sequence[bytes]) -> list[bytes | None]:
+            now_ms = int(self._clock() * 1000)
+            there.update((copy.address, token) for copy, token in zip(copies, found))
+            return [
+                stamped(token, now_ms) if self._lacks_stamp(token) else None
+                for token in found
+            ]
+
+        failures = replace(self._store, wanted, stamp, self._rule.kind, again=False)
+        for failure in failures.values():
+            raise failure
+        return there
 
     def judge(self, look: Look, since: float | None) -> Judgement:
         """Settle, before a load, whether its value may be stored under these tokens.

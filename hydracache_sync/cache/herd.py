@@ -88,10 +88,10 @@ class Herd:
         entries = self._entries
         alone = since is not None or not self._max_wait
         lock = None
-        if look.tokens is not None and None in look.tokens:
-            if not alone and entries.fills_under_new_tokens:
+        if look.tokens is not None:
+            if not (alone or look.knows_all_tokens) and entries.fills_under_new_tokens:
                 lock = entries.lock_of(look, self._max_wait)
-            [look], taken = entries.with_missing([look], lock)
+            [look], taken = entries.with_missing([look], since, lock)
             if not taken:
                 lock = None
         judgement = entries.judge(look, since)

@@ -13,12 +13,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Sequence
 
-from hydracache_sync.cache.tokens import (
-    COLD,
-    LIVE,
-    fresh_tokens,
-    stamp_ms,
-)
+from hydracache_sync.cache.tokens import COLD, LIVE, stamp_ms
 
 #: Seconds for which a strict namespace holds off. A COMMIT has to end within it.
 DEFAULT_HOLD_OFF = 2.0
@@ -40,10 +35,6 @@ class HoldOff:
         #: Seconds after which a COMMIT is no longer sent. It has as long to end.
         self.latest_commit = seconds / 2
 
-    def tokens(self, count: int, now: float) -> list[bytes]:
-        """Make ``count`` tokens, each different, that hold off from ``now`` on."""
-        return fresh_tokens(count, int(now * 1000), COLD)
-
 
 class TokenRule:
     """What a cache takes for a live token, and when it fills under it. Immutable.
@@ -61,9 +52,9 @@ class TokenRule:
         self._skew = clock_skew
         self._cold = clock_skew + (0.0 if hold_off is None else hold_off.seconds)
 
-    def new_tokens(self, count: int, now: float) -> list[bytes]:
-        """Make what a reader puts where a token is missing."""
-        return fresh_tokens(count, int(now * 1000), self.kind)
+    def needs_stamps(self, since: float | None) -> bool:
+        """Tell whether a load of a snapshot of ``since`` looks at stamps."""
+        return self.strict or since is not None
 
     def are_older_than(self, since: float, tokens: Sequence[bytes]) -> bool:
         """Tell whether a snapshot of ``since`` has all that these tokens stand for."""

@@ -13,6 +13,7 @@ from operator import itemgetter
 from time import monotonic
 from typing import (
     TYPE_CHECKING,
+    Any,
     Callable,
     Dict,
     Iterator,
@@ -25,15 +26,23 @@ from typing import (
 from zlib import crc32
 
 from hydracache_sync.cache import commands
-from hydracache_sync.cache.commands import Window
+from hydracache_sync.cache.commands import KEYS_PER_GET, Window
 from hydracache_sync.cache.keyspace import Address
-from hydracache_sync.cache.node import KEYS_PER_GET, Node, note
+from hydracache_sync.cache.node import Node
+from hydracache_sync.cache.replacement import Replacement
 from hydracache_sync.cache.ring import SLOT_MASK, Ring
 from hydracache_sync.cache.server_list import parse_servers, parse_weights
-from hydracache_sync.cache.store import CacheStore, Failures, Write
+from hydracache_sync.cache.store import (
+    CacheStore,
+    Copy,
+    Failures,
+    Maker,
+    Write,
+    note,
+)
 from hydracache_sync.cache.transport import Connection, Limits, load_client
 from hydracache_sync.errors import (
-    ApplyPermanent,
+    ApplyError,
     ApplyUnavailable,
     ConfigurationError,
 )
@@ -50,6 +59,9 @@ CALL_TIMEOUTS = 4
 
 #: What one node gets of a call: things, and their places in the call.
 _Part = Tuple[List[T], List[int]]
+
+#: A node that was sent something, the connection, and what the answers are about.
+_Told = Tuple[Node, Connection, Sequence[Any]]
 
 
 class MemcachedStore(CacheStore):
@@ -122,6 +134,7 @@ class MemcachedStore(CacheStore):
         if retry_after != 0:
             retry_after = _seconds("retry_after", retry_after)
         self._timeout = limits.timeout
+        self.patience = limits.call_timeout
         self._nodes = [
             Node(
                 server,
@@ -177,31 +190,57 @@ class MemcachedStore(CacheStore):
     def set_many(self, writes: Sequence[Write]) -> Failures:
         now = time.time()
         failures: Failures = {}
-        if self._only is not None:
-            windows = commands.store(b"set", writes, failures, now=now)
-            return self._told_one(self._only, windows, commands.STORED, failures)
-        return self._told(
-            {
-                node: commands.store(b"set", part, failures, now=now)
-                for node, part in self._shares(writes, _address_of_write).items()
-            },
-            commands.STORED,
-            failures,
-        )
+        windows = {
+            node: commands.store(b"set", part, failures, now=now)
+            for node, part in self._shares(writes, _address_of_write).items()
+        }
+        return self._acknowledged(windows, commands.STORED, failures)
 
     def delete_many(self, addresses: Sequence[Address]) -> Failures:
         failures: Failures = {}
-        if self._only is not None:
-            windows = commands.delete(addresses, failures)
-            return self._told_one(self._only, windows, commands.DELETED, failures)
-        return self._told(
-            {
-                node: commands.delete(part, failures)
-                for node, part in self._shares(addresses, _itself).items()
-            },
-            commands.DELETED,
-            failures,
-        )
+        windows = {
+            node: commands.delete(part, failures)
+            for node, part in self._shares(addresses, _itself).items()
+        }
+        return self._acknowledged(windows, commands.DELETED, failures)
+
+    def copies(self, addresses: Sequence[Address]) -> list[Copy]:
+        only, slots = self._only, self._ring.slots
+        if only is not None:
+            return [Copy(address, only) for address in addresses]
+        found: list[Copy] = []
+        for address in addresses:
+            chooser = address[0]
+            if chooser is None:
+                found += [Copy(address, node) for node in self._nodes]
+            else:
+                found.append(Copy(address, slots[crc32(chooser) & SLOT_MASK]))
+        return found
+
+    def replace_many(
+        self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
+    ) -> list[bool | ApplyError]:
+        shares: dict[Node, list[int]] = {}
+        for place, (_, node) in enumerate(copies):
+            shares.setdefault(node, []).append(place)
+        going = {
+            node: commands.versions(
+                places,
+                [copies[place].address[1] for place in places],
+                [placeholders[place] for place in places],
+            )
+            for node, places in sorted(shares.items(), key=_index_of_node)
+        }
+        replacement = Replacement(copies, self._timeout)
+        while going:
+            try:
+                self._send_windows(going, replacement.asked, replacement.fail)
+                replacement.run(
+                    make, lambda node: self._give_up(node, going, replacement.fail)
+                )
+            finally:
+                replacement.abandon()
+        return replacement.outcomes
 
     def ping(self) -> dict[str, str | ApplyUnavailable]:
         now = monotonic()
@@ -285,8 +324,10 @@ class MemcachedStore(CacheStore):
 
     def _shares(
         self, things: Sequence[T], address_of: Callable[[T], Address]
-    ) -> dict[Node, list[T]]:
+    ) -> Mapping[Node, Sequence[T]]:
         """Divide what is to be written; what belongs on every node goes to each."""
+        if self._only is not None:
+            return {self._only: things}
         shares: dict[Node, list[T]] = {}
         slots = self._ring.slots
         for thing in things:
@@ -344,96 +385,94 @@ class MemcachedStore(CacheStore):
                 raise
         return found
 
-    def _told(
+    def _acknowledged(
         self,
         shares: Mapping[Node, Iterator[Window]],
         accepted: Sequence[bytes],
         failures: Failures,
     ) -> Failures:
-        """Send each node its windows, one at a time; return what is not acknowledged.
+        """Send each node its writes; return what is not acknowledged.
 
         :param failures: what was refused before; more is added to it.
+        """
+
+        def read(
+            node: Node,
+            connection: Connection,
+            addresses: Sequence[Address],
+            due: float | None,
+        ) -> bool:
+            failed: Failures = {}
+            goes_on = node.acknowledged(connection, addresses, accepted, failed, due)
+            for address, error in failed.items():
+                note(failures, address, error)
+            return goes_on
+
+        def fail(addresses: Sequence[Address], error: ApplyError) -> None:
+            for address in addresses:
+                note(failures, address, error)
+
+        self._told(shares, read, fail)
+        return failures
+
+    def _told(
+        self,
+        shares: Mapping[Node, Iterator[Window]],
+        read: Callable[[Node, Connection, Sequence[Any], "float | None"], bool],
+        fail: Callable[[Sequence[Any], ApplyError], None],
+    ) -> None:
+        """Send each node its windows, one at a time, and have the answers read.
+
+        :param read: reads the answers about some things; tells whether the node still
+            answers, so that its next window is worth it.
+        :param fail: told of things whose window was not sent.
         """
         going = dict(sorted(shares.items(), key=_index_of_node))
         while going:
             now = monotonic()
-            told: list[tuple[Node, Connection, Window]] = []
+            told: list[_Told] = []
             due = None
             try:
-                for node, windows in list(going.items()):
-                    window = next(windows, None)
-                    if window is None:
-                        del going[node]
-                        continue
-                    try:
-                        told.append((node, node.tell(window.data, now), window))
-                    except ApplyUnavailable as exc:
-                        failed: Failures = {}
-                        note(failed, window.addresses, exc)
-                        _merge(failures, failed)
-                        self._give_up(node, going, failures)
+                self._send_windows(going, told, fail)
                 told.reverse()
                 while told:
-                    node, connection, window = told.pop()
-                    failed = {}
-                    addresses = window.addresses
-                    if not node.acknowledged(
-                        connection, addresses, accepted, failed, due
-                    ):
-                        self._give_up(node, going, failures)
-                    _merge(failures, failed)
+                    node, connection, things = told.pop()
+                    if not read(node, connection, things, due):
+                        self._give_up(node, going, fail)
                     due = now + self._timeout
             except BaseException:
                 for node, connection, _ in told:
                     node.abandon(connection)
                 raise
-        return failures
 
-    def _told_one(
+    def _send_windows(
         self,
-        node: Node,
-        windows: Iterator[Window],
-        accepted: Sequence[bytes],
-        failures: Failures,
-    ) -> Failures:
-        """As :meth:`_told` for one node, which has nobody to wait for."""
-        for window in windows:
-            failed: Failures = {}
+        going: dict[Node, Iterator[Window]],
+        told: list[_Told],
+        fail: Callable[[Sequence[Any], ApplyError], None],
+    ) -> None:
+        """Send the next window of each node. A node that has none leaves ``going``."""
+        now = monotonic()
+        for node, windows in list(going.items()):
+            window = next(windows, None)
+            if window is None:
+                del going[node]
+                continue
             try:
-                connection = node.tell(window.data, monotonic())
-                goes_on = node.acknowledged(
-                    connection, window.addresses, accepted, failed
-                )
+                told.append((node, node.tell(window.data, now), window.things))
             except ApplyUnavailable as exc:
-                note(failed, window.addresses, exc)
-                goes_on = False
-            if failed:
-                _merge(failures, failed)
-            if not goes_on:
-                self._give_up(node, {node: windows}, failures)
-        return failures
+                fail(window.things, exc)
+                self._give_up(node, going, fail)
 
     @staticmethod
     def _give_up(
-        node: Node, going: dict[Node, Iterator[Window]], failures: Failures
+        node: Node,
+        going: dict[Node, Iterator[Window]],
+        fail: Callable[[Sequence[Any], ApplyError], None],
     ) -> None:
         # To wait for a node that is away once for every window could take for ever.
-        failed: Failures = {}
         for window in going.pop(node):
-            note(failed, window.addresses, node.not_sent())
-        _merge(failures, failed)
-
-
-def _merge(failures: Failures, more: Failures) -> None:
-    """Add failures; of two for one address, the one that trying again can help.
-
-    A flush fails once for each node that lacks it. While one of them is away nothing
-    about it is final.
-    """
-    for address, error in more.items():
-        before = failures.get(address)
-        if before is None or isinstance(before, ApplyPermanent):
-            failures[address] = error
+            fail(window.things, node.not_sent())
 
 
 def _ask(

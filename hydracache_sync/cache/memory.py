@@ -7,6 +7,7 @@ changing its own.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -18,12 +19,19 @@ from hydracache_sync.cache.keyspace import Address, checked_app_key
 from hydracache_sync.cache.store import (
     GONE,
     CacheStore,
+    Copy,
     Failures,
+    Maker,
     Write,
     checked_value,
     whole_seconds,
 )
-from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable, ConfigurationError
+from hydracache_sync.errors import (
+    ApplyError,
+    ApplyPermanent,
+    ApplyUnavailable,
+    ConfigurationError,
+)
 
 #: Bytes of one value, key included: memcached's limit unless started with ``-I``.
 MAX_ITEM_SIZE = 1024 * 1024
@@ -56,8 +64,9 @@ class MemoryStore(CacheStore):
         self._max_items = max_items
         self._clock = clock
         self._lock = threading.Lock()
-        # Key -> value and the moment it expires, least recently used first.
-        self._items: OrderedDict[bytes, tuple[bytes, float | None]] = OrderedDict()
+        # Key -> value, the moment it expires, version; least recently used first.
+        self._items: OrderedDict[bytes, tuple[bytes, float | None, int]] = OrderedDict()
+        self._uniques = itertools.count(1)
         _stores.add(self)
 
     def get_many(self, addresses: Sequence[Address]) -> list[bytes | None]:
@@ -89,6 +98,33 @@ class MemoryStore(CacheStore):
                 else:
                     self._store(key, value, seconds, now)
         return failures
+
+    def copies(self, addresses: Sequence[Address]) -> list[Copy]:
+        return [Copy(address, None) for address in addresses]
+
+    def replace_many(
+        self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
+    ) -> list[bool | ApplyError]:
+        now = self._clock()
+        keys = [copy.address[1] for copy in copies]
+        with self._lock:
+            found = []
+            for key, placeholder in zip(keys, placeholders):
+                if self._live(key, now) is None:
+                    self._store(key, placeholder, 0, now)
+                found.append(self._items[key])
+        values = make(copies, [value for value, _, _ in found])
+        now = self._clock()
+        with self._lock:
+            outcomes: list[bool | ApplyError] = []
+            for key, value, (_, _, unique) in zip(keys, values, found):
+                same = (
+                    self._live(key, now) is not None and self._items[key][2] == unique
+                )
+                if same and value is not None:
+                    self._store(key, value, 0, now)
+                outcomes.append(same)
+            return outcomes
 
     def delete_many(self, addresses: Sequence[Address]) -> Failures:
         failures: Failures = {}
@@ -143,7 +179,7 @@ class MemoryStore(CacheStore):
         item = self._items.get(key)
         if item is None:
             return None
-        value, expires_at = item
+        value, expires_at, _ = item
         if expires_at is not None and now >= expires_at:
             del self._items[key]
             return None
@@ -151,7 +187,8 @@ class MemoryStore(CacheStore):
         return value
 
     def _store(self, key: bytes, value: bytes, seconds: int, now: float) -> None:
-        self._items[key] = value, now + seconds if seconds else None
+        expires_at = now + seconds if seconds else None
+        self._items[key] = value, expires_at, next(self._uniques)
         self._items.move_to_end(key)
         if len(self._items) > self._max_items:
             self._items.popitem(last=False)

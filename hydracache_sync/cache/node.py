@@ -8,24 +8,21 @@ waits for the first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn, Sequence
+from typing import TYPE_CHECKING, Dict, NoReturn, Sequence, TypeVar
 
 from hydracache_sync.cache import commands
 from hydracache_sync.cache.breaker import Breaker, Rest
+from hydracache_sync.cache.commands import KEYS_PER_GET
 from hydracache_sync.cache.connection_pool import ConnectionPool, NoFreeConnection
-from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.replies import BrokenReply
 from hydracache_sync.cache.server_list import Server
-from hydracache_sync.cache.store import Failures
 from hydracache_sync.cache.transport import Connection, Limits
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-#: Keys in one ``get``. memcached has answered ERROR to lines of thousands (its
-#: issue 849), and a line over 2 KB that arrives in pieces takes a slower way in it.
-KEYS_PER_GET = 100
+T = TypeVar("T")
 
 
 class Node:
@@ -180,13 +177,16 @@ class Node:
     def acknowledged(
         self,
         connection: Connection,
-        addresses: Sequence[Address],
+        things: Sequence[T],
         accepted: Sequence[bytes],
-        failures: Failures,
+        failures: Dict[T, ApplyError],
         due: float | None = None,
+        unusual: Dict[T, bytes] | None = None,
     ) -> bool:
         """Read the answers to a window of writes, and note what has a bad one or none.
 
+        :param things: what is written: that which failures are noted of.
+        :param unusual: answers that are accepted, and not the first of these.
         :return: whether the node still answers, so that the next window is worth it.
         """
         replies = connection.replies
@@ -194,14 +194,16 @@ class Node:
         try:
             if due is not None:
                 connection.check_answer(due)
-            while answered < len(addresses):
-                alike = replies.skip(accepted[0], len(addresses) - answered)
+            while answered < len(things):
+                alike = replies.skip(accepted[0], len(things) - answered)
                 answered += alike
                 if alike:
                     continue
                 answer = replies.line()
                 if answer not in accepted:
-                    failures[addresses[answered]] = self._refusal(answer)
+                    failures[things[answered]] = self._refusal(answer)
+                elif unusual is not None and answer != accepted[0]:
+                    unusual[things[answered]] = answer
                 answered += 1
                 if answer.startswith(b"CLIENT_ERROR"):
                     # After one the server may take the value for a command and answer
@@ -213,7 +215,7 @@ class Node:
         except OSError as exc:
             self._pool.drop(connection)
             error = self._unavailable(exc, connection.used_at)
-            note(failures, addresses[answered:], error)
+            failures.update((thing, error) for thing in things[answered:])
             return False
         except BaseException:
             self._pool.drop(connection)
@@ -229,17 +231,14 @@ class Node:
         :raises ApplyPermanent: a value is over the item limit.
         :raises ApplyUnavailable: the node did not answer properly.
         """
-        failure: ApplyError | None = None
+        failures: dict[int, ApplyError] = {}
         try:
             try:
                 if due is not None:
                     connection.check_answer(due)
-                for _ in keys:
-                    answer = connection.replies.line()
-                    if answer not in commands.ADDED:
-                        if not answer.startswith(b"SERVER_ERROR"):
-                            raise _not_understood(answer)
-                        failure = self._refusal(answer)
+                answers = connection.replies.lines(len(keys))
+                if not commands.ADDED.issuperset(answers):
+                    failures = self._refusals(answers)
                 values = connection.replies.values(keys)
             except BaseException:
                 self._pool.drop(connection)
@@ -247,9 +246,79 @@ class Node:
         except OSError as exc:
             self._give_up(exc, connection.used_at)
         self._answered(connection)
-        if failure is not None:
+        for failure in failures.values():
             raise failure
         return values
+
+    def versions(
+        self, connection: Connection, keys: Sequence[bytes], due: float | None = None
+    ) -> list[tuple[bytes, int] | ApplyError | None]:
+        """Read the answers to a window of ``commands.versions``.
+
+        The connection then goes to :meth:`tell_more`, and to :meth:`put_back` if there
+        is no more to say. The same connection, because a server that is restarted
+        counts its versions from 1 again. On another connection a condition could hold
+        for what another process calls by the same number.
+
+        :return: in the order of the keys, None where nothing is; an error where the
+            placeholder was refused.
+        :raises ApplyUnavailable: the node did not answer properly.
+        """
+        replies = connection.replies
+        refused: dict[int, ApplyError] = {}
+        found: list[tuple[bytes, int] | None] = []
+        try:
+            try:
+                if due is not None:
+                    connection.check_answer(due)
+                added = replies.lines(len(keys))
+                if not commands.ADDED.issuperset(added):
+                    refused = self._refusals(added)
+                for start in range(0, len(keys), KEYS_PER_GET):
+                    found += replies.versions(keys[start : start + KEYS_PER_GET])
+                replies.finish()
+                if not all(version[1] for version in found if version is not None):
+                    raise _Refused(
+                        "it keeps no versions of its items, which tokens need; start"
+                        " it without the option -C (disable cas)"
+                    )
+            except BaseException:
+                self._pool.drop(connection)
+                raise
+        except OSError as exc:
+            self._give_up(exc, connection.used_at)
+        answers: list[tuple[bytes, int] | ApplyError | None] = [*found]
+        for place, error in refused.items():
+            answers[place] = found[place] or error
+        return answers
+
+    def tell_more(self, connection: Connection, data: bytes, now: float) -> None:
+        """As :meth:`tell`, on a connection that was held since."""
+        try:
+            try:
+                connection.send(data, now + self._call_timeout)
+            except BaseException:
+                self._pool.drop(connection)
+                raise
+        except OSError as exc:
+            self._give_up(exc, connection.used_at)
+
+    def put_back(self, connection: Connection) -> None:
+        """Give a connection back on which every answer has been read."""
+        self._answered(connection)
+
+    def _refusals(self, answers: Sequence[bytes]) -> dict[int, ApplyError]:
+        """The errors of the adds of a window that were refused, by their places.
+
+        :raises BrokenReply: one is no answer to an ``add``.
+        """
+        refused = {}
+        for place, answer in enumerate(answers):
+            if answer not in commands.ADDED:
+                if not answer.startswith(b"SERVER_ERROR"):
+                    raise _not_understood(answer)
+                refused[place] = self._refusal(answer)
+        return refused
 
     def version(self, connection: Connection, due: float | None = None) -> str:
         """Read the answer to ``version``.
@@ -371,11 +440,6 @@ class Node:
 
 class _Refused(BrokenReply):
     """The node answers, and what it says leaves the place in the stream unknown."""
-
-
-def note(failures: Failures, addresses: Sequence[Address], error: ApplyError) -> None:
-    """Note that ``error`` is what became of these."""
-    failures.update((address, error) for address in addresses)
 
 
 def _not_understood(answer: bytes) -> BrokenReply:

@@ -32,7 +32,10 @@ MAX_VALUE = 1024 * 1024 * 1024
 TIMEOUTS = (TimeoutError, socket.timeout, BlockingIOError)
 
 _value_line = b"VALUE %b 0 %d".__mod__
-_value_head = re.compile(rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10})\r\n").match
+_value_head = re.compile(rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10})()\r\n").match
+_version_head = re.compile(
+    rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10}) ([0-9]{1,20})\r\n"
+).match
 
 
 class BrokenReply(ConnectionError):
@@ -80,15 +83,39 @@ class Replies:
                     self._buffer = b""
                     return values  # type: ignore[return-value]
         found = self._values_one_by_one(buffer, set(keys))
+        self.finish()
+        return [found.get(key) for key in keys]
+
+    def versions(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
+        """Read the answer to a ``gets``: of each key its value and that one's version.
+
+        :return: in the order of the keys, None where there is nothing.
+        :raises OSError: as :meth:`values`.
+        """
+        found: dict[bytes, tuple[bytes, int]] = {}
+        buffer = self._buffer or self._more()
+        if buffer.startswith(b"ERROR"):
+            raise BrokenReply(
+                "it does not know 'gets' and 'cas', which tokens need: a proxy?"
+            )
+        self._values_one_by_one(buffer, set(keys), found)
         return [found.get(key) for key in keys]
 
     def _values_one_by_one(
-        self, buffer: bytes, wanted: set[bytes]
+        self,
+        buffer: bytes,
+        wanted: set[bytes],
+        versions: dict[bytes, tuple[bytes, int]] | None = None,
     ) -> dict[bytes, bytes]:
+        """Read to ``END``. What comes after it stays in the buffer.
+
+        :param versions: filled, if the values have versions.
+        """
         found: dict[bytes, bytes] = {}
         position = 0
+        match = _value_head if versions is None else _version_head
         while True:
-            head = _value_head(buffer, position)
+            head = match(buffer, position)
             if head is None:
                 end = buffer.find(b"\r\n", position)
                 if end < 0:
@@ -98,9 +125,8 @@ class Replies:
                 if buffer[position:end] != b"END":
                     raise _unexpected(buffer[position:end], "a VALUE or END")
                 self._buffer = buffer[end + 2 :]
-                self.finish()
                 return found
-            key, digits = head.groups()
+            key, digits, unique = head.groups()
             if key not in wanted:
                 raise _unexpected(key, "the value of a key that was asked for")
             start = head.end()
@@ -112,8 +138,13 @@ class Replies:
                 start, stop = 0, stop - start
             if not buffer.startswith(b"\r\n", stop):
                 raise _unexpected(buffer[stop : stop + 2], "the end of a value")
-            # A key that was asked for twice is answered twice.
-            found[key] = buffer[start:stop]
+            # A key that was asked for twice is answered twice, and alike.
+            if versions is None:
+                value = buffer[start:stop]
+                if found.setdefault(key, value) != value:
+                    raise _unexpected(key, "one value for a key")
+            else:
+                versions[key] = buffer[start:stop], int(unique)
             position = stop + 2
 
     def line(self) -> bytes:
@@ -128,6 +159,18 @@ class Replies:
             end = buffer.find(b"\r\n")
         self._buffer = buffer[end + 2 :]
         return buffer[:end]
+
+    def lines(self, count: int) -> list[bytes]:
+        """Read ``count`` lines, 1 or more, without their ends.
+
+        :raises OSError: as :meth:`values`.
+        """
+        lines = (self._buffer or self._more()).split(b"\r\n", count)
+        while len(lines) <= count:
+            longer = self._longer_line(lines.pop())
+            lines += longer.split(b"\r\n", count - len(lines))
+        self._buffer = lines.pop()
+        return lines
 
     def skip(self, line: bytes, count: int) -> int:
         """Pass over up to ``count`` lines that are all ``line`` and came in one piece.

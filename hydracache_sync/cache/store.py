@@ -11,10 +11,20 @@ from __future__ import annotations
 import math
 from math import ceil, isfinite
 from types import TracebackType
-from typing import Dict, Optional, Sequence, Tuple, TypeVar, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 from hydracache_sync.cache.keyspace import Address, checked_ring
-from hydracache_sync.errors import ApplyError, ApplyUnavailable
+from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
 
 #: One thing to store: where, what, and for how many seconds (see ``whole_seconds``).
 Write = Tuple[Address, bytes, Optional[float]]
@@ -27,6 +37,21 @@ GONE = -math.inf
 Failures = Dict[Address, ApplyError]
 
 S = TypeVar("S", bound="CacheStore")
+
+
+class Copy(NamedTuple):
+    """One place where the value of an address is kept.
+
+    :ivar node: where, as the store knows it. An address on every node has many copies.
+    """
+
+    address: Address
+    node: Any
+
+
+#: Makes the values to be stored, and takes their stamps. Gets copies and what they
+#: hold; None in place of a value leaves a copy as it is. Asks nothing of the store.
+Maker = Callable[[Sequence[Copy], Sequence[bytes]], Sequence[Optional[bytes]]]
 
 
 class CacheStore:
@@ -83,6 +108,34 @@ class CacheStore:
         """
         raise NotImplementedError
 
+    #: Seconds for which a write goes on that others keep getting ahead of.
+    patience: float = 1.0
+
+    def copies(self, addresses: Sequence[Address]) -> list[Copy]:
+        """Return every copy of what is kept at ``addresses``, in their order."""
+        raise NotImplementedError
+
+    def replace_many(
+        self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
+    ) -> list[bool | ApplyError]:
+        """Replace what each copy holds, unless another is faster: two round trips.
+
+        The first reads every copy, and adds its placeholder where nothing is. Then
+        ``make`` makes the new values. The second stores them on condition that each
+        copy still is the version that was read. Each goes to all nodes at once, and is
+        repeated for each 64 KiB that a node is sent.
+
+        A write that is carried out late, also after this call has failed, changes
+        nothing, unless nothing has changed since its reading.
+
+        :param placeholders: a value for each copy, never used before: it may be stored
+            long after this call has failed.
+        :param make: may be called several times, each time for some of the copies.
+        :return: in the order of ``copies``: True, as ``make`` said; False, another
+            write was faster, or what was read is gone; an error, not acknowledged.
+        """
+        raise NotImplementedError
+
     def delete_many(self, addresses: Sequence[Address]) -> Failures:
         """Remove, and return what was not acknowledged. Removing nothing is success.
 
@@ -117,6 +170,17 @@ class CacheStore:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def note(failures: Failures, address: Address, error: ApplyError) -> None:
+    """Add a failure; of two for one address, keep the one that trying again can help.
+
+    A flush fails once for each node that lacks it. While one of them is away nothing
+    about it is final.
+    """
+    before = failures.get(address)
+    if before is None or isinstance(before, ApplyPermanent):
+        failures[address] = error
 
 
 def whole_seconds(ttl: Union[float, None]) -> int:

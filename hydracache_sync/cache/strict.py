@@ -13,7 +13,9 @@ from typing import Callable, Sequence
 
 from hydracache_sync.cache.hold_off import HoldOff
 from hydracache_sync.cache.keyspace import Keyspace
-from hydracache_sync.cache.store import CacheStore
+from hydracache_sync.cache.replacing import replace
+from hydracache_sync.cache.store import CacheStore, Copy
+from hydracache_sync.cache.tokens import COLD, fresh_tokens
 from hydracache_sync.errors import ApplyError, QuarantineError
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.printable import printable_logger
@@ -24,8 +26,9 @@ logger = printable_logger(__name__)
 class Quarantine:
     """A block around a COMMIT; made by ``TaggedCache.quarantine``.
 
-    Entering it replaces the tokens, in one round trip to each node. Leave nothing
-    but the commit in the block; if there is more, call :meth:`check` right before it.
+    Entering it replaces the tokens, in two round trips to all nodes at once. Leave
+    nothing but the commit in the block; if there is more, call :meth:`check` right
+    before it.
 
     :ivar strict: whether reads that begin after the commit get nothing older. True from
         entering on, unless the cache could not be reached and that was allowed, or the
@@ -116,13 +119,13 @@ class Quarantine:
             addresses = list(
                 dict.fromkeys(keyspace.target(kind, value) for kind, value in targets)
             )
-            tokens = self._hold_off.tokens(len(addresses), self._clock())
-            failures = store.set_many(
-                [(address, token, None) for address, token in zip(addresses, tokens)]
-            )
+            failures = replace(store, addresses, self._marks, COLD)
             for failure in failures.values():
                 return failure
         return None
+
+    def _marks(self, _: Sequence[Copy], found: Sequence[bytes]) -> list[bytes]:
+        return fresh_tokens(len(found), int(self._clock() * 1000), COLD)
 
     def _elapsed(self) -> float:
         """Seconds since it began, by the clock that says more.

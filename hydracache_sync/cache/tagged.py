@@ -307,8 +307,8 @@ class TaggedCache:
         missing = [look for look in looks if look.value is MISS]
         if not missing and not written:
             return values
-        complete, _ = self._entries.with_missing(missing)
         since = self._since(since)
+        complete, _ = self._entries.with_missing(missing, since)
         judgements = [self._entries.judge(look, since) for look in complete]
         loaded = loader([look.key for look in missing] + written)
         packed = []
@@ -508,8 +508,9 @@ class TaggedCache:
                 )
                 return Judgement(nothing, self._entries.tallies.bypassed)
         look = self._entries.tokens_of(key, tags)
-        [look], _ = self._entries.with_missing([look])
-        return self._entries.judge(look, self._since(since))
+        since = self._since(since)
+        [look], _ = self._entries.with_missing([look], since)
+        return self._entries.judge(look, since)
 
     def _load_or_stale(
         self,

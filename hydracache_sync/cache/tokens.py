@@ -4,9 +4,10 @@ A token is never equal to one made before it, by any process at any time. A coun
 row id or a time alone would come back after an eviction, a restart or a late worker,
 and with it every entry that was loaded under it.
 
-On the wire: one byte of kind, 64 random bits, the moment of creation in Unix
-milliseconds. What is not exactly that is not live, and what is not live neither serves
-nor allows a fill.
+On the wire: one byte of kind, 64 random bits, and the token's *stamp* in Unix
+milliseconds. Every change that the token stands for was committed before its stamp.
+What is not exactly that is not live, and what is not live neither serves nor allows a
+fill. ``replacing.py`` has the only ways in which a token is written.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ TOKEN_ID_SIZE = 9
 
 #: The kind that may serve and be filled under.
 LIVE = b"L"
+
+#: The stamp of a placeholder, which is later than every moment. A placeholder may
+#: arrive long after it was made, when its true moment would be a promise that the
+#: token does not keep. So no older snapshot is stored under it, and it is never warm.
+UNKNOWN_MS = 2**64 - 1
 
 #: Strict namespaces have a kind of their own, so that a reader which is not strict by
 #: mistake does not take it for live, nor a strict one what the other has made. It is
@@ -49,6 +55,21 @@ def fresh_tokens(count: int, stamp_ms: int, kind: bytes = LIVE) -> list[bytes]:
     ]
 
 
+def placeholders(count: int, kind: bytes = LIVE) -> list[bytes]:
+    """Make ``count`` tokens, each different, for places where none is."""
+    return fresh_tokens(count, UNKNOWN_MS, kind)
+
+
+def stamped(token: bytes, stamp_ms: int) -> bytes:
+    """Return the same token with a stamp."""
+    return token[:TOKEN_ID_SIZE] + stamp_ms.to_bytes(8, "big")
+
+
+def is_placeholder(token: bytes | None) -> bool:
+    """Tell whether ``token`` has no stamp yet. None has none either."""
+    return token is None or token[TOKEN_ID_SIZE:] == _UNKNOWN
+
+
 def is_live(token: bytes | None, kind: bytes = LIVE) -> bool:
     """Tell whether what a store gave back is a token that may serve.
 
@@ -58,5 +79,8 @@ def is_live(token: bytes | None, kind: bytes = LIVE) -> bool:
 
 
 def stamp_ms(token: bytes) -> int:
-    """When a token was made, in Unix milliseconds of its maker's clock."""
+    """The stamp of a token, in Unix milliseconds of its maker's clock."""
     return int.from_bytes(token[TOKEN_ID_SIZE:], "big")
+
+
+_UNKNOWN = UNKNOWN_MS.to_bytes(8, "big")

@@ -26,6 +26,7 @@ from hydracache_sync.cache.writing import touch
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.integrations import callers_transaction, open_transactions
 from hydracache_sync.integrations.collected import Collected, Written
+from hydracache_sync.integrations.request_writes import RequestWrites
 from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -45,6 +46,17 @@ T = TypeVar("T")
 
 #: What ``enqueue`` takes: intents, and batches of them.
 Invalidations = Union[InvalidationIntent, InvalidationIntentBatch]
+
+
+class _NotToBeStored(Exception):
+    """Ends a load that has itself written: its value may be rolled back.
+
+    :ivar value: for the caller of that load alone.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__("the loader has written in a transaction that is open")
+        self.value = value
 
 
 class AppCalls(abc.ABC):
@@ -67,6 +79,11 @@ class AppCalls(abc.ABC):
     @abc.abstractmethod
     def collected_if_any(self) -> Collected | None:
         """The same, or None if the request has not needed one yet."""
+
+    @abc.abstractmethod
+    def request_writes(self) -> RequestWrites | None:
+        """What is known of the connections of the request that is being served; None
+        where none is."""
 
     # Parts
 
@@ -211,6 +228,7 @@ class AppCalls(abc.ABC):
         """
         runtime, collected = self.runtime, self.collected()
         before, earlier = collected.intents, len(collected.written)
+        self._know(connection)
         callers_transaction.begin(connection)
         try:
             yield connection
@@ -329,7 +347,7 @@ class AppCalls(abc.ABC):
         cache may hold the value from before, and a value loaded in an open transaction
         must not get into the cache. Then the database is to be asked.
         """
-        if open_transactions.writing():
+        if self._has_uncommitted():
             return False
         collected = self.collected_if_any()
         if collected is not None:
@@ -364,9 +382,9 @@ class AppCalls(abc.ABC):
         not committed, nothing that it loads is stored at all. The snapshot that the
         loader reads in is known, see ``HYDRACACHE_SNAPSHOT``.
         """
-        if open_transactions.writing():
-            # They may have more to collect at their flush, and what a statement without
-            # objects has changed nobody knows.
+        if self._has_uncommitted():
+            # It may have more to collect, at a flush or right before its commit, and
+            # what a statement without objects has changed nobody knows.
             return loader()
         collected = self.collected_if_any()
         if collected is not None and not isinstance(tags, (str, bytes)):
@@ -375,9 +393,20 @@ class AppCalls(abc.ABC):
                 return loader()
         if not self.earlier_are_published():
             return loader()
-        return self.cache.get_or_load(
-            key, loader, tags=tags, ttl=ttl, soft_ttl=soft_ttl
-        )
+
+        def load() -> T:
+            value = loader()
+            if self._has_uncommitted():
+                raise _NotToBeStored(value)
+            return value
+
+        try:
+            return self.cache.get_or_load(
+                key, load, tags=tags, ttl=ttl, soft_ttl=soft_ttl
+            )
+        except _NotToBeStored as exc:
+            value: T = exc.value
+            return value
 
     def cached(
         self,
@@ -400,6 +429,18 @@ class AppCalls(abc.ABC):
             )
 
         return decorate
+
+    def _has_uncommitted(self) -> bool:
+        """Whether a transaction of the request has changes that may be rolled back."""
+        if open_transactions.writing():
+            return True
+        writes = self.request_writes()
+        return writes is not None and bool(writes.has_written())
+
+    def _know(self, connection: Any) -> None:
+        writes = self.request_writes()
+        if writes is not None:
+            writes.know(connection)
 
     def _is_writing(self, collected: Collected, key: str, tags: Sequence[str]) -> bool:
         """Whether an entry may lack what this request has written, or show it early."""

@@ -12,6 +12,8 @@ from typing import Any
 from hydracache_sync.outbox.mysql_drivers import driver_of
 
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
+_AUTOCOMMIT = 2  # SERVER_STATUS_AUTOCOMMIT
+_READ_ONLY = 8192  # SERVER_STATUS_IN_TRANS_READONLY
 
 
 def is_open(connection: Any) -> bool | None:
@@ -34,6 +36,45 @@ def is_open(connection: Any) -> bool | None:
         # PyMySQL: refreshed by each acknowledged write; a closed one keeps the last.
         return bool(status & _IN_TRANSACTION) and bool(connection.open)
     return False if getattr(connection, "in_transaction", None) is False else None
+
+
+def has_written(connection: Any, changes: int | None) -> bool | None:
+    """Whether ``connection`` has changed something and not committed it. Asks nobody.
+
+    Errs to True. PyMySQL does not learn from a SELECT that a transaction is open, but
+    from each statement that changes something; also from BEGIN, unless that is
+    ``start transaction read only``, from SAVEPOINT and from a ping.
+
+    :param changes: what :func:`changes_of` said when it had not; None if that is not
+        known.
+    :return: None where the driver cannot tell: mysqlclient; PyMySQL out of autocommit,
+        where INSERT ... RETURNING looks like a SELECT; mysql-connector-python in a
+        transaction that a SELECT may have begun; a ``sqlite3`` of ``autocommit=False``
+        that has written before it was known.
+    :raises Exception: as :func:`is_open`.
+    """
+    if isinstance(connection, sqlite3.Connection):
+        if not connection.in_transaction or connection.total_changes == (changes or 0):
+            return False
+        if changes is None and getattr(connection, "autocommit", -1) is False:
+            return None
+        return True
+    driver_of(connection)
+    status = getattr(connection, "server_status", None)
+    if isinstance(status, int):
+        if not connection.open or status & _READ_ONLY:
+            return False
+        if status & _IN_TRANSACTION:
+            return True
+        return False if status & _AUTOCOMMIT else None
+    return False if getattr(connection, "in_transaction", None) is False else None
+
+
+def changes_of(connection: Any) -> int | None:
+    """How many rows ``connection`` has changed since it was made; only SQLite tells."""
+    if isinstance(connection, sqlite3.Connection):
+        return connection.total_changes
+    return None
 
 
 def has_committed(connection: Any) -> bool:

@@ -19,9 +19,60 @@ from django.db import (  # type: ignore[import-not-found,import-untyped,unused-i
     transaction,
 )
 
+from hydracache_sync.integrations.request_writes import RequestWrites
 from hydracache_sync.integrations.scoped_calls import ScopedCalls
+from hydracache_sync.integrations.statements_seen import changes_data
 
 View = Callable[[Any], Any]
+
+
+class _Writes(RequestWrites):
+    """All connections of Django's in this thread, by the statements that it sends.
+
+    What goes past Django, by ``connection.connection``, is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(None, safe=False, followed=True)
+        self._changed: dict[str, Any] = {}
+
+    def know(self, connection: Any) -> None:
+        """A driver's connection; those of Django's are known better by themselves."""
+        known = connections.all()
+        if all(each.connection is not connection for each in known):
+            super().know(connection)
+
+    def has_written(self) -> bool | None:
+        for alias, connection in list(self._changed.items()):
+            if _in_transaction(connection):
+                return True
+            del self._changed[alias]
+        return super().has_written()
+
+    @contextlib.contextmanager
+    def watch(self, connection: Any) -> Iterator[None]:
+        """See the statements of ``connection`` in the block."""
+
+        def run(
+            execute: Callable[..., Any],
+            sql: str,
+            params: Any,
+            many: bool,
+            context: dict[str, Any],
+        ) -> Any:
+            if _in_transaction(connection) and changes_data(str(sql)):
+                self._changed[connection.alias] = connection
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(run):
+            yield
+
+
+def _in_transaction(connection: Any) -> bool:
+    """Whether what is sent stays open until somebody commits it."""
+    return connection.connection is not None and (
+        connection.in_atomic_block or not connection.autocommit
+    )
 
 
 class HydraCache(ScopedCalls):
@@ -52,14 +103,25 @@ class HydraCache(ScopedCalls):
         """
 
         def serve(request: Any) -> Any:
-            scope = self.begin(f"{request.method} {request.path}")
+            scope = self.begin(request.method, request.path)
+            scope.writes = writes = _Writes()
             try:
-                with self.current(scope):
+                with self.current(scope), contextlib.ExitStack() as watched:
+                    for connection in connections.all():
+                        watched.enter_context(writes.watch(connection))
                     return get_response(request)
             finally:
                 scope.end()
 
         return serve
+
+    def _writes(self) -> _Writes:
+        """What is known in the current scope."""
+        scope = self.current_scope
+        assert scope is not None
+        if not isinstance(scope.writes, _Writes):
+            scope.writes = _Writes()
+        return scope.writes
 
     @contextlib.contextmanager
     def atomic(
@@ -81,6 +143,7 @@ class HydraCache(ScopedCalls):
             collected = self.collected()
             before, earlier = collected.intents, len(collected.written)
             connection = connections[using]
+            around_all.enter_context(self._writes().watch(connection))
             around_the_commit = around_all.enter_context(contextlib.ExitStack())
             is_outermost = not connection.in_atomic_block
             try:

@@ -19,6 +19,7 @@ from hydracache_sync import settings
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.cli.program import app_commands
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.app_calls import AppCalls
 from hydracache_sync.integrations.collected import Collected
 from hydracache_sync.integrations.config import AppConfig
@@ -28,6 +29,7 @@ from hydracache_sync.integrations.request_end import (
     end_request,
     write_into_open_transaction,
 )
+from hydracache_sync.integrations.request_writes import SAFE_METHODS, RequestWrites
 from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.integrations.snapshot_guard import SnapshotGuard
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -40,6 +42,7 @@ NAME = "hydracache"
 _COLLECTED = "_hydracache_collected"
 _BEGAN = "_hydracache_began"
 _ASKED = "_hydracache_asked"
+_WRITES = "_hydracache_writes"
 
 
 class FlaskState:
@@ -101,7 +104,12 @@ class HydraCache(AppCalls):
         if connection is not None and not callable(connection):
             raise TypeError("connection must be a function that returns the connection")
         config = AppConfig(app.config, flask=True)
-        guard = SnapshotGuard(config[settings.SNAPSHOT], _collected, _request_began)
+        guard = SnapshotGuard(
+            config[settings.SNAPSHOT],
+            _collected,
+            _request_began,
+            self.request_writes,
+        )
         runtime = Runtime(config, snapshot=guard)
         cookie = ReceiptCookie(runtime, lambda: app.secret_key)
         state = FlaskState(runtime, connection, cookie)
@@ -141,6 +149,19 @@ class HydraCache(AppCalls):
             return None
         collected: Collected | None = g.get(_COLLECTED)
         return collected
+
+    def request_writes(self) -> RequestWrites | None:
+        if not has_app_context():
+            return None
+        writes: RequestWrites | None = g.get(_WRITES)
+        if writes is None:
+            writes = RequestWrites(
+                self._state.connection_of,
+                safe=not serving_a_request() or request.method in SAFE_METHODS,
+                followed=open_transactions.are_followed(self),
+            )
+            setattr(g, _WRITES, writes)
+        return writes
 
     def earlier_are_published(self) -> bool:
         """Whether what the same browser wrote in its last requests is published."""
@@ -192,6 +213,7 @@ class _Hooks:
         self._ensure_pool()
         kept = g.__dict__
         kept[_BEGAN] = time.time()
+        kept.pop(_WRITES, None)  # of an app context that is older than the request
         collected: Collected | None = kept.get(_COLLECTED)
         if collected is not None:
             # The app context is older than the request: around a test client, say.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Iterator
+from typing import Any, Iterator
 
 from hydracache_sync.snapshots import NEVER
 
@@ -25,6 +25,19 @@ class OpenTransaction:
     def has_changes(self) -> bool:
         """Whether it shows its owner what others do not see."""
         raise NotImplementedError
+
+
+#: Apps that have attached what makes their transactions.
+_followed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def follow(app: Any) -> None:
+    """State that this module is told of the transactions of ``app``."""
+    _followed.add(app)
+
+
+def are_followed(app: Any) -> bool:
+    return app in _followed
 
 
 class _ThisThread(threading.local):

@@ -14,6 +14,7 @@ from typing import Any, Iterator, Mapping
 
 from hydracache_sync import settings
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.app_calls import AppCalls
 from hydracache_sync.integrations.collected import Collected
 from hydracache_sync.integrations.config import AppConfig
@@ -22,6 +23,7 @@ from hydracache_sync.integrations.request_end import (
     end_request,
     write_into_open_transaction,
 )
+from hydracache_sync.integrations.request_writes import SAFE_METHODS, RequestWrites
 from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.integrations.snapshot_guard import SnapshotGuard
 from hydracache_sync.snapshots import NEVER
@@ -31,17 +33,29 @@ class Scope:
     """One request, or one run of a script, from its begin to its end.
 
     :param where: names it, for log lines and as the reason of the rows.
+    :param safe: it is a request that changes nothing, by its method, or no request.
+    :param connection_of: returns its connection, where the app said so.
     """
 
-    def __init__(self, runtime: Runtime, where: str) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        where: str,
+        *,
+        safe: bool = True,
+        connection_of: ConnectionOf | None = None,
+    ) -> None:
         self.where = where
+        self.safe = safe
+        self.connection_of = connection_of
+        self.writes: RequestWrites | None = None
         self.began = time.time()
         self.collected: Collected | None = None
         self._runtime = runtime
 
-    def offer(self, connection_of: ConnectionOf | None) -> None:
+    def offer(self) -> None:
         """Write what was collected into the transaction that the app will end."""
-        collected = self.collected
+        collected, connection_of = self.collected, self.connection_of
         if collected is None or connection_of is None or collected.why:
             return
         if collected or self._runtime.strict:
@@ -70,7 +84,10 @@ class ScopedCalls(AppCalls):
         )
         self.config = AppConfig(config)
         guard = SnapshotGuard(
-            self.config[settings.SNAPSHOT], self.collected_if_any, self._scope_began
+            self.config[settings.SNAPSHOT],
+            self.collected_if_any,
+            self._scope_began,
+            self.request_writes,
         )
         self._runtime = Runtime(self.config, snapshot=guard)
 
@@ -98,6 +115,18 @@ class ScopedCalls(AppCalls):
         scope = self._current.get()
         return None if scope is None else scope.collected
 
+    def request_writes(self) -> RequestWrites | None:
+        scope = self._current.get()
+        if scope is None:
+            return None
+        if scope.writes is None:
+            scope.writes = RequestWrites(
+                scope.connection_of,
+                safe=scope.safe,
+                followed=open_transactions.are_followed(self),
+            )
+        return scope.writes
+
     @contextlib.contextmanager
     def collecting(self, where: str = "a script") -> Iterator[None]:
         """Serve a block that is no request: of a script, a task, a consumer.
@@ -121,10 +150,17 @@ class ScopedCalls(AppCalls):
         finally:
             self._current.reset(token)
 
-    def begin(self, where: str) -> Scope:
+    def begin(
+        self, method: str, path: str, connection_of: ConnectionOf | None = None
+    ) -> Scope:
         """Begin to serve a request, in a process that may have a pool then."""
         self._runtime.placement.ensure()
-        return Scope(self._runtime, where)
+        return Scope(
+            self._runtime,
+            f"{method} {path}",
+            safe=method in SAFE_METHODS,
+            connection_of=connection_of,
+        )
 
     def _scope_began(self) -> float:
         scope = self._current.get()

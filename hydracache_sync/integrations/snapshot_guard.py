@@ -10,6 +10,7 @@ from typing import Callable
 
 from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.collected import Collected
+from hydracache_sync.integrations.request_writes import RequestWrites
 from hydracache_sync.snapshots import NEVER
 
 
@@ -20,6 +21,7 @@ class SnapshotGuard:
     :param collected: returns the collector of the request, None if it has none.
     :param request_began: returns when the request began, in Unix seconds; ``NEVER``
         where none is being served.
+    :param writes: returns what is known of the request's connections, None of none.
     """
 
     def __init__(
@@ -27,10 +29,12 @@ class SnapshotGuard:
         kind: str,
         collected: Callable[[], Collected | None],
         request_began: Callable[[], float],
+        writes: Callable[[], RequestWrites | None],
     ) -> None:
         self._kind = kind
         self._collected = collected
         self._request_began = request_began
+        self._writes = writes
 
     def __call__(self) -> float | None:
         """Return a moment that the loader's transaction is not older than.
@@ -41,6 +45,9 @@ class SnapshotGuard:
         collected = self._collected()
         if collected is not None and collected.may_be_uncommitted:
             # It may read its own rows, and roll them back afterwards.
+            return NEVER
+        writes = self._writes()
+        if writes is not None and not writes.may_store():
             return NEVER
         if self._kind == "fresh":
             return NEVER if open_transactions.writing() else None

@@ -95,6 +95,7 @@ def attach_to(home: Home, target: Target, *, bind: Bind = None) -> Attached:
             return each
     attached = Attached(home, resolved, bind=bind)
     _all.add(attached)
+    open_transactions.follow(home)
     return attached
 
 

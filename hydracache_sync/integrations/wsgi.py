@@ -59,7 +59,7 @@ class _Middleware:
         while self._abandoned:
             end_request(calls.runtime, self._abandoned.popleft())
         method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
-        scope = calls.begin(f"{method} {path}")
+        scope = calls.begin(method, path, self._connection_of)
         try:
             with calls.current(scope):
                 body = self._app(environ, start_response)
@@ -75,11 +75,11 @@ class _Middleware:
         if calls.runtime.mode == "inline" and scope.collected is not None:
             # Before the first byte: what the client does next sees its write.
             calls.runtime.settle(scope.collected.written)
-        return _Body(calls, scope, body, self._connection_of, self._abandoned)
+        return _Body(calls, scope, body, self._abandoned)
 
     def _end(self, scope: Scope) -> None:
         with self._calls.current(scope):
-            scope.offer(self._connection_of)
+            scope.offer()
         scope.end()
 
 
@@ -91,14 +91,12 @@ class _Body:
         calls: HydraCache,
         scope: Scope,
         body: Iterable[bytes],
-        connection_of: ConnectionOf | None,
         abandoned: Deque[Collected],
     ) -> None:
         self._calls = calls
         self._scope = scope
         self._body = body
         self._iterator: Iterator[bytes] | None = None
-        self._connection_of = connection_of
         self._abandoned = abandoned
         self._closed = False
 
@@ -117,7 +115,7 @@ class _Body:
         self._closed = True
         try:
             with self._calls.current(self._scope):
-                self._scope.offer(self._connection_of)
+                self._scope.offer()
                 close = getattr(self._body, "close", None)
                 if close is not None:
                     close()

@@ -86,8 +86,10 @@ class InvalidationOutbox(abc.ABC):
         For invalidations that belong to no transaction of yours. Where data changes,
         :meth:`enqueue_in` or :meth:`transaction` keep both together.
 
-        :param commit_position: idempotency key; rows that are there already under the
-            same position and target are left as they are. By default a new one.
+        :param commit_position: idempotency key. A row that is there already under the
+            same position and target, and waits, is not added again and keeps its place;
+            one that was published or is dead is carried once more. By default a new
+            position.
         :return: the receipt; an empty batch writes nothing and is satisfied at once.
         """
 
@@ -254,12 +256,21 @@ class InvalidationOutbox(abc.ABC):
 
     @abc.abstractmethod
     def publish_commit(
-        self, receipt: InvalidationReceipt, *, timeout: float | None = None
+        self,
+        receipt: InvalidationReceipt,
+        *,
+        seen: Sequence[OutboxRow] | None = None,
+        timeout: float | None = None,
     ) -> int:
         """Finish the pending rows of ``receipt``'s batch, claimed or not.
 
-        For a writer that applied its own batch after its commit had returned.
+        For a writer that applied its own batch after its commit had returned. A row
+        that was enqueued again since then is left to a worker: it stands for a later
+        commit, too.
 
+        :param seen: rows as they were read before they were applied; only those, and
+            only if they are as they were. Without it a row is left, too, at which a
+            worker has noted an error.
         :param timeout: seconds to go on trying while the database is busy; by default
             the outbox's own.
         :return: rows finished; 0 if none is visible, or all were finished before.

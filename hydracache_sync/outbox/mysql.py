@@ -51,7 +51,12 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import NAMESPACES_PER_STATEMENT, SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
-from hydracache_sync.outbox.statements import PAUSED, Dialect
+from hydracache_sync.outbox.statements import (
+    ON_DUPLICATE_CARRY_AGAIN,
+    PAUSED,
+    Dialect,
+    Present,
+)
 from hydracache_sync.outbox.transaction_end import TransactionEnd
 
 T = TypeVar("T")
@@ -172,6 +177,7 @@ MYSQL = Dialect(
     marker="%s",
     # Not INSERT IGNORE, which also cuts what is too long and drops what is wrong.
     on_conflict="\non duplicate key update id = id",
+    carry_again=ON_DUPLICATE_CARRY_AGAIN,
     on_paused="\non duplicate key update reason = :reason",
     # The column is of bytes, so that case matters.
     matches="last_error like :pattern escape '|'",
@@ -325,24 +331,28 @@ class MySQLOutbox(SQLOutbox):
         return _split(rows, shared, STATEMENT_BYTES)
 
     def _insert_part(
-        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, new: bool
+        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, present: Present
     ) -> int:
         # Literals in hex, no parameters: what a driver, its converters, the character
         # set of the connection and the sql_mode make of text does not matter then.
         # What the rows have in common is written once.
         end = _ROW_ENDS[len(shared)] % tuple(map(_literal, shared))
         texts = [f"({', '.join(map(_literal, row))}, {end}" for row in rows]
-        statement = self._statements.insert(", ".join(texts), skip_present=not new)
+        now = _literal(shared[3]) if self._binds_clock else self.dialect.now
+        statement = self._statements.insert(", ".join(texts), present, now=now)
         if len(statement) > SURE_BYTES and len(rows) > 1:
             cursor.execute("select @@max_allowed_packet")
             if len(statement) + PACKET_MARGIN > only_value(cursor.fetchall()):
                 middle = len(rows) // 2
                 return sum(
-                    self._insert_part(cursor, half, shared, new)
+                    self._insert_part(cursor, half, shared, present)
                     for half in (rows[:middle], rows[middle:])
                 )
         cursor.execute(statement)
-        return len(rows) if new else int(cursor.rowcount)
+        if present is Present.CARRIED_AGAIN:
+            # The server counts a row that was changed twice, and each is changed.
+            return 2 * len(rows) - int(cursor.rowcount)
+        return len(rows) if present is Present.IMPOSSIBLE else int(cursor.rowcount)
 
     def _execute_in(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         # In hex for the same reasons.
@@ -353,9 +363,6 @@ class MySQLOutbox(SQLOutbox):
         # acknowledged with nothing in it.
         with self._translated():
             connection.commit()
-
-    def _tells_inserted(self, connection: Any) -> bool:
-        return driver_of(connection).tells_inserted()
 
     def _end_of(self, connection: Any) -> TransactionEnd | None:
         is_over = driver_of(connection).end_of_transaction()

@@ -15,7 +15,6 @@ from hydracache_sync.errors import NotInTransactionError, OutboxError
 
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
 _AUTOCOMMIT = 2  # SERVER_STATUS_AUTOCOMMIT
-_FOUND_ROWS = 2  # CLIENT_FOUND_ROWS
 
 #: No savepoint of that name outside a transaction: RELEASE fails.
 _NO_SAVEPOINT = 1305
@@ -40,9 +39,6 @@ class Driver(Protocol):
         The driver's own knowledge may be older than an error that ended the
         transaction; an acknowledged statement has renewed it.
         """
-
-    def tells_inserted(self) -> bool:
-        """Whether a row that is there already is left out of a statement's count."""
 
     def end_of_transaction(self) -> Callable[[], bool] | None:
         """What tells, without asking, that the transaction open now has ended.
@@ -87,9 +83,6 @@ class PyMySQLDriver:
 
     def committed_at_once(self) -> bool:
         return not self._said_to_be()
-
-    def tells_inserted(self) -> bool:
-        return not self.connection.client_flag & _FOUND_ROWS
 
     def end_of_transaction(self) -> Callable[[], bool] | None:
         if not self.connection.server_status & _IN_TRANSACTION:
@@ -169,9 +162,6 @@ class MySQLClientDriver:
     def committed_at_once(self) -> bool:
         return False  # the server has been asked a moment ago
 
-    def tells_inserted(self) -> bool:
-        return False  # the flag is not kept where it could be read
-
     def end_of_transaction(self) -> Callable[[], bool] | None:
         return None
 
@@ -203,10 +193,6 @@ class ConnectorDriver:
 
     def committed_at_once(self) -> bool:
         return not self.in_transaction()
-
-    def tells_inserted(self) -> bool:
-        flags = getattr(self.connection, "_client_flags", None)
-        return isinstance(flags, int) and not flags & _FOUND_ROWS
 
     def end_of_transaction(self) -> Callable[[], bool] | None:
         return None

@@ -82,6 +82,10 @@ COLUMNS = ROW_COLUMNS + CLAIM_COLUMNS
 #: database is the same whether its worker died or hangs.
 ABANDONED = "an attempt ended without a word: its worker died, or hung"
 
+#: Error of a row that was enqueued again under its position, while it waited or after
+#: it was finished.
+ENQUEUED_AGAIN = "enqueued again under its commit position"
+
 _LAST_ERROR = len(TARGET_COLUMNS) + DETAIL_COLUMNS.index("last_error")
 
 

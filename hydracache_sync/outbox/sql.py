@@ -225,7 +225,11 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
         return int(records[-1][1]) if records and len(records) == limit else None
 
     def publish_commit(
-        self, receipt: InvalidationReceipt, *, timeout: float | None = None
+        self,
+        receipt: InvalidationReceipt,
+        *,
+        seen: Sequence[OutboxRow] | None = None,
+        timeout: float | None = None,
     ) -> int:
         if not isinstance(receipt, InvalidationReceipt):
             raise TypeError(
@@ -236,18 +240,30 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
                 "the receipt came as text and has no batch: which rows were applied"
                 " is not known"
             )
-        hashes = [intent.target_hash() for intent in receipt.batch.distinct()]
-        parts = list(parts_of(hashes, IDS_PER_STATEMENT))
-        position = self.dialect.encode(receipt.commit_position.value)
+        if seen is None:
+            template = statements.PUBLISH_COMMIT
+            fixed: dict[str, Any] = {
+                "namespace": self.dialect.encode(receipt.namespace),
+                "position": self.dialect.encode(receipt.commit_position.value),
+            }
+            hashes = [intent.target_hash() for intent in receipt.batch.distinct()]
+            parts = [(fixed, part) for part in parts_of(hashes, IDS_PER_STATEMENT)]
+        else:
+            template = statements.PUBLISH_SEEN
+            by_moment: dict[int, list[Any]] = {}
+            for row in seen:
+                by_moment.setdefault(row.created_at_ms, []).append(row.id)
+            parts = [
+                ({"created_at_ms": moment}, part)
+                for moment, ids in by_moment.items()
+                for part in parts_of(ids, IDS_PER_STATEMENT)
+            ]
 
         def publish(cursor: Any) -> int:
             changed = 0
-            for part in parts:
-                params = self._params(
-                    namespace=self.dialect.encode(receipt.namespace),
-                    position=position,
-                )
-                self._statements.run(cursor, statements.PUBLISH_COMMIT, params, part)
+            for fixed, part in parts:
+                params = self._params(**fixed)
+                self._statements.run(cursor, template, params, part)
                 changed += cursor.rowcount
             return changed
 
@@ -268,7 +284,9 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             # and so covers the case; any other may have been applied too early.
             position = CommitPosition(f"dead-letter:{minute + later}")
             delay_ms = 60_000 * later
-            receipt = self._enqueue(namespace, batch, position, False, delay_ms)
+            receipt = self._enqueue(
+                namespace, batch, position, statements.Present.LEFT, delay_ms
+            )
             if receipt.inserted:
                 return True
             flushes = self.rows(namespace, commit_position=position)

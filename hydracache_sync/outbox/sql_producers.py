@@ -12,6 +12,7 @@ from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.base import checked_batch, checked_position
 from hydracache_sync.outbox.sql_runner import StatementRunner
+from hydracache_sync.outbox.statements import Present
 from hydracache_sync.outbox.transaction_end import TransactionEnd
 from hydracache_sync.process_local import ProcessLocal
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
@@ -45,7 +46,8 @@ class ProducersSide(StatementRunner):
     ) -> InvalidationReceipt:
         batch = checked_batch(namespace, batch)
         position, new = checked_position(commit_position)
-        return self._enqueue(namespace, batch, position, new)
+        present = Present.IMPOSSIBLE if new else Present.CARRIED_AGAIN
+        return self._enqueue(namespace, batch, position, present)
 
     def enqueue_in(
         self,
@@ -60,12 +62,12 @@ class ProducersSide(StatementRunner):
         rows = _new_rows(batch)
         shared = self._shared(namespace, batch, position)
 
-        def insert(cursor: Any) -> int | None:
-            return self._insert(cursor, rows, shared, new) if rows else 0
+        present = Present.IMPOSSIBLE if new else Present.CARRIED_AGAIN
+
+        def insert(cursor: Any) -> int:
+            return self._insert(cursor, rows, shared, present) if rows else 0
 
         inserted = self._run_in(connection, insert)
-        if not new and not self._tells_inserted(connection):
-            inserted = None
         block = self._open_block()
         if block is not None and block.connection is connection:
             block.namespaces.append(namespace)
@@ -77,6 +79,8 @@ class ProducersSide(StatementRunner):
         return self._receipt(namespace, batch, position, len(rows), inserted, over)
 
     def sees(self, connection: Any, receipt: InvalidationReceipt) -> bool:
+        if receipt.inserted is not None and receipt.inserted < receipt.targets:
+            return False  # what is there may be of an enqueue before
         encode = self.dialect.encode
         # In the order in which the statement has them.
         values = encode(receipt.namespace), encode(receipt.commit_position.value)
@@ -109,33 +113,34 @@ class ProducersSide(StatementRunner):
         """Run a statement with ``values`` on a cursor of the caller's connection."""
         cursor.execute(text, values)
 
-    def _tells_inserted(self, connection: Any) -> bool:
-        """Whether rows that are there already are left out of a statement's count."""
-        return True
-
     def _enqueue(
         self,
         namespace: str,
         batch: InvalidationIntentBatch,
         position: CommitPosition,
-        new: bool,
+        present: Present,
         delay_ms: int = 0,
     ) -> InvalidationReceipt:
         rows = _new_rows(batch)
         shared = self._shared(namespace, batch, position, delay_ms)
-        tries = 0
+        again = False
 
-        def insert(cursor: Any) -> int | None:
-            nonlocal tries
-            tries += 1
-            # A connection that was lost may have taken the rows with its last breath.
-            return self._insert(cursor, rows, shared, new and tries == 1)
+        def insert(cursor: Any) -> int:
+            nonlocal again
+            if again and present is Present.IMPOSSIBLE:
+                # A connection that was lost may have taken the rows with it.
+                return self._insert(cursor, rows, shared, Present.LEFT)
+            again = True
+            return self._insert(cursor, rows, shared, present)
 
-        inserted: int | None = 0
+        inserted = 0
         if rows:
-            alone = len(self._insert_parts(rows, shared)) == 1
+            alone = len(self._insert_parts(rows, shared)) == 1 and (
+                present is not Present.CARRIED_AGAIN
+                or self.dialect.carry_again is not None
+            )
             inserted = self._run(insert) if alone else self._transact(insert)
-            if inserted != 0:
+            if inserted or present is Present.CARRIED_AGAIN:
                 self.announce_commit([namespace])
         over = TransactionEnd()
         over.note()
@@ -147,7 +152,7 @@ class ProducersSide(StatementRunner):
         batch: InvalidationIntentBatch,
         position: CommitPosition,
         targets: int,
-        inserted: int | None,
+        inserted: int,
         over: TransactionEnd | None,
     ) -> InvalidationReceipt:
         created_at_ms = self._host_now_ms()
@@ -169,15 +174,12 @@ class ProducersSide(StatementRunner):
         return (*shared, delay_ms) if delay_ms else shared
 
     def _insert(
-        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, new: bool
+        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, present: Present
     ) -> int:
-        """Insert rows through ``cursor``; return how many.
-
-        :param new: their position was generated: no row can be there already.
-        """
+        """Insert rows through ``cursor``; return how many were not there already."""
         inserted = 0
         for part in self._insert_parts(rows, shared):
-            inserted += self._insert_part(cursor, part, shared, new)
+            inserted += self._insert_part(cursor, part, shared, present)
         return inserted
 
     @abc.abstractmethod
@@ -188,7 +190,7 @@ class ProducersSide(StatementRunner):
 
     @abc.abstractmethod
     def _insert_part(
-        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, new: bool
+        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, present: Present
     ) -> int:
         """Run one INSERT; return the rows inserted."""
 

@@ -30,8 +30,18 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
+from hydracache_sync.outbox.sql_runner import (
+    IDS_PER_STATEMENT,
+    parts_of,
+)
 from hydracache_sync.outbox.sqlite_files import opened_file
-from hydracache_sync.outbox.statements import PAUSED, SCHEMA_VERSION_SELECT, Dialect
+from hydracache_sync.outbox.statements import (
+    CARRY_AGAIN,
+    PAUSED,
+    SCHEMA_VERSION_SELECT,
+    Dialect,
+    Present,
+)
 
 T = TypeVar("T")
 
@@ -55,11 +65,16 @@ _BUSY_CODES = (5, 6)
 #: 32766, or 999 before 3.32.
 _ROWS_PER_INSERT = 3600 if sqlite3.sqlite_version_info >= (3, 32) else 110
 
+#: The highest that an id can be.
+MAX_ID = 2**63 - 1
+
 SQLITE = Dialect(
     # SQLite has no clock but the host's, and one file is used on one host.
     now=":now",
     marker="?",
     on_conflict="\non conflict (namespace, commit_position, target_hash) do nothing",
+    # An upsert would count the rows that it updates as if it had inserted them.
+    carry_again=None,
     on_paused="\non conflict (namespace) do update set reason = :reason",
     # LIKE would take capitals for small letters.
     matches="last_error glob :pattern",
@@ -121,8 +136,8 @@ class SQLiteOutbox(SQLOutbox):
         if "\0" in self.path:
             raise ConfigurationError(f"path {self.path!r} has a NUL in it")
         self._log = f"{self.path}-wal"
-        #: Texts of INSERTs by their rows, and whether the position is a new one.
-        self._inserts: dict[tuple[int, bool], str] = {}
+        #: Texts of INSERTs by their rows, and what they do about those that are there.
+        self._inserts: dict[tuple[int, Present], str] = {}
         self._file: str | None = None
         #: What was asked for when nothing was due, how the files were then, and when.
         self._quiet: tuple[tuple[str, ...], tuple[int, ...], float] | None = None
@@ -179,18 +194,49 @@ class SQLiteOutbox(SQLOutbox):
         ]
 
     def _insert_part(
-        self, cursor: sqlite3.Cursor, rows: Sequence[NewRow], shared: Shared, new: bool
+        self,
+        cursor: sqlite3.Cursor,
+        rows: Sequence[NewRow],
+        shared: Shared,
+        present: Present,
     ) -> int:
-        text = self._inserts.get((len(rows), new))
+        text = self._inserts.get((len(rows), present))
         if text is None:
             marks = _marks(len(shared), len(rows), len(rows[0]))
-            text = self._statements.insert(marks, skip_present=not new)
-            self._inserts[len(rows), new] = text
+            text = self._statements.insert(marks, present)
+            self._inserts[len(rows), present] = text
         values = list(shared)
         for row in rows:
             values += row
         cursor.execute(text, values)
-        return cursor.rowcount
+        inserted = cursor.rowcount
+        if present is Present.CARRIED_AGAIN and inserted < len(rows):
+            self._carry_again(cursor, rows, shared, inserted)
+        return inserted
+
+    def _carry_again(
+        self,
+        cursor: sqlite3.Cursor,
+        rows: Sequence[NewRow],
+        shared: Shared,
+        inserted: int,
+    ) -> None:
+        """Change those of ``rows`` that were there, and not the ``inserted`` ones.
+
+        In a transaction: the INSERT took the write lock, also if it added nothing, so
+        that no purge comes between.
+        """
+        namespace, position, _, now_ms, _ = shared
+        # New rows have the highest ids, of which the last is known.
+        last = cursor.lastrowid - inserted if inserted and cursor.lastrowid else MAX_ID
+        params = {
+            "namespace": namespace,
+            "position": position,
+            "now": now_ms,
+            "last": last,
+        }
+        for part in parts_of([row[0] for row in rows], IDS_PER_STATEMENT):
+            self._statements.run(cursor, CARRY_AGAIN, params, part)
 
     def _require_transaction(self, connection: sqlite3.Connection) -> None:
         """Refuse an idle connection that would commit our rows at once."""

@@ -7,6 +7,7 @@ Parameters are named here, ``:name``, and sent in order; only names from
 
 from __future__ import annotations
 
+import enum
 import re
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Callable, Mapping, Sequence
 from hydracache_sync.outbox.row import (
     ABANDONED,
     COLUMNS,
+    ENQUEUED_AGAIN,
     TARGET_COLUMNS,
     PendingPhase,
 )
@@ -28,6 +30,48 @@ insert into {table} (
   namespace, commit_position, reason, created_at_ms, at_ms, state
 )
 values {rows}{on_conflict}
+"""
+
+
+class Present(enum.Enum):
+    """What an INSERT does about a row that is there already, by its key."""
+
+    #: It fails: there can be none, the position has just been generated.
+    IMPOSSIBLE = "impossible"
+    #: The row is left alone.
+    LEFT = "left"
+    #: The row is carried once more.
+    CARRIED_AGAIN = "carried again"
+
+
+# A row that is enqueued again belongs to another commit as well, which comes later. Its
+# claim is taken away: a worker that has applied it by now has done so too early, and
+# its mark finds nothing. A row that waits keeps its place and is as old as it was, but
+# for a millisecond: that, and the error, tell a writer that has applied it itself.
+# MySQL assigns from left to right: each expression reads what is assigned after it.
+_CARRIED_AGAIN = f"""at_ms = case when state = 0 then at_ms else {{now}} end,
+    created_at_ms = case
+      when state = 0 or {{now}} <= created_at_ms then created_at_ms + 1
+      else {{now}}
+    end,
+    attempts = case when state = 0 then attempts else 0 end,
+    last_error = '{ENQUEUED_AGAIN}',
+    claimed_at_ms = null,
+    claim_until_ms = null,
+    claim_owner = null,
+    claim_token = null,
+    state = 0"""
+
+#: Appended to an INSERT, where that gives the number of rows inserted all the same.
+ON_DUPLICATE_CARRY_AGAIN = f"\non duplicate key update {_CARRIED_AGAIN}"
+
+CARRY_AGAIN = f"""
+update {{table}}
+set {_CARRIED_AGAIN}
+where namespace = :namespace
+  and commit_position = :position
+  and target_hash in ({{ids}})
+  and id <= :last
 """
 
 # Read once for the whole statement, by primary key and without a lock: FOR UPDATE
@@ -177,6 +221,8 @@ where id in ({ids})
   and {matches}
 """
 
+# No row that has an error: it may have been enqueued again since, by a commit that came
+# after the apply.
 PUBLISH_COMMIT = f"""
 update {{table}}
 set state = 1,
@@ -187,6 +233,19 @@ where namespace = :namespace
   and commit_position = :position
   and target_hash in ({{ids}})
   and state = 0
+  and last_error is null
+"""
+
+# As they were seen before they were applied.
+PUBLISH_SEEN = f"""
+update {{table}}
+set state = 1,
+    at_ms = {{now}},
+    last_error = null,
+    {_CLEAR_CLAIM}
+where id in ({{ids}})
+  and state = 0
+  and created_at_ms = :created_at_ms
 """
 
 _COUNT = """(
@@ -400,6 +459,9 @@ class Dialect:
     marker: str
     #: Appended to an insert so that rows that are there already are left alone.
     on_conflict: str
+    #: The same, so that they are carried again, with ``{now}`` in it; None where that
+    #: takes a statement of its own, :data:`CARRY_AGAIN`.
+    carry_again: str | None
     #: Appended to the insert of a pause so that one that is there gets its reason.
     on_paused: str
     #: Whether a row's error has ``:pattern`` in it, case and all.
@@ -435,7 +497,7 @@ class Statements:
         before, after = INSERT.format(table=table, rows="\0", on_conflict="").split(
             "\0"
         )
-        self._insert = before, after, dialect.on_conflict + after
+        self._insert = before, after
         #: Text, and the names of the parameters before and after the ids.
         self._prepared: dict[
             tuple[str, int | None], tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -464,13 +526,21 @@ class Statements:
         """Return the text of ``template``, which has no ids."""
         return self._prepare(template, 0)[0]
 
-    def insert(self, rows: str, *, skip_present: bool) -> str:
+    def insert(self, rows: str, present: Present, *, now: str = "") -> str:
         """Return the INSERT of ``rows``, which are in SQL, each in parentheses.
 
-        :param skip_present: leave rows alone whose key is there already.
+        :param present: what becomes of rows whose key is there already.
+        :param now: the clock's milliseconds in SQL, for those that are carried again.
         """
-        before, after, or_skip = self._insert
-        return f"{before}{rows}{or_skip if skip_present else after}"
+        before, after = self._insert
+        again = self._dialect.carry_again
+        if present is Present.IMPOSSIBLE:
+            on_conflict = ""
+        elif present is Present.CARRIED_AGAIN and again is not None:
+            on_conflict = again.format(now=now)
+        else:
+            on_conflict = self._dialect.on_conflict
+        return f"{before}{rows}{on_conflict}{after}"
 
     def due(self, namespaces: int) -> str:
         """Return the question which of ``namespaces`` have a row due.

@@ -89,7 +89,7 @@ class Code:
         self.hits += look.value is not MISS
 
     def add_missing(self, reader: str) -> None:
-        [self.looks[reader]], _ = self.entries.with_missing([self.looks[reader]])
+        [self.looks[reader]], _ = self.entries.with_missing([self.looks[reader]], None)
 
     def load(self, reader: str, version: str) -> None:
         # The namespace and the key have tokens of their own, which a restart takes.

@@ -36,9 +36,6 @@ class Caller(abc.ABC):
     #: What the library asks the server beyond its INSERT, in an open transaction.
     questions: tuple[str, ...] = ()
 
-    #: Whether a driver tells if a row was there already, without FOUND_ROWS.
-    tells_inserted = True
-
     @abc.abstractmethod
     def connect(
         self,
@@ -156,7 +153,6 @@ class PyMySQLCaller(Caller):
 class MySQLClientCaller(Caller):
     name = "mysqlclient"
     error = MySQLdb.Error
-    tells_inserted = False
     questions = (
         "savepoint hydracache_sync_probe",
         "release savepoint hydracache_sync_probe",

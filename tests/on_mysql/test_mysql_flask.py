@@ -191,6 +191,88 @@ class TestOnPyMySQL:
         assert shop.written() == (data_and_miss if shop.autocommits else neither)
 
 
+class TestUncommitted:
+    """What a request has changed and not committed is not stored, by each driver."""
+
+    def shop(self, database: Database, connect: Callable[[], Any]) -> Shop:
+        return Shop(database, connect, HYDRACACHE_SNAPSHOT="fresh")
+
+    def read(self) -> str:
+        def load() -> str:
+            cursor = g.db.cursor()
+            cursor.execute("select name from item")
+            [(name,)] = cursor.fetchall()
+            return str(name)
+
+        return hydracache.get_or_load("item:1", load)
+
+    def stored(self, shop: Shop) -> Any:
+        return shop.app.extensions["hydracache"].cache.get("item:1")
+
+    @pytest.mark.parametrize("begins", [False, True])
+    def test_pymysql_tells_also_in_a_get(self, shared: Database, begins: bool) -> None:
+        shop = self.shop(shared, lambda: shared.connect(autocommit=begins))
+        seen: list[str] = []
+
+        def view() -> str:
+            g.db = shop._connect()
+            if begins:
+                g.db.begin()
+            g.db.cursor().execute("update item set name = 'never'")
+            seen.append(self.read())
+            g.db.rollback()
+            return "done"
+
+        assert shop.get(view) == 200
+
+        assert (seen, self.stored(shop)) == (["never"], None)
+        shop.outbox.close()
+
+    @pytest.mark.parametrize(
+        "statement", ["select 1", "start transaction read only", "commit", None]
+    )
+    def test_a_page_that_only_reads_by_pymysql_stores(
+        self, shared: Database, statement: str | None
+    ) -> None:
+        shop = self.shop(shared, lambda: shared.connect(autocommit=False))
+
+        def view() -> str:
+            g.db = shop._connect()
+            if statement is not None:
+                g.db.cursor().execute(statement)
+            return self.read()
+
+        assert shop.get(view) == 200
+
+        assert self.stored(shop) == "before"
+        shop.outbox.close()
+
+    @pytest.mark.parametrize("driver", ["pymysql", "mysqlclient", "connector"])
+    def test_in_a_post_none_stores_what_it_cannot_tell(
+        self, shared: Database, driver: str
+    ) -> None:
+        connect = {
+            "pymysql": lambda: shared.connect(autocommit=False),
+            "mysqlclient": lambda: connect_mysqlclient(shared),
+            "connector": lambda: connect_connector(shared),
+        }[driver]
+        shop = self.shop(shared, connect)
+        seen: list[str] = []
+
+        def view() -> str:
+            g.db = shop._connect()
+            g.db.cursor().execute("update item set name = 'never'")
+            seen.append(self.read())
+            g.db.rollback()
+            return "done"
+
+        shop.app.add_url_rule("/", "view", view, methods=["POST"])
+        assert shop.app.test_client().post("/").status_code == 200
+
+        assert (seen, self.stored(shop)) == (["never"], None)
+        shop.outbox.close()
+
+
 def connect_mysqlclient(database: Database) -> Any:
     options = {**database.options, "passwd": database.options["password"]}
     options["db"] = options.pop("database")

@@ -94,7 +94,7 @@ def test_three_intents_are_one_insert_and_nothing_else(
     assert "insert" not in words(statements)[3:]
 
 
-def test_inline_publish_is_one_round_trip_and_one_update(
+def test_inline_publish_is_two_round_trips_and_one_update(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statements = spy_on_statements(monkeypatch)
@@ -110,4 +110,4 @@ def test_inline_publish_is_one_round_trip_and_one_update(
     client.post("/commit")
 
     assert words(statements) == ["update", "insert", "commit", "update"]
-    assert len(sent) == 1
+    assert len(sent) == 2

@@ -113,6 +113,20 @@ class TestMySQLOutbox(SharedOutboxContract):
 
         assert outbox.rows(SHOP) == []
 
+    def test_a_row_published_since_the_callers_snapshot_is_carried_again(
+        self, outbox, storage
+    ):
+        first = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        with self.connect(storage) as caller, caller.cursor() as cursor:
+            cursor.execute("set session transaction isolation level repeatable read")
+            cursor.execute("start transaction with consistent snapshot")
+            outbox.publish_commit(first)
+
+            outbox.enqueue_in(caller, SHOP, batch_of("a"), commit_position="tx:7")
+            caller.commit()
+
+        assert outbox.status(SHOP).pending == 1
+
     def test_idle_claim_begins_no_transaction_and_locks_nothing(
         self, storage, clock, monkeypatch
     ):

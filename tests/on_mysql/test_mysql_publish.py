@@ -117,15 +117,42 @@ def test_a_commit_without_an_answer_is_looked_for(
     assert keys_of(applier) == ["a"]
 
 
-def test_a_position_used_before_is_looked_for(outbox, writer, worker, applier):
+@pytest.mark.parametrize("before", ["waiting", "claimed", "published", "dead"])
+def test_a_position_used_before_is_applied_after_its_own_commit(
+    outbox, writer, worker, applier, before
+):
     outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
-    [row] = outbox.claim(SHOP, "worker", limit=1, claim_ttl=30)
-    outbox.mark_failed([row], "given up", backoff=0, dead=True)
+    if before != "waiting":
+        rows = outbox.claim(SHOP, "worker", limit=1, claim_ttl=30)
+    if before == "dead":
+        outbox.mark_failed(rows, "given up", backoff=0, dead=True)
+    elif before == "published":
+        outbox.mark_published(rows)
     receipt = outbox.enqueue_in(writer, SHOP, batch_of("a"), commit_position="tx:7")
-    writer.commit()
 
-    assert not worker.publish(receipt).complete
-    assert keys_of(applier) == []
+    early = worker.publish(receipt)
+    applied_early = list(applier.applied)
+    writer.commit()
+    late = worker.publish(receipt)
+
+    assert (early, applied_early) == (PublishReport(claimed=1, unseen=1), [])
+    assert late == PublishReport(claimed=1, published=1)
+    assert keys_of(applier) == ["a"]
+    assert outbox.status_for_commit(SHOP, "tx:7").published == 1
+
+
+def test_a_position_used_before_whose_commit_got_no_answer_is_left_to_a_worker(
+    outbox, writer, worker, applier, monkeypatch
+):
+    outbox.publish_commit(outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7"))
+    receipt = outbox.enqueue_in(writer, SHOP, batch_of("a"), commit_position="tx:7")
+    lose_answer_to(monkeypatch, "commit")
+    with pytest.raises(Exception, match="Lost connection"):
+        writer.commit()
+
+    assert worker.publish(receipt) == PublishReport(claimed=1, unseen=1)
+    assert worker.drain().published == 1
+    assert keys_of(applier) == ["a"]
 
 
 def test_whoever_listens_gets_the_rows(outbox, writer, worker):

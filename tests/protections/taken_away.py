@@ -36,7 +36,7 @@ _MYSQL = "tests/on_mysql/test_mysql_snapshots.py::"
 #: What a reader does who looks the tokens up once the value is there.
 _READ_TOKENS_NOW = """
             now = entries.tokens_of(judgement.look.key, judgement.look.tag_set.tags)
-            judgement = entries.judge(entries.with_missing([now])[0][0], None)
+            judgement = entries.judge(entries.with_missing([now], None)[0][0], None)
 """
 
 PROTECTIONS = [
@@ -229,26 +229,26 @@ PROTECTIONS = [
     Protection(
         "P5",
         "... by cold ones",
-        "cache/hold_off.py",
-        "        return fresh_tokens(count, int(now * 1000), COLD)\n",
-        "        return fresh_tokens(count, 0, COLD)\n",
+        "cache/strict.py",
+        "        return fresh_tokens(len(found), int(self._clock() * 1000), COLD)\n",
+        "        return fresh_tokens(len(found), 0, COLD)\n",
         _STRICT + "test_what_is_read_between_quarantine_and_commit_is_not_stored",
     ),
     Protection(
         "P5",
         "an apply stores cold ones as well",
         "appliers.py",
-        "            tokens = self._hold_off.tokens(len(targets), self._clock())\n",
-        "            tokens = self._hold_off.tokens(len(targets), 0.0)\n",
+        "        return fresh_tokens(len(found), int(self._clock() * 1000), self._kind)"
+        "\n",
+        "        return fresh_tokens(len(found), 0, self._kind)\n",
         _STRICT + "test_of_two_writers_of_a_tag_the_applied_one",
     ),
     Protection(
         "P5",
         "what a reader makes in place of a missing one is cold, too",
-        "cache/hold_off.py",
-        "        return fresh_tokens(count, int(now * 1000), self.kind)\n",
-        "        return fresh_tokens(count, 0 if self.strict else int(now * 1000),"
-        " self.kind)\n",
+        "cache/entries.py",
+        "            now_ms = int(self._clock() * 1000)\n",
+        "            now_ms = 0 if self._rule.strict else int(self._clock() * 1000)\n",
         _STRICT + "test_a_marker_that_is_lost_does_not_let_an_old_value_in",
     ),
     Protection(

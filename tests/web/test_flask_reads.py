@@ -184,7 +184,7 @@ class TestNextRequest:
         shop = inline
         assert text(shop.client.get("/")) == "before"
         with monkeypatch.context() as patched:
-            patched.setattr(shop.store, "set_many", unavailable)
+            patched.setattr(shop.store, "replace_many", unavailable)
 
             answer = shop.client.post("/after")
 
@@ -267,10 +267,10 @@ class TestNextRequest:
         assert "Vary" not in answer.headers
 
 
-def unavailable(writes: Any) -> Any:
+def unavailable(copies: Any, *_: Any) -> Any:
     from hydracache_sync import ApplyUnavailable
 
-    return {address: ApplyUnavailable("away") for address, _, _ in writes}
+    return [ApplyUnavailable("away") for _ in copies]
 
 
 class TestSnapshot:

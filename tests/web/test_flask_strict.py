@@ -267,9 +267,9 @@ def test_a_teardown_that_memcached_has_made_too_slow_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Slow(MemoryStore):
-        def set_many(self, writes: Any) -> Any:
+        def replace_many(self, *arguments: Any) -> Any:
             time.sleep(0.02)
-            return super().set_many(writes)
+            return super().replace_many(*arguments)
 
     shop = strict_shop(
         tmp_path / "slow.db",

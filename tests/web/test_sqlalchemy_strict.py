@@ -86,7 +86,7 @@ def test_while_memcached_is_away_nothing_is_committed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(site.store, "set_many", unavailable)
+        patched.setattr(site.store, "replace_many", unavailable)
         with site.app.app_context():
             change(site)
             with pytest.raises(QuarantineError):
@@ -103,7 +103,7 @@ def test_the_next_transaction_of_the_session_is_as_good_as_any(
 ) -> None:
     with site.app.app_context():
         with monkeypatch.context() as patched:
-            patched.setattr(site.store, "set_many", unavailable)
+            patched.setattr(site.store, "replace_many", unavailable)
             change(site)
             with pytest.raises(QuarantineError):
                 site.db.session.commit()
@@ -120,7 +120,7 @@ def test_what_was_refused_is_not_left_on_the_connection(
 ) -> None:
     with site.app.app_context():
         with monkeypatch.context() as patched:
-            patched.setattr(site.store, "set_many", unavailable)
+            patched.setattr(site.store, "replace_many", unavailable)
             change(site)
             with pytest.raises(QuarantineError):
                 site.db.session.commit()
@@ -155,7 +155,7 @@ def test_an_engine_that_could_not_hold_off_is_as_good_as_new(
         engine = site.db.engine
         site.hydracache.attach(engine)
         with monkeypatch.context() as patched:
-            patched.setattr(site.store, "set_many", unavailable)
+            patched.setattr(site.store, "replace_many", unavailable)
             with pytest.raises(QuarantineError):
                 with engine.begin() as connection:
                     connection.exec_driver_sql("update item set name = 'never'")
@@ -198,7 +198,7 @@ class TestWithoutAnApp:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         attached = attach(library.make, library.outbox, NAMESPACE, cache=cache)
-        monkeypatch.setattr(MemoryStore, "set_many", lambda _, w: unavailable(w))
+        monkeypatch.setattr(MemoryStore, "replace_many", refused)
 
         with library.session() as session:
             session.add(Author(name="ada"))
@@ -219,7 +219,7 @@ class TestWithoutAnApp:
         attached = attach(make, library.outbox, NAMESPACE, cache=cache)
 
         with monkeypatch.context() as patched:
-            patched.setattr(MemoryStore, "set_many", lambda _, w: unavailable(w))
+            patched.setattr(MemoryStore, "replace_many", refused)
             with make() as session:
                 session.add(Author(name="ada"))
                 attached.invalidate(session, ADA)
@@ -249,5 +249,9 @@ class TestWithoutAnApp:
             attach(library.make, library.outbox, NAMESPACE, cache=cache)
 
 
-def unavailable(writes: Any) -> Any:
-    return {address: ApplyUnavailable("away") for address, _, _ in writes}
+def unavailable(copies: Any, *_: Any) -> Any:
+    return [ApplyUnavailable("away") for _ in copies]
+
+
+def refused(_: MemoryStore, copies: Any, *others: Any) -> Any:
+    return unavailable(copies)

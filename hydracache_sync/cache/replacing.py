@@ -1,0 +1,73 @@
+"""The only ways in which a token is written: it is replaced, never overwritten.
+
+A command may be carried out long after its sender gave up: by a network that delivers
+late, by a server that was stopped, or because the sender itself was stopped between two
+of its steps. A token that was stamped before then would bring its old stamp back over a
+newer token. So each write is two round trips: read what is there, *then* take the
+stamp, then store on condition that nothing has changed. A late write finds another
+version, and does nothing. One that finds the same version had nothing acknowledged
+before it, so its stamp is older than no acknowledged change.
+
+What is not there cannot be compared. A placeholder is added first, which has no stamp
+and so may arrive at any time. The model in ``tests/model`` walks through what breaks
+without each of these.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Sequence
+
+from hydracache_sync.cache.keyspace import Address
+from hydracache_sync.cache.store import CacheStore, Failures, Maker, note
+from hydracache_sync.cache.tokens import placeholders
+from hydracache_sync.errors import ApplyUnavailable
+
+
+def replace(
+    store: CacheStore,
+    addresses: Sequence[Address],
+    make: Maker,
+    kind: bytes,
+    *,
+    again: bool = True,
+) -> Failures:
+    """Replace the tokens at ``addresses``, all copies; two round trips to all nodes.
+
+    Where another writer was faster it begins again, with a new stamp, for the store's
+    ``patience``. A write that was not acknowledged is not repeated here, and may be
+    carried out later.
+
+    :param make: makes tokens that were never there before, stamped when it is called.
+    :param kind: of the placeholders.
+    :param again: False to leave alone what another writer has replaced meanwhile.
+    :return: what was not acknowledged, and why.
+    """
+    failures: Failures = {}
+    copies = store.copies(addresses)
+    until = monotonic() + store.patience
+    while copies:
+        late = monotonic() >= until
+        added = placeholders(len(copies), kind)
+        outcomes = store.replace_many(copies, added, make)
+        overtaken = []
+        for copy, outcome in zip(copies, outcomes):
+            if outcome is False:
+                overtaken.append(copy)
+            elif outcome is not True:
+                note(failures, copy.address, outcome)
+        copies = overtaken if again else []
+        if late:
+            for address, _ in copies:
+                note(failures, address, _overtaken(store, address))
+            break
+    return failures
+
+
+def _overtaken(store: CacheStore, address: Address) -> ApplyUnavailable:
+    nodes = store.nodes_of(address)
+    return ApplyUnavailable(
+        f"other writers replaced the token at {address[1]!r} again and again for"
+        f" {store.patience:g} s; it will be tried again",
+        node=nodes[0] if len(nodes) == 1 else None,
+    )
