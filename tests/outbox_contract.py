@@ -9,6 +9,7 @@ only what is the adapter's own.
 from __future__ import annotations
 
 import contextlib
+import copy
 import enum
 import os
 import pickle
@@ -372,6 +373,32 @@ class EnqueueContract(OutboxHooks):
 
         assert first.commit_position == second.commit_position
         assert len(outbox.rows(SHOP, commit_position="tx:7")) == 2
+
+    def test_a_batch_beyond_the_limit_is_refused_before_anything_is_written(
+        self, storage, clock
+    ):
+        outbox = self.make_outbox(storage, clock=clock, max_batch=3)
+        outbox.install_schema()
+
+        outbox.enqueue(SHOP, batch_of("a", "b", "c", "a", "b"))
+        with pytest.raises(ValueError, match="batch has 4 intents, limit 3"):
+            outbox.enqueue(SHOP, batch_of("d", "e", "f", "g"))
+        with pytest.raises(ValueError, match="max_batch"):
+            with outbox.transaction() as connection:
+                outbox.enqueue_in(connection, SHOP, batch_of("d", "e", "f", "g"))
+
+        assert keys_of(outbox.rows(SHOP)) == ["a", "b", "c"]
+        outbox.close()
+
+    @pytest.mark.parametrize("limit", [0, -1])
+    def test_a_limit_that_no_batch_keeps_is_refused(self, storage, limit):
+        with pytest.raises(ValueError, match="max_batch"):
+            self.make_outbox(storage, max_batch=limit)
+
+    @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
+    def test_a_copy_is_refused_with_what_to_do(self, outbox, take):
+        with pytest.raises(TypeError, match=r"open_outbox\(url\)"):
+            take(outbox)
 
     def test_duplicates_within_a_batch_are_one_row(self, outbox):
         outbox.enqueue(SHOP, batch_of("b", "a", "b", "b", "c", "a"))
@@ -3032,6 +3059,21 @@ class SchemaContract(OutboxHooks):
 
         outbox.check_schema()
         assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+    @pytest.mark.parametrize("table", ["hydracache_outbox", "hydracache_outbox_paused"])
+    def test_a_table_that_is_missing_is_all_that_an_error_tells_of(self, outbox, table):
+        self.sql(outbox, f"drop table {table}")
+
+        with pytest.raises(SchemaError, match="schema install") as caught:
+            if table == "hydracache_outbox":
+                outbox.enqueue(SHOP, batch_of("a"))
+            else:
+                outbox.pause(SHOP)
+
+        error = caught.value
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        assert table in str(error)
+        assert len([line for line in lines if line.startswith("Traceback")]) == 1
 
     def test_newer_tables_are_refused(self, outbox):
         self.sql(outbox, "update hydracache_outbox_schema set version = 99")

@@ -974,6 +974,20 @@ def test_odd_file_names_are_that_file(tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
+@pytest.mark.parametrize(
+    "name", ["", ":memory:", "file::memory:", "file:shop.db?mode=ro"]
+)
+def test_name_that_sqlite_takes_for_something_else_is_refused(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigurationError, match="names no file.*MemoryOutbox"):
+        SQLiteOutbox(name).install_schema()
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_path_with_a_nul_is_refused(tmp_path):
     """SQLite would cut it there and open another file."""
     with pytest.raises((ValueError, ConfigurationError)):

@@ -272,7 +272,11 @@ class AppCalls(abc.ABC):
         batch = collected.batch(again)
         if not batch:
             return None
-        written = Written(self.runtime.write(connection, batch))
+        try:
+            written = Written(self.runtime.write(connection, batch))
+        except Exception as exc:
+            collected.doubt = f"the outbox could not, {type(exc).__name__}: {exc}"
+            raise
         collected.written = [
             *(each for each in collected.written if each not in undone),
             written,

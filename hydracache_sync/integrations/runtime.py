@@ -16,7 +16,7 @@ from hydracache_sync.appliers import MemcachedApplier
 from hydracache_sync.cache.memcached import MemcachedStore
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
-from hydracache_sync.errors import ConfigurationError, OutboxError
+from hydracache_sync.errors import ConfigurationError, OutboxError, SchemaError
 from hydracache_sync.integrations.collected import Written
 from hydracache_sync.integrations.config import AppConfig
 from hydracache_sync.integrations.hold_offs import held_off, hold_off_late
@@ -268,15 +268,21 @@ class Runtime:
         """
         shown = ", ".join(_shown(intent) for intent in batch.intents[:3])
         more = f" and {len(batch) - 3} more" if len(batch) > 3 else ""
+        saved = self._try_to_save(batch, position)
         logger.warning(
-            "%s collected %s%s and did not write it in its transaction: %s. Written"
-            " now on an own connection; a crash before that would have lost it",
+            "%s collected %s%s and did not write it in its transaction: %s. %s",
             where,
             shown,
             more,
             why,
+            (
+                "Written now on an own connection; a crash before that would have"
+                " lost it"
+                if saved
+                else "It is kept in this process and tried again"
+            ),
         )
-        if not self._try_to_save(batch, position):
+        if not saved:
             self._keep(batch)
 
     def save_left(self) -> None:
@@ -300,8 +306,16 @@ class Runtime:
         try:
             with self._held_off(batch):
                 self._net_outbox().enqueue(
-                    self.namespace, batch, commit_position=position
+                    self.namespace,
+                    _within(self.outbox.max_batch, batch),
+                    commit_position=position,
                 )
+        except SchemaError as exc:
+            # What is to be done is in its text. Kept, too.
+            logger.error(
+                "the outbox could not be written at the end of a request: %s", exc
+            )
+            return False
         except Exception:
             # A teardown must not raise. The batch is kept by the caller.
             logger.exception("the outbox could not be written at the end of a request")
@@ -357,6 +371,15 @@ class Runtime:
             written.committed |= seen > 0
             written.published = found.published >= receipt.targets
         return written.published
+
+
+def _within(
+    limit: int | None, batch: InvalidationIntentBatch
+) -> InvalidationIntentBatch:
+    """Return ``batch``, or one that covers it where no enqueue would take so many."""
+    if limit is None or len(batch.distinct()) <= limit:
+        return batch
+    return InvalidationIntentBatch(batch.reason).flush()
 
 
 def _shown(intent: Any) -> str:

@@ -178,7 +178,12 @@ class TransactionIntents(OpenTransaction):
             batch.intent(intent)
         position = collected.promised if collected is not None and theirs else None
         self._writer = self.home.runtime
-        receipt = self._writer.write(target, batch, position)
+        try:
+            receipt = self._writer.write(target, batch, position)
+        except Exception as exc:
+            if collected is not None:
+                collected.doubt = f"the outbox could not, {type(exc).__name__}: {exc}"
+            raise
         self.written.append(Written(receipt, again=False))
         self._own_done += len(own)
         self._theirs, self._theirs_done = collected, done + len(theirs)
@@ -268,7 +273,7 @@ class TransactionIntents(OpenTransaction):
                 collected = self.home.collected()
         if collected is not None:
             collected.add(*own)
-            collected.doubt = "statements were committed one by one"
+            collected.doubt = collected.doubt or "statements were committed one by one"
         elif own:
             logger.error(
                 "%d invalidations are lost: statements were committed one by one, and"

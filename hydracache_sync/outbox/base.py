@@ -7,7 +7,7 @@ Adapters subclass :class:`InvalidationOutbox` and keep what the docstrings here 
 from __future__ import annotations
 
 import abc
-from typing import Any, Callable, ContextManager, Iterable, Sequence
+from typing import Any, Callable, ContextManager, Iterable, NoReturn, Sequence
 
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
@@ -44,9 +44,18 @@ class InvalidationOutbox(abc.ABC):
     Source: trait ``InvalidationOutbox`` in ``hydracache-db/src/outbox.rs``.
     """
 
+    #: Intents that a batch may have; None without limit.
+    max_batch: int | None = None
+
     def __init__(self) -> None:
         self._on_commit: Subscribers[frozenset[str]] = Subscribers("after a commit")
         self._on_enqueue: Subscribers[frozenset[str]] = Subscribers("at an enqueue")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied: its connections are this process's."
+            " Pass its URL, and call open_outbox(url) in the other process"
+        )
 
     # The tables
 
@@ -454,12 +463,22 @@ def checked_position(
 
 
 def checked_batch(
-    namespace: str, batch: InvalidationIntentBatch
+    namespace: str, batch: InvalidationIntentBatch, limit: int | None = None
 ) -> InvalidationIntentBatch:
-    """Check the arguments of an enqueue; return a copy that the receipt may keep."""
+    """Check the arguments of an enqueue; return a copy that the receipt may keep.
+
+    :param limit: intents that it may have, each counted once; None without limit.
+    """
     checked_namespace(namespace)
     if not isinstance(batch, InvalidationIntentBatch):
         raise TypeError(
             f"batch must be InvalidationIntentBatch, not {type(batch).__name__}"
         )
+    if limit is not None and len(batch) > limit:
+        distinct = len(batch.distinct())
+        if distinct > limit:
+            raise ValueError(
+                f"batch has {distinct} intents, limit {limit} (max_batch): split it, or"
+                " invalidate a tag or collection in place of so many keys, or flush()"
+            )
     return batch.copy()

@@ -27,13 +27,18 @@ class MemoryOutbox(SQLiteOutbox):
     Its rows are part of a transaction through :meth:`transaction` only.
     """
 
+    _in_memory = True
+
     def __init__(
         self,
         *,
         busy_timeout: float = BUSY_TIMEOUT,
+        max_batch: int | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(":memory:", busy_timeout=busy_timeout, clock=clock)
+        super().__init__(
+            ":memory:", busy_timeout=busy_timeout, max_batch=max_batch, clock=clock
+        )
         self._pid = os.getpid()
         self._mutex = threading.Lock()
         self._connection = self._connect()

@@ -51,6 +51,7 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import NAMESPACES_PER_STATEMENT, SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
+from hydracache_sync.outbox.sql_runner import cause_of
 from hydracache_sync.outbox.statements import (
     ON_DUPLICATE_CARRY_AGAIN,
     PAUSED,
@@ -237,6 +238,8 @@ class MySQLOutbox(SQLOutbox):
     :param busy_timeout: seconds that an own transaction is run again while others hold
         its rows.
     :param connect_timeout, read_timeout, write_timeout: seconds.
+    :param max_batch: intents that a batch may have; beyond it an enqueue is a
+        ``ValueError`` and writes nothing. By default without limit.
     :param clock: returns Unix seconds, for tests; by default the server's clock.
     """
 
@@ -258,6 +261,7 @@ class MySQLOutbox(SQLOutbox):
         connect_timeout: float = CONNECT_TIMEOUT,
         read_timeout: float = READ_TIMEOUT,
         write_timeout: float = WRITE_TIMEOUT,
+        max_batch: int | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         if clock is not None:
@@ -269,7 +273,10 @@ class MySQLOutbox(SQLOutbox):
         if not database or "`" in database or "\0" in database or "%" in database:
             raise ConfigurationError(f"database {database!r} is not a usable name")
         super().__init__(
-            table=f"`{database}`.{table}", busy_timeout=busy_timeout, clock=clock
+            table=f"`{database}`.{table}",
+            busy_timeout=busy_timeout,
+            max_batch=max_batch,
+            clock=clock,
         )
         for name, seconds in (
             ("connect_timeout", connect_timeout),
@@ -321,7 +328,8 @@ class MySQLOutbox(SQLOutbox):
                 )
             return result
         except driver.errors as exc:
-            raise self._error(exc, own=False) from exc
+            error = self._error(exc, own=False)
+            raise error from cause_of(error, exc)
 
     def _insert_parts(
         self, rows: Sequence[NewRow], shared: Shared
@@ -535,7 +543,7 @@ class MySQLOutbox(SQLOutbox):
             error = self._error(exc, own=True)
             if isinstance(error, (ConnectionLostError, ReadOnlyServerError)):
                 self._connections.discard()
-            raise error from exc
+            raise error from cause_of(error, exc)
         except _GARBAGE as exc:
             if not is_cut_short(exc):
                 raise

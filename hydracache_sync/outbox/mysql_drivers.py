@@ -12,6 +12,7 @@ import weakref
 from typing import Any, Callable, Protocol, Sequence
 
 from hydracache_sync.errors import NotInTransactionError, OutboxError
+from hydracache_sync.outbox.wrappers import refusal
 
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
 _AUTOCOMMIT = 2  # SERVER_STATUS_AUTOCOMMIT
@@ -215,10 +216,7 @@ def driver_of(connection: Any) -> Driver:
         driver = _DRIVERS.get(base.__module__.partition(".")[0])
         if driver is not None:
             return driver(connection)
-    raise TypeError(
-        "connection must be of PyMySQL, mysqlclient or mysql-connector-python, not"
-        f" {type(connection).__module__}.{type(connection).__name__}"
-    )
+    raise refusal("of PyMySQL, mysqlclient or mysql-connector-python", connection)
 
 
 def require_transaction(driver: Driver) -> None:

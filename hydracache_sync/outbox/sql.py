@@ -41,9 +41,16 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
     claimed_row: type[OutboxRow] = OutboxRow
 
     def __init__(
-        self, *, table: str, busy_timeout: float, clock: Callable[[], float] | None
+        self,
+        *,
+        table: str,
+        busy_timeout: float,
+        max_batch: int | None,
+        clock: Callable[[], float] | None,
     ) -> None:
-        super().__init__(table=table, busy_timeout=busy_timeout, clock=clock)
+        super().__init__(
+            table=table, busy_timeout=busy_timeout, max_batch=max_batch, clock=clock
+        )
         #: What was asked of :meth:`due_namespaces` last, split into statements.
         self._due_parts: dict[tuple[str, ...], list[Sequence[str]]] = {}
         #: Namespaces that have rows due, most likely: a commit or a look has told so,

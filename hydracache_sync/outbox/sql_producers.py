@@ -11,9 +11,10 @@ from hydracache_sync.errors import OutboxError
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.base import checked_batch, checked_position
-from hydracache_sync.outbox.sql_runner import StatementRunner
+from hydracache_sync.outbox.sql_runner import StatementRunner, checked_count
 from hydracache_sync.outbox.statements import Present
 from hydracache_sync.outbox.transaction_end import TransactionEnd
+from hydracache_sync.outbox.wrappers import own_connection
 from hydracache_sync.process_local import ProcessLocal
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
@@ -31,9 +32,17 @@ class ProducersSide(StatementRunner):
     """What writes rows. The caller's transaction is never begun, ended or retried."""
 
     def __init__(
-        self, *, table: str, busy_timeout: float, clock: Callable[[], float] | None
+        self,
+        *,
+        table: str,
+        busy_timeout: float,
+        max_batch: int | None,
+        clock: Callable[[], float] | None,
     ) -> None:
         super().__init__(table=table, busy_timeout=busy_timeout, clock=clock)
+        if max_batch is not None and checked_count("max_batch", max_batch) == 0:
+            raise ValueError("max_batch must be at least 1, not 0")
+        self.max_batch = max_batch
         self._block = ProcessLocal()
         self._binds_clock = self.dialect.binds_clock
 
@@ -44,7 +53,7 @@ class ProducersSide(StatementRunner):
         *,
         commit_position: CommitPosition | str | None = None,
     ) -> InvalidationReceipt:
-        batch = checked_batch(namespace, batch)
+        batch = checked_batch(namespace, batch, self.max_batch)
         position, new = checked_position(commit_position)
         present = Present.IMPOSSIBLE if new else Present.CARRIED_AGAIN
         return self._enqueue(namespace, batch, position, present)
@@ -57,7 +66,8 @@ class ProducersSide(StatementRunner):
         *,
         commit_position: CommitPosition | str | None = None,
     ) -> InvalidationReceipt:
-        batch = checked_batch(namespace, batch)
+        connection = own_connection(connection)
+        batch = checked_batch(namespace, batch, self.max_batch)
         position, new = checked_position(commit_position)
         rows = _new_rows(batch)
         shared = self._shared(namespace, batch, position)
@@ -81,6 +91,7 @@ class ProducersSide(StatementRunner):
     def sees(self, connection: Any, receipt: InvalidationReceipt) -> bool:
         if receipt.inserted is not None and receipt.inserted < receipt.targets:
             return False  # what is there may be of an enqueue before
+        connection = own_connection(connection)
         encode = self.dialect.encode
         # In the order in which the statement has them.
         values = encode(receipt.namespace), encode(receipt.commit_position.value)

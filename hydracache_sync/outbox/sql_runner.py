@@ -16,7 +16,9 @@ from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
     ConnectionLostError,
     OutboxBusyError,
+    OutboxError,
     ReadOnlyServerError,
+    SchemaError,
 )
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.statements import Dialect, Statements
@@ -200,6 +202,11 @@ class StatementRunner(InvalidationOutbox):
                 if not replace:
                     raise
                 replace = False
+
+
+def cause_of(error: OutboxError, exc: Exception) -> Exception | None:
+    """What stands behind ``error``, for its traceback; None if that says it all."""
+    return None if isinstance(error, SchemaError) else exc
 
 
 def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

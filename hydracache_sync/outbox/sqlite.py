@@ -32,6 +32,7 @@ from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
 from hydracache_sync.outbox.sql_runner import (
     IDS_PER_STATEMENT,
+    cause_of,
     parts_of,
 )
 from hydracache_sync.outbox.sqlite_files import opened_file
@@ -42,6 +43,7 @@ from hydracache_sync.outbox.statements import (
     Dialect,
     Present,
 )
+from hydracache_sync.outbox.wrappers import refusal
 
 T = TypeVar("T")
 
@@ -112,10 +114,13 @@ class SQLiteOutbox(SQLOutbox):
     :param path: made absolute at once; a later ``chdir`` has no effect.
     :param table: its name; beside it are ``<table>_schema`` and ``<table>_paused``.
     :param busy_timeout: seconds to go on trying while others hold the write lock.
+    :param max_batch: intents that a batch may have; beyond it an enqueue is a
+        ``ValueError`` and writes nothing. By default without limit.
     :param clock: returns Unix seconds, for tests; by default ``time.time``.
     """
 
     dialect = SQLITE
+    _in_memory = False
 
     def __init__(
         self,
@@ -123,16 +128,30 @@ class SQLiteOutbox(SQLOutbox):
         *,
         table: str = DEFAULT_TABLE,
         busy_timeout: float = BUSY_TIMEOUT,
+        max_batch: int | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         # "main.": a temporary table of the caller's would be taken before ours.
-        super().__init__(table=f"main.{table}", busy_timeout=busy_timeout, clock=clock)
+        super().__init__(
+            table=f"main.{table}",
+            busy_timeout=busy_timeout,
+            max_batch=max_batch,
+            clock=clock,
+        )
         self._name = table
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", table):
             raise ConfigurationError(
                 f"table {table!r} is not a name of letters, digits and underscores"
             )
-        self.path = os.path.abspath(os.fsdecode(path))
+        name = os.fsdecode(path)
+        if not self._in_memory and (
+            name in ("", ":memory:") or name.startswith("file:")
+        ):
+            raise ConfigurationError(
+                f"path {name!r} names no file: a database in memory is seen by one"
+                " connection only, use MemoryOutbox() there; of a URI give the path"
+            )
+        self.path = os.path.abspath(name)
         if "\0" in self.path:
             raise ConfigurationError(f"path {self.path!r} has a NUL in it")
         self._log = f"{self.path}-wal"
@@ -160,10 +179,7 @@ class SQLiteOutbox(SQLOutbox):
 
     def _run_in(self, connection: Any, work: Callable[[sqlite3.Cursor], T]) -> T:
         if not isinstance(connection, sqlite3.Connection):
-            raise TypeError(
-                "connection must be sqlite3.Connection, not"
-                f" {type(connection).__name__}"
-            )
+            raise refusal("sqlite3.Connection", connection)
         idle = False
         try:
             idle = not connection.in_transaction
@@ -175,7 +191,8 @@ class SQLiteOutbox(SQLOutbox):
         except sqlite3.Error as exc:
             if idle:
                 self._end_implicit_transaction(connection)
-            raise self._error(exc) from exc
+            error = self._error(exc)
+            raise error from cause_of(error, exc)
 
     def _end_implicit_transaction(self, connection: sqlite3.Connection) -> None:
         """Undo the BEGIN that the driver sent for our INSERT; it holds nothing."""
@@ -417,7 +434,8 @@ class SQLiteOutbox(SQLOutbox):
                 self._text_factory = bytes
                 self._drop_connection()
                 raise ConnectionLostError(f"{self}: {exc}") from exc
-            raise self._error(exc) from exc
+            error = self._error(exc)
+            raise error from cause_of(error, exc)
 
     def _drop_connection(self) -> None:
         self._connections.discard()

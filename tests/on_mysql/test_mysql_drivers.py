@@ -11,6 +11,7 @@ import mysql.connector.pooling
 import MySQLdb.cursors
 import pymysql
 import pytest
+import sqlalchemy
 from mysql_callers import CALLERS, Caller
 from mysql_databases import PATIENCE, Database
 
@@ -728,6 +729,17 @@ def test_connection_out_of_the_pool_of_mysql_connector_is_one(outbox, database):
         with pytest.raises(NotInTransactionError):
             outbox.enqueue_in(connection, SHOP, batch_of("b"))
     pool._remove_connections()
+
+    assert keys_of(outbox.rows(SHOP)) == ["a"]
+
+
+def test_raw_connection_of_sqlalchemy_is_one(outbox, database):
+    engine = sqlalchemy.create_engine("mysql+pymysql://", creator=database.connect)
+    with contextlib.closing(engine.raw_connection()) as connection:
+        receipt = outbox.enqueue_in(connection, SHOP, batch_of("a"))
+        connection.commit()
+        assert receipt.is_over
+    engine.dispose()
 
     assert keys_of(outbox.rows(SHOP)) == ["a"]
 

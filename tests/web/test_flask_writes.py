@@ -12,7 +12,7 @@ import pytest
 from flask import Response, abort, g, stream_with_context
 from shop import Shop, close_db, end_db, hydracache
 
-from hydracache_sync import InvalidationIntent, InvalidationIntentBatch
+from hydracache_sync import InvalidationIntent, InvalidationIntentBatch, SchemaError
 from hydracache_sync.outbox.row import OutboxState
 
 
@@ -389,6 +389,47 @@ class TestNet:
         assert status == 200
         assert "the outbox could not be written at the end of a request" in caplog.text
         assert shop.targets() == ["item:1"]
+
+    @pytest.mark.parametrize("writes", [False, True])
+    def test_missing_tables_are_one_line_with_what_to_run(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture, writes: bool
+    ) -> None:
+        with sqlite3.connect(shop.path) as connection:
+            connection.execute("drop table hydracache_outbox")
+
+        def view() -> str:
+            shop.db().execute("begin")
+            hydracache.invalidate_key("item:1")
+            if writes:
+                with pytest.raises(SchemaError):
+                    hydracache.write(shop.db())
+            return "done"
+
+        assert self.run(shop, view) == 200
+
+        error, warning = [
+            record
+            for record in caplog.records
+            if record.name == "hydracache_sync.integrations.runtime"
+        ]
+        assert "hydracache schema install" in error.getMessage()
+        assert (error.levelname, error.exc_info) == ("ERROR", None)
+        assert "kept in this process" in warning.getMessage()
+        assert ("SchemaError" in warning.getMessage()) is writes
+
+    def test_a_batch_beyond_the_limit_becomes_a_flush(self, tmp_path: Path) -> None:
+        shop = Shop(tmp_path / "limited.db")
+        shop.state.runtime.outbox.max_batch = 2
+
+        def view() -> str:
+            for number in range(3):
+                hydracache.invalidate_key(f"item:{number}")
+            return "done"
+
+        assert self.run(shop, view) == 200
+
+        [row] = shop.rows()
+        assert row.intent == InvalidationIntent.flush()
 
     def test_a_locked_database_delays_the_page_no_longer_than_said(
         self, tmp_path: Path
