@@ -85,9 +85,12 @@ ReadsOf = Callable[[InvalidationIntent], Iterable[CachedRead]]
 
 @dataclass(frozen=True)
 class StaleRead:
-    """A value that was served although an invalidation of it had been published.
+    """A value that went on being served although the database had another one.
 
-    :ivar row: the published invalidation that led to the check.
+    No row was pending: either an invalidation has had no effect, or a change was made
+    that no row tells of. Which one cannot be told from here.
+
+    :ivar row: the published invalidation that led to the check, not its cause.
     :ivar delay: seconds after its publish at which it was meant to be checked.
     """
 
@@ -287,10 +290,11 @@ class CacheVerifier:
             if verdict == STALE:
                 # Never the values: they are the app's users'.
                 logger.error(
-                    "stale: key %r is served from before %s, published %g s ago",
+                    "stale: key %r is not what the database has, seen %g s after %s was"
+                    " published; that one, or a change that no row tells of, is missing",
                     read.key,
-                    row,
                     delay,
+                    row,
                 )
                 if len(self._findings) < MAX_FINDINGS:
                     self._findings.append(StaleRead(row, read.key, delay))

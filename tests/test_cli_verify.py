@@ -247,3 +247,71 @@ def test_an_outbox_that_is_not_there_is_said(app: App, tmp_path: Path) -> None:
 
     assert shown.code == ExitCode.OUTBOX_AWAY
     assert "gone.db" in shown.err
+
+
+def installed(app: App, *arguments: str, cwd: Path) -> Ended:
+    """Run it as pip installs it: a script, whose own folder is what Python adds."""
+    script = app.folder / "site" / "hydracache.py"
+    script.write_text("from hydracache_sync.__main__ import main\nmain()\n")
+    ran = subprocess.run(
+        [sys.executable, str(script), "verify", *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    return Ended(ran.returncode, ran.stdout, ran.stderr)
+
+
+@pytest.mark.parametrize("name", ["pymysql", "pymemcache", "json.tool"])
+def test_a_file_that_lies_there_does_not_run_in_place_of_a_package(
+    app: App, name: str
+) -> None:
+    planted = app.folder / f"{name.rpartition('.')[2]}.py"
+    planted.write_text(f"open({str(app.folder / 'ran')!r}, 'w')\n")
+    with (app.folder / "shop_checks.py").open("a") as file:
+        file.write(f"import {name}\n")
+
+    shown = installed(app, "shop_checks:verifier", "--for", "0", cwd=app.folder)
+
+    assert shown.code == ExitCode.DONE, shown.err
+    assert not (app.folder / "ran").exists()
+
+
+def test_an_app_that_is_elsewhere_is_found_by_its_folder(
+    app: App, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    arguments = ("shop_checks:verifier", "--for", "0")
+
+    lost = installed(app, *arguments, cwd=elsewhere)
+    found = installed(app, "--app-dir", str(app.folder), *arguments, cwd=elsewhere)
+
+    assert (lost.code, found.code) == (ExitCode.USAGE, ExitCode.DONE)
+    assert "no module 'shop_checks'" in lost.err
+
+
+def test_a_module_of_another_place_is_named_with_it(app: App) -> None:
+    shown = installed(app, "json:verifier", cwd=app.folder)
+
+    assert shown.code == ExitCode.USAGE
+    assert "json/__init__.py" in " ".join(shown.err.split()).replace(" ", "")
+
+
+def test_a_stale_value_is_not_blamed_on_the_row_that_led_to_it(
+    app: App, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "verify.prom"
+    running = app.start("--for", "3", "--metrics", str(metrics))
+    while running.process.poll() is None:
+        app.publish()
+        app.change_past_the_outbox()
+        time.sleep(1.0)
+
+    shown = running.ended()
+
+    [log, *_] = [line for line in shown.err.splitlines() if " ERROR " in line]
+    assert "is not what the database has" in log and "no row tells of" in log
+    assert "or a change was made that wrote none" in shown.out
+    assert "served from before" not in shown.out + shown.err

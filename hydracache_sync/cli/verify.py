@@ -37,6 +37,13 @@ _EXIT_CODES = listed(
 @click.command(epilog=_EXIT_CODES)
 @click.argument("verifier", metavar="MODULE:NAME")
 @click.option(
+    "--app-dir",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    metavar="DIR",
+    help="Where the module is, if it is not installed: by default the working directory."
+    " Installed modules come first.",
+)
+@click.option(
     "--for",
     "seconds",
     type=DURATION,
@@ -48,7 +55,7 @@ _EXIT_CODES = listed(
     "--metrics",
     type=click.Path(dir_okay=False, writable=True),
     help="Write counts there for Prometheus, each 10 s: a .prom file for the textfile"
-    " collector of its node exporter.",
+    " collector of its node exporter. Needs the extra `metrics`.",
 )
 @json_option
 @logging_options
@@ -57,6 +64,7 @@ def verify(
     ctx: click.Context,
     *,
     verifier: str,
+    app_dir: str | None,
     seconds: float | None,
     metrics: str | None,
     as_json: bool,
@@ -68,7 +76,7 @@ def verify(
     invalidations is looked at a second, a minute and five minutes later. Runs beside
     the app, for as long as you like; reads only.
     """
-    found = _loaded(verifier)
+    found = _loaded(verifier, app_dir)
     exporter = None if metrics is None else _Exporter(found, metrics)
     started = time.monotonic()
     found.look()  # from now on; fails at once where there is no outbox
@@ -92,12 +100,13 @@ def verify(
     ctx.exit(code)
 
 
-def _loaded(name: str) -> CacheVerifier:
+def _loaded(name: str, app_dir: str | None) -> CacheVerifier:
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
         raise click.UsageError(f"{name!r} is not of the form MODULE:NAME")
-    # As servers of web apps do: the app is looked for where the command is run.
-    sys.path.insert(0, os.getcwd())
+    # The app is looked for where the command is run. Last: a file that lies there must
+    # not run in place of a package that is installed.
+    sys.path.append(str(app_dir or os.getcwd()))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
@@ -107,7 +116,10 @@ def _loaded(name: str) -> CacheVerifier:
     try:
         found = getattr(module, attribute)
     except AttributeError as exc:
-        raise click.UsageError(f"module {module_name!r} has no {attribute!r}") from exc
+        place = getattr(module, "__file__", None) or "built in"
+        raise click.UsageError(
+            f"module {module_name!r} ({place}) has no {attribute!r}"
+        ) from exc
     if callable(found):
         found = found()
     if not isinstance(found, CacheVerifier):
@@ -134,8 +146,13 @@ def _print(found: CacheVerifier, report: VerifyReport, seconds: float) -> None:
         click.echo(f"{report.unmapped} of them invalidate nothing that the app names")
     for each in report.findings:
         click.echo(
-            f"STALE: key {each.key!r}, {each.delay:g} s after row {each.row.id}"
-            f" ({each.row.intent}) was published"
+            f"STALE: key {each.key!r} is not what the database has; seen"
+            f" {each.delay:g} s after row {each.row.id} ({each.row.intent}) was published"
+        )
+    if report.findings:
+        click.echo(
+            "-> an invalidation has had no effect, or a change was made that wrote none:"
+            " by another program, or by a statement that nobody told the outbox of"
         )
 
 
