@@ -290,8 +290,9 @@ class CacheVerifier:
             if verdict == STALE:
                 # Never the values: they are the app's users'.
                 logger.error(
-                    "stale: key %r is not what the database has, seen %g s after %s was"
-                    " published; that one, or a change that no row tells of, is missing",
+                    "stale: key %r is not what the database has, seen %g s after %s"
+                    " was published; that one, or a change that no row tells of,"
+                    " is missing",
                     read.key,
                     delay,
                     row,

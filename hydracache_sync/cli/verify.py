@@ -40,8 +40,8 @@ _EXIT_CODES = listed(
     "--app-dir",
     type=click.Path(exists=True, file_okay=False, resolve_path=True),
     metavar="DIR",
-    help="Where the module is, if it is not installed: by default the working directory."
-    " Installed modules come first.",
+    help="Where the module is, if it is not installed: by default the working"
+    " directory. Installed modules come first.",
 )
 @click.option(
     "--for",
@@ -147,12 +147,13 @@ def _print(found: CacheVerifier, report: VerifyReport, seconds: float) -> None:
     for each in report.findings:
         click.echo(
             f"STALE: key {each.key!r} is not what the database has; seen"
-            f" {each.delay:g} s after row {each.row.id} ({each.row.intent}) was published"
+            f" {each.delay:g} s after row {each.row.id} ({each.row.intent}) was"
+            " published"
         )
     if report.findings:
         click.echo(
-            "-> an invalidation has had no effect, or a change was made that wrote none:"
-            " by another program, or by a statement that nobody told the outbox of"
+            "-> an invalidation has had no effect, or a change was made that wrote"
+            " none: by another program, or by a statement that told nobody"
         )
 
 
