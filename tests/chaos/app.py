@@ -2,6 +2,9 @@
 
 Half of the items are in a namespace of its own that is strict. Whatever is cached of an
 item carries its version, so that a reader knows how old it is.
+
+A process is on one of some simulated hosts. Each host reaches the nodes over links of
+its own, which hold what the host has sent and deliver it late.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import pymysql
@@ -27,6 +30,7 @@ from hydracache_sync import (
     entity_tag,
     open_outbox,
 )
+from plain_set_store import PlainSetStore
 
 NAMESPACE = "chaos"
 STRICT = "chaos-strict"
@@ -36,6 +40,16 @@ GROUP = 4
 
 #: Seconds. Short, so that what a killed worker held is soon taken over.
 CLAIM_TTL = 2.0
+
+#: Seconds. Short, because a message is late only if it is later than these: the hosts
+#: share one clock, and a writer stands still for less than half of the hold-off.
+CLOCK_SKEW = 0.2
+HOLD_OFF = 1.0
+
+#: Items of each namespace, the last ones, that only scenes write. A whole group.
+SCENES_ITEMS = 2
+
+HOSTS = 3
 
 TABLES = (
     "create table item (id integer primary key, version integer not null)",
@@ -50,8 +64,13 @@ TABLES = (
 class Settings:
     """What all processes are told.
 
+    :ivar links: ports of each host's links, in the order of the nodes.
+    :ivar ring: which readers use.
+    :ivar rings: which appliers and quarantines write to; several during a roll-out.
     :ivar items: of each namespace; the strict ones come after the others.
     :ivar plain_delete: get, set and delete in place of the protocol.
+    :ivar plain_set: tokens overwritten, and not replaced as the protocol does it.
+    :ivar calm: links deliver at once.
     :ivar quarantine: whether writers of the strict ones hold off before they commit.
     :ivar guard: whether who reads an old snapshot says so.
     """
@@ -60,9 +79,14 @@ class Settings:
     folder: str
     database: str
     nodes: tuple[str, ...]
+    links: tuple[tuple[int, ...], ...]
     parent: int
+    ring: str = "4"
+    rings: tuple[str, ...] = ("4",)
     items: int = 30
     plain_delete: bool = False
+    plain_set: bool = False
+    calm: bool = False
     quarantine: bool = True
     guard: bool = True
 
@@ -72,7 +96,10 @@ class Settings:
     @classmethod
     def from_json(cls, text: str) -> Settings:
         facts = json.loads(text)
-        return cls(**{**facts, "nodes": tuple(facts["nodes"])})
+        facts["nodes"] = tuple(facts["nodes"])
+        facts["links"] = tuple(map(tuple, facts["links"]))
+        facts["rings"] = tuple(facts["rings"])
+        return cls(**facts)
 
     @property
     def all_items(self) -> int:
@@ -84,11 +111,9 @@ class Settings:
     def namespace(self, item: int) -> str:
         return STRICT if self.is_strict(item) else NAMESPACE
 
-    @property
-    def ports(self) -> set[int]:
-        """Of the database and the nodes."""
-        nodes = {int(node.rpartition(":")[2]) for node in self.nodes}
-        return nodes | {urlsplit(self.database).port or 3306}
+    def ports(self, host: int) -> set[int]:
+        """Of the database and of the nodes, as processes on ``host`` connect to."""
+        return {urlsplit(self.database).port or 3306, *self.links[host]}
 
     # The database
 
@@ -126,23 +151,56 @@ class Settings:
 
     # The cache
 
-    def store(self) -> MemcachedStore:
-        return MemcachedStore(list(self.nodes), timeout=0.3, connect_timeout=0.3)
+    def stores(self, ports: Sequence[int] | None = None) -> list[MemcachedStore]:
+        """What reads :attr:`ring`, and after it the other rings that are written to.
 
-    def cache(self, store: MemcachedStore, item: int, **options: Any) -> Any:
+        :param ports: of the links to the nodes; None for none between.
+        """
+        rings = [self.ring, *(ring for ring in self.rings if ring != self.ring)]
+        kind = LinkedPlainSetStore if self.plain_set else LinkedStore
+        return [
+            kind(
+                ring_nodes(self.nodes, ring),
+                dict(zip(self.nodes, ports)) if ports else {},
+                ring=ring,
+            )
+            for ring in rings
+        ]
+
+    def on_host(self, host: int) -> list[MemcachedStore]:
+        """As :meth:`stores`, over the links of a host."""
+        return self.stores(self.links[host])
+
+    def cache(self, stores: list[MemcachedStore], item: int, **options: Any) -> Any:
         """What reads ``item``'s namespace."""
+        store, *also = stores
         if self.plain_delete:
             return Plain(store)
-        if self.is_strict(item):
-            return TaggedCache(store, STRICT, strict=True, **options)
-        return TaggedCache(store, NAMESPACE, **options)
+        namespace, strict = self.namespace(item), self.is_strict(item)
+        return TaggedCache(
+            store,
+            namespace,
+            also=also,
+            strict=strict,
+            hold_off=HOLD_OFF,
+            clock_skew=CLOCK_SKEW,
+            **options,
+        )
 
-    def applier(self, store: MemcachedStore, namespace: str) -> InvalidationApplier:
+    def applier(
+        self, stores: list[MemcachedStore], namespace: str, **options: Any
+    ) -> InvalidationApplier:
+        store, *also = stores
         if self.plain_delete:
             return PlainKeyApplier(store, key=_plain_key, namespace=namespace)
-        if namespace == STRICT:
-            return MemcachedApplier(store, namespace, strict=True)
-        return MemcachedApplier(store, namespace)
+        return MemcachedApplier(
+            store,
+            namespace,
+            also=also,
+            strict=namespace == STRICT,
+            hold_off=HOLD_OFF,
+            **options,
+        )
 
     def namespaces(self) -> list[str]:
         return [NAMESPACE, STRICT]
@@ -158,6 +216,32 @@ class Settings:
         if not self.is_strict(item):
             batch.invalidate_collection(f"group:{item // GROUP}")
         return batch
+
+
+class LinkedStore(MemcachedStore):
+    """Reaches each node over a link. Keys are placed by the names of the nodes."""
+
+    def __init__(
+        self, nodes: Sequence[str], ports: Mapping[str, int], *, ring: str
+    ) -> None:
+        super().__init__(nodes, ring=ring, timeout=0.3, connect_timeout=0.3)
+        for node in self._nodes:
+            if node.name in ports:
+                server = node._pool.server
+                node._pool.server = server._replace(port=ports[node.name])
+
+
+class LinkedPlainSetStore(LinkedStore, PlainSetStore):
+    """The same, and tokens are overwritten."""
+
+
+def ring_nodes(nodes: Sequence[str], ring: str) -> list[str]:
+    """The server list of a ring: each leaves out another node, and some leave out none.
+
+    A node comes back with what it held when it was left.
+    """
+    left_out = int(ring) % (len(nodes) + 1)
+    return [node for number, node in enumerate(nodes, 1) if number != left_out]
 
 
 class Plain:

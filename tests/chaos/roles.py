@@ -11,14 +11,24 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
 from typing import Any, Callable
 
 import pymysql
 
-from chaos.app import CLAIM_TTL, Settings, key_of
+from chaos.app import (
+    CLAIM_TTL,
+    HOLD_OFF,
+    HOSTS,
+    SCENES_ITEMS,
+    Settings,
+    key_of,
+    ring_nodes,
+)
 from chaos.records import CACHED, LOADED, LOADED_IN_OLD_SNAPSHOT, Log
 from chaos.saboteur import cut_at_random
+from chaos.scenes import Scenes
+from chaos.transactions import Connection, write_one
+from chaos.weather import Weather
 from faults.caches import plain_key
 from faults.process import die_with
 from hydracache_sync import (
@@ -32,7 +42,6 @@ from hydracache_sync import (
     open_outbox,
 )
 from hydracache_sync.cache import Keyspace, app_address
-from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF
 
 #: Threads of a reader process; one more reads in old snapshots.
 READERS = 3
@@ -43,6 +52,9 @@ RATE = 10.0
 #: Part of the writes that go to the strict namespace, where each costs the item's cache
 #: for seconds.
 STRICT_SHARE = 0.15
+
+#: Seconds between a quarantine and its commit.
+HESITATIONS = (0.0,) * 6 + (0.02, 0.05, 0.1, 0.2)
 
 #: Seconds that a loader takes beside its query: the window of the races. Mostly short,
 #: and sometimes longer than it takes to publish.
@@ -76,6 +88,7 @@ class Process:
     def __init__(self, settings: Settings, role: str, slot: int, life: int) -> None:
         self.settings = settings
         self.slot = slot
+        self.host = slot % HOSTS
         self.stop = threading.Event()
         self.random = random.Random(f"{settings.seed} {role} {slot} {life}")
         self.log = Log(settings.folder, f"{role}-{slot}-{life}")
@@ -89,12 +102,14 @@ class Process:
             item += items
         return item
 
-    def be_cut_off(self) -> threading.Thread:
+    def be_cut_off(self) -> None:
         """Lose a connection now and then, in a thread."""
+        if self.settings.calm:
+            return
         thread = threading.Thread(
             target=cut_at_random,
             args=(
-                self.settings.ports,
+                self.settings.ports(self.host),
                 CUT_EVERY,
                 random.Random(f"{self.random.random()} cuts"),
                 lambda: self.log.count("connections cut"),
@@ -103,50 +118,35 @@ class Process:
             daemon=True,
         )
         thread.start()
-        return thread
-
-
-class Connection:
-    """One to the database, and another when that is lost."""
-
-    def __init__(self, settings: Settings, *, autocommit: bool = False) -> None:
-        self._settings = settings
-        self._autocommit = autocommit
-        self.current: Any = None
-        self.renew()
-
-    def renew(self) -> None:
-        if self.current is not None:
-            with suppress(pymysql.err.Error, OSError):
-                self.current.close()
-            self.current = None
-        while self.current is None:
-            # The new one may be cut before it is there.
-            with suppress(pymysql.err.OperationalError):
-                self.current = self._settings.connect(autocommit=self._autocommit)
 
 
 def write(process: Process) -> None:
     """Change items, publish some inline, wait for some, leave most to the workers."""
     settings, dice, log = process.settings, process.random, process.log
     outbox = open_outbox(settings.database)
-    store = settings.store()
+    stores = settings.on_host(process.host)
     workers = {
         namespace: OutboxWorker(
-            outbox, settings.applier(store, namespace), claim_ttl=CLAIM_TTL
+            outbox, settings.applier(stores, namespace), claim_ttl=CLAIM_TTL
         )
         for namespace in settings.namespaces()
     }
-    strict_cache = settings.cache(store, settings.items)
+    strict_cache = settings.cache(stores, settings.items)
     connection = Connection(settings)
     process.be_cut_off()
     while not process.stop.wait(dice.expovariate(RATE)):
-        item = dice.randrange(settings.items)
+        item = dice.randrange(settings.items - SCENES_ITEMS)
         if dice.random() < STRICT_SHARE:
             item += settings.items
+        hesitation = dice.choice(HESITATIONS)
         try:
-            written = _write_one(
-                settings, outbox, connection.current, strict_cache, item
+            written = write_one(
+                settings,
+                outbox,
+                connection.current,
+                strict_cache,
+                item,
+                lambda: time.sleep(hesitation),
             )
         except QuarantineError:
             connection.renew()
@@ -180,37 +180,13 @@ def write(process: Process) -> None:
             log.count("publishes and waits that failed")
 
 
-def _write_one(
-    settings: Settings, outbox: Any, connection: Any, cache: Any, item: int
-) -> tuple[int, Any, bool]:
-    batch = settings.batch(item)
-    with connection.cursor() as cursor:
-        cursor.execute("update item set version = version + 1 where id = %s", (item,))
-        cursor.execute("select version from item where id = %s", (item,))
-        [version] = cursor.fetchone()
-        receipt = outbox.enqueue_in(connection, settings.namespace(item), batch)
-        cursor.execute(
-            "insert into history (item, version, position, written_at)"
-            " values (%s, %s, %s, %s)",
-            (item, version, receipt.commit_position.value, time.monotonic_ns()),
-        )
-    quarantined = settings.quarantine and not settings.plain_delete
-    if not settings.is_strict(item) or not quarantined:
-        connection.commit()
-        # Without a quarantine nothing is strict, and is judged as if it were.
-        return version, receipt, settings.is_strict(item)
-    with cache.quarantine(batch) as quarantine:
-        connection.commit()
-    return version, receipt, bool(quarantine.strict)
-
-
 def carry(process: Process) -> None:
     """Drain both namespaces."""
     settings = process.settings
     outbox = open_outbox(settings.database)
-    store = settings.store()
+    stores = settings.on_host(process.host)
     workers = [
-        OutboxWorker(outbox, settings.applier(store, namespace), claim_ttl=CLAIM_TTL)
+        OutboxWorker(outbox, settings.applier(stores, namespace), claim_ttl=CLAIM_TTL)
         for namespace in settings.namespaces()
     ]
     process.be_cut_off()
@@ -221,13 +197,13 @@ def carry(process: Process) -> None:
 def read(process: Process) -> None:
     """Read items, in several threads, one of them in long transactions."""
     settings = process.settings
-    store = settings.store()
+    stores = settings.on_host(process.host)
     # Some processes refresh early.
     early: dict[str, Any] = {}
     if process.slot % 2 and not settings.plain_delete:
         early = {"soft_ttl": 0.3}
     caches = {
-        namespace: settings.cache(store, item, **early)
+        namespace: settings.cache(stores, item, **early)
         for namespace, item in zip(settings.namespaces(), (0, settings.items))
     }
     threads = [
@@ -239,7 +215,8 @@ def read(process: Process) -> None:
         thread.start()
     process.be_cut_off()
     while not process.stop.wait(process.random.expovariate(1 / 3)):
-        store.close()
+        for store in stores:
+            store.close()
         process.log.count("stores closed under their readers")
     for thread in threads:
         thread.join()
@@ -325,7 +302,7 @@ def observe(process: Process) -> None:
     connection = settings.connect(autocommit=True)
     seen: set[int] = set()
     open_rows: dict[int, tuple[int, int, bytes]] = {}
-    in_time = int(DEFAULT_HOLD_OFF * 1e9)
+    in_time = int(HOLD_OFF * 1e9)
     last = 0
     while not process.stop.wait(0.01):
         with connection.cursor() as cursor:
@@ -363,10 +340,11 @@ def observe(process: Process) -> None:
 def evict(process: Process) -> None:
     """Lose tokens and entries, and fill the nodes with things that nobody reads."""
     settings, dice, log = process.settings, process.random, process.log
-    store = settings.store()
+    stores = settings.stores()
     next_flood = time.monotonic() + FLOOD_EVERY
     while not process.stop.wait(1 / EVICTIONS):
         item = process.some_item(dice, STRICT_EVICTIONS)
+        store = dice.choice(stores)
         keyspace = Keyspace(store.ring, settings.namespace(item))
         victims = [*keyspace.of_key(key_of(item))]
         victims += [keyspace.tag_token(tag) for tag in settings.tags(item)]
@@ -377,7 +355,8 @@ def evict(process: Process) -> None:
             log.count("tokens and entries evicted by hand")
         if time.monotonic() >= next_flood:
             next_flood = time.monotonic() + FLOOD_EVERY
-            if _flood(dice.choice(settings.nodes), store, dice.choice(victims)):
+            node = dice.choice(ring_nodes(settings.nodes, store.ring))
+            if _flood(node, store, dice.choice(victims)):
                 log.count("floods of a node")
 
 
@@ -409,9 +388,9 @@ def _flood(node: str, store: MemcachedStore, example: Any) -> bool:
 def come_late(process: Process) -> None:
     """Apply once more what was published long ago, as a worker that hung would."""
     settings, dice, log = process.settings, process.random, process.log
-    store = settings.store()
+    stores = settings.on_host(process.host)
     appliers = {
-        namespace: settings.applier(store, namespace)
+        namespace: settings.applier(stores, namespace)
         for namespace in settings.namespaces()
     }
     while not process.stop.wait(1 / LATE):
@@ -422,6 +401,23 @@ def come_late(process: Process) -> None:
             log.count("late duplicates of an apply")
 
 
+def blow(process: Process) -> None:
+    """Be the links of a host, which deliver late."""
+    settings = process.settings
+    Weather(
+        settings.nodes,
+        settings.links[process.slot],
+        process.random,
+        process.log,
+        calm=settings.calm,
+    ).run(process.stop)
+
+
+def play(process: Process) -> None:
+    """Play scenes in which a token is late, on items that nobody else writes."""
+    Scenes(process.settings, process.random, process.log).run(process.stop)
+
+
 ROLES: dict[str, Callable[[Process], None]] = {
     "writer": write,
     "worker": carry,
@@ -429,6 +425,8 @@ ROLES: dict[str, Callable[[Process], None]] = {
     "observer": observe,
     "evictor": evict,
     "latecomer": come_late,
+    "link": blow,
+    "scenes": play,
 }
 
 

@@ -10,14 +10,15 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator, Sequence
 
 from faults.storm import StormError
 from hydracache_sync import OutboxWorker, open_outbox
-from servers import MariaDB, Memcached
+from servers import MariaDB, Memcached, free_port
 
-from .app import Settings
+from .app import HOSTS, Settings
 from .judge import Verdict, judge
 from .records import LOADED, Log, count_reads
 
@@ -26,13 +27,22 @@ NAME = "chaos"
 
 NODES = 3
 PROCESSES = {
+    "link": HOSTS,
     "writer": 3,
     "worker": 2,
     "reader": 3,
     "observer": 1,
     "evictor": 1,
     "latecomer": 1,
+    "scenes": 1,
 }
+
+#: Without these it is calm, but for the scenes.
+UNREST = ("evictor", "latecomer")
+
+#: Roles that write to all rings of a roll-out, and those that look into one.
+WRITE_TO_RINGS = ("writer", "worker", "latecomer", "scenes")
+LOOK_INTO_RING = ("reader", "evictor")
 
 #: Megabytes of each node: so little that floods evict.
 MEMORY = 2
@@ -43,6 +53,11 @@ STOP_EVERY = 1.5
 NODE_DOWN_EVERY = 6.0
 NODE_STOPPED_EVERY = 8.0
 DOWN = (0.1, 1.5)
+STOPPED = (1.0, 5.0)
+
+#: Seconds between two changes of the ring, and between two processes that get to know.
+RING_EVERY = 15.0
+RESTART_EVERY = 0.2
 
 #: A worker sleeps beyond its claim and is late then. A writer sleeps for less than half
 #: of the hold-off: that its COMMIT ends within it is an assumption of strictness.
@@ -59,6 +74,7 @@ class Child:
     """A process of a run."""
 
     def __init__(self, settings: Settings, role: str, slot: int, life: int) -> None:
+        self.settings = settings
         self.role, self.slot, self.life = role, slot, life
         self.errors = Path(settings.folder) / f"{role}-{slot}-{life}.err"
         self.wake_at: float | None = None
@@ -99,12 +115,15 @@ class Run:
         self._children: list[Child] = []
         self._harm: Counter[str] = Counter()
         self._nodes_back: dict[int, tuple[float, Callable[[], object]]] = {}
+        self._roll_out: Iterator[object] = iter(())
+        self._restart_at = 0.0
 
     def run(self, *, seconds: float | None, reads: int | None) -> Verdict:
         try:
             for role, count in PROCESSES.items():
                 for slot in range(count):
-                    self._start(role, slot, 0)
+                    if self._has_part(role):
+                        self._start(role, slot, 0)
             self._rage(seconds, reads)
             self._settle()
         finally:
@@ -117,13 +136,18 @@ class Run:
     def _start(self, role: str, slot: int, life: int) -> None:
         self._children.append(Child(self._settings, role, slot, life))
 
+    def _has_part(self, role: str) -> bool:
+        if self._settings.plain_delete and role == "scenes":
+            # There are no tokens.
+            return False
+        return not self._settings.calm or role not in UNREST
+
     def _rage(self, seconds: float | None, reads: int | None) -> None:
         began = time.monotonic()
         told = counted = began
         done = 0
         due = {
-            what: began + 2.0 + self._random.expovariate(1 / every)
-            for what, every in _EVENTS.items()
+            what: began + 2.0 + self._pause(every) for what, every in _EVENTS.items()
         }
         while True:
             now = time.monotonic()
@@ -142,10 +166,17 @@ class Run:
                 )
             self._look_after(now)
             for what, at in due.items():
-                if now >= at:
+                if now >= at and not self._settings.calm:
                     getattr(self, what)(now)
-                    due[what] = now + self._random.expovariate(1 / _EVENTS[what])
+                    due[what] = now + self._pause(_EVENTS[what])
+            if now >= self._restart_at:
+                self._restart_at = now + RESTART_EVERY
+                next(self._roll_out, None)
             time.sleep(0.02)
+
+    def _pause(self, every: float) -> float:
+        """Seconds to the next event; never so many that a short run has none."""
+        return min(self._random.expovariate(1 / every), 2 * every)
 
     def _look_after(self, now: float) -> None:
         """Wake who sleeps, bring back who is away, and replace who was killed."""
@@ -208,8 +239,43 @@ class Run:
         if number not in self._nodes_back:
             node = self._nodes[number]
             node.pause()
-            self._nodes_back[number] = now + self._random.uniform(*DOWN), node.resume
+            self._nodes_back[number] = now + self._random.uniform(*STOPPED), node.resume
             self._harm["nodes stopped"] += 1
+
+    # A change of the ring, which comes to one process after the other
+
+    def _new_ring(self, now: float) -> None:
+        if next(self._roll_out, self) is not self:
+            # The one before is not over.
+            return
+        self._roll_out = self._rolled_out()
+
+    def _rolled_out(self) -> Iterator[object]:
+        old = self._settings.ring
+        new = str(int(old) + 1)
+        self._settings = replace(self._settings, rings=(old, new))
+        yield from self._restarted(WRITE_TO_RINGS)
+        self._settings = replace(self._settings, ring=new)
+        yield from self._restarted(LOOK_INTO_RING)
+        self._settings = replace(self._settings, rings=(new,))
+        yield from self._restarted(WRITE_TO_RINGS)
+        self._harm["changes of the ring"] += 1
+
+    def _restarted(self, roles: Sequence[str]) -> Iterator[object]:
+        """Kill one after the other of those that do not know yet, until all do."""
+        while True:
+            late = [
+                child
+                for child in self._children
+                if child.role in roles and child.settings != self._settings
+            ]
+            if not late:
+                return
+            child = self._random.choice(late)
+            if not child.killed:
+                child.killed = True
+                child.process.kill()
+            yield child
 
     # The end
 
@@ -218,13 +284,18 @@ class Run:
         for _, back in self._nodes_back.values():
             back()
         self._nodes_back.clear()
-        for role in ("evictor", "latecomer", "writer", "reader", "worker"):
+        for _ in self._roll_out:
+            # So that nobody reads a ring which not all write to.
+            self._look_after(time.monotonic())
+            time.sleep(RESTART_EVERY)
+        for role in ("evictor", "latecomer", "scenes", "writer", "reader", "worker"):
             self._stop(role)
+        self._stop("link")
         settings = self._settings
-        store = settings.store()
+        stores = settings.stores()
         with closing(open_outbox(settings.database)) as outbox:
             for namespace in settings.namespaces():
-                worker = OutboxWorker(outbox, settings.applier(store, namespace))
+                worker = OutboxWorker(outbox, settings.applier(stores, namespace))
                 deadline = time.monotonic() + STOP_TIMEOUT
                 while outbox.status(namespace).pending:
                     worker.drain(max_seconds=1.0)
@@ -242,7 +313,7 @@ class Run:
                     [version] = cursor.fetchone()
                 log.fact("published", item, version, time.monotonic_ns())
                 began = time.monotonic_ns()
-                cached = settings.cache(store, item).get_or_load(
+                cached = settings.cache(stores, item).get_or_load(
                     f"item:{item}", lambda: version, tags=settings.tags(item)
                 )
                 log.read(item, cached, began, time.monotonic_ns(), LOADED)
@@ -278,6 +349,7 @@ _EVENTS = {
     "_sleep": STOP_EVERY,
     "_node_down": NODE_DOWN_EVERY,
     "_node_sleeps": NODE_STOPPED_EVERY,
+    "_new_ring": RING_EVERY,
 }
 
 
@@ -312,6 +384,7 @@ def run(
             folder=folder,
             database=database.url(NAME),
             nodes=tuple(node.address for node in nodes),
+            links=tuple(tuple(free_port() for _ in range(NODES)) for _ in range(HOSTS)),
             parent=os.getpid(),
             **weakened,
         )

@@ -35,6 +35,8 @@ def test_nothing_is_stale_while_everything_fails() -> None:
     assert ended.returncode == 0, said
     assert number("reads", said) > 100
     assert number("versions committed", said) > 10
+    assert re.search(r"[1-9]\d* holds .* \(links\)$", said, re.MULTILINE), said
+    assert re.search(r"[1-9]\d* scenes of ", said, re.MULTILINE), said
     for what in (
         "stale after wait",
         "stale after publish",
@@ -46,10 +48,20 @@ def test_nothing_is_stale_while_everything_fails() -> None:
 
 @pytest.mark.timeout(300)
 def test_the_same_with_plain_deletes_is_seen_to_be_stale() -> None:
+    assert_seen_to_be_stale("--plain-delete")
+
+
+@pytest.mark.timeout(300)
+def test_the_same_with_plain_sets_of_tokens_is_seen_to_be_stale() -> None:
+    """In scenes that are arranged for it, and not by luck."""
+    assert_seen_to_be_stale("--plain-set", "--calm")
+
+
+def assert_seen_to_be_stale(*arguments: str) -> None:
     """In some of a few short runs: on a busy machine one may see too little."""
     totals = [0, 0]
     for _ in range(6):
-        ended = run("--seconds", "8", "--plain-delete")
+        ended = run("--seconds", "8", *arguments)
         said = ended.stdout + ended.stderr
         seen = [number("stale after publish", said), number("strict violations", said)]
         if any(seen):
