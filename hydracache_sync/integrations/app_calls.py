@@ -181,7 +181,10 @@ class AppCalls(abc.ABC):
     def write(self, connection: Any) -> InvalidationReceipt | None:
         """Write what was collected in the open transaction of ``connection``.
 
-        One INSERT; commits nothing. Call it before your commit. What an earlier
+        One INSERT; commits nothing. Call it before your commit: where that is over,
+        the INSERT begins a transaction that perhaps nobody commits. The end of the
+        request looks for it then, and writes it on an own connection, with a warning
+        that names the view. What an earlier
         ``write`` of this request wrote in a transaction that was rolled back is written
         again: tried again, it needs its invalidations again.
 
@@ -209,8 +212,9 @@ class AppCalls(abc.ABC):
                 continue
             for intent in each:
                 batch.intent(intent)
+        joined = self._is_open(connection)
         receipt = self.runtime.write(connection, batch)
-        collected.written.append(Written(receipt, again=False))
+        collected.written.append(Written(receipt, again=False, joined=joined))
         return receipt
 
     @contextlib.contextmanager
@@ -272,8 +276,9 @@ class AppCalls(abc.ABC):
         batch = collected.batch(again)
         if not batch:
             return None
+        joined = self._is_open(connection)
         try:
-            written = Written(self.runtime.write(connection, batch))
+            written = Written(self.runtime.write(connection, batch), joined=joined)
         except Exception as exc:
             collected.doubt = f"the outbox could not, {type(exc).__name__}: {exc}"
             raise
@@ -382,15 +387,19 @@ class AppCalls(abc.ABC):
         """As ``cache.get_or_load``, and never older than this request's own writes.
 
         While what it has collected or written is not published, the loader is called
-        for what that touches, and nothing of it is stored. As long as the request has
-        not committed, nothing that it loads is stored at all. The snapshot that the
-        loader reads in is known, see ``HYDRACACHE_SNAPSHOT``.
+        for what that touches, and nothing of it is stored; also, for whatever it reads,
+        while it has changed something in an open transaction and collected nothing. As
+        long as the request has not committed, nothing that it loads is stored at all.
+        The snapshot that the loader reads in is known, see ``HYDRACACHE_SNAPSHOT``.
         """
-        if self._has_uncommitted():
-            # It may have more to collect, at a flush or right before its commit, and
-            # what a statement without objects has changed nobody knows.
+        if open_transactions.writing():
+            # They may have more to collect at their flush, and what a statement without
+            # objects has changed nobody knows.
             return loader()
-        collected = self.collected_if_any()
+        collected, has_written = self.collected_if_any(), self._has_written()
+        if has_written and (collected is None or not collected.may_be_uncommitted):
+            # What it has changed will be collected right before the commit.
+            return loader()
         if collected is not None and not isinstance(tags, (str, bytes)):
             tags = tuple(tags)
             if self._is_writing(collected, key, tags):
@@ -400,7 +409,7 @@ class AppCalls(abc.ABC):
 
         def load() -> T:
             value = loader()
-            if self._has_uncommitted():
+            if not has_written and self._has_uncommitted():
                 raise _NotToBeStored(value)
             return value
 
@@ -436,10 +445,20 @@ class AppCalls(abc.ABC):
 
     def _has_uncommitted(self) -> bool:
         """Whether a transaction of the request has changes that may be rolled back."""
-        if open_transactions.writing():
-            return True
+        return open_transactions.writing() or self._has_written()
+
+    def _has_written(self) -> bool:
+        """Whether one of the connections that the request is known to have, has."""
         writes = self.request_writes()
         return writes is not None and bool(writes.has_written())
+
+    def _is_open(self, connection: Any) -> bool | None:
+        """Whether its transaction has begun before what is written next."""
+        self._know(connection)
+        try:
+            return callers_transaction.is_open(connection)
+        except Exception:
+            return None  # what is wrong with it the outbox says better
 
     def _know(self, connection: Any) -> None:
         writes = self.request_writes()

@@ -10,6 +10,7 @@ import sqlite3
 from typing import Any
 
 from hydracache_sync.outbox.mysql_drivers import driver_of
+from hydracache_sync.outbox.wrappers import own_connection
 
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
 _AUTOCOMMIT = 2  # SERVER_STATUS_AUTOCOMMIT
@@ -27,6 +28,7 @@ def is_open(connection: Any) -> bool | None:
         mysql-connector-python, if one is open, but perhaps by a SELECT.
     :raises Exception: the connection is closed, or of no driver that is known.
     """
+    connection = own_connection(connection)
     if isinstance(connection, sqlite3.Connection):
         always_open = getattr(connection, "autocommit", -1) is False
         return None if always_open else connection.in_transaction
@@ -53,6 +55,7 @@ def has_written(connection: Any, changes: int | None) -> bool | None:
         that has written before it was known.
     :raises Exception: as :func:`is_open`.
     """
+    connection = own_connection(connection)
     if isinstance(connection, sqlite3.Connection):
         if not connection.in_transaction or connection.total_changes == (changes or 0):
             return False
@@ -72,6 +75,7 @@ def has_written(connection: Any, changes: int | None) -> bool | None:
 
 def changes_of(connection: Any) -> int | None:
     """How many rows ``connection`` has changed since it was made; only SQLite tells."""
+    connection = own_connection(connection)
     if isinstance(connection, sqlite3.Connection):
         return connection.total_changes
     return None
@@ -94,6 +98,7 @@ def has_committed(connection: Any) -> bool:
 
 def begin(connection: Any) -> None:
     """Begin a transaction, unless the next statement is part of one that stays open."""
+    connection = own_connection(connection)
     if isinstance(connection, sqlite3.Connection):
         if not connection.in_transaction:
             kind = connection.isolation_level or ""
@@ -104,6 +109,7 @@ def begin(connection: Any) -> None:
 
 def commit(connection: Any) -> None:
     """Commit what is open on ``connection``."""
+    connection = own_connection(connection)
     if _autocommits(connection):
         sqlite3.Cursor(connection).execute("commit")
     else:
@@ -112,6 +118,7 @@ def commit(connection: Any) -> None:
 
 def roll_back(connection: Any) -> None:
     """Roll back what is open on ``connection``."""
+    connection = own_connection(connection)
     if not _autocommits(connection):
         connection.rollback()
     elif connection.in_transaction:

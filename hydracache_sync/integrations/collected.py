@@ -29,12 +29,15 @@ class Written:
         rolled back, what is written next takes its intents along.
     :ivar committed: seen committed; False says that it is not known.
     :ivar published: seen published.
+    :ivar joined: a transaction of the caller's was open when it was written, which is
+        sure to be the one of the data; None if the driver could not tell.
     """
 
     receipt: InvalidationReceipt
     again: bool = True
     committed: bool = False
     published: bool = False
+    joined: bool | None = True
 
     @property
     def readable(self) -> bool:

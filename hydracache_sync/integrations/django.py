@@ -115,6 +115,12 @@ class HydraCache(ScopedCalls):
 
         return serve
 
+    def _is_open(self, connection: Any) -> bool | None:
+        for each in connections.all():
+            if each.connection is connection and each.in_atomic_block:
+                return True  # which mysqlclient cannot tell
+        return super()._is_open(connection)
+
     def _writes(self) -> _Writes:
         """What is known in the current scope."""
         scope = self.current_scope

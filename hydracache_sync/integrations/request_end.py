@@ -93,6 +93,7 @@ def _save_what_is_left(runtime: Runtime, collected: Collected) -> None:
     if batch is not None:
         why = collected.why or collected.doubt or NOBODY
         runtime.save(batch, collected.where, why, collected.promised)
+    runtime.save_missing(collected.written, collected.where)
     runtime.settle(collected.written)
     if runtime.strict:
         runtime.hold_off_late(collected.written, collected.where)

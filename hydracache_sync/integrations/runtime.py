@@ -16,7 +16,7 @@ from hydracache_sync.appliers import MemcachedApplier
 from hydracache_sync.cache.memcached import MemcachedStore
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
-from hydracache_sync.errors import ConfigurationError, OutboxError, SchemaError
+from hydracache_sync.errors import ConfigurationError, HydraCacheError, OutboxError
 from hydracache_sync.integrations.collected import Written
 from hydracache_sync.integrations.config import AppConfig
 from hydracache_sync.integrations.hold_offs import held_off, hold_off_late
@@ -266,24 +266,60 @@ class Runtime:
         data was rolled back; that costs a cache miss. Ends in bounded time; never
         raises: what cannot be written is kept in this process and tried again.
         """
-        shown = ", ".join(_shown(intent) for intent in batch.intents[:3])
-        more = f" and {len(batch) - 3} more" if len(batch) > 3 else ""
-        saved = self._try_to_save(batch, position)
+        saved = self._save_or_keep(batch, position)
         logger.warning(
-            "%s collected %s%s and did not write it in its transaction: %s. %s",
+            "%s collected %s and did not write it in its transaction: %s. %s",
             where,
-            shown,
-            more,
+            _listed(batch),
             why,
-            (
-                "Written now on an own connection; a crash before that would have"
-                " lost it"
-                if saved
-                else "It is kept in this process and tried again"
-            ),
+            saved,
         )
-        if not saved:
-            self._keep(batch)
+
+    def save_missing(self, written: Sequence[Written], where: str) -> None:
+        """Write on an own connection what a transaction took and did not commit.
+
+        Only what was written where perhaps no transaction was open: with one, what is
+        rolled back is rolled back with its data. Never raises.
+        """
+        for each in written:
+            if each.joined is True or each.committed or each.published:
+                continue
+            self.look(each)
+            batch = each.receipt.batch
+            if each.committed or batch is None:
+                continue
+            # By the same position: a browser, or who was given the receipt, waits.
+            saved = self._save_or_keep(batch, each.receipt.commit_position)
+            if each.joined is False:
+                logger.warning(
+                    "%s wrote %s where no transaction was open, after its commit"
+                    " perhaps, and did not commit it: call write() before the commit."
+                    " %s",
+                    where,
+                    _listed(batch),
+                    saved,
+                )
+            else:
+                # Most likely rolled back with the data, which costs a miss then.
+                logger.info(
+                    "%s wrote %s and did not commit it, and its driver cannot tell"
+                    " whether that was before its commit. %s",
+                    where,
+                    _listed(batch),
+                    saved,
+                )
+
+    def _save_or_keep(
+        self, batch: InvalidationIntentBatch, position: CommitPosition | None
+    ) -> str:
+        """Write ``batch`` on an own connection, or later; return what was done."""
+        if self._try_to_save(batch, position):
+            return (
+                "Written now on an own connection; a crash before that would have lost"
+                " it"
+            )
+        self._keep(batch)
+        return "It is kept in this process and tried again"
 
     def save_left(self) -> None:
         """Try again to write what an earlier request could not."""
@@ -310,15 +346,14 @@ class Runtime:
                     _within(self.outbox.max_batch, batch),
                     commit_position=position,
                 )
-        except SchemaError as exc:
-            # What is to be done is in its text. Kept, too.
-            logger.error(
-                "the outbox could not be written at the end of a request: %s", exc
-            )
-            return False
-        except Exception:
+        except Exception as exc:
             # A teardown must not raise. The batch is kept by the caller.
-            logger.exception("the outbox could not be written at the end of a request")
+            logger.error(
+                "the outbox could not be written at the end of a request: %s",
+                exc,
+                # What the outbox does not raise is a mistake: show where.
+                exc_info=None if isinstance(exc, HydraCacheError) else exc,
+            )
             return False
         self.wake()
         return True
@@ -380,6 +415,11 @@ def _within(
     if limit is None or len(batch.distinct()) <= limit:
         return batch
     return InvalidationIntentBatch(batch.reason).flush()
+
+
+def _listed(batch: InvalidationIntentBatch) -> str:
+    shown = ", ".join(_shown(intent) for intent in batch.intents[:3])
+    return f"{shown} and {len(batch) - 3} more" if len(batch) > 3 else shown
 
 
 def _shown(intent: Any) -> str:

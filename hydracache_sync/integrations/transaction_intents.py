@@ -12,6 +12,7 @@ import contextlib
 import time
 from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 
+from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.collected import Collected, Written
 from hydracache_sync.integrations.open_transactions import OpenTransaction
@@ -181,7 +182,8 @@ class TransactionIntents(OpenTransaction):
         try:
             receipt = self._writer.write(target, batch, position)
         except Exception as exc:
-            if collected is not None:
+            # In autocommit the reason is not the outbox's, and is said at the end.
+            if collected is not None and not isinstance(exc, NotInTransactionError):
                 collected.doubt = f"the outbox could not, {type(exc).__name__}: {exc}"
             raise
         self.written.append(Written(receipt, again=False))
@@ -289,7 +291,7 @@ class TransactionIntents(OpenTransaction):
             collected.drop_from(savepoint.mark)
         else:
             # It may be for something else that was committed.
-            collected.doubt = "a transaction ended without a commit"
+            collected.doubt = collected.doubt or "a transaction ended without a commit"
 
     def _others_are_open(self) -> bool:
         return any(

@@ -191,6 +191,44 @@ class TestOnPyMySQL:
         assert shop.written() == (data_and_miss if shop.autocommits else neither)
 
 
+class TestLateWrites:
+    """``write`` after the commit: nobody commits what it begins."""
+
+    @pytest.mark.parametrize("driver", ["pymysql", "mysqlclient", "connector"])
+    @pytest.mark.parametrize("late", [True, False])
+    def test_what_is_not_there_at_the_end_goes_out(
+        self,
+        shared: Database,
+        driver: str,
+        late: bool,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level("INFO")
+        connect = {
+            "pymysql": lambda: shared.connect(autocommit=False),
+            "mysqlclient": lambda: connect_mysqlclient(shared),
+            "connector": lambda: connect_connector(shared),
+        }[driver]
+        shop = Shop(shared, connect)
+
+        def view() -> str:
+            connection = shop.change()
+            if late:
+                connection.commit()
+            hydracache.write(connection)
+            if not late:
+                connection.commit()
+            # The app's own teardown would commit what was begun by write().
+            g.pop("db").close()
+            return "done"
+
+        assert shop.get(view) == 200
+
+        assert shop.written() == ("after", ["item:1"])
+        assert ("GET view wrote key item:1" in caplog.text) is late
+        shop.outbox.close()
+
+
 class TestUncommitted:
     """What a request has changed and not committed is not stored, by each driver."""
 

@@ -352,6 +352,7 @@ def test_a_view_that_fails_after_the_quarantine_has_changed_nothing(
             with hydracache.quarantine():
                 raise ZeroDivisionError
         connection.rollback()
+        connection.execute("update item set name = 'after'")
         hydracache.write(connection)
         connection.rollback()
         receipts = hydracache.receipts
