@@ -222,7 +222,7 @@ where id in ({ids})
 """
 
 # No row that has an error: it may have been enqueued again since, by a commit that came
-# after the apply.
+# after the apply. "state + 0" keeps SQLite's planner from reading all pending rows.
 PUBLISH_COMMIT = f"""
 update {{table}}
 set state = 1,
@@ -232,7 +232,7 @@ set state = 1,
 where namespace = :namespace
   and commit_position = :position
   and target_hash in ({{ids}})
-  and state = 0
+  and state + 0 = 0
   and last_error is null
 """
 
@@ -344,11 +344,13 @@ order by at_ms, created_at_ms, id
 limit :limit
 """
 
+# By primary key, however many there are: "nullif" keeps SQLite's planner from reading
+# all rows of the namespace. So below.
 ROWS_BY_ID = f"""
 select {_COLUMNS}
 from {{table}}
 where id in ({{ids}})
-  and namespace = :namespace
+  and nullif(namespace, '') = :namespace
 order by id
 """
 
@@ -399,15 +401,15 @@ set state = 0,
     last_error = null,
     {_CLEAR_CLAIM}
 where id in ({{ids}})
-  and namespace = :namespace
-  and state = 2
+  and nullif(namespace, '') = :namespace
+  and state + 0 = 2
 """
 
 DISCARD_DEAD = """
 delete from {table}
 where id in ({ids})
-  and namespace = :namespace
-  and state = 2
+  and nullif(namespace, '') = :namespace
+  and state + 0 = 2
 """
 
 PURGE_SELECT = """

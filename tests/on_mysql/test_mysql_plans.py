@@ -8,109 +8,14 @@ transaction could ask for them.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping
 
 import pytest
 from mysql_databases import fresh_database
 
-from hydracache_sync.outbox import MySQLOutbox, statements
+from hydracache_sync.outbox import MySQLOutbox
 from servers import SQLServer
-
-KEPT = 100_000
-
-#: Of them, the last ones by their numbers are dead.
-DEAD = 1_000
-
-#: Ids in one statement, and rows asked for by those with a limit.
-SOME = 10
-
-#: Milliseconds: when the rows were made; long before what the server's clock says.
-MADE = 1_700_000_000_000
-
-NAMESPACE = b"shop"
-
-#: Rows that a statement may read in all cases: some for each one it is to find, as
-#: an update reads a row again, a sort too, and a range is read to its first stranger.
-FEW = 5 * SOME
-
-
-class Case(NamedTuple):
-    """How a statement is run."""
-
-    params: Mapping[str, Any] = {}
-    ids: Sequence[Any] = ()
-    #: Rows of this state are read all; of a state that the statement chooses itself.
-    reads_all_of: int | None = None
-    #: Rows that it may read beyond that.
-    at_most: int = FEW
-
-
-IDS = tuple(range(1, SOME + 1))
-HASHES = tuple(bytes([n]) * 32 for n in range(SOME))
-SHOP = {"namespace": NAMESPACE}
-COMMIT = {**SHOP, "position": b"tx:7"}
-PATTERN = b"%refused%"
-
-CASES = {
-    "CLAIM_PEEK": Case(SHOP),
-    "CLAIM_SELECT": Case({**SHOP, "limit": SOME}),
-    "CLAIM_UPDATE": Case(
-        {"claimed_at_ms": MADE, "until_ms": MADE, "owner": b"w", "token": 7}, IDS
-    ),
-    "CLAIMED_IDS": Case({"token": 7}, IDS),
-    "MARK_PUBLISHED": Case({"token": 7}, IDS),
-    "MARK_FAILED": Case({"token": 7, "state": 0, "delay_ms": 1, "error": b""}, IDS),
-    "RELEASE": Case({"token": 7, "delay_ms": 1, "error": None}, IDS),
-    "PUT_OFF": Case({**SHOP, "from_ms": 0, "pattern": PATTERN, "limit": SOME}),
-    "MAKE_DUE": Case({"pattern": PATTERN}, IDS),
-    "PUBLISH_COMMIT": Case(COMMIT, HASHES),
-    # Two counts, each up to its cap: read, copied and summed up.
-    "STATUS": Case({**SHOP, "cap": 1000}, at_most=8 * 1000),
-    "STATUS_FOR_COMMIT": Case(COMMIT),
-    "STATUS_FOR_TARGETS": Case(COMMIT, HASHES),
-    "SEEN": Case(COMMIT),
-    "ROW": Case({"id": 7}),
-    "ROWS": Case({**SHOP, "after": 7, "limit": SOME}),
-    "ROWS_OF_COMMIT": Case({**COMMIT, "state": 0, "after": 7, "limit": SOME}),
-    "PUBLISHED_BETWEEN": Case(
-        {**SHOP, "from_ms": MADE + 7, "until_ms": MADE + 9, "limit": SOME}
-    ),
-    "ROWS_BY_ID": Case(SHOP, IDS),
-    "NEXT_NAMESPACE": Case({"after": b""}),
-    "ALL_NAMESPACES": Case(),
-    "NOW": Case(),
-    "RESET_DEAD": Case(SHOP, IDS),
-    "DISCARD_DEAD": Case(SHOP, IDS),
-    "PURGE_SELECT": Case({**SHOP, "age_ms": 1, "limit": SOME}),
-    "PURGE_DELETE": Case({}, IDS),
-    "PAUSE": Case({**SHOP, "reason": b""}),
-    "RESUME": Case(SHOP),
-    "PAUSED": Case(),
-    "SCHEMA_VERSION_SELECT": Case(),
-    "ROWS_OF_STATE": Case(
-        {**SHOP, "state": 2, "after": 7, "limit": SOME}, reads_all_of=2
-    ),
-    "ROW_IDS": Case(
-        {**SHOP, "state": 2, "age_ms": None, "pattern": None}, reads_all_of=2
-    ),
-}
-
-
-def test_every_statement_has_a_case() -> None:
-    templates = {
-        name
-        for name, text in vars(statements).items()
-        if name.isupper() and isinstance(text, str) and not name.startswith("_")
-    }
-    # Parts of others, and what the outbox puts together.
-    parts = {
-        "CLAIMED_ATTEMPTS",
-        "CLAIMED_ERROR",
-        "ANY_PAUSED_BIT",
-        "INSERT",
-        "ABANDONED",
-    }
-    assert templates - parts - {"DUE", "DUE_BIT"} == set(CASES)
+from statement_cases import DEAD, FEW, KEPT, MADE, runs
 
 
 @contextlib.contextmanager
@@ -154,10 +59,7 @@ def rows_read(cursor: Any) -> int:
 def excess(
     outbox: MySQLOutbox, entries: Mapping[int, int]
 ) -> dict[str, tuple[int, int]]:
-    """Run each statement; return what read too many rows, and how many, of how many.
-
-    :param entries: of each state, how many rows the index has.
-    """
+    """Run each statement; return what read too many rows, how many, and of how many."""
     found = {}
     outbox.due_namespaces(["shop"])  # connects
     connection = outbox._connections.get()
@@ -166,7 +68,7 @@ def excess(
     before = rows_read(cursor)
     asking = rows_read(cursor) - before
 
-    def reading(name: str, at_most: int, run: Any) -> None:
+    def reading(name: str, at_most: int, run: Callable[[], Any]) -> None:
         before = rows_read(cursor)
         run()
         read = rows_read(cursor) - before - asking
@@ -176,29 +78,10 @@ def excess(
     # In the question's own form too, from the second time on.
     for n in range(2):
         reading(f"DUE {n}", FEW, lambda: outbox.due_namespaces(["shop"]))
-    for name, case in CASES.items():
-        template = getattr(statements, name)
-        if name == "CLAIM_SELECT":
-            template += outbox._lock_rows(cursor)
-        endings = statements.PHASES.values() if name == "ROW_IDS" else ()
-        states_asked = (0, 1, 2) if case.reads_all_of is not None else (None,)
-        for state in states_asked:
-            params = outbox._params(**case.params)
-            at_most = case.at_most
-            if state is not None:
-                params["state"] = state
-                rows = entries[state]
-                # Of a tenth of them the table itself is the shorter way.
-                at_most += 3 * (rows if rows < KEPT / 10 else KEPT)
-            for ending in ("", *endings) if state == 0 else ("",):
-
-                def run() -> None:
-                    connection.begin()
-                    outbox._statements.run(cursor, template + ending, params, case.ids)
-                    cursor.fetchall()
-                    connection.rollback()
-
-                reading(f"{name} {state} {ending}".strip(), at_most, run)
+    for name, run, at_most in runs(outbox, entries, outbox._lock_rows(cursor)):
+        connection.begin()
+        reading(name, at_most, lambda: run(cursor))
+        connection.rollback()
     return found
 
 

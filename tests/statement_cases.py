@@ -1,0 +1,178 @@
+"""How each statement of the outbox is run in a large table, and what it may read."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+
+from hydracache_sync.outbox import statements
+from hydracache_sync.outbox.sql import SQLOutbox
+from hydracache_sync.outbox.sql_runner import IDS_PER_STATEMENT
+
+KEPT = 100_000
+
+#: Of them, the last ones by their numbers are dead.
+DEAD = 1_000
+
+#: Ids in one statement, and rows asked for by those with a limit.
+SOME = 10
+
+#: Milliseconds: when the rows were made; long before what the server's clock says.
+MADE = 1_700_000_000_000
+
+#: Rows that a statement may read in all cases: some for each one it is to find, as
+#: an update reads a row again, a sort too, and a range is read to its first stranger.
+FEW = 5 * SOME
+
+
+class Case(NamedTuple):
+    """How a statement is run."""
+
+    params: Mapping[str, Any] = {}
+    ids: Sequence[Any] = ()
+    #: Rows of this state are read all; of a state that the statement chooses itself.
+    reads_all_of: int | None = None
+    #: Rows that it may read beyond that.
+    at_most: int = FEW
+
+
+IDS = tuple(range(1, SOME + 1))
+HASHES = tuple(bytes([n]) * 32 for n in range(SOME))
+SHOP = {"namespace": "shop"}
+COMMIT = {**SHOP, "position": "tx:7"}
+PATTERN = "refused"
+
+CASES = {
+    "CLAIM_PEEK": Case(SHOP),
+    "CLAIM_SELECT": Case({**SHOP, "limit": SOME}),
+    "CLAIM_UPDATE": Case(
+        {"claimed_at_ms": MADE, "until_ms": MADE, "owner": "w", "token": 7}, IDS
+    ),
+    "CLAIMED_IDS": Case({"token": 7}, IDS),
+    "MARK_PUBLISHED": Case({"token": 7}, IDS),
+    "MARK_FAILED": Case({"token": 7, "state": 0, "delay_ms": 1, "error": ""}, IDS),
+    "RELEASE": Case({"token": 7, "delay_ms": 1, "error": None}, IDS),
+    "PUT_OFF": Case({**SHOP, "from_ms": 0, "pattern": PATTERN, "limit": SOME}),
+    "MAKE_DUE": Case({"pattern": PATTERN}, IDS),
+    "CARRY_AGAIN": Case({**COMMIT, "last": KEPT}, HASHES),
+    "PUBLISH_COMMIT": Case(COMMIT, HASHES),
+    "PUBLISH_SEEN": Case({"created_at_ms": MADE}, IDS),
+    # Two counts, each up to its cap: read, copied and summed up.
+    "STATUS": Case({**SHOP, "cap": 1000}, at_most=8 * 1000),
+    "STATUS_FOR_COMMIT": Case(COMMIT),
+    "STATUS_FOR_TARGETS": Case(COMMIT, HASHES),
+    "SEEN": Case(COMMIT),
+    "ROW": Case({"id": 7}),
+    "ROWS": Case({**SHOP, "after": 7, "limit": SOME}),
+    "ROWS_OF_COMMIT": Case({**COMMIT, "state": 0, "after": 7, "limit": SOME}),
+    "PUBLISHED_BETWEEN": Case(
+        {**SHOP, "from_ms": MADE + 7, "until_ms": MADE + 9, "limit": SOME}
+    ),
+    "ROWS_BY_ID": Case(SHOP, IDS),
+    "NEXT_NAMESPACE": Case({"after": ""}),
+    "ALL_NAMESPACES": Case(),
+    "NOW": Case(),
+    "RESET_DEAD": Case(SHOP, IDS),
+    "DISCARD_DEAD": Case(SHOP, IDS),
+    "PURGE_SELECT": Case({**SHOP, "age_ms": 1, "limit": SOME}),
+    "PURGE_DELETE": Case({}, IDS),
+    "PAUSE": Case({**SHOP, "reason": ""}),
+    "RESUME": Case(SHOP),
+    "PAUSED": Case(),
+    "SCHEMA_VERSION_SELECT": Case(),
+    "ROWS_OF_STATE": Case(
+        {**SHOP, "state": 2, "after": 7, "limit": SOME}, reads_all_of=2
+    ),
+    "ROW_IDS": Case(
+        {**SHOP, "state": 2, "age_ms": None, "pattern": None}, reads_all_of=2
+    ),
+}
+
+
+#: Texts that are parts of statements, and those that an outbox puts together.
+PARTS = {
+    "ABANDONED",
+    "ANY_PAUSED_BIT",
+    "CLAIMED_ATTEMPTS",
+    "CLAIMED_ERROR",
+    "DUE",
+    "DUE_BIT",
+    "ENQUEUED_AGAIN",
+    "INSERT",
+    "ON_DUPLICATE_CARRY_AGAIN",
+}
+
+
+def test_every_statement_has_a_case() -> None:
+    texts = {
+        name
+        for name, text in vars(statements).items()
+        if name.isupper() and isinstance(text, str) and not name.startswith("_")
+    }
+    assert texts - PARTS == set(CASES)
+
+
+class Run(NamedTuple):
+    """A statement to be run."""
+
+    name: str
+    #: Runs it on a cursor of the outbox's own connection, without a commit.
+    on: Callable[[Any], None]
+    #: Rows that it may read.
+    at_most: int
+
+
+def runs(
+    outbox: SQLOutbox, entries: Mapping[int, int], lock: str = ""
+) -> Iterator[Run]:
+    """Each case, in each of its forms.
+
+    :param entries: of each state, how many rows the index has.
+    :param lock: end of a claim's select.
+    """
+    dialect = outbox.dialect
+
+    def stored(name: str, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return dialect.pattern(value) if name == "pattern" else dialect.encode(value)
+
+    for name, case in CASES.items():
+        template = getattr(statements, name)
+        if name == "CLAIM_SELECT":
+            template += lock
+        params = {key: stored(key, value) for key, value in case.params.items()}
+        forms = [(None, "")]
+        if case.reads_all_of is not None:
+            forms = [(0, ""), (1, ""), (2, "")]
+        if name == "ROW_IDS":
+            forms += [(0, ending) for ending in statements.PHASES.values()]
+        for state, ending in forms:
+            at_most = case.at_most
+            chosen = {**outbox._params(**params)}
+            if state is not None:
+                chosen["state"] = state
+                # Of a tenth of them the table itself is the shorter way.
+                rows = entries[state]
+                at_most += 3 * (rows if rows < KEPT / 10 else KEPT)
+
+            def run(
+                cursor: Any,
+                text: str = template + ending,
+                chosen: Mapping[str, Any] = chosen,
+                ids: Sequence[Any] = case.ids,
+            ) -> None:
+                outbox._statements.run(cursor, text, chosen, ids)
+                if cursor.description:
+                    cursor.fetchall()
+
+            form = "" if state is None else f" {state} {' '.join(ending.split())}"
+            yield Run(name + form.rstrip(), run, at_most)
+        if case.ids == IDS:
+            # A planner may change its mind with their number, too.
+            many = range(1, IDS_PER_STATEMENT + 1)
+            yield Run(
+                f"{name} of many",
+                functools.partial(run, ids=many),
+                FEW // SOME * IDS_PER_STATEMENT,
+            )
