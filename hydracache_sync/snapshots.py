@@ -26,6 +26,25 @@ _PROBE = "hydracache_sync_probe"
 NEVER = 0.0
 
 
+class LocalMoment(float):
+    """A moment of this process: Unix seconds that know the steady clock's time, too.
+
+    By that clock a cache tells whether a transaction began after a read did, which no
+    wall clock can tell. Arithmetic gives a plain float.
+
+    :ivar steady: ``time.monotonic()`` at the moment.
+    """
+
+    steady: float
+
+    @classmethod
+    def now(cls) -> LocalMoment:
+        steady = time.monotonic()
+        moment = cls(time.time())
+        moment.steady = steady
+        return moment
+
+
 class ConnectionSnapshot:
     """When a connection's transaction began; for ``TaggedCache(snapshot=...)``.
 

@@ -22,9 +22,12 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import CacheStore
+from hydracache_sync.cache import CacheStore, load_limit
 from hydracache_sync.cache.entries import Look
+from hydracache_sync.cache.herd import LOADS_AT_ONCE
+from hydracache_sync.cache.load_limit import LoadLimit
 from hydracache_sync.cache.tokens import COLD, fresh_tokens
+from hydracache_sync.snapshots import NEVER, LocalMoment
 from servers import Memcached
 
 TAGS = ("users", "user:42")
@@ -449,23 +452,44 @@ def test_who_waits_for_the_lock_does_not_take_what_was_invalidated_meanwhile(
     assert cache.get("k", tags=TAGS) != "old"
 
 
-def test_a_reader_of_an_older_snapshot_neither_joins_nor_is_joined(
+def test_a_reader_of_an_older_snapshot_joins_a_load_that_would_be_its_hit(
     cache: TaggedCache,
 ) -> None:
     fresh = Load("fresh")
     leader = read(cache, fresh)
     assert fresh.started.wait(DEADLINE)
+    older = read(cache, never, since=time.time() - 60)
+    [flight] = cache._herd._flights._flights.values()
+    until(lambda: flight._joined)
+
+    fresh.go_on.set()
+
+    assert leader.end() == older.end() == "fresh"
+
+
+def test_nobody_joins_a_reader_of_an_older_snapshot(cache: TaggedCache) -> None:
+    cache.reserve("k", tags=TAGS)
     older = Load("of an older snapshot")
     alone = read(cache, older, since=time.time() - 60)
     assert older.started.wait(DEADLINE)
-    joining = read(cache, never)
-    until(lambda: all_joined(cache, fresh, 2))
 
+    value = cache.get_or_load("k", lambda: "fresh", tags=TAGS)
     older.go_on.set()
+
+    assert value == "fresh"
     assert alone.end() == "of an older snapshot"
+
+
+def test_who_shows_rows_of_its_own_takes_nothing_of_others(cache: TaggedCache) -> None:
+    fresh = Load("fresh")
+    leader = read(cache, fresh)
+    assert fresh.started.wait(DEADLINE)
+
+    value = cache.get_or_load("k", lambda: "uncommitted", tags=TAGS, since=NEVER)
     fresh.go_on.set()
 
-    assert leader.end() == joining.end() == "fresh"
+    assert value == "uncommitted"
+    assert leader.end() == "fresh"
 
 
 def test_who_may_not_store_takes_no_lock(cache: TaggedCache, store: CacheStore) -> None:
@@ -524,6 +548,349 @@ def test_nobody_joins_while_the_store_does_not_answer(unique: str) -> None:
 
         assert value == "second"
         assert leader.end() == "first"
+
+
+# Loads that are slow, hang or raise
+
+#: Seconds. Readers relieve a slow load after so many.
+MAX_WAIT = 0.4
+
+
+class Slow:
+    """A loader that takes its time, and counts how often it runs, and at once."""
+
+    def __init__(self, seconds: float, error: Exception | None = None) -> None:
+        self.seconds = seconds
+        self.error = error
+        self.calls = 0
+        self.most_at_once = 0
+        self._running = 0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> str:
+        with self._lock:
+            self.calls += 1
+            self._running += 1
+            self.most_at_once = max(self.most_at_once, self._running)
+        time.sleep(self.seconds)
+        with self._lock:
+            self._running -= 1
+        if self.error is not None:
+            raise self.error
+        return "v"
+
+
+def spent(readers: int, call: Callable[[], Any]) -> list[float]:
+    """Seconds that each of so many readers takes, all at once."""
+    barrier = threading.Barrier(readers)
+
+    def timed() -> float:
+        barrier.wait(DEADLINE)
+        began = time.monotonic()
+        try:
+            call()
+        except LookupError:
+            pass
+        return time.monotonic() - began
+
+    each = [Reader(timed) for _ in range(readers)]
+    return [reader.end() for reader in each]
+
+
+@pytest.fixture
+def hasty(store: CacheStore, unique: str) -> TaggedCache:
+    cache = TaggedCache(store, unique, max_wait=MAX_WAIT)
+    cache.reserve("k", tags=TAGS)
+    return cache
+
+
+def test_a_slow_load_is_repeated_once_in_each_max_wait(hasty: TaggedCache) -> None:
+    slow = Slow(4 * MAX_WAIT)
+
+    seconds = spent(60, lambda: hasty.get_or_load("k", slow, tags=TAGS))
+
+    # At the start, and after one, two and three times max_wait; and at four, perhaps.
+    assert 2 <= slow.calls <= 5
+    # Who does not load gets the value of the first, at once.
+    assert sorted(seconds)[60 - 5] < 5.5 * MAX_WAIT
+
+
+def test_a_slow_load_is_repeated_by_each_process_once_in_each_max_wait(
+    memcached: Memcached, unique: str
+) -> None:
+    gate, loads = os.pipe(), os.pipe()
+    children = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for _ in range(4):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)
+                status = 1
+                try:
+                    os.close(gate[1])
+                    os.read(gate[0], 1)
+                    store = MemcachedStore(
+                        [memcached.address], timeout=20, connect_timeout=20
+                    )
+                    cache = TaggedCache(store, unique, max_wait=MAX_WAIT)
+                    slow = Slow(4 * MAX_WAIT)
+                    spent(25, lambda: cache.get_or_load("k", slow, tags=TAGS))
+                    os.write(loads[1], bytes([slow.calls]))
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(child)
+
+    os.close(gate[1])
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    os.close(gate[0])
+    os.close(loads[1])
+    with open(loads[0], "rb") as pipe:
+        calls = list(pipe.read())
+
+    assert statuses == [0] * 4
+    assert len(calls) == 4 and max(calls) <= 8
+
+
+def test_to_wait_for_a_slow_load_costs_little_more_than_to_load(
+    hasty: TaggedCache,
+) -> None:
+    slow = Slow(MAX_WAIT * 4 / 3)
+
+    seconds = spent(8, lambda: hasty.get_or_load("k", slow, tags=TAGS))
+
+    # All of them wait for the first, and one has begun after max_wait. It was 53 / 32.
+    assert sum(seconds) < 8 * slow.seconds * 42 / 32
+
+
+def test_a_load_that_raises_is_not_waited_for_again(hasty: TaggedCache) -> None:
+    raising = Slow(MAX_WAIT / 2, LookupError())
+    spent(1, lambda: hasty.get_or_load("k", raising, tags=TAGS))
+
+    seconds = spent(8, lambda: hasty.get_or_load("k", raising, tags=TAGS))
+
+    # It was 15 / 8.
+    assert sum(seconds) < 8 * raising.seconds * 11 / 8
+    assert hasty.get_or_load("k", lambda: "v", tags=TAGS) == "v"
+    # What works again is waited for again.
+    hasty.delete("k")
+    slow = Slow(MAX_WAIT / 4)
+    spent(8, lambda: hasty.get_or_load("k", slow, tags=TAGS))
+    assert slow.calls == 1
+
+
+def watched(cache: TaggedCache, looks: list[Any]) -> Callable[..., Any]:
+    """Its ``look_again``, which notes that it has been called."""
+    look_again = cache._entries.look_again
+
+    def noted(*args: Any) -> Any:
+        found = look_again(*args)
+        looks.append(id(cache))
+        return found
+
+    return noted
+
+
+def test_loads_that_raise_in_other_processes_are_not_waited_for_in_turn(
+    cache: TaggedCache,
+    store: CacheStore,
+    unique: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    others = [TaggedCache(store, unique, max_wait=DEADLINE) for _ in range(5)]
+    cache.reserve("k", tags=TAGS)
+    loads = [Load(LookupError()) for _ in range(6)]
+    leader = read(cache, loads[0])
+    assert loads[0].started.wait(DEADLINE)
+    looks: list[Any] = []
+    for other in others:
+        monkeypatch.setattr(other._entries, "look_again", watched(other, looks))
+    waiting = [read(other, load) for other, load in zip(others, loads[1:])]
+    until(lambda: len(set(looks)) == len(others))
+
+    loads[0].go_on.set()
+
+    # All at once, though none of them has ended.
+    assert all(load.started.wait(DEADLINE) for load in loads)
+    for load in loads:
+        load.go_on.set()
+    for reader in [leader, *waiting]:
+        with pytest.raises(LookupError):
+            reader.end()
+
+
+def test_a_load_that_hangs_is_relieved_for_all(hasty: TaggedCache) -> None:
+    hanging = Load("late")
+    leader = read(hasty, hanging)
+    assert hanging.started.wait(DEADLINE)
+    relief = Load("v")
+
+    others = [read(hasty, relief) for _ in range(20)]
+    assert relief.started.wait(DEADLINE)
+    # Also who comes now waits for both of them.
+    late = read(hasty, relief)
+    relief.go_on.set()
+
+    assert [reader.end() for reader in [*others, late]] == ["v"] * 21
+    assert relief.calls == 1
+    hanging.go_on.set()
+    assert leader.end() == "late"
+    assert len(hasty._herd._flights) == 0
+
+
+def test_loaders_that_need_each_other_end(hasty: TaggedCache) -> None:
+    both = threading.Barrier(2)
+
+    def crosswise(key: str, other: str) -> Any:
+        def load() -> str:
+            both.wait(DEADLINE)
+            inner = hasty.get_or_load(other, lambda: "plain", tags=TAGS)
+            return f"{key} of {inner}"
+
+        return hasty.get_or_load(key, load, tags=TAGS)
+
+    began = time.monotonic()
+    a, b = Reader(lambda: crosswise("a", "b")), Reader(lambda: crosswise("b", "a"))
+    values = {a.end(), b.end()}
+
+    assert values <= {"a of plain", "b of plain", "a of b of plain", "b of a of plain"}
+    assert time.monotonic() - began < 5 * MAX_WAIT
+
+
+def test_a_loader_that_asks_for_its_own_key_in_another_thread_ends(
+    hasty: TaggedCache,
+) -> None:
+    def load() -> str:
+        inner = Reader(lambda: hasty.get_or_load("k", lambda: "inner", tags=TAGS))
+        return f"outer {inner.end()}"
+
+    began = time.monotonic()
+
+    assert hasty.get_or_load("k", load, tags=TAGS) == "outer inner"
+    assert time.monotonic() - began < 5 * MAX_WAIT
+
+
+# Readers that may not fill
+
+
+def test_of_readers_whose_snapshot_is_young_enough_one_loads(
+    store: CacheStore, unique: str
+) -> None:
+    # As in a web app, where each request has a snapshot of its own.
+    cache = TaggedCache(store, unique, clock_skew=0.0)
+    # The first such reader has the tokens stamped.
+    cache.reserve("k", tags=TAGS, since=time.time())
+    time.sleep(0.01)
+    slow = Slow(0.2)
+
+    spent(16, lambda: cache.get_or_load("k", slow, tags=TAGS, since=LocalMoment.now()))
+
+    assert slow.calls == 1
+    assert cache.get("k", tags=TAGS) == "v"
+
+
+def test_of_readers_that_may_not_fill_few_load_at_once(cache: TaggedCache) -> None:
+    # Their tokens are younger than the snapshots, so that nothing is stored.
+    began = time.time()
+    cache.reserve("k", tags=TAGS)
+    slow = Slow(0.05)
+
+    spent(16, lambda: cache.get_or_load("k", slow, tags=TAGS, since=began))
+
+    assert slow.most_at_once == LOADS_AT_ONCE
+    assert cache.get("k", tags=TAGS) is None
+    assert len(cache._herd._limit) == 0
+
+
+def fill_up(cache: TaggedCache) -> tuple[Load, list[Reader]]:
+    """As many loads as may run at once, by readers that may not fill."""
+    cache.reserve("k", tags=TAGS)
+    load = Load("before")
+    readers = [read(cache, load, since=LocalMoment.now()) for _ in range(LOADS_AT_ONCE)]
+    until(lambda: load.calls == LOADS_AT_ONCE)
+    return load, readers
+
+
+def waiting(cache: TaggedCache) -> int:
+    return sum(len(each.waiting) for each in cache._herd._limit._keys.values())
+
+
+def test_who_waits_takes_the_value_of_a_snapshot_that_began_after_it(
+    cache: TaggedCache,
+) -> None:
+    before, first = fill_up(cache)
+    early = [read(cache, never, since=LocalMoment.now()) for _ in range(10)]
+    until(lambda: waiting(cache) == 10)
+    # A request that begins now.
+    newest = read(cache, lambda: ["after"], since=LocalMoment.now())
+    until(lambda: waiting(cache) == 11)
+
+    before.go_on.set()
+    values = [reader.end() for reader in [newest, *early]]
+
+    assert [reader.end() for reader in first] == ["before"] * LOADS_AT_ONCE
+    assert values == [["after"]] * 11
+    assert len(set(map(id, values))) == 11
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_who_waits_takes_no_value_that_may_be_older_than_its_own(
+    cache: TaggedCache, local: bool
+) -> None:
+    since: float = LocalMoment.now()
+    before, first = fill_up(cache)
+    own = Slow(0)
+    for number in range(1, 7):
+        # Of before they asked; or a moment of which only the wall clock is known.
+        moment = since if local else float(LocalMoment.now())
+        first.append(read(cache, own, since=moment))
+        until(lambda: waiting(cache) == number)
+
+    before.go_on.set()
+
+    values = [reader.end() for reader in first]
+    assert values == ["before"] * LOADS_AT_ONCE + ["v"] * 6
+    assert own.calls == 6
+
+
+def test_who_waits_for_a_place_in_vain_loads_all_the_same(hasty: TaggedCache) -> None:
+    before, first = fill_up(hasty)
+
+    value = hasty.get_or_load("k", lambda: "v", tags=TAGS, since=LocalMoment.now())
+    before.go_on.set()
+
+    assert value == "v"
+    assert [reader.end() for reader in first] == ["before"] * LOADS_AT_ONCE
+    assert len(hasty._herd._limit) == 0
+
+
+def test_who_is_interrupted_on_the_way_to_a_place_gives_it_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = LoadLimit(1)
+    go_on = threading.Event()
+
+    def load() -> None:
+        limit.enter("k", 1, snapshot=None)
+        go_on.wait(DEADLINE)
+        limit.leave("k", None)
+
+    first = Reader(load)
+    until(lambda: len(limit) == 1)
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            go_on.set()
+            first.end()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(load_limit.threading, "Event", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            limit.enter("k", 1, snapshot=None)
+
+    assert len(limit) == 0
 
 
 # Where tokens are cold

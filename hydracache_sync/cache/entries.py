@@ -381,6 +381,21 @@ class Entries:
         """Return a value of one's own from an entry that another load has made."""
         return self._decode(entry, look.tag_set.digest, look.tokens or ())
 
+    def pack_shared(self, look: Look, value: object) -> bytes | None:
+        """Make an entry under no tokens, to hand a value to other threads alone.
+
+        :return: None if it cannot come back the same.
+        """
+        try:
+            return self._encode(value, basis_of(look.tag_set.digest, ()))
+        except (TypeError, ValueError):
+            # No error where nothing is stored: each gets a value of its own loader.
+            return None
+
+    def unpack_shared(self, look: Look, entry: bytes) -> Any:
+        """Return a value of one's own from what :meth:`pack_shared` has made."""
+        return self._decode(entry, look.tag_set.digest, ())
+
     def fill(
         self,
         packed: Sequence[tuple[Judgement, bytes]],

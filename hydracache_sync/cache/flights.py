@@ -5,6 +5,10 @@ that it rests on: the *key* of a flight holds the tokens its load began under, s
 nobody joins a load older than an invalidation that he must see; and a flight that is
 not *shared* takes nobody in once its loader has started, since its tokens are cold
 and do not tell what was committed meanwhile. Knows no store.
+
+A flight may have several loaders, since the first one may be slow, or hang: a thread
+that waits may *relieve* it, and begins to load as well. It begins later than the first
+did, and so has seen all that the first must see. What ends first is given to all.
 """
 
 from __future__ import annotations
@@ -15,14 +19,20 @@ import weakref
 from time import monotonic
 from typing import Any, Hashable
 
+from hydracache_sync.process_local import ProcessLocal
+
+#: How many flights this thread loads for, of all caches: others may wait for it.
+_this_thread = ProcessLocal()
+
 
 class Flight:
     """One load and those who wait for it.
 
-    :ivar landed: set when the load has ended, well or not.
+    :ivar landed: set when a load has given an outcome, or the last one has ended.
     :ivar outcome: what it gave to those who joined, None if nothing.
     :ivar ahead: a flight that this one should let land first, or None.
-    :ivar began_at: moment of ``time.monotonic`` when its loader started, or None.
+    :ivar began_at: moment of ``time.monotonic`` when the last of its loaders started,
+        or None before the first.
     """
 
     __slots__ = (
@@ -31,7 +41,9 @@ class Flight:
         "ahead",
         "began_at",
         "_key",
+        "_made_at",
         "_leader",
+        "_loaders",
         "_shared",
         "_joined",
     )
@@ -42,7 +54,9 @@ class Flight:
         self.ahead = ahead
         self.began_at: float | None = None
         self._key = key
+        self._made_at = monotonic()
         self._leader = leader
+        self._loaders: set[int] = set()
         self._shared = False
         self._joined = False
 
@@ -56,11 +70,13 @@ class Flights:
         _all.add(self)
 
     def board(
-        self, key: Hashable, *, must_lead: bool = False
+        self, key: Hashable, *, must_lead: bool = False, may_lead: bool = True
     ) -> tuple[Flight | None, bool]:
         """Join the flight of ``key``, or lead a new one.
 
-        :param must_lead: do not join; later callers join the new flight.
+        :param must_lead: lead a new one, or the one there is if it has not begun: its
+            leader may be waiting for what this caller has.
+        :param may_lead: otherwise there may be no flight.
         :return: the flight and whether the caller leads it. A leader calls
             :meth:`begin` before the load, then :meth:`close` and :meth:`land`. No
             flight for a loader that asks for what it is itself loading.
@@ -69,38 +85,97 @@ class Flights:
         with self._lock:
             current = self._flights.get(key)
             ahead = None
+            if current is not None and must_lead and current.began_at is None:
+                return current, True
             if current is not None and not must_lead:
-                if current._leader == thread:
+                if current._leader == thread or thread in current._loaders:
                     return None, False
                 if current.began_at is None or current._shared:
                     current._joined = True
                     return current, False
                 ahead = current
+            if not may_lead:
+                return None, False
             flight = self._flights[key] = Flight(key, thread, ahead)
             return flight, True
 
     def begin(self, flight: Flight, *, shared: bool) -> None:
-        """State that the loader starts now.
+        """State that a loader starts now, in this thread.
 
         :param shared: whether it may be joined from now on as well.
         """
         with self._lock:
-            flight.began_at = monotonic()
-            flight._shared = shared
-            flight.ahead = None
+            self._begin(flight, shared)
+
+    def relieve(self, flight: Flight, patience: float, *, shared: bool) -> float:
+        """Begin to load as well, if no loader of ``flight`` has done so lately.
+
+        :param patience: seconds from one beginning to the next. As much time has a
+            leader that has not begun: it may be waiting itself.
+        :return: 0 if the caller has begun, which then calls :meth:`land`; else the
+            seconds until one of those who wait may.
+        """
+        with self._lock:
+            if flight.landed.is_set():
+                return patience
+            last = flight.began_at
+            if last is None:
+                last = flight._made_at + patience
+            remaining = last + patience - monotonic()
+            if remaining > 0:
+                return remaining
+            self._begin(flight, shared)
+            return 0.0
+
+    @staticmethod
+    def is_loaded_by_this(flight: Flight) -> bool:
+        """Whether this thread is one of its loaders."""
+        return threading.get_ident() in flight._loaders
 
     def close(self, flight: Flight) -> bool:
         """Take nobody in from now on; tell whether anybody waits."""
         with self._lock:
-            if self._flights.get(flight._key) is flight:
-                del self._flights[flight._key]
-            return flight._joined
+            return self._close(flight)
 
     def land(self, flight: Flight, outcome: Any) -> None:
-        """Release those who wait; without an outcome each goes on by itself."""
-        self.close(flight)
-        flight.outcome = outcome
-        flight.landed.set()
+        """End a load of this thread, and release those who wait.
+
+        Without an outcome they go on waiting while another loader is under way, and
+        else each goes on by itself.
+        """
+        thread = threading.get_ident()
+        with self._lock:
+            if thread in flight._loaders:
+                flight._loaders.discard(thread)
+                mine = _this_thread.mine()
+                # None of this process: it was forked in the middle of the load.
+                mine.flights = max(0, getattr(mine, "flights", 0) - 1)
+            if flight.landed.is_set() or (outcome is None and flight._loaders):
+                return
+            self._close(flight)
+            flight.outcome = outcome
+            flight.landed.set()
+
+    @staticmethod
+    def is_waited_for() -> bool:
+        """Whether this thread loads for a flight now, so that others may wait for it.
+
+        Then it must not itself wait for long: two that wait for each other would.
+        """
+        return getattr(_this_thread.mine(), "flights", 0) > 0
+
+    def _begin(self, flight: Flight, shared: bool) -> None:
+        mine = _this_thread.mine()
+        mine.flights = getattr(mine, "flights", 0) + 1
+        flight._loaders.add(threading.get_ident())
+        flight.began_at = monotonic()
+        flight._shared = shared
+        flight.ahead = None
+
+    def _close(self, flight: Flight) -> bool:
+        if self._flights.get(flight._key) is flight:
+            del self._flights[flight._key]
+        return flight._joined
 
     def __len__(self) -> int:
         return len(self._flights)

@@ -1,27 +1,36 @@
 """One load for a herd: of the readers that miss a key at once, one asks the database.
 
 Within a process the others join its flight, in other processes one waits for the entry
-that the holder of the lock will store. Nobody waits longer for one load than
-``max_wait`` seconds, and then he loads for himself: a load too many is a cost, never a
-wrong value. If the holder was killed that is one load for each process, which those who
-have joined it wait for in turn.
+that the holder of the lock will store. A load too many is a cost, never a wrong value;
+so where one takes longer than ``max_wait`` seconds, or hangs, one of those who wait
+loads as well, and so on: one more for each process and ``max_wait``. The others wait on
+and get what ends first.
 
 What may be joined:
 
-- a flight under the same tokens, all of them known. They were read before its load
-  began, so it has seen whatever is published by the time they are still the same.
+- a flight under the same tokens, all of them known, whose value may be stored under
+  them. An entry of these tokens would be a hit for whoever has read them, so its load
+  is as good as a hit, also for a reader of an older snapshot.
 - Where a token is cold it does not tell what has been committed since it was
   set: there only a flight whose loader has not started. Readers then gather
   behind the load that is under way, and the next one serves all of them.
-- A reader of an older snapshot neither leads nor joins: what it loads is not what
-  others must see, and what they load is not in its snapshot.
+- A reader of an older snapshot leads a flight only if it may store what it loads. If it
+  may not it takes a value that is not younger than its own read for what it is: see
+  ``load_limit``, which also keeps such loads few.
+- Who shows rows of its own, not committed yet, shares nothing.
 - Who may not store takes no lock: the others would wait for an entry that never comes.
 - Nor does anybody wait for a holder of the lock who loads under other tokens: what he
   stores is no use to him. Nor for a value that the store has lately not taken. Then it
   is one load for each process.
 
 A loader that raises does so for its own caller. Those who have joined it then load each
-for himself: the error may be of that caller alone.
+for himself, since the error may be of that caller alone, and so does for a while
+whoever comes: to wait for such a load, and then for the next one, would be worse than
+no cache.
+
+The walks of the model (docs/model.md) have readers of old snapshots lead and join, with
+cold tokens and without. A load that relieves another is there as one more reader that
+began later; ``load_limit`` is not there: it compares no tokens.
 """
 
 from __future__ import annotations
@@ -35,6 +44,7 @@ from hydracache_sync.cache.entries import Entries, Judgement, Look
 from hydracache_sync.cache.flights import Flight, Flights
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.lifetime import Lifetime
+from hydracache_sync.cache.load_limit import UNKNOWN, LoadLimit
 from hydracache_sync.cache.load_lock import LoadLock, is_worth_waiting_for
 from hydracache_sync.cache.outage import Outage
 from hydracache_sync.errors import ApplyError
@@ -44,15 +54,27 @@ logger = printable_logger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds that a reader waits for the load of another, unless told otherwise. Longer
-#: than most loads take; and what a page pays for a holder of the lock that was killed.
+#: Seconds until one of those who wait for the load of another loads as well, unless
+#: told otherwise. Longer than most loads take; and what a page pays for a holder of the
+#: lock that was killed.
 DEFAULT_MAX_WAIT = 3.0
+
+#: A reader that is in no flight itself waits so many times as long, and then loads
+#: whatever the others do: they may be waiting for what it is part of.
+PATIENCE = 10
+
+#: Older than every snapshot: who says that it began then shows rows of its own.
+_NEVER = 0.0
+
+#: Loads of one key at once in a process, of readers that share no flight.
+LOADS_AT_ONCE = 4
 
 #: Seconds for which nobody waits for a load of a key whose value the store did not
 #: take, because it is over the item limit for one: there is nothing to wait for.
 UNSTORED_TTL = 10.0
 
-#: Such keys remembered. When full all are forgotten, which costs a wait.
+#: Such keys remembered, and as many that have raised. When full all are forgotten,
+#: which costs a wait.
 MAX_UNSTORED = 1024
 
 #: First and longest pause, in seconds, of who looks whether the entry has come. Each
@@ -71,8 +93,10 @@ class Herd:
         self._entries = entries
         self._max_wait = max_wait
         self._flights = Flights()
+        self._limit = LoadLimit(LOADS_AT_ONCE)
         # Address of an entry -> until when.
         self._unstored: dict[Address, float] = {}
+        self._raised: dict[Address, float] = {}
         self._refreshing = Outage(
             logger, f"loading anew for the cache of namespace {entries.namespace}"
         )
@@ -86,10 +110,16 @@ class Herd:
     ) -> T:
         """Return a value for a miss: loaded by this reader, or by one like it."""
         entries = self._entries
-        alone = since is not None or not self._max_wait
+        # To wait where nobody may take anything, or what was waited for would raise.
+        alone = (
+            not self._max_wait
+            or (since is not None and since <= _NEVER)
+            or _is_within(self._raised, look.addresses[0])
+        )
         lock = None
         if look.tokens is not None:
-            if not (alone or look.knows_all_tokens) and entries.fills_under_new_tokens:
+            missing = not look.knows_all_tokens and entries.fills_under_new_tokens
+            if missing and since is None and not alone:
                 lock = entries.lock_of(look, self._max_wait)
             [look], taken = entries.with_missing([look], since, lock)
             if not taken:
@@ -98,15 +128,36 @@ class Herd:
         if lock is not None and judgement.refused is not None:
             entries.release(lock)
             lock = None
-        if alone or not look.knows_all_tokens:
+        if alone:
             return self._load(judgement, loader, lifetime, lock)
-        key = look.addresses[0], look.basis
-        flight, leading = self._flights.board(key, must_lead=lock is not None)
+        if not look.knows_all_tokens:
+            return self._load_in_turn(judgement, loader, lifetime, since)
+        may_lead = since is None or judgement.refused is None
+        flight, leading = self._flights.board(
+            (look.addresses[0], look.basis),
+            must_lead=lock is not None,
+            may_lead=may_lead,
+        )
         if flight is None:
-            return self._load(judgement, loader, lifetime, lock)
+            if may_lead:
+                return self._load(judgement, loader, lifetime, lock)
+            return self._load_in_turn(judgement, loader, lifetime, since)
         if leading:
-            return self._lead(flight, judgement, loader, lifetime, lock)
-        if self._waits_for(flight):
+            return self._lead(flight, judgement, loader, lifetime, since, lock)
+        return self._join(flight, judgement, loader, lifetime, since)
+
+    def _join(
+        self,
+        flight: Flight,
+        judgement: Judgement,
+        loader: Callable[[], T],
+        lifetime: Lifetime,
+        since: float | None,
+    ) -> T:
+        """Wait for the load of others, and load where that does not come."""
+        entries = self._entries
+        may_relieve = since is None or judgement.refused is None
+        if self._waits_for(flight, may_relieve, shared=judgement.refused is None):
             if flight.outcome is not None:
                 value: T = entries.unpack(*flight.outcome)
                 if value is not MISS:
@@ -114,23 +165,68 @@ class Herd:
                     return value
         else:
             entries.tallies.waited_in_vain.add()
-            # Who comes now need not wait in vain as well, for a leader that was perhaps
-            # interrupted between two of our lines and never lands.
-            self._flights.close(flight)
+            if self._flights.is_loaded_by_this(flight):
+                return self._relieve(flight, judgement, loader, lifetime, since)
+            if not may_relieve:
+                return self._load_in_turn(judgement, loader, lifetime, since)
         # Its tokens were read before the wait and so before this load: they still do.
         return self._load(judgement, loader, lifetime, None)
 
-    def _waits_for(self, flight: Flight) -> bool:
-        """Wait until ``flight`` lands; tell if it did in time."""
-        if flight.landed.wait(self._max_wait):
-            return True
-        # Its leader may have waited as long as this reader for the lock of another
-        # process, in vain, and begin only now. If all who have joined would begin with
-        # it, a holder of the lock that was killed would send the whole herd to the
-        # database. To load for oneself would not be any faster.
-        now = monotonic()
-        began_at = now if flight.began_at is None else flight.began_at
-        return flight.landed.wait(max(0.0, began_at + self._max_wait - now))
+    def _waits_for(self, flight: Flight, may_relieve: bool, *, shared: bool) -> bool:
+        """Wait until ``flight`` lands; tell if it did.
+
+        If not this reader loads: for all, if it is one of the loaders of ``flight``
+        now. One that others wait for does so after ``max_wait`` in any case, so that
+        loaders end that need each other's values.
+        """
+        flights = self._flights
+        pause = self._max_wait
+        until = monotonic() + PATIENCE * pause
+        while not flight.landed.wait(pause):
+            if not may_relieve:
+                return False
+            pause = flights.relieve(flight, self._max_wait, shared=shared)
+            if not pause or flights.is_waited_for() or monotonic() >= until:
+                return False
+        return True
+
+    def _relieve(
+        self,
+        flight: Flight,
+        judgement: Judgement,
+        loader: Callable[[], T],
+        lifetime: Lifetime,
+        since: float | None,
+    ) -> T:
+        """Load beside a slow loader of ``flight``, for all who wait.
+
+        Unless the entry has come meanwhile: a loader in another process tells nobody.
+        """
+        entries = self._entries
+        known = judgement.look
+        outcome = None
+        try:
+            if judgement.refused is None:
+                look, _ = entries.look_again(known, known.addresses[0])
+                if look.value is not MISS:
+                    outcome = look, look.entry
+                    entries.tallies.joined.add()
+                    value: T = look.value
+                    return value
+                judgement = entries.judge(look, since)
+            loaded = self._loaded(judgement, loader)
+            if judgement.refused is None:
+                entry = entries.pack(judgement, loaded, lifetime)
+                outcome = judgement.look, entry
+                entries.fill([(judgement, entry)], lifetime)
+            else:
+                judgement.refused.add()
+                if since is None:
+                    # It began after all who wait here had asked.
+                    outcome = self._packed_for_others(known, loaded, lifetime)
+            return loaded
+        finally:
+            self._flights.land(flight, outcome)
 
     def refresh(self, look: Look, loader: Callable[[], T], lifetime: Lifetime) -> T:
         """Load anew for a hit that is due, or return its value if another does.
@@ -177,7 +273,7 @@ class Herd:
         """Load for oneself, and store if that may be."""
         entries = self._entries
         try:
-            loaded = loader()
+            loaded = self._loaded(judgement, loader)
             if judgement.refused is not None:
                 judgement.refused.add()
                 return loaded
@@ -189,74 +285,131 @@ class Herd:
         entries.fill([(judgement, entry)], lifetime, lock)
         return loaded
 
+    def _load_in_turn(
+        self,
+        judgement: Judgement,
+        loader: Callable[[], T],
+        lifetime: Lifetime,
+        since: float | None,
+    ) -> T:
+        """Load for oneself, one of few; or take what began after this call.
+
+        Stores nothing: tokens are unknown, or may be younger than the snapshot.
+        """
+        entries = self._entries
+        look = judgement.look
+        key = look.addresses[0], look.tag_set.digest
+        # A moment of another clock says nothing of when the others here have asked.
+        snapshot = None if since is None else getattr(since, "steady", UNKNOWN)
+        packed = self._limit.enter(
+            key,
+            self._max_wait,
+            snapshot=snapshot,
+            at_once=self._flights.is_waited_for(),
+        )
+        if packed is not None:
+            value: T = entries.unpack_shared(look, packed)
+            if value is not MISS:
+                entries.tallies.joined.add()
+                return value
+            # Cannot be read here, as it cannot be from the store.
+            return self._load(judgement, loader, lifetime, None)
+        try:
+            loaded = self._loaded(judgement, loader)
+            if judgement.refused is not None:
+                judgement.refused.add()
+            if self._limit.is_wanted(key):
+                packed = entries.pack_shared(look, loaded)
+            return loaded
+        finally:
+            self._limit.leave(key, packed)
+
+    def _loaded(self, judgement: Judgement, loader: Callable[[], T]) -> T:
+        """Call the loader, and remember whether it raised."""
+        address = judgement.look.addresses[0]
+        try:
+            loaded = loader()
+        except Exception:
+            _note(self._raised, address, self._max_wait)
+            raise
+        if self._raised:
+            self._raised.pop(address, None)
+        return loaded
+
     def _lead(
         self,
         flight: Flight,
         judgement: Judgement,
         loader: Callable[[], T],
         lifetime: Lifetime,
+        since: float | None,
         lock: LoadLock | None,
     ) -> T:
         """Load for oneself and for those who join."""
         entries = self._entries
+        basis = judgement.look.basis
         outcome = None
         try:
             if judgement.refused is not None:
                 if flight.ahead is not None:
                     flight.ahead.landed.wait(self._max_wait)
-            elif lock is None and not self._was_unstored(judgement):
-                judgement, lock = self._wait_for_turn(judgement)
+            elif lock is None and not _is_within(
+                self._unstored, judgement.look.addresses[0]
+            ):
+                judgement, lock = self._wait_for_turn(judgement, since)
                 look = judgement.look
                 if look.value is not MISS:
                     outcome = look, look.entry
                     value: T = look.value
                     return value
-            self._flights.begin(flight, shared=judgement.refused is None)
-            loaded = loader()
+                same = judgement.refused is None and look.basis == basis
+                if lock is None and flight.began_at is not None and same:
+                    # Another thread here got the lock, and this flight with it.
+                    return self._join(flight, judgement, loader, lifetime, since)
+            if judgement.refused is not None and since is not None:
+                # No longer what others may see, also those who have joined already.
+                self._flights.land(flight, None)
+            else:
+                self._flights.begin(flight, shared=judgement.refused is None)
+            loaded = self._loaded(judgement, loader)
             if judgement.refused is None:
                 entry = entries.pack(judgement, loaded, lifetime)
                 outcome = judgement.look, entry
                 stored = entries.fill([(judgement, entry)], lifetime, lock)
                 lock = None
                 if not stored:
-                    self._note_unstored(judgement)
+                    _note(self._unstored, judgement.look.addresses[0], UNSTORED_TTL)
             else:
                 judgement.refused.add()
-                if self._flights.close(flight):
-                    outcome = self._packed_for_others(judgement, loaded, lifetime)
+                if self._flights.close(flight) and since is None:
+                    outcome = self._packed_for_others(judgement.look, loaded, lifetime)
             return loaded
         finally:
             self._flights.land(flight, outcome)
             if lock is not None:
                 entries.release(lock)
 
-    def _note_unstored(self, judgement: Judgement) -> None:
-        if len(self._unstored) >= MAX_UNSTORED:
-            self._unstored.clear()
-        until = monotonic() + UNSTORED_TTL
-        self._unstored[judgement.look.addresses[0]] = until
-
-    def _was_unstored(self, judgement: Judgement) -> bool:
-        until = self._unstored.get(judgement.look.addresses[0])
-        return until is not None and monotonic() < until
-
     def _packed_for_others(
-        self, judgement: Judgement, loaded: Any, lifetime: Lifetime
+        self, look: Look, loaded: Any, lifetime: Lifetime
     ) -> tuple[Look, bytes] | None:
-        if not judgement.look.knows_all_tokens:
+        if not look.knows_all_tokens:
             return None
         try:
-            return judgement.look, self._entries.pack(judgement, loaded, lifetime)
+            return look, self._entries.pack(Judgement(look, None), loaded, lifetime)
         except (TypeError, ValueError):
             # Cannot be stored, which is no error where nothing is stored. Each of the
             # others gets one of his own.
             return None
 
-    def _wait_for_turn(self, judgement: Judgement) -> tuple[Judgement, LoadLock | None]:
+    def _wait_for_turn(
+        self, judgement: Judgement, since: float | None
+    ) -> tuple[Judgement, LoadLock | None]:
         """Take the lock, or wait for the entry that its holder will store.
 
         Everything is read anew at each look: what comes is served as any hit, and what
-        is then loaded is stored under the tokens of the last look before the load.
+        is then loaded is stored under the tokens of the last look before the load. Of
+        the same tokens only one holder is waited for: if it brings nothing it has
+        raised, and the next one may as well.
 
         :return: with a look that is a hit if the entry has come.
         """
@@ -266,6 +419,7 @@ class Herd:
         deadline = monotonic() + self._max_wait
         pause = FIRST_PAUSE
         held: bytes | None = None
+        waits_for: tuple[bytes, bytes] | None = None
         while True:
             if held is None:
                 try:
@@ -276,8 +430,12 @@ class Herd:
                     return entries.judge(unknown, None), None
             if held is None or lock.is_mine(held):
                 return judgement, lock
+            basis, other = waits_for or (b"", held)
+            if basis == look.basis and other != held:
+                return judgement, None
             if not is_worth_waiting_for(held, look.basis):
                 return judgement, None
+            waits_for = look.basis, held
             remaining = deadline - monotonic()
             if remaining <= 0:
                 entries.tallies.waited_in_vain.add()
@@ -288,6 +446,20 @@ class Herd:
             if look.value is not MISS:
                 entries.tallies.joined.add()
                 return Judgement(look, None), None
-            judgement = entries.judge(look, None)
+            judgement = entries.judge(look, since)
             if judgement.refused is not None:
                 return judgement, None
+
+
+def _note(until: dict[Address, float], address: Address, seconds: float) -> None:
+    """Remember ``address`` for a while."""
+    if len(until) >= MAX_UNSTORED:
+        until.clear()
+    until[address] = monotonic() + seconds
+
+
+def _is_within(until: dict[Address, float], address: Address) -> bool:
+    if not until:
+        return False
+    moment = until.get(address)
+    return moment is not None and monotonic() < moment

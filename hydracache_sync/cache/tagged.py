@@ -101,8 +101,10 @@ class TaggedCache:
     :param soft_ttl: default of ``get_or_load``.
     :param jitter: part of its TTL by which an entry may end earlier, from 0 to below 1,
         so that entries stored together do not all have to be loaded together.
-    :param max_wait: seconds that a reader waits for another's load of the same key
-        before it loads itself; 0 to load always and at once.
+    :param max_wait: seconds that readers of a key wait for another's load of it before
+        one of them loads as well, and after each so many seconds one more, in each
+        process; the others wait on for what ends first, ten times as long at most. One
+        whose own load others wait for waits once. 0 to load always and at once.
     :param keep_tags: store with each entry the names of its tags, for readers who do
         not know them (``get`` with ``KEPT_TAGS``).
     :param strict: no read that begins after a commit in :meth:`quarantine` gets an

@@ -8,7 +8,6 @@ with a streamed response teardown may run twice. Commits nothing of the app's.
 from __future__ import annotations
 
 import functools
-import time
 from typing import Any, Callable
 
 from flask import Flask, Response, current_app, g, has_app_context
@@ -34,7 +33,7 @@ from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.integrations.snapshot_guard import SnapshotGuard
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
-from hydracache_sync.snapshots import NEVER
+from hydracache_sync.snapshots import NEVER, LocalMoment
 
 NAME = "hydracache"
 
@@ -212,7 +211,7 @@ class _Hooks:
     def begin(self) -> None:
         self._ensure_pool()
         kept = g.__dict__
-        kept[_BEGAN] = time.time()
+        kept[_BEGAN] = LocalMoment.now()
         kept.pop(_WRITES, None)  # of an app context that is older than the request
         collected: Collected | None = kept.get(_COLLECTED)
         if collected is not None:

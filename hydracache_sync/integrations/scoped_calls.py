@@ -8,7 +8,6 @@ to end it. Knows neither WSGI nor a framework.
 from __future__ import annotations
 
 import contextlib
-import time
 from contextvars import ContextVar
 from typing import Any, Iterator, Mapping
 
@@ -26,7 +25,7 @@ from hydracache_sync.integrations.request_end import (
 from hydracache_sync.integrations.request_writes import SAFE_METHODS, RequestWrites
 from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.integrations.snapshot_guard import SnapshotGuard
-from hydracache_sync.snapshots import NEVER
+from hydracache_sync.snapshots import NEVER, LocalMoment
 
 
 class Scope:
@@ -49,7 +48,7 @@ class Scope:
         self.safe = safe
         self.connection_of = connection_of
         self.writes: RequestWrites | None = None
-        self.began = time.time()
+        self.began: float = LocalMoment.now()
         self.collected: Collected | None = None
         self._runtime = runtime
 

@@ -157,14 +157,19 @@ def _read_back(state: State, reader: Reader) -> Iterator[Any]:
 
 def _join(protocol: Protocol, state: State, reader: Reader) -> Iterator[Any]:
     """Take what another's loader has read. (One not started is as good as our own.)"""
-    if not protocol.flights or reader.snapshot is not None:
+    if not protocol.flights:
+        return
+    if reader.snapshot is not None and reader.snapshot[1] == UNCOMMITTED:
+        # It must see its own rows.
         return
     rules = protocol.rules
     for other in state.readers:
         if other.at != LOADED:
             continue
-        if rules.since_leads_no_flight and other.snapshot is not None:
-            continue
+        if rules.since_leads_if_it_fills and other.snapshot is not None:
+            # An entry of the same tokens would be a hit for this reader.
+            if not other.fills:
+                continue
         if rules.join_same_tokens and _names(reader.tokens) != _names(other.tokens):
             continue
         if rules.join_known_tokens and UNKNOWN in reader.tokens:

@@ -48,8 +48,8 @@ class Rules:
     join_cold_unstarted: bool = True
     #: ... as judged when the flight started, not when it is joined.
     join_judged_at_start: bool = True
-    #: Who reads an older snapshot leads no flight.
-    since_leads_no_flight: bool = True
+    #: Who reads an older snapshot leads a flight only if it may fill.
+    since_leads_if_it_fills: bool = True
 
     # Applying (``MemcachedApplier``, ``OutboxWorker``)
     #: A row is applied after its commit is seen.

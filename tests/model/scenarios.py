@@ -146,7 +146,7 @@ BREAKS = [
     Scenario(
         "an old snapshot leads a flight",
         replace(FLIGHTS, snapshots=True, writers=ONE).without(
-            since_leads_no_flight=False
+            since_leads_if_it_fills=False
         ),
     ),
     Scenario("no snapshot guard", SNAPSHOTS.without(guard=False)),

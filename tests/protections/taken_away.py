@@ -96,10 +96,10 @@ PROTECTIONS = [
         "P3",
         "tokens are read before the load",
         "cache/herd.py",
-        "            loaded = loader()\n            if judgement.refused is None:\n",
-        "            loaded = loader()"
-        + _READ_TOKENS_NOW
-        + "            if judgement.refused is None:\n",
+        "shared=judgement.refused is None)\n"
+        "            loaded = self._loaded(judgement, loader)\n",
+        "shared=judgement.refused is None)\n"
+        "            loaded = self._loaded(judgement, loader)" + _READ_TOKENS_NOW,
         _STALE + "test_a_value_loaded_before_an_invalidation_is_not_served_after_it",
     ),
     Protection(
@@ -165,8 +165,8 @@ PROTECTIONS = [
         "P4",
         "a flight is joined under the same tokens only",
         "cache/herd.py",
-        "        key = look.addresses[0], look.basis\n",
-        '        key = look.addresses[0], b""\n',
+        "            (look.addresses[0], look.basis),\n",
+        '            (look.addresses[0], b""),\n',
         _HERD + "test_who_comes_after_an_invalidation_does_not_join",
     ),
     Protection(
@@ -182,11 +182,19 @@ PROTECTIONS = [
     ),
     Protection(
         "P4",
-        "who reads an older snapshot neither leads nor joins",
+        "who may not store takes what began after it asked, and nothing else",
+        "cache/load_limit.py",
+        "self.snapshot is not None and other.asked_at < self.snapshot\n",
+        "self.snapshot is not None\n",
+        _HERD + "test_who_waits_takes_no_value_that_may_be_older_than_its_own",
+    ),
+    Protection(
+        "P4",
+        "who shows rows of its own takes nothing of others",
         "cache/herd.py",
-        "        alone = since is not None or not self._max_wait\n",
-        "        alone = not self._max_wait\n",
-        _HERD + "test_a_reader_of_an_older_snapshot_neither_joins_nor_is_joined",
+        "            or (since is not None and since <= _NEVER)\n",
+        "",
+        _HERD + "test_who_shows_rows_of_its_own_takes_nothing_of_others",
     ),
     Protection(
         "P4",
@@ -271,8 +279,8 @@ PROTECTIONS = [
         "P5",
         "while a token is cold nobody joins a load that has started",
         "cache/herd.py",
-        "shared=judgement.refused is None",
-        "shared=True",
+        "begin(flight, shared=judgement.refused is None)",
+        "begin(flight, shared=True)",
         _HERD + "test_who_comes_after_a_commit_does_not_join_a_load_that_had_started",
     ),
     Protection(
