@@ -158,7 +158,7 @@ class StoreContract:
         outcomes = store.replace_many(
             copies,
             [b"p0", b"p1", b"p2"],
-            lambda copies, _: [made.get(copy.address) for copy in copies],
+            lambda copies, _: [made.get(address) for address, _ in copies],
         )
 
         assert outcomes == [True] * 3
@@ -229,7 +229,7 @@ class StoreContract:
         outcomes = store.replace_many(
             store.copies(addresses),
             [b"p%016d" % number for number in range(20_000)],
-            lambda copies, _: [of_address[copy.address] for copy in copies],
+            lambda copies, _: [of_address[address] for address, _ in copies],
         )
 
         assert outcomes == [True] * 20_000

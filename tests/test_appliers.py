@@ -73,8 +73,8 @@ class PartlyFailingStore(MemoryStore):
     ) -> list[bool | ApplyError]:
         outcomes = super().replace_many(copies, placeholders, make)
         return [
-            self.failing.get(copy.address, outcome)
-            for copy, outcome in zip(copies, outcomes)
+            self.failing.get(address, outcome)
+            for (address, _), outcome in zip(copies, outcomes)
         ]
 
 

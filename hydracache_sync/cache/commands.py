@@ -79,19 +79,27 @@ def versions(
         for key, token in zip(keys, placeholders)
     ]
     # Each key is sent twice, and all of it in one go.
-    sizes = [len(add) + len(key) + 1 for add, key in zip(adds, keys)]
-    for start, stop in _cuts(sizes):
-        data = adds[start:stop]
-        data += [
+    longest = max(map(len, adds), default=0) + max(map(len, keys), default=0) + 1
+    step = max(1, WINDOW_SIZE // longest)
+    for start in range(0, len(adds), step):
+        stop = min(start + step, len(adds))
+        gets = [
             get(keys[first : min(first + KEYS_PER_GET, stop)], b"gets ")
             for first in range(start, stop, KEYS_PER_GET)
         ]
-        yield Window(places[start:stop], b"".join(data))
+        yield Window(places[start:stop], b"".join(adds[start:stop] + gets))
 
 
-def compare_and_set(key: bytes, unique: int, value: bytes) -> bytes:
-    """Store where the version is still this one."""
-    return b"cas %b 0 0 %d %d\r\n%b\r\n" % (key, len(value), unique, value)
+def compare_and_set(
+    keys: Sequence[bytes], uniques: Sequence[bytes], values: Sequence[bytes]
+) -> bytes:
+    """``cas`` for each key of a window of :func:`versions`, of at most its size."""
+    return b"".join(
+        [
+            b"cas %b 0 0 %d %b\r\n%b\r\n" % (key, len(value), unique, value)
+            for key, unique, value in zip(keys, uniques, values)
+        ]
+    )
 
 
 def stats(group: bytes) -> bytes:
@@ -150,18 +158,15 @@ def expiry_of(ttl: float | None, now: float) -> int:
     return date if date <= _LAST_DATE else 0
 
 
-def _windows(things: Sequence[Any], commands: Sequence[bytes]) -> Iterator[Window]:
+def _windows(
+    addresses: Sequence[Address], commands: Sequence[bytes]
+) -> Iterator[Window]:
     """Cut into runs of up to ``WINDOW_SIZE`` bytes; a larger command goes alone."""
-    for start, stop in _cuts(list(map(len, commands))):
-        yield Window(things[start:stop], b"".join(commands[start:stop]))
-
-
-def _cuts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    ends = list(accumulate(sizes))
+    ends = list(accumulate(map(len, commands)))
     start = sent = 0
     while start < len(ends):
         stop = max(start + 1, bisect_right(ends, sent + WINDOW_SIZE))
-        yield start, stop
+        yield Window(addresses[start:stop], b"".join(commands[start:stop]))
         start, sent = stop, ends[stop - 1]
 
 

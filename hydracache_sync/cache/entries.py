@@ -311,7 +311,7 @@ class Entries:
 
         def stamp(copies: Sequence[Copy], found: Sequence[bytes]) -> list[bytes | None]:
             now_ms = int(self._clock() * 1000)
-            there.update((copy.address, token) for copy, token in zip(copies, found))
+            there.update((copy[0], token) for copy, token in zip(copies, found))
             return [
                 stamped(token, now_ms) if self._lacks_stamp(token) else None
                 for token in found

@@ -8,6 +8,7 @@ say and nobody else's: what a node does not answer is not looked for elsewhere.
 from __future__ import annotations
 
 import time
+from itertools import repeat
 from math import isfinite
 from operator import itemgetter
 from time import monotonic
@@ -59,9 +60,6 @@ CALL_TIMEOUTS = 4
 
 #: What one node gets of a call: things, and their places in the call.
 _Part = Tuple[List[T], List[int]]
-
-#: A node that was sent something, the connection, and what the answers are about.
-_Told = Tuple[Node, Connection, Sequence[Any]]
 
 
 class MemcachedStore(CacheStore):
@@ -207,29 +205,35 @@ class MemcachedStore(CacheStore):
     def copies(self, addresses: Sequence[Address]) -> list[Copy]:
         only, slots = self._only, self._ring.slots
         if only is not None:
-            return [Copy(address, only) for address in addresses]
+            return list(zip(addresses, repeat(only)))
         found: list[Copy] = []
         for address in addresses:
             chooser = address[0]
             if chooser is None:
-                found += [Copy(address, node) for node in self._nodes]
+                found += [(address, node) for node in self._nodes]
             else:
-                found.append(Copy(address, slots[crc32(chooser) & SLOT_MASK]))
+                found.append((address, slots[crc32(chooser) & SLOT_MASK]))
         return found
 
     def replace_many(
         self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
     ) -> list[bool | ApplyError]:
-        shares: dict[Node, list[int]] = {}
-        for place, (_, node) in enumerate(copies):
-            shares.setdefault(node, []).append(place)
+        keys = [address[1] for address, _ in copies]
+        shares: dict[Node, Sequence[int]] = {}
+        if self._only is not None:
+            shares[self._only] = range(len(copies))
+        else:
+            places: dict[Node, list[int]] = {}
+            for place, (_, node) in enumerate(copies):
+                places.setdefault(node, []).append(place)
+            shares.update(sorted(places.items(), key=_index_of_node))
         going = {
             node: commands.versions(
-                places,
-                [copies[place].address[1] for place in places],
-                [placeholders[place] for place in places],
+                share,
+                [keys[place] for place in share],
+                [placeholders[place] for place in share],
             )
-            for node, places in sorted(shares.items(), key=_index_of_node)
+            for node, share in shares.items()
         }
         replacement = Replacement(copies, self._timeout)
         while going:
@@ -430,10 +434,10 @@ class MemcachedStore(CacheStore):
         going = dict(sorted(shares.items(), key=_index_of_node))
         while going:
             now = monotonic()
-            told: list[_Told] = []
+            told: list[tuple[Node, Connection, Sequence[Any]]] = []
             due = None
             try:
-                self._send_windows(going, told, fail)
+                self._send_windows(going, lambda *use: told.append(use), fail)
                 told.reverse()
                 while told:
                     node, connection, things = told.pop()
@@ -448,7 +452,7 @@ class MemcachedStore(CacheStore):
     def _send_windows(
         self,
         going: dict[Node, Iterator[Window]],
-        told: list[_Told],
+        told: Callable[[Node, Connection, Sequence[Any]], None],
         fail: Callable[[Sequence[Any], ApplyError], None],
     ) -> None:
         """Send the next window of each node. A node that has none leaves ``going``."""
@@ -459,7 +463,7 @@ class MemcachedStore(CacheStore):
                 del going[node]
                 continue
             try:
-                told.append((node, node.tell(window.data, now), window.things))
+                told(node, node.tell(window.data, now), window.things)
             except ApplyUnavailable as exc:
                 fail(window.things, exc)
                 self._give_up(node, going, fail)

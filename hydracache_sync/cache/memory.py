@@ -100,13 +100,13 @@ class MemoryStore(CacheStore):
         return failures
 
     def copies(self, addresses: Sequence[Address]) -> list[Copy]:
-        return [Copy(address, None) for address in addresses]
+        return [(address, None) for address in addresses]
 
     def replace_many(
         self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
     ) -> list[bool | ApplyError]:
         now = self._clock()
-        keys = [copy.address[1] for copy in copies]
+        keys = [key for (_, key), _ in copies]
         with self._lock:
             found = []
             for key, placeholder in zip(keys, placeholders):

@@ -14,7 +14,7 @@ from hydracache_sync.cache import commands
 from hydracache_sync.cache.breaker import Breaker, Rest
 from hydracache_sync.cache.commands import KEYS_PER_GET
 from hydracache_sync.cache.connection_pool import ConnectionPool, NoFreeConnection
-from hydracache_sync.cache.replies import BrokenReply
+from hydracache_sync.cache.replies import BrokenReply, WithoutVersions
 from hydracache_sync.cache.server_list import Server
 from hydracache_sync.cache.transport import Connection, Limits
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
@@ -252,21 +252,19 @@ class Node:
 
     def versions(
         self, connection: Connection, keys: Sequence[bytes], due: float | None = None
-    ) -> list[tuple[bytes, int] | ApplyError | None]:
+    ) -> tuple[list[tuple[bytes, bytes] | None], dict[int, ApplyError]]:
         """Read the answers to a window of ``commands.versions``.
 
-        The connection then goes to :meth:`tell_more`, and to :meth:`put_back` if there
-        is no more to say. The same connection, because a server that is restarted
-        counts its versions from 1 again. On another connection a condition could hold
-        for what another process calls by the same number.
+        The connection then goes to :meth:`tell_more`, or to :meth:`put_back` if there
+        is no more to say.
 
-        :return: in the order of the keys, None where nothing is; an error where the
-            placeholder was refused.
+        :return: value and version in the order of the keys, None where nothing is; and
+            the errors of refused placeholders, by their places in ``keys``.
         :raises ApplyUnavailable: the node did not answer properly.
         """
         replies = connection.replies
         refused: dict[int, ApplyError] = {}
-        found: list[tuple[bytes, int] | None] = []
+        found: list[tuple[bytes, bytes] | None] = []
         try:
             try:
                 if due is not None:
@@ -277,20 +275,12 @@ class Node:
                 for start in range(0, len(keys), KEYS_PER_GET):
                     found += replies.versions(keys[start : start + KEYS_PER_GET])
                 replies.finish()
-                if not all(version[1] for version in found if version is not None):
-                    raise _Refused(
-                        "it keeps no versions of its items, which tokens need; start"
-                        " it without the option -C (disable cas)"
-                    )
             except BaseException:
                 self._pool.drop(connection)
                 raise
         except OSError as exc:
             self._give_up(exc, connection.used_at)
-        answers: list[tuple[bytes, int] | ApplyError | None] = [*found]
-        for place, error in refused.items():
-            answers[place] = found[place] or error
-        return answers
+        return found, refused
 
     def tell_more(self, connection: Connection, data: bytes, now: float) -> None:
         """As :meth:`tell`, on a connection that was held since."""
@@ -422,7 +412,7 @@ class Node:
 
     def _unavailable(self, failure: OSError, began: float | None) -> ApplyUnavailable:
         text = str(failure) or type(failure).__name__
-        if began is not None and not isinstance(failure, (NoFreeConnection, _Refused)):
+        if began is not None and not isinstance(failure, _NO_OUTAGE):
             self._breaker.failed(began, text)
         return ApplyUnavailable(
             f"memcached node {self.name}: {text}",
@@ -440,6 +430,10 @@ class Node:
 
 class _Refused(BrokenReply):
     """The node answers, and what it says leaves the place in the stream unknown."""
+
+
+#: Failures of a node that works.
+_NO_OUTAGE = (NoFreeConnection, WithoutVersions, _Refused)
 
 
 def _not_understood(answer: bytes) -> BrokenReply:

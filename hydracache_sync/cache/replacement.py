@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import chain
 from time import monotonic
-from typing import Callable, Sequence, Tuple
+from typing import Callable, Sequence
 
 from hydracache_sync.cache import commands
 from hydracache_sync.cache.node import Node
@@ -17,8 +17,26 @@ from hydracache_sync.cache.store import Copy, Maker
 from hydracache_sync.cache.transport import Connection
 from hydracache_sync.errors import ApplyError, ApplyUnavailable
 
-#: A node, the connection to it that is in use, and which copies are asked about on it.
-_Use = Tuple[Node, Connection, Sequence[int]]
+
+class _Use:
+    """A connection in use, and the copies that are replaced on it.
+
+    :ivar places: of the copies in the call, from the storing on of those that are
+        stored.
+    :ivar versions: value and version of each.
+    :ivar data: what stores them.
+    """
+
+    __slots__ = ("node", "connection", "places", "versions", "data")
+
+    def __init__(
+        self, node: Node, connection: Connection, places: Sequence[int]
+    ) -> None:
+        self.node = node
+        self.connection = connection
+        self.places = places
+        self.versions: Sequence[tuple[bytes, bytes]] = ()
+        self.data = b""
 
 
 class Replacement:
@@ -28,22 +46,21 @@ class Replacement:
 
     :param copies: all that are to be replaced, of which windows have the places.
     :param timeout: seconds for the answers to a step once all of it was sent.
-    :ivar asked: nodes that were sent a window of ``commands.versions``, in the order of
-        the nodes; the caller adds them.
     :ivar outcomes: of each copy; see ``CacheStore.replace_many``.
     """
 
     def __init__(self, copies: Sequence[Copy], timeout: float) -> None:
-        self.asked: list[_Use] = []
         self.outcomes: list[bool | ApplyError] = [False] * len(copies)
         self._copies = copies
         self._timeout = timeout
-        # Nodes that have answered, and those that were sent what is to be stored.
-        self._ready: list[_Use] = []
+        # Connections by what is next on them, in the order of their nodes.
+        self._asked: list[_Use] = []
+        self._answered: list[_Use] = []
         self._told: list[_Use] = []
-        # By place: the version that a copy holds, and the command that replaces it.
-        self._versions: dict[int, tuple[bytes, int]] = {}
-        self._commands: dict[int, bytes] = {}
+
+    def asked(self, node: Node, connection: Connection, places: Sequence[int]) -> None:
+        """State that a window of ``commands.versions`` was sent to ``node``."""
+        self._asked.append(_Use(node, connection, places))
 
     def run(self, make: Maker, gave_up: Callable[[Node], None]) -> None:
         """Read, have the values made, store them, and read what became of it.
@@ -52,17 +69,15 @@ class Replacement:
 
         :param gave_up: told of each node that does not answer any more.
         """
-        self._versions.clear()
-        self._commands.clear()
-        self._each(self.asked, self._read, gave_up)
+        self._each(self._asked, self._read, gave_up)
         self._make(make)
-        self._each(self._ready, self._store, gave_up)
+        self._each(self._answered, self._store, gave_up)
         self._each(self._told, self._settle, gave_up)
 
     def abandon(self) -> None:
         """Close the connections on which an answer was not read: after an exception."""
-        for node, connection, _ in chain(self.asked, self._ready, self._told):
-            node.abandon(connection)
+        for use in chain(self._asked, self._answered, self._told):
+            use.node.abandon(use.connection)
 
     def fail(self, places: Sequence[int], error: ApplyError) -> None:
         """State that ``error`` is what became of these."""
@@ -84,55 +99,79 @@ class Replacement:
             try:
                 goes_on = step(use, due)
             except ApplyUnavailable as exc:
-                self.fail(use[2], exc)
+                self.fail(use.places, exc)
                 goes_on = False
             if not goes_on:
-                gave_up(use[0])
+                gave_up(use.node)
             due = until
 
     def _read(self, use: _Use, due: float | None) -> bool:
-        node, connection, places = use
-        keys = [self._copies[place].address[1] for place in places]
-        answers = node.versions(connection, keys, due)
-        self._ready.append(use)
-        for place, answer in zip(places, answers):
-            if isinstance(answer, ApplyError):
-                self.outcomes[place] = answer
-            elif answer is not None:
-                self._versions[place] = answer
+        copies = self._copies
+        keys = [copies[place][0][1] for place in use.places]
+        answers, refused = use.node.versions(use.connection, keys, due)
+        self._answered.append(use)
+        if None in answers:
+            for at, error in refused.items():
+                self.outcomes[use.places[at]] = error
+            kept = [at for at, answer in enumerate(answers) if answer is not None]
+            use.places = [use.places[at] for at in kept]
+            answers = [answers[at] for at in kept]
+        use.versions = answers  # type: ignore[assignment]
         return True
 
     def _make(self, make: Maker) -> None:
-        versions = self._versions
-        if not versions:
+        copies: list[Copy] = []
+        found: list[bytes] = []
+        for use in self._answered:
+            copies += [self._copies[place] for place in use.places]
+            found += [value for value, _ in use.versions]
+        if not copies:
             return
-        copies = [self._copies[place] for place in versions]
-        values = make(copies, [value for value, _ in versions.values()])
-        for (place, (_, unique)), copy, value in zip(versions.items(), copies, values):
-            if value is None:
-                self.outcomes[place] = True
-            else:
-                command = commands.compare_and_set(copy.address[1], unique, value)
-                self._commands[place] = command
+        values = make(copies, found)
+        start = 0
+        for use in self._answered:
+            stop = start + len(use.places)
+            self._prepare(use, copies[start:stop], values[start:stop])
+            start = stop
+
+    def _prepare(
+        self, use: _Use, copies: Sequence[Copy], values: Sequence[bytes | None]
+    ) -> None:
+        if None in values:
+            kept = []
+            for at, value in enumerate(values):
+                if value is None:
+                    self.outcomes[use.places[at]] = True
+                else:
+                    kept.append(at)
+            use.places = [use.places[at] for at in kept]
+            use.versions = [use.versions[at] for at in kept]
+            copies = [copies[at] for at in kept]
+            values = [values[at] for at in kept]
+        use.data = commands.compare_and_set(
+            [address[1] for address, _ in copies],
+            [unique for _, unique in use.versions],
+            values,  # type: ignore[arg-type]
+        )
 
     def _store(self, use: _Use, _: float | None) -> bool:
-        node, connection, places = use
-        places = [place for place in places if place in self._commands]
-        if places:
-            data = b"".join([self._commands[place] for place in places])
-            node.tell_more(connection, data, monotonic())
-            self._told.append((node, connection, places))
+        if use.data:
+            use.node.tell_more(use.connection, use.data, monotonic())
+            self._told.append(use)
         else:
-            node.put_back(connection)
+            use.node.put_back(use.connection)
         return True
 
     def _settle(self, use: _Use, due: float | None) -> bool:
-        node, connection, places = use
         failed: dict[int, ApplyError] = {}
         overtaken: dict[int, bytes] = {}
-        goes_on = node.acknowledged(
-            connection, places, commands.COMPARED, failed, due, overtaken
+        goes_on = use.node.acknowledged(
+            use.connection, use.places, commands.COMPARED, failed, due, overtaken
         )
-        for place in places:
-            self.outcomes[place] = failed.get(place, place not in overtaken)
+        for place in use.places:
+            self.outcomes[place] = True
+        for place in overtaken:
+            self.outcomes[place] = False
+        for place, error in failed.items():
+            self.outcomes[place] = error
         return goes_on

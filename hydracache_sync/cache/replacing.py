@@ -50,12 +50,14 @@ def replace(
         late = monotonic() >= until
         added = placeholders(len(copies), kind)
         outcomes = store.replace_many(copies, added, make)
+        if outcomes.count(True) == len(outcomes):
+            break
         overtaken = []
         for copy, outcome in zip(copies, outcomes):
             if outcome is False:
                 overtaken.append(copy)
             elif outcome is not True:
-                note(failures, copy.address, outcome)
+                note(failures, copy[0], outcome)
         copies = overtaken if again else []
         if late:
             for address, _ in copies:

@@ -36,10 +36,20 @@ _value_head = re.compile(rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10})()\r\n").match
 _version_head = re.compile(
     rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10}) ([0-9]{1,20})\r\n"
 ).match
+#: Every value of 17 bytes, as tokens are, and how many bytes each takes besides its key
+#: and version.
+_tokens = re.compile(
+    rb"VALUE ([^ \r\n]+) 0 17 ([1-9][0-9]{0,19})\r\n(.{17})\r\n", re.DOTALL
+).findall
+_TOKEN_REST = len(b"VALUE  0 17 \r\n") + 17 + 2
 
 
 class BrokenReply(ConnectionError):
     """The peer sent what memcached would not send here."""
+
+
+class WithoutVersions(BrokenReply):
+    """The peer cannot store on condition. What it does else is right."""
 
 
 class Unanswered(ConnectionError):
@@ -86,26 +96,41 @@ class Replies:
         self.finish()
         return [found.get(key) for key in keys]
 
-    def versions(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
+    def versions(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes] | None]:
         """Read the answer to a ``gets``: of each key its value and that one's version.
 
         :return: in the order of the keys, None where there is nothing.
         :raises OSError: as :meth:`values`.
         """
-        found: dict[bytes, tuple[bytes, int]] = {}
         buffer = self._buffer or self._more()
+        # Mostly all are tokens, were found and are here, in order. To find them all at
+        # once takes a third of the time.
+        found = _tokens(buffer)
+        if len(found) >= len(keys):
+            del found[len(keys) :]
+            names, uniques, values = zip(*found)
+            end = len(b"".join(names + uniques)) + _TOKEN_REST * len(found)
+            if list(names) == list(keys) and buffer.startswith(b"END\r\n", end):
+                self._buffer = buffer[end + 5 :]
+                return list(zip(values, uniques))
         if buffer.startswith(b"ERROR"):
-            raise BrokenReply(
+            raise WithoutVersions(
                 "it does not know 'gets' and 'cas', which tokens need: a proxy?"
             )
-        self._values_one_by_one(buffer, set(keys), found)
-        return [found.get(key) for key in keys]
+        versions: dict[bytes, tuple[bytes, bytes]] = {}
+        self._values_one_by_one(buffer, set(keys), versions)
+        if any(unique == b"0" for _, unique in versions.values()):
+            raise WithoutVersions(
+                "it keeps no versions of its items, which tokens need; start it without"
+                " the option -C (disable cas)"
+            )
+        return [versions.get(key) for key in keys]
 
     def _values_one_by_one(
         self,
         buffer: bytes,
         wanted: set[bytes],
-        versions: dict[bytes, tuple[bytes, int]] | None = None,
+        versions: dict[bytes, tuple[bytes, bytes]] | None = None,
     ) -> dict[bytes, bytes]:
         """Read to ``END``. What comes after it stays in the buffer.
 
@@ -144,7 +169,7 @@ class Replies:
                 if found.setdefault(key, value) != value:
                     raise _unexpected(key, "one value for a key")
             else:
-                versions[key] = buffer[start:stop], int(unique)
+                versions[key] = buffer[start:stop], unique
             position = stop + 2
 
     def line(self) -> bytes:

@@ -15,7 +15,6 @@ from typing import (
     Any,
     Callable,
     Dict,
-    NamedTuple,
     Optional,
     Sequence,
     Tuple,
@@ -39,15 +38,10 @@ Failures = Dict[Address, ApplyError]
 S = TypeVar("S", bound="CacheStore")
 
 
-class Copy(NamedTuple):
-    """One place where the value of an address is kept.
-
-    :ivar node: where, as the store knows it. An address on every node has many copies.
-    """
-
-    address: Address
-    node: Any
-
+#: One place where the value of an address is kept: the address, and where, as the store
+#: knows it. An address on every node has many copies. A plain tuple: a worker has one
+#: for every row that it carries.
+Copy = Tuple[Address, Any]
 
 #: Makes the values to be stored, and takes their stamps. Gets copies and what they
 #: hold; None in place of a value leaves a copy as it is. Asks nothing of the store.
