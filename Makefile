@@ -3,7 +3,9 @@
 #   make demo                   a stale read prevented, a crash survived (a minute)
 #   make demo-mysql             the same on private servers of MariaDB and memcached
 #   make test                   the whole suite, with its own servers
-#   make test-mysql             of it, what needs MariaDB and MySQL 5.6
+#   make test-mysql             of it, what needs a MariaDB or MySQL
+#   make test SERVERS="mariadb mysql9"  on these: mariadb mysql56 mysql9 mariadb118
+#                               mariadb105 memcached-unstable; the default is all
 #   make test-web-oldest        of it, Flask and SQLAlchemy, on the oldest of both
 #   make test ARGS="-k outbox"  what ARGS tells pytest
 #   make test JOBS=0            in one process, with the servers started once
@@ -14,12 +16,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SERVERS ?=
 # Processes that the tests are shared among; each starts servers of its own.
 JOBS ?= 2
 
 CODE = hydracache_sync tests examples setup.py
 SETUP = PYTHON='$(PYTHON)' tests/setup_machine.sh
 RUN = $(VENV)/bin/python
+ifneq ($(SERVERS),)
+export HYDRACACHE_TEST_SERVERS = $(SERVERS)
+endif
 SHARED = --numprocesses=$(JOBS) --dist=worksteal
 
 .PHONY: demo demo-mysql test test-mysql test-web-oldest lint format format-check type build bench locks ci clean \

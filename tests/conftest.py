@@ -12,12 +12,14 @@ import secrets
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Iterator
 
 import hypothesis
 import pytest
 
+import server_counts
 from servers import SQL_SERVERS, MariaDB, Memcached, SQLServer, servers_of_this_run
 
 # No deadline anywhere: one slow example on a busy machine is not a defect.
@@ -128,15 +130,57 @@ def pytest_collection_modifyitems(
         items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(trylast=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Note for the report which server a test runs on."""
+    callspec = getattr(item, "callspec", None)
+    params = [value for value in callspec.params.values()] if callspec else []
+    kinds = [value for value in params if isinstance(value, str)]
+    kinds = [kind for kind in kinds if kind in SQL_SERVERS or kind == "external"]
+    fixtures = getattr(item, "fixturenames", ())
+    if not kinds and "mariadb" in fixtures:
+        external = bool(os.environ.get(MariaDB.variable))
+        kinds = ["external" if external else MariaDB.of_this_run().kind]
+    if "memcached" in fixtures:
+        kinds.append("memcached")
+    item.user_properties += [("server", kind) for kind in kinds]
+
+
+#: Tests that passed or failed, by server and area.
+counts: Counter[tuple[str, str]] = Counter()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        for name, value in report.user_properties:
+            if name == "server":
+                counts[str(value), server_counts.area_of(report.nodeid)] += 1
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Say on which servers the tests ran, and which are missing, and why."""
+    if not counts or hasattr(config, "workerinput"):
+        return
     here = servers_of_this_run()
+    names = {"external": f"the one in {MariaDB.variable}"}
+    names["memcached"] = f"memcached {Memcached.installed_version()}"
+    for kind, server in here.items():
+        product = "MariaDB" if issubclass(server, MariaDB) else "MySQL"
+        names[kind] = f"{product} {server.installed_version()}"
+    told = Counter(
+        {(names[kind], area): count for (kind, area), count in counts.items()}
+    )
+    server_counts.add_to_file(told)
+    for line in server_counts.table(told):
+        terminalreporter.write_line(line)
     for kind, server in SQL_SERVERS.items():
-        if kind in here:
-            said = server.installed_version()
-        else:
-            said = server.missing() or "not of this run"
-        terminalreporter.write_line(f"{server.title}: {said}")
+        if kind not in here and server.missing():
+            terminalreporter.write_line(
+                f"{server.title} is missing, its tests were left out:"
+                f" {server.missing()}"
+            )
 
 
 @pytest.hookimpl(trylast=True)

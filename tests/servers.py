@@ -358,6 +358,18 @@ class Memcached(Server):
             return UnpackedMemcached.found()
         return super()._find_program()
 
+    @classmethod
+    def installed_version(cls) -> str:
+        """What the program of this run says of itself; nothing if it is missing."""
+        try:
+            program = cls._find_program(cls.__new__(cls))
+        except ServerError:
+            return ""
+        said = subprocess.run(
+            [*by_its_loader(program), "-V"], stdout=subprocess.PIPE, text=True
+        ).stdout
+        return said.strip().rpartition(" ")[2]
+
     @property
     def address(self) -> str:
         if isinstance(self._unix_socket, str):

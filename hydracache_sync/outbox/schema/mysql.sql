@@ -1,4 +1,4 @@
--- The outbox of hydracache_sync in MySQL (5.6 to 8.4) and MariaDB (10.6 and newer).
+-- The outbox of hydracache_sync in MySQL (from 5.6) and MariaDB (from 10.5).
 -- Safe to run twice. Needs the right to create tables; workers and producers do not.
 
 -- One row per invalidation. What identifies is UTF-8 in binary columns: a collation that
