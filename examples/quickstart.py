@@ -20,6 +20,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import closing
 from typing import Any, Sequence
 from urllib.parse import unquote, urlsplit
@@ -155,8 +156,12 @@ def main(url: str, servers: list[str]) -> None:
     expect("the next read", read(), "Ada, Countess of Lovelace")
 
     print("4. Status")
-    for name, value in outbox.status("shop")._asdict().items():
-        show(name, value)
+    status = outbox.status("shop")
+    show("rows that wait", status.pending)
+    show("dead letters", status.dead_lettered)
+    published_ms = status.last_published_at_ms or 0
+    ago = time.time() - published_ms / 1000
+    show("last published", f"{max(0.0, ago):.1f} s ago")
     outbox.close()
     with closing(connect(url)) as connection:
         execute(connection, "drop table app_users")

@@ -580,6 +580,19 @@ class EnqueueContract(OutboxHooks):
         assert outbox.rows(SHOP, after=third[-1].id) == []
         assert outbox.rows(SHOP, limit=0) == []
 
+    def test_the_newest_rows_are_listed_from_the_end(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b", "c"), commit_position="tx:1")
+        first, second, third = outbox.rows(SHOP)
+        outbox.mark_published(outbox.claim(SHOP, "w", limit=1, claim_ttl=30))
+        pending = OutboxState.PENDING
+
+        assert keys_of(outbox.rows(SHOP, newest=True)) == ["c", "b", "a"]
+        assert keys_of(outbox.rows(SHOP, newest=True, limit=2)) == ["c", "b"]
+        assert keys_of(outbox.rows(SHOP, newest=True, after=second.id)) == ["c"]
+        assert keys_of(outbox.rows(SHOP, newest=True, state=pending)) == ["c", "b"]
+        of_commit = outbox.rows(SHOP, newest=True, commit_position="tx:1", limit=1)
+        assert keys_of(of_commit) == ["c"]
+
     def test_rows_are_listed_by_state_and_by_position(self, outbox):
         outbox.enqueue(SHOP, batch_of("a", "b"), commit_position="tx:1")
         outbox.enqueue(SHOP, batch_of("c", "d"), commit_position="tx:2")

@@ -77,7 +77,7 @@ def test_dead_letters_are_listed_with_what_they_invalidate_and_why(shop: Shop) -
         *line.split()[5:7],
         *("1", "node", "said", "no"),
     ]
-    assert count == "1 of 1 dead letters"
+    assert count == "1 of 1 dead letter"
     assert listed.code == ExitCode.DONE
 
 

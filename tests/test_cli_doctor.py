@@ -79,7 +79,7 @@ def test_what_is_in_order_is_told_and_nothing_is_changed(
         "ok       schema: ",
         "ok       rights: enough for the role worker\n",
         "ok       rights: enough for the role operator\n",
-        f"ok       namespace {shop.namespace}: 1 rows wait, the oldest for ",
+        f"ok       namespace {shop.namespace}: 1 row waits, the oldest for ",
         f"ok       node {memcached.address}: memcached 1.",
         f"ok       namespace {shop.namespace}: known under ring 1 on ",
     ):
@@ -133,7 +133,7 @@ def test_dead_letters_and_late_rows_are_problems(shop: Shop) -> None:
 
     name = shop.namespace
     assert examined.code == ExitCode.ALERT
-    assert f"PROBLEM  namespace {name}: 1 dead letters\n" in examined.out
+    assert f"PROBLEM  namespace {name}: 1 dead letter\n" in examined.out
     assert f"-> hydracache dead list --namespace {name}; " in examined.out
     assert f"PROBLEM  namespace {name}: 2 rows wait, the oldest for 6 min" in (
         examined.out
@@ -148,7 +148,7 @@ def test_what_was_counted_to_its_end_has_no_plus(shop: Shop) -> None:
     examined = doctor(shop)
 
     assert f" {shop.namespace}: {STATUS_CAP}+ dead letters\n" in examined.out
-    assert f" {shop.namespace}: 1 rows wait, " in examined.out
+    assert f" {shop.namespace}: 1 row waits, " in examined.out
 
 
 def test_a_paused_namespace_is_a_warning_and_its_late_rows_are_none(
@@ -180,7 +180,7 @@ def test_rows_of_a_namespace_that_nobody_carries_here_are_told(
 
     assert (fresh["check"], fresh["level"]) == ("namespace forgotten", "warning")
     assert (late["check"], late["level"]) == ("namespace forgotten", "problem")
-    assert "not configured here: 1 rows wait" in late["text"]
+    assert "not configured here: 1 row waits" in late["text"]
     assert found(shop) == []
 
 
@@ -190,7 +190,7 @@ def test_without_namespaces_all_of_the_outbox_are_examined(shop: Shop) -> None:
     examined = doctor(shop, namespace="", memcached="")
 
     assert examined.code == ExitCode.DONE
-    assert f"ok       namespace {shop.namespace}: 1 rows wait" in examined.out
+    assert f"ok       namespace {shop.namespace}: 1 row waits" in examined.out
     assert "ok       nodes: not asked: --memcached names none\n" in examined.out
 
 

@@ -122,3 +122,40 @@ def test_a_bad_position_is_refused(shop: Shop) -> None:
 
     assert refused.code == ExitCode.USAGE
     assert "1 to 128" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (("--state", "all"), ["due", "claimed"]),
+        (("--state", "pending"), ["due", "claimed"]),
+        (("--state", "claimed"), ["claimed"]),
+        (("--position", "tx:dead"), ["dead"]),
+    ],
+)
+def test_the_newest_are_the_last_ones_latest_first(
+    mixed: Shop, arguments: tuple[str, ...], found: list[str]
+) -> None:
+    shown = rows(mixed, *arguments, "--newest", "--limit", "2", "--json")
+
+    assert values(shown) == found
+
+
+def test_the_newest_of_several_namespaces_come_together(mixed: Shop) -> None:
+    other = mixed.namespace + "b"
+    batch = InvalidationIntentBatch().invalidate_key("other")
+    mixed.outbox.enqueue(other, batch)
+    both = {"namespace": f"{mixed.namespace},{other}"}
+
+    shown = rows(mixed, "--newest", "--limit", "2", "--json", **both)
+    table = rows(mixed, "--newest", "--limit", "2", **both)
+
+    assert values(shown) == ["other", "due"]
+    assert table.out.endswith("the newest: 2 rows\n")
+
+
+def test_the_newest_have_no_page_after_them(mixed: Shop) -> None:
+    refused = rows(mixed, "--newest", "--after", "1")
+
+    assert refused.code == ExitCode.USAGE
+    assert "--newest" in refused.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,4 +38,5 @@ def check_quickstart(command: list[str], **options: Any) -> None:
     assert "the next read Countess Lovelace" in lines
     assert "exit status of the writer (SIGKILL) -9" in lines
     assert "a drain, as cron would run it, publishes 1" in lines
-    assert "pending 0" in lines
+    assert "rows that wait 0" in lines
+    assert re.fullmatch(r"last published \d+\.\d s ago", lines[-1])

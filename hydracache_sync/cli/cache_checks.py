@@ -10,7 +10,7 @@ from hydracache_sync.cache.memcached import MemcachedStore
 from hydracache_sync.cache.tokens import COLD, LIVE, is_live
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
-from hydracache_sync.cli.moments import duration
+from hydracache_sync.cli.moments import counted, duration
 from hydracache_sync.cli.outbox_checks import CLOCK_SKEW
 from hydracache_sync.errors import ApplyUnavailable
 from hydracache_sync.printable import printable
@@ -103,7 +103,7 @@ def _node(
     if evictions:
         yield warning(
             check,
-            f"{evictions} evictions since its start",
+            f"{counted(evictions, 'eviction')} since its start",
             "more memory (its option -m), or shorter TTLs; an eviction costs a load and"
             " makes nothing stale",
         )
@@ -118,7 +118,7 @@ def _node(
     if refused:
         yield warning(
             check,
-            f"had no connection left {refused} times (its option -c is"
+            f"had no connection left {counted(refused, 'time')} (its option -c is"
             f" {options.get('maxconns', 'unknown')})",
             "start it with a higher -c",
         )

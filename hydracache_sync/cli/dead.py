@@ -16,6 +16,7 @@ import click
 from hydracache_sync.cli.confirm import confirm, confirm_options
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     DURATION,
     ERROR,
@@ -170,11 +171,11 @@ def list_(
         click.echo("no dead letters")
     elif len(behind) > limit:
         click.echo(
-            f"{limit} of {len(places)} dead letters; go on with --after"
+            f"{limit} of {counted(len(places), 'dead letter')}; go on with --after"
             f" {behind[limit - 1][0]}"
         )
     else:
-        click.echo(f"{len(behind)} of {len(places)} dead letters")
+        click.echo(f"{len(behind)} of {counted(len(places), 'dead letter')}")
 
 
 @dead.command(epilog=_EXIT_CODES)
@@ -269,7 +270,7 @@ def _change(
     if asked:
         _show_examples(outbox, found)
     if count or expect is not None:
-        letters = "1 dead letter" if count == 1 else f"{count} dead letters"
+        letters = counted(count, "dead letter")
         confirm(f"{verb.capitalize()} {letters}?", count, yes=yes, expect=expect)
     done = dict.fromkeys(found, 0)
     for name, chosen in found.items():

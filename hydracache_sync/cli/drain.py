@@ -18,7 +18,7 @@ import click
 from hydracache_sync import settings
 from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
-from hydracache_sync.cli.moments import utc
+from hydracache_sync.cli.moments import counted, utc
 from hydracache_sync.cli.options import json_option, setting_option, with_workers
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.progress import row_progress
@@ -306,6 +306,4 @@ def _done(drain: NamespaceDrain) -> str:
 
 
 def _rows(status: OutboxStatus) -> str:
-    if status.pending == 1:
-        return "1 row"
-    return f"{status.pending}{'+' if status.capped else ''} rows"
+    return counted(f"{status.pending}{'+' if status.capped else ''}", "row")

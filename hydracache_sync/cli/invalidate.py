@@ -15,6 +15,7 @@ import click
 
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     DURATION,
     REASON,
@@ -86,7 +87,12 @@ def invalidate() -> None:
 @_common_options
 @click.pass_context
 def key(ctx: click.Context, /, *, keys: Sequence[str], **options: Any) -> None:
-    """Invalidate what is cached under these keys."""
+    """Invalidate what is cached under these keys.
+
+    A key is what the app gives to the cache, to the letter. That of a function with
+    @cached is not how it is called: `print(function.key(1))`, in the app's Python,
+    shows it. A key that nothing is cached under is no error. Tags need no such care.
+    """
 
     def build(batch: InvalidationIntentBatch) -> None:
         for each in keys:
@@ -187,7 +193,7 @@ def _enqueue(
     quiet = as_json or is_quiet(ctx)
     if not quiet:
         for receipt in receipts:
-            rows = f"{receipt.targets} row{'' if receipt.targets == 1 else 's'}"
+            rows = counted(receipt.targets, "row")
             click.echo(
                 f"{receipt.namespace}: {rows} enqueued at {receipt.commit_position}"
             )

@@ -1,4 +1,4 @@
-"""Moments and durations as people read and type them; machines use milliseconds."""
+"""Moments, durations and counts as people read them; machines use milliseconds."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes % 60} min"
     return f"{minutes} min {int(seconds % 60)} s"
+
+
+def counted(count: int | str, noun: str) -> str:
+    """ "1 row", "2 rows", "10000+ rows"."""
+    return f"{count} {noun}{'' if str(count) == '1' else 's'}"
 
 
 def parse_duration(text: str) -> float:

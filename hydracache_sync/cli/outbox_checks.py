@@ -7,7 +7,7 @@ from typing import Iterator, Sequence
 
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
-from hydracache_sync.cli.moments import duration, utc
+from hydracache_sync.cli.moments import counted, duration, utc
 from hydracache_sync.cli.row_output import count_of
 from hydracache_sync.errors import OutboxError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -131,11 +131,11 @@ def _status(name: str, status: OutboxStatus) -> Iterator[Finding]:
     if status.dead_lettered:
         yield problem(
             check,
-            f"{count_of(status.dead_lettered, status)} dead letters",
+            counted(count_of(status.dead_lettered, status), "dead letter"),
             f"hydracache dead list --namespace {name}; mend the cause, then `dead"
             " retry`",
         )
-    text = f"{count_of(status.pending, status)} rows wait"
+    text = _waiting(status)
     if status.pending:
         text += f", the oldest for {duration(age)}"
     if age > LATE and status.paused_since_ms is None:
@@ -149,13 +149,18 @@ def _status(name: str, status: OutboxStatus) -> Iterator[Finding]:
         yield ok(check, text)
 
 
+def _waiting(status: OutboxStatus) -> str:
+    rows = counted(count_of(status.pending, status), "row")
+    return f"{rows} {'waits' if status.pending == 1 else 'wait'}"
+
+
 def _unconfigured(name: str, status: OutboxStatus) -> Finding:
     check = f"namespace {name}"
     if status.pending == 0:
         return ok(check, "in the outbox, not configured here; none of its rows waits")
     age = status.oldest_pending_age_ms / 1000
     text = (
-        f"in the outbox, not configured here: {status.pending} rows wait, the oldest"
+        f"in the outbox, not configured here: {_waiting(status)}, the oldest"
         f" for {duration(age)}"
     )
     mend = "has it a worker elsewhere? Else add it to HYDRACACHE_NAMESPACE of one"

@@ -9,6 +9,7 @@ import click
 
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     POSITION,
     json_lines_option,
@@ -56,6 +57,9 @@ _PHASES = {phase.value for phase in PendingPhase}
     help="Only rows of this commit; of any state, unless --state says which.",
 )
 @page_options
+@click.option(
+    "--newest", is_flag=True, help="The last ones, the latest at the top: no --after."
+)
 @json_lines_option
 @logging_options
 @click.pass_context
@@ -68,9 +72,10 @@ def rows(
     position: str | None,
     limit: int,
     after: int,
+    newest: bool,
     as_json: bool,
 ) -> None:
-    """List rows in the order of their enqueues.
+    """List rows in the order of their enqueues, or the --newest.
 
     Everything about one of them: `hydracache dead show ID`.
     """
@@ -79,6 +84,14 @@ def rows(
         state = "all"
     now_ms = outbox.now_ms()
     names = list(dict.fromkeys(namespace))
+    if newest:
+        if after:
+            raise click.UsageError("--newest begins at the end, --after does not")
+        last = _newest(outbox, names, state, position, limit)
+        print_rows(last, now_ms, as_json=as_json)
+        if not as_json and not is_quiet(ctx):
+            click.echo(f"the newest: {counted(len(last) or 'no', 'row')}")
+        return
     found = heapq.merge(
         *(_rows_of(outbox, name, state, position, after, limit) for name in names),
         key=lambda row: row.id,
@@ -99,7 +112,25 @@ def rows(
     shown += len(page)
     if not as_json and not is_quiet(ctx):
         rest = f"; there are more, go on with --after {after}" if more else ""
-        click.echo(f"{shown or 'no'} row{'' if shown == 1 else 's'}{rest}")
+        click.echo(f"{counted(shown or 'no', 'row')}{rest}")
+
+
+def _newest(
+    outbox: InvalidationOutbox,
+    namespaces: Sequence[str],
+    state: str,
+    position: str | None,
+    limit: int,
+) -> list[OutboxRow]:
+    """The last rows of them together, latest first."""
+    found: list[OutboxRow] = []
+    for name in namespaces:
+        if position is None and state not in _PHASES:
+            found += outbox.rows(name, state=_STATES[state], limit=limit, newest=True)
+        else:
+            # Of one commit, or in one phase: no statement begins these at the end.
+            found += _rows_of(outbox, name, state, position, 0, PAGE)
+    return heapq.nlargest(limit, found, key=lambda row: row.id)
 
 
 def _rows_of(

@@ -329,11 +329,13 @@ class InvalidationOutbox(abc.ABC):
         commit_position: CommitPosition | str | None = None,
         limit: int = 100,
         after: int = 0,
+        newest: bool = False,
         timeout: float | None = None,
     ) -> list[OutboxRow]:
         """List rows by ``id``, in a fresh snapshot.
 
         :param after: the last ``id`` of the page before.
+        :param newest: begin with the last one instead, down to ``after``.
         :param timeout: as for :meth:`status`.
         """
 

@@ -52,6 +52,7 @@ class OperatorsSide(StatementRunner):
         commit_position: CommitPosition | str | None = None,
         limit: int = 100,
         after: int = 0,
+        newest: bool = False,
         timeout: float | None = None,
     ) -> list[OutboxRow]:
         if state is not None and not isinstance(state, OutboxState):
@@ -68,6 +69,8 @@ class OperatorsSide(StatementRunner):
             template = statements.ROWS_OF_COMMIT
         else:
             template = statements.ROWS if state is None else statements.ROWS_OF_STATE
+        if newest:
+            template = statements.newest_first(template)
         records = self._read(template, params, timeout=timeout)
         return [OutboxRow(record) for record in records]
 

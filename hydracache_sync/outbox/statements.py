@@ -333,6 +333,12 @@ order by id + 0
 limit :limit
 """
 
+
+def newest_first(statement: str) -> str:
+    """One of those that list rows, from the other end."""
+    return statement.replace("\nlimit ", " desc\nlimit ")
+
+
 PUBLISHED_BETWEEN = f"""
 select {_COLUMNS}
 from {{table}}
