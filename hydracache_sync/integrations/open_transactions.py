@@ -22,6 +22,10 @@ class OpenTransaction:
 
     began: float | None = None
 
+    def since(self) -> float | None:
+        """Return a moment that nothing which is read in it is older than."""
+        return self.began
+
     def has_changes(self) -> bool:
         """Whether it shows its owner what others do not see."""
         raise NotImplementedError
@@ -53,6 +57,11 @@ def opened(transaction: OpenTransaction) -> None:
     _this_thread.transactions.add(transaction)
 
 
+def keep(objects: OpenTransaction) -> None:
+    """State that this thread still has what ``objects`` says was read before."""
+    _this_thread.transactions.add(objects)
+
+
 def ended(transaction: OpenTransaction) -> None:
     """Also where it was opened in another thread: that one sees no ``began`` then."""
     transaction.began = None
@@ -70,15 +79,18 @@ def writing() -> bool:
 
 
 def snapshot() -> float | None:
-    """When the oldest of them began; for ``TaggedCache(snapshot=...)``.
+    """When the oldest of them began, or what they left was read.
 
-    :return: Unix seconds; None if there is none, so that the load's first statement
+    For ``TaggedCache(snapshot=...)``.
+
+    :return: Unix seconds; None if there is nothing, so that the load's first statement
         begins a fresh snapshot; ``NEVER`` if one of them has changes.
     """
     began = None
     for each in _this_thread.transactions:
         if each.has_changes():
             return NEVER
-        if each.began is not None and (began is None or each.began < began):
-            began = each.began
+        since = each.since()
+        if since is not None and (began is None or since < began):
+            began = since
     return began

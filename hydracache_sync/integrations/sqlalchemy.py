@@ -24,6 +24,7 @@ from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.integrations import callers_transaction, open_transactions
 from hydracache_sync.integrations.collected import Written
 from hydracache_sync.integrations.model_intents import ModelIntents, entity_key
+from hydracache_sync.integrations.open_transactions import OpenTransaction
 from hydracache_sync.integrations.outbox_home import OutboxHome
 from hydracache_sync.integrations.statements_seen import changes_data
 from hydracache_sync.integrations.transaction_intents import Home, TransactionIntents
@@ -272,7 +273,9 @@ class Attached:
     def _state(self, session: Session) -> _SessionState:
         state: _SessionState | None = session.info.get(self)
         if state is None:
-            state = session.info[self] = _SessionState()
+            state = session.info[self] = _SessionState(session)
+            if not session.expire_on_commit:
+                state.kept.add(NEVER)  # it is not known since when it has what it has
         return state
 
     def _watch(self, connection: Connection) -> None:
@@ -452,6 +455,36 @@ class _OfSession(TransactionIntents):
         return len(self.of_engine)
 
 
+class _KeptObjects(OpenTransaction):
+    """What a session goes on serving from its memory after a commit.
+
+    With ``expire_on_commit=False`` its objects are as old as the transaction that has
+    loaded them: whoever asks for one by its key gets it without a statement.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = weakref.ref(session)
+        self._since: float | None = None
+
+    def has_changes(self) -> bool:
+        return False  # what changes an object begins a transaction
+
+    def since(self) -> float | None:
+        session = self._session()
+        if session is None or not len(session.identity_map):
+            self._since = None
+        return self._since
+
+    def add(self, began: float) -> None:
+        """A transaction that began then is over, and the session keeps its objects."""
+        session = self._session()
+        if session is None or not len(session.identity_map):
+            return
+        since = self.since()
+        self._since = began if since is None else min(since, began)
+        open_transactions.keep(self)
+
+
 class _SessionState:
     """What is known of one session.
 
@@ -460,8 +493,9 @@ class _SessionState:
     :ivar over: the transaction that is ending was committed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
         self.current: _OfSession | None = None
+        self.kept = _KeptObjects(session)
         self.waiting: list[InvalidationIntent] = []
         self.released = False
         self.over = False
@@ -526,6 +560,8 @@ class _SessionEvents:
         current = self._attached._current(session)
         if current is not None:
             state.over = True
+            if current.began is not None and not session.expire_on_commit:
+                state.kept.add(current.began)
             self._end(state, committed=True)
             current.after_commit()
             self._attached._remember(session, current)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from library import ADA, NAMESPACE, Author, Library
-from sqlalchemy import delete, event, select, text
+from sqlalchemy import delete, event, select, text, update
 from sqlalchemy.orm import sessionmaker
 
 from hydracache_sync import (
@@ -38,8 +38,13 @@ def attached(library: Library) -> Attached:
 
 
 @pytest.fixture
-def cache() -> TaggedCache:
-    return TaggedCache(MemoryStore(), NAMESPACE, snapshot=snapshot, clock_skew=0.0)
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def cache(store: MemoryStore) -> TaggedCache:
+    return TaggedCache(store, NAMESPACE, snapshot=snapshot, clock_skew=0.0)
 
 
 class TestSnapshot:
@@ -159,6 +164,106 @@ class TestSnapshot:
 
             assert cache.get_or_load("ada", lambda: "new", tags=TAGS) == "new"
         assert cache.get("ada", tags=TAGS) == "new"
+
+
+class TestKeptObjects:
+    """With ``expire_on_commit=False`` a session serves what it has read long before."""
+
+    @pytest.fixture
+    def make(self, library: Library) -> sessionmaker[Any]:
+        with library.session() as session:
+            session.add(Author(id=1, name="before"))
+            session.commit()
+        return sessionmaker(bind=library.engine, expire_on_commit=False)
+
+    def rename(self, library: Library, store: MemoryStore) -> None:
+        """As another process does it, publish included."""
+        with library.engine.begin() as connection:
+            connection.execute(update(Author).values(name="after"))
+        MemcachedApplier(store, NAMESPACE).apply_batch([ADA])
+
+    def test_what_it_kept_is_not_stored_after_an_invalidation(
+        self,
+        library: Library,
+        make: sessionmaker[Any],
+        cache: TaggedCache,
+        store: MemoryStore,
+    ) -> None:
+        attach(make, library.outbox, NAMESPACE)
+        with make() as session:
+            kept = session.get(Author, 1)
+            session.commit()
+            self.rename(library, store)
+
+            def load() -> str:
+                return str(session.get(Author, 1).name)
+
+            old = cache.get_or_load("ada", load, tags=TAGS)
+
+            assert (kept.name, old) == ("before", "before")
+            assert cache.get("ada", tags=TAGS) is None
+
+    def test_nor_in_its_next_transaction(
+        self,
+        library: Library,
+        make: sessionmaker[Any],
+        cache: TaggedCache,
+        store: MemoryStore,
+    ) -> None:
+        attach(make, library.outbox, NAMESPACE)
+        # Makes tokens that tell their age.
+        cache.get_or_load("ada", lambda: "before", tags=TAGS, since=time.time())
+        with make() as session:
+            kept = session.get(Author, 1)
+            session.commit()
+            self.rename(library, store)
+            time.sleep(0.01)  # the transaction is younger than the invalidation
+            session.execute(text("select 1"))
+
+            cache.get_or_load("ada", lambda: session.get(Author, 1).name, tags=TAGS)
+
+            assert kept.name == "before"
+            assert cache.get("ada", tags=TAGS) is None
+
+    def test_nor_what_it_had_before_it_was_attached(
+        self, library: Library, make: sessionmaker[Any]
+    ) -> None:
+        with make() as session:
+            kept = session.get(Author, 1)
+            session.commit()
+            attach(session, library.outbox, NAMESPACE)
+            session.execute(text("select 1"))
+            session.commit()
+
+            assert snapshot() == NEVER
+            assert kept.name == "before"
+
+    @pytest.mark.parametrize("ends", ["close", "garbage"])
+    def test_what_it_does_not_keep_does_not_count(
+        self, library: Library, make: sessionmaker[Any], ends: str
+    ) -> None:
+        attach(make, library.outbox, NAMESPACE)
+        with make() as session:
+            kept = session.get(Author, 1)
+            session.commit()
+            held = snapshot()
+            if ends == "close":
+                session.close()
+            del kept
+            gc.collect()
+
+            assert held is not None
+            assert snapshot() is None
+
+    def test_a_session_that_expires_its_objects_reads_them_anew(
+        self, library: Library, attached: Attached
+    ) -> None:
+        with library.session() as session:
+            kept = session.get(Author, 1)
+            session.commit()
+
+            assert snapshot() is None
+            del kept
 
 
 class TestOwnChanges:
