@@ -21,11 +21,13 @@ from .explore import Walk, walk
 from .scenarios import (
     BREAKS,
     COLUMNS,
+    FLIGHT_COLUMNS,
     HOLDS,
     LONG,
     NEEDLESS,
     STRICT_COLUMNS,
     Scenario,
+    flight_table,
     strict_table,
     table,
 )
@@ -58,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     breaks, needless = chosen(BREAKS), chosen(NEEDLESS)
     cells = [] if options.names else table()
     strict_cells = [] if options.names else strict_table()
-    everything = holds + needless + breaks + cells + strict_cells
+    flight_cells = [] if options.names else flight_table()
+    everything = holds + needless + breaks + cells + strict_cells + flight_cells
     began = time.monotonic()
     bad = 0
     with ProcessPoolExecutor(options.jobs) as pool:
@@ -96,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if cells:
         bad += _print_table("Protocol", list(COLUMNS), take(len(cells)))
         bad += _print_table("Strict", list(STRICT_COLUMNS), take(len(strict_cells)))
+        bad += _print_table("Writes", list(FLIGHT_COLUMNS), take(len(flight_cells)))
     states = sum(result.states for _, (result, _) in results)
     print(
         f"\n{len(results)} walks, {states:,} states, {time.monotonic() - began:.0f} s:"

@@ -62,6 +62,25 @@ class Rules:
     #: "counter", or the row's own, such as its "row id"; or the token is "deleted".
     token: str = "random"
 
+    # Replacing tokens (``replacing.py``)
+    #: A token is stored by ``cas``, only over what was read. Else by ``set``.
+    replaced_by_cas: bool = True
+    #: Its stamp is taken after that was read, not before.
+    stamp_after_read: bool = True
+    #: ... and anew at each try, also after no answer.
+    new_stamp_each_try: bool = True
+    #: EXISTS says that another was faster, not that the row is applied.
+    exists_is_no_ack: bool = True
+    #: NOT_FOUND says that the token is gone, not that the row is applied.
+    not_found_is_no_ack: bool = True
+    #: ``gets`` and ``cas`` go over one connection, which ends with the node's process:
+    #: the next one counts its cas ids from 1 again.
+    cas_on_one_connection: bool = True
+    #: What is added where nothing is has a stamp later than every moment.
+    placeholder_has_no_stamp: bool = True
+    #: A reader that looks at stamps stamps a placeholder by ``cas``, not by ``set``.
+    stamped_by_cas: bool = True
+
     # Strict namespaces
     #: Tokens are marked before the commit; its committed values are never overtaken.
     quarantine: bool = True
@@ -93,5 +112,9 @@ class Faults:
     duplicate: bool = True
     #: A writer rolls back, or dies before its commit.
     rollback: bool = True
+    #: A message arrives at any later moment or never, and its sender may give up.
+    late: bool = True
+    #: A process stops between two steps, for any time.
+    stops: bool = True
     #: The hold-off ends before COMMIT does. An assumption excludes it.
     early_end: bool = False

@@ -10,19 +10,34 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .explore import Model
+from .in_flight import InFlight
 from .older_ways import OlderWay
 from .protocol import Protocol
 from .rings import RingChange
 from .rules import Faults
 
 #: Nothing goes wrong but what always may: any order of steps.
-NO_FAULTS = Faults(evict=False, restart=False, duplicate=False, rollback=False)
+NO_FAULTS = Faults(
+    evict=False,
+    restart=False,
+    duplicate=False,
+    rollback=False,
+    late=False,
+    stops=False,
+)
 
 DEFAULT = Protocol()
 SNAPSHOTS = Protocol(snapshots=True, readers=1)
 OWN_WRITES = Protocol(snapshots=True, own_writes=True, readers=1, writers=((0,),))
 FLIGHTS = Protocol(flights=True)
 STRICT = Protocol(strict=True, readers=1)
+
+#: Two tags of one entry, or two copies of a token: each of an entry of its own.
+TAGS, COPIES = ((0, 1),), ((0,), (1,))
+IN_FLIGHT = InFlight()
+IN_FLIGHT_STRICT = InFlight(strict=True, snapshots=False)
+IN_FLIGHT_FLUSH = InFlight(entries=COPIES, writers=((0, 1), (0, 1)), eager=True)
+IN_FLIGHT_RINGS = replace(IN_FLIGHT_FLUSH, rings=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,18 @@ def _holds(name: str, model: Protocol) -> Scenario:
     return Scenario(name, model, _sizes(model))
 
 
+def _in_flight(name: str, model: InFlight) -> Scenario:
+    rows, places = len(model.writers), model.places
+    what = "tag" if len(model.entries) == 1 else "ring" if model.rings else "node"
+    about = (
+        f"{rows} writer{'s'[: rows > 1]}, {places} {what}{'s'[: places > 1]}"
+        f"{', eager' if model.eager else ''}"
+    )
+    return Scenario(f"in flight: {name}", model, about, 3_000_000)
+
+
 ONE, TWO, THREE = ((0,),), ((0,), (0,)), ((0,), (0,), (0,))
+MIXED = ((0,), (1,), (0, 1))
 
 #: Our protocol, with every fault any number of times.
 HOLDS = [
@@ -92,6 +118,26 @@ HOLDS = [
         Protocol(strict=True, snapshots=True, readers=1, writers=ONE),
     ),
     Scenario("a change of rings and back", RingChange(writers=1), "1 reader, 1 writer"),
+    _in_flight("old snapshots", replace(IN_FLIGHT, writers=THREE)),
+    _in_flight(
+        "old snapshots, two tags",
+        replace(IN_FLIGHT, entries=TAGS, writers=((0, 1), (0, 1))),
+    ),
+    _in_flight(
+        "old snapshots, two tags",
+        replace(IN_FLIGHT, entries=TAGS, writers=MIXED, eager=True),
+    ),
+    _in_flight("flush", replace(IN_FLIGHT_FLUSH, writers=((0, 1),) * 3)),
+    _in_flight("rings", replace(IN_FLIGHT_RINGS, writers=((0, 1),), eager=False)),
+    _in_flight("strict", IN_FLIGHT_STRICT),
+    _in_flight("strict", replace(IN_FLIGHT_STRICT, writers=THREE, eager=True)),
+    _in_flight(
+        "strict, two tags",
+        replace(IN_FLIGHT_STRICT, entries=TAGS, writers=((0,), (0, 1)), eager=True),
+    ),
+    _in_flight(
+        "strict, old snapshots", replace(IN_FLIGHT_STRICT, snapshots=True, eager=True)
+    ),
 ]
 
 #: Larger, for whoever has minutes.
@@ -110,7 +156,53 @@ LONG = [
         Protocol(strict=True, tags=2, readers=1, writers=((0,), (0, 1))),
     ),
     Scenario("a change of rings and back", RingChange(), "1 reader, 2 writers"),
+    _in_flight(
+        "old snapshots, two tags",
+        replace(IN_FLIGHT, entries=TAGS, writers=((0,), *MIXED), eager=True),
+    ),
+    _in_flight("flush", replace(IN_FLIGHT_FLUSH, eager=False)),
+    _in_flight("rings", IN_FLIGHT_RINGS),
+    _in_flight(
+        "strict, two tags",
+        replace(IN_FLIGHT_STRICT, entries=TAGS, writers=MIXED, eager=True),
+    ),
+    _in_flight("strict, old snapshots", replace(IN_FLIGHT_STRICT, snapshots=True)),
+    _in_flight(
+        "strict, flush",
+        replace(IN_FLIGHT_FLUSH, strict=True, snapshots=False),
+    ),
 ]
+
+#: What breaks when messages are late or processes stop, in default namespaces with old
+#: snapshots and in strict ones: without which rule, and how that is called.
+REPLACING = {
+    "tokens set": "replaced_by_cas",
+    "stamped before it is read": "stamp_after_read",
+    "a stamp kept for the next try": "new_stamp_each_try",
+    "EXISTS taken for done": "exists_is_no_ack",
+    "a cas id that comes again": "cas_on_one_connection",
+    "a stamped add": "placeholder_has_no_stamp",
+    "a placeholder stamped by set": "stamped_by_cas",
+}
+
+
+def _replacing() -> list[Scenario]:
+    stopped = replace(NO_FAULTS, stops=True)
+    found = [
+        Scenario(f"{name}{where}", model.without(**{rule: False}))
+        for name, rule in REPLACING.items()
+        for where, model in (("", IN_FLIGHT), (", strict", IN_FLIGHT_STRICT))
+    ]
+    for where, model in (
+        ("flush", replace(IN_FLIGHT_FLUSH, eager=False)),
+        ("two rings", replace(IN_FLIGHT_RINGS, eager=False)),
+        ("strict, processes stop", replace(IN_FLIGHT_STRICT, faults=stopped)),
+        ("processes stop", replace(IN_FLIGHT, faults=stopped)),
+    ):
+        broken = model.without(replaced_by_cas=False)
+        found.append(Scenario(f"tokens set, {where}", broken))
+    return found
+
 
 #: One rule less, or another protocol: what must be found.
 BREAKS = [
@@ -178,6 +270,7 @@ BREAKS = [
     Scenario("applied to one ring only", RingChange(apply_to_both=False)),
     Scenario("readers change rings first", RingChange(appliers_first=False)),
     Scenario("a ring's id used again", RingChange(new_id=False)),
+    *_replacing(),
 ]
 
 #: Rules that nothing breaks without, under these faults; and why they are kept.
@@ -186,6 +279,21 @@ NEEDLESS = [
         "the token deleted by the apply",
         DEFAULT.without(token="deleted"),
         "costs the next reader a round trip, and a strict namespace needs the mark",
+    ),
+    Scenario(
+        "NOT_FOUND taken for done",
+        IN_FLIGHT.without(not_found_is_no_ack=False),
+        "saves a round trip after an eviction, and needs a rule more",
+    ),
+    Scenario(
+        "NOT_FOUND taken for done, strict",
+        IN_FLIGHT_STRICT.without(not_found_is_no_ack=False),
+        "as above",
+    ),
+    Scenario(
+        "a stamped placeholder gets a new random part",
+        replace(IN_FLIGHT, keeps_name=False),
+        "costs what fresh readers have filled under the old one",
     ),
 ]
 
@@ -244,6 +352,36 @@ STRICT_ROWS = {
     "cold judged at the fill": STRICT.without(cold_before_load=False),
     "COMMIT without a deadline": STRICT.without(commit_deadline=False),
 }
+
+
+#: Columns of the third: both kinds of namespaces, against messages that are late.
+_SOME_LATE = replace(NO_FAULTS, late=True)
+FLIGHT_COLUMNS: dict[str, tuple[InFlight, Faults]] = {
+    "none": (IN_FLIGHT, NO_FAULTS),
+    "stopped processes": (IN_FLIGHT, replace(NO_FAULTS, stops=True)),
+    "late messages": (IN_FLIGHT, _SOME_LATE),
+    "... and evictions": (IN_FLIGHT, replace(_SOME_LATE, evict=True)),
+    "... and restarts": (IN_FLIGHT, replace(_SOME_LATE, restart=True)),
+    "strict: none": (IN_FLIGHT_STRICT, NO_FAULTS),
+    "strict: stopped processes": (IN_FLIGHT_STRICT, replace(NO_FAULTS, stops=True)),
+    "strict: all": (IN_FLIGHT_STRICT, Faults()),
+}
+
+FLIGHT_ROWS: dict[str, dict[str, object]] = {
+    "**ours**": {},
+    **{name: {rule: False} for name, rule in REPLACING.items()},
+}
+
+
+def flight_table() -> list[Scenario]:
+    """The cells of the third."""
+    return [
+        Scenario(
+            row, replace(model, faults=faults).without(**without), column, TABLE_LIMIT
+        )
+        for row, without in FLIGHT_ROWS.items()
+        for column, (model, faults) in FLIGHT_COLUMNS.items()
+    ]
 
 
 def table() -> list[Scenario]:
