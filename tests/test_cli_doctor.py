@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Iterator
 
 import pytest
 
+from clock import FakeClock
 from faulty_memcached import FaultyMemcached
 from hydracache_sync import (
     InvalidationIntentBatch,
@@ -139,6 +141,17 @@ def test_dead_letters_and_late_rows_are_problems(shop: Shop) -> None:
         examined.out
     )
     assert f"hydracache rows --namespace {name} " in examined.out
+
+
+def test_rows_that_are_dated_ahead_are_a_warning(shop: Shop) -> None:
+    clock = FakeClock(int((time.time() + 86_400) * 1000))
+    outbox = SQLiteOutbox(shop.path, clock=clock)
+    outbox.enqueue(shop.namespace, InvalidationIntentBatch().invalidate_key("a"))
+    outbox.close()
+
+    told = doctor(shop)
+
+    assert re.search(r"dated up to \d+ [hd].* ahead of the database's clock", told.out)
 
 
 def test_what_was_counted_to_its_end_has_no_plus(shop: Shop) -> None:

@@ -44,7 +44,8 @@ def test_an_empty_outbox_is_in_order(shop: Shop) -> None:
     shown = status(shop)
 
     assert shown.code == ExitCode.DONE
-    headings, record = shown.out.splitlines()
+    headings, record, empty = shown.out.splitlines()
+    assert empty.startswith(f"{shop.namespace} has no row at all")
     assert headings.split("  ")[0] == "namespace"
     assert record.split() == [shop.namespace, "0", "-", "0", "0", "none", "kept"]
 
@@ -57,7 +58,7 @@ def test_the_table_has_a_line_for_each_namespace(shop: Shop) -> None:
 
     shown = status(shop, "--namespace", shop.namespace, "--namespace", "other")
 
-    headings, record, other = shown.out.splitlines()
+    headings, record, other, _ = shown.out.splitlines()
     assert shown.code == ExitCode.DONE
     assert record.startswith(f"{shop.namespace}  3        2 h 5 min ")
     assert re.search(r"  20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ$", record)
@@ -75,6 +76,7 @@ def test_json_has_the_fields_of_a_status(shop: Shop) -> None:
     assert shown.json["exit_code"] == 0
     assert found.pop("namespace") == shop.namespace
     assert found.pop("alerts") == []
+    assert found.pop("empty") is False
     assert set(found) == set(OutboxStatus._fields)
     expected = shop.outbox.status(shop.namespace)
     assert OutboxStatus(**found)._replace(oldest_pending_age_ms=0) == (
@@ -189,10 +191,40 @@ def test_a_paused_namespace_is_shown_with_its_reason(shop: Shop) -> None:
     shown = status(shop, namespace=f"other,{shop.namespace}")
     found = status(shop, "--json")
 
-    *_, last = shown.out.splitlines()
-    assert re.fullmatch(
-        rf"{shop.namespace} is paused since 20\S+ \S+Z: memcached moves", last
+    assert re.search(
+        rf"^{shop.namespace} is paused since 20\S+ \S+Z: memcached moves$",
+        shown.out,
+        re.MULTILINE,
     )
     since_ms = shop.outbox.paused()[shop.namespace].since_ms
     assert found.json["namespaces"][0]["paused_since_ms"] == since_ms
     assert shown.code == ExitCode.DONE
+
+
+def test_a_row_that_is_dated_ahead_is_told_and_alerts(shop: Shop) -> None:
+    age(shop, -86_400)
+
+    shown = status(shop)
+    alerted = status(shop, "--max-age", "60")
+
+    assert shown.code == ExitCode.DONE
+    assert re.search(r"dated up to (1 d|23 h 59 min|24 h).* ahead", shown.out)
+    assert alerted.code == ExitCode.ALERT
+    assert "ALERT" in alerted.out and "ahead, more than --max-age 60" in alerted.out
+
+
+def test_a_namespace_without_any_row_is_told(shop: Shop) -> None:
+    shop.invalidate(1)
+
+    shown = status(shop, "--namespace", "shpo")
+    strict = status(shop, "--must-exist", "--namespace", "shpo")
+    other = status(shop, "--must-exist")
+    found = status(shop, "--json", "--namespace", "shpo").json["namespaces"]
+
+    assert shown.code == ExitCode.DONE
+    assert "shpo has no row at all: none was ever written" in shown.out
+    assert f"; there are {shop.namespace}\n" in shown.out
+    assert strict.code == ExitCode.ALERT
+    assert "ALERT shpo: it has no row at all" in strict.out
+    assert other.code == ExitCode.DONE
+    assert [each["empty"] for each in found] == [True]

@@ -1608,6 +1608,7 @@ def test_claim_and_mark_take_one_transaction_each(path, clock, monkeypatch):
     )
     outbox = SQLiteOutbox(path, clock=clock)
     outbox.install_schema()
+    outbox.claim(SHOP, "w", limit=1, claim_ttl=30)  # looks for rows dated ahead, too
     outbox.enqueue(SHOP, batch_of(*numbered(64)))
     statements.clear()
 

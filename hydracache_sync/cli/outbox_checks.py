@@ -138,6 +138,14 @@ def _status(name: str, status: OutboxStatus) -> Iterator[Finding]:
     text = _waiting(status)
     if status.pending:
         text += f", the oldest for {duration(age)}"
+    ahead = status.ahead_ms / 1000
+    if ahead > CLOCK_SKEW:
+        yield warning(
+            check,
+            f"rows are dated up to {duration(ahead)} ahead of the database's clock",
+            "set the clock of the host that wrote them, or take SET timestamp out of"
+            " its sessions; a worker carries them all the same",
+        )
     if age > LATE and status.paused_since_ms is None:
         yield problem(
             check,

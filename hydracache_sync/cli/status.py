@@ -33,6 +33,13 @@ _HEADINGS = (
 )
 
 
+#: Milliseconds by which rows may be dated ahead without a word.
+AHEAD_MS = 1000
+
+#: Namespaces that are shown where another was asked for in vain.
+SHOWN = 10
+
+
 class Thresholds(NamedTuple):
     """What is still in order; None is no limit. Seconds and rows."""
 
@@ -47,6 +54,13 @@ class Thresholds(NamedTuple):
         if self.max_age is not None and age > self.max_age:
             alerts.append(
                 f"the oldest pending row is {duration(age)} old, more than"
+                f" {settings.MAX_AGE.option} {self.max_age:g}"
+            )
+        ahead = status.ahead_ms / 1000
+        if self.max_age is not None and ahead > self.max_age:
+            # As old as that is wrong: how long it has waited is not known.
+            alerts.append(
+                f"a pending row is dated {duration(ahead)} ahead, more than"
                 f" {settings.MAX_AGE.option} {self.max_age:g}"
             )
         for count, limit, what, setting in (
@@ -74,6 +88,11 @@ class Thresholds(NamedTuple):
 @setting_option(settings.MAX_AGE)
 @setting_option(settings.MAX_PENDING)
 @setting_option(settings.MAX_DEAD)
+@click.option(
+    "--must-exist",
+    is_flag=True,
+    help="Alert for a namespace that has no row at all, as a misspelt one.",
+)
 @json_option
 @logging_options
 @click.pass_context
@@ -85,6 +104,7 @@ def status(
     max_age: float | None,
     max_pending: int | None,
     max_dead: int | None,
+    must_exist: bool,
     as_json: bool,
 ) -> None:
     """Show what waits, and alert when it is too much or too old.
@@ -95,10 +115,19 @@ def status(
     thresholds = Thresholds(max_age, max_pending, max_dead)
     found = {name: outbox.status(name) for name in dict.fromkeys(namespace)}
     alerts = {name: thresholds.alerts(each) for name, each in found.items()}
+    empty = [name for name, each in found.items() if _has_no_row(each)]
+    if must_exist:
+        for name in empty:
+            alerts[name].append("it has no row at all")
     code = ExitCode.ALERT if any(alerts.values()) else ExitCode.DONE
     if as_json:
         namespaces = [
-            {"namespace": name, **each._asdict(), "alerts": alerts[name]}
+            {
+                "namespace": name,
+                **each._asdict(),
+                "empty": name in empty,
+                "alerts": alerts[name],
+            }
             for name, each in found.items()
         ]
         click.echo(json.dumps({"exit_code": code.value, "namespaces": namespaces}))
@@ -108,6 +137,8 @@ def status(
                 _HEADINGS, [_record(name, each) for name, each in found.items()]
             )
             _print_pauses(outbox, found)
+            _print_ahead(found)
+            _print_empty(outbox, empty)
         for name, texts in alerts.items():
             for text in texts:
                 click.echo(f"ALERT {name}: {text}")
@@ -127,6 +158,39 @@ def _record(name: str, status: OutboxStatus) -> tuple[str, ...]:
         f"{status.failed_attempts}{'+' if status.capped else ''}",
         published,
     )
+
+
+def _has_no_row(status: OutboxStatus) -> bool:
+    """Whether it never had one, or all were published and purged."""
+    return not (
+        status.pending
+        or status.dead_lettered
+        or status.last_published_at_ms is not None
+    )
+
+
+def _print_ahead(found: Mapping[str, OutboxStatus]) -> None:
+    for name, each in found.items():
+        if each.ahead_ms > AHEAD_MS:
+            click.echo(
+                f"{printable(name)} has rows that are dated up to"
+                f" {duration(each.ahead_ms / 1000)} ahead: a producer's clock is wrong,"
+                " or its session has SET timestamp"
+            )
+
+
+def _print_empty(outbox: InvalidationOutbox, empty: Sequence[str]) -> None:
+    if not empty:
+        return
+    there = [printable(name) for name in outbox.namespaces()]
+    others = f"; there are {', '.join(there[:SHOWN])}" if there else ""
+    if len(there) > SHOWN:
+        others += f" and {len(there) - SHOWN} more"
+    for name in empty:
+        click.echo(
+            f"{printable(name)} has no row at all: none was ever written, or all are"
+            f" purged{others}"
+        )
 
 
 def _print_pauses(

@@ -190,7 +190,8 @@ class InvalidationOutbox(abc.ABC):
 
         A row is due when it is pending, its ``available_at_ms`` has come, nobody holds
         it or the holder's claim has ended, and its namespace is not paused. Two callers
-        never hold the same row.
+        never hold the same row. A row whose enqueue was dated ahead of the outbox's
+        clock is made due within 10 seconds, by the claims and looks of each object.
         When a claim ends was settled when it was made: another's shorter ``claim_ttl``
         cannot shorten it. Of a row whose claim has ended, and nobody has said how,
         a failed attempt is counted: :attr:`~OutboxRow.was_abandoned`.

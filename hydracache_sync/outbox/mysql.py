@@ -387,6 +387,7 @@ class MySQLOutbox(SQLOutbox):
         An idle worker asks fifty times a second, on cold caches: what is not needed
         when nothing is due costs more than the query.
         """
+        self._look_ahead(namespaces)
         asked = self._questions.get(tuple(namespaces))
         if asked is not None:
             try:

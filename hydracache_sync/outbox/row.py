@@ -313,12 +313,15 @@ class OutboxStatus(NamedTuple):
     """Backlog of one namespace at one moment.
 
     :ivar pending: rows to be applied, due or not, claimed or not.
-    :ivar oldest_pending_age_ms: since the oldest of them was enqueued.
+    :ivar oldest_pending_age_ms: since the oldest of them was enqueued; of one that is
+        dated ahead, since a worker made it due.
     :ivar dead_lettered: rows given up, for an operator to retry or discard.
     :ivar last_published_at_ms: Unix milliseconds, None if no published row is kept.
     :ivar failed_attempts: sum over the pending and the dead rows.
     :ivar capped: a count reached the cap: counts, ages and sums are then lower bounds.
     :ivar paused_since_ms: Unix milliseconds; None while the namespace is not paused.
+    :ivar ahead_ms: how far the newest pending row is dated ahead of the outbox's clock;
+        0 if none is. A producer's clock was wrong.
 
     Source: ``OutboxStatus`` in ``hydracache-db/src/outbox.rs``. Differs: attempts of
     published rows are not summed and counts are capped, so that asking stays cheap.
@@ -331,6 +334,7 @@ class OutboxStatus(NamedTuple):
     failed_attempts: int = 0
     capped: bool = False
     paused_since_ms: int | None = None
+    ahead_ms: int = 0
 
 
 class Pause(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
+import time
 from typing import Any, Callable, Sequence
 
 from hydracache_sync.durations import duration_ms
@@ -25,7 +26,14 @@ from hydracache_sync.outbox.sql_runner import (
     parts_of,
 )
 from hydracache_sync.outbox.sql_tables import CheckedTables
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+
+logger = printable_logger(__name__)
+
+#: Seconds between two looks for rows that are dated ahead, in one namespace. A look
+#: reads all rows that wait for a moment, 100,000 of them in 10 to 30 ms.
+LOOK_AHEAD_EVERY = 10.0
 
 #: Namespaces in one statement: their answers are the bits of a 64-bit number.
 NAMESPACES_PER_STATEMENT = 60
@@ -56,6 +64,8 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
         #: Namespaces that have rows due, most likely: a commit or a look has told so,
         #: or the last claim was a full one. A claim asks before it begins elsewhere.
         self._likely: set[str] = set()
+        #: When rows that are dated ahead are looked for next, in each namespace.
+        self._ahead_at: dict[str, float] = {}
 
     def _tell_committed(self, namespaces: frozenset[str]) -> None:
         self._likely.update(namespaces)
@@ -73,6 +83,7 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             raise ValueError("claim_ttl must be at least 0.001 seconds, not 0")
         if checked_count("limit", limit) == 0:
             return []
+        self._look_ahead((namespace,))
         params = self._params(namespace=self.dialect.encode(namespace), limit=limit)
         # An idle worker begins no transaction and takes no lock.
         if namespace not in self._likely:
@@ -131,7 +142,42 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             held.update(record[0] for record in cursor.fetchall())
         return [record for record in records if record[0] in held]
 
+    def _look_ahead(self, namespaces: Sequence[str]) -> None:
+        """Make rows due that are dated ahead, now and then, in one of ``namespaces``.
+
+        Apart from the look for due rows: it reads all rows that wait for a moment.
+        """
+        now = time.monotonic()
+        for namespace in namespaces:
+            if now >= self._ahead_at.get(namespace, now):
+                break
+        else:
+            return
+        # A look that fails is not repeated at once: the next call says why.
+        self._ahead_at[namespace] = now + LOOK_AHEAD_EVERY
+        params = self._params(
+            namespace=self.dialect.encode(checked_namespace(namespace)),
+            limit=IDS_PER_STATEMENT,
+        )
+        records = self._read(statements.DATED_AHEAD, params)
+        if not records:
+            return
+        if len(records) == IDS_PER_STATEMENT:
+            self._ahead_at[namespace] = now  # there may be more
+        # In the order of the key, as others lock rows too.
+        ids = sorted(record[0] for record in records)
+        changed = self._run_with_ids(statements.MAKE_DATED_AHEAD_DUE, ids)
+        logger.warning(
+            "%d rows of namespace %s were dated up to %.1f s ahead of the outbox's"
+            " clock and are due now: the clock of a producer is wrong, or its session"
+            " has SET timestamp",
+            changed,
+            namespace,
+            max(int(record[1]) for record in records) / 1000,
+        )
+
     def due_namespaces(self, namespaces: Sequence[str]) -> list[str]:
+        self._look_ahead(namespaces)
         asked = tuple(namespaces)
         parts = self._due_parts.get(asked)
         if parts is None:
@@ -312,7 +358,7 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             cap=STATUS_CAP + 1,
         )
         [record] = self._read(statements.STATUS, params, timeout=timeout)
-        now_ms, pending, oldest, tried, dead, died, published, paused = record
+        now_ms, pending, oldest, newest, tried, dead, died, published, paused = record
         return OutboxStatus(
             pending=min(pending, STATUS_CAP),
             oldest_pending_age_ms=(
@@ -323,6 +369,7 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             failed_attempts=int(tried or 0) + int(died or 0),
             capped=max(pending, dead) > STATUS_CAP,
             paused_since_ms=None if paused is None else int(paused),
+            ahead_ms=max(0, _whole(newest, now_ms) - int(now_ms)),
         )
 
     def status_for_commit(
@@ -361,3 +408,11 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
         if len(text) > MAX_ERROR:
             text = f"{text[:MAX_ERROR]} ... ({len(text) - MAX_ERROR} more characters)"
         return self.dialect.encode(text)
+
+
+def _whole(found: Any, otherwise: int) -> int:
+    """The number in a column, unless a foreign hand wrote something else there."""
+    try:
+        return int(found)
+    except (TypeError, ValueError):
+        return int(otherwise)

@@ -290,6 +290,7 @@ class SQLiteOutbox(SQLOutbox):
         query's time. Rows whose backoff or claim has ended are told up to
         :data:`LOOK_ANYWAY` seconds late.
         """
+        self._look_ahead(namespaces)
         asked = tuple(namespaces)
         now = (self._clock or time.time)()
         # Read before the rows: what is committed in between makes a difference later.

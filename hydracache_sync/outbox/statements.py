@@ -221,6 +221,31 @@ where id in ({ids})
   and {matches}
 """
 
+# A row that no worker has touched is due at the moment it was enqueued. One that waits
+# for a moment all the same is dated ahead: its producer's clock was wrong, or its
+# session had SET timestamp. Both moments are in the index, and so read from that alone.
+_DATED_AHEAD = """state = 0
+  and at_ms > {now}
+  and at_ms <= created_at_ms
+  and attempts = 0
+  and claim_token is null"""
+
+DATED_AHEAD = f"""
+select id, at_ms - {{now}}
+from {{table}}
+where namespace = :namespace
+  and {_DATED_AHEAD}
+order by at_ms
+limit :limit
+"""
+
+MAKE_DATED_AHEAD_DUE = f"""
+update {{table}}
+set at_ms = {{now}}
+where id in ({{ids}})
+  and {_DATED_AHEAD}
+"""
+
 # No row that has an error: it may have been enqueued again since, by a commit that came
 # after the apply. "state + 0" keeps SQLite's planner from reading all pending rows.
 PUBLISH_COMMIT = f"""
@@ -249,9 +274,12 @@ where id in ({{ids}})
 """
 
 _COUNT = """(
-  select count(*) as n, min(created_at_ms) as oldest, sum(attempts) as attempts
+  select count(*) as n,
+    min(case when at_ms < created_at_ms then at_ms else created_at_ms end) as oldest,
+    max(created_at_ms) as newest,
+    sum(attempts) as attempts
   from (
-    select created_at_ms, attempts
+    select at_ms, created_at_ms, attempts
     from {{table}}
     where namespace = :namespace
       and state = {state}
@@ -261,7 +289,8 @@ _COUNT = """(
 )"""
 
 STATUS = f"""
-select {{now}}, pending.n, pending.oldest, pending.attempts, dead.n, dead.attempts, (
+select {{now}}, pending.n, pending.oldest, pending.newest, pending.attempts, dead.n,
+  dead.attempts, (
   select at_ms
   from {{table}}
   where namespace = :namespace

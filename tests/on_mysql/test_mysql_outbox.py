@@ -127,6 +127,20 @@ class TestMySQLOutbox(SharedOutboxContract):
 
         assert outbox.status(SHOP).pending == 1
 
+    def test_a_row_of_a_session_with_another_time_is_carried_and_told(self, storage):
+        with contextlib.closing(self.make_outbox(storage)) as outbox:
+            outbox.install_schema()
+            with self.connect(storage) as caller, caller.cursor() as cursor:
+                cursor.execute("set timestamp = unix_timestamp() + 86400")
+                outbox.enqueue_in(caller, SHOP, batch_of("a"))
+                caller.commit()
+
+            ahead = outbox.status(SHOP).ahead_ms
+            rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        assert 86_000_000 < ahead <= 86_400_000
+        assert keys_of(rows) == ["a"]
+
     def test_idle_claim_begins_no_transaction_and_locks_nothing(
         self, storage, clock, monkeypatch
     ):
