@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import re
 import sqlite3
 import threading
 from contextlib import closing
@@ -568,3 +569,50 @@ class TestConfig:
 
         assert (before, script) == (None, None)
         assert pool is not None and stopped
+
+
+class TestReadYourWrites:
+    """The recipe of docs/wsgi.md, as it is there."""
+
+    @pytest.fixture
+    def site(self, tmp_path: Path) -> Site:
+        return Site(tmp_path / "shop.db", HYDRACACHE_MODE="eventual")
+
+    @pytest.fixture
+    def recipe(self, site: Site) -> dict[str, Any]:
+        page = Path(__file__).parents[2] / "docs" / "wsgi.md"
+        [code] = [
+            block
+            for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+            if "hmac" in block
+        ]
+        names: dict[str, Any] = {"hydracache": site.calls, "SECRET_KEY": b"secret"}
+        exec(code, names)
+        return names
+
+    def test_it_waits_for_what_the_browser_wrote(
+        self, site: Site, recipe: dict[str, Any]
+    ) -> None:
+        batch = InvalidationIntentBatch().invalidate_key("item:1")
+        text = recipe["signed"](site.outbox.enqueue("shop", batch))
+
+        before = recipe["is_published"](text)
+        site.calls.runtime.worker.drain()
+
+        assert (before, recipe["is_published"](text)) == (False, True)
+
+    @pytest.mark.parametrize("forged", ["unsigned", "changed", "other", "\xe9", ""])
+    def test_it_asks_nobody_about_what_is_not_of_this_app(
+        self, site: Site, recipe: dict[str, Any], forged: str
+    ) -> None:
+        batch = InvalidationIntentBatch().invalidate_key("item:1")
+        receipt = site.outbox.enqueue("shop", batch)
+        other = site.outbox.enqueue("blog", batch)
+        text = {
+            "unsigned": receipt.to_string(),
+            "changed": recipe["signed"](receipt)[:-1] + "9",
+            "other": recipe["signed"](other),
+        }.get(forged, forged)
+
+        assert recipe["earlier_receipt"](text) is None
+        assert recipe["is_published"](text) is True
