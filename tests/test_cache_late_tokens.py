@@ -123,6 +123,16 @@ class World:
             "k", lambda: self.value, tags=TAGS, **options
         )
 
+    def warm(self, cache: TaggedCache | None = None) -> None:
+        """Have the value cached under tokens with stamps, which are old by now.
+
+        Under one without a stamp no old snapshot is stored, whatever is late.
+        """
+        self.read(cache, since=self.clock())
+        self.clock.advance(LONG)
+        self.read(cache)
+        assert (cache or self.cache()).get("k", tags=TAGS) == self.value
+
     def read_in_old_snapshot(self, since: float, **options: Any) -> Any:
         """As a transaction does that began at ``since``, when the value was "old"."""
         return self.cache(**options).get_or_load(
@@ -192,7 +202,7 @@ def cannot_apply(world: World, applier: MemcachedApplier) -> None:
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_late_apply_lets_no_old_snapshot_in(world: World, cut: str) -> None:
-    world.read()
+    world.warm()
     host_a = world.applier(world.impatient())
     CUTS[cut](world.link)
     cannot_apply(world, host_a)
@@ -209,7 +219,7 @@ def test_a_late_apply_lets_no_old_snapshot_in(world: World, cut: str) -> None:
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_late_apply_does_not_undo_a_quarantine(world: World, cut: str) -> None:
     strict = world.cache(strict=True)
-    world.read(strict)
+    world.warm(strict)
     host_a = world.applier(world.impatient(), strict=True)
     CUTS[cut](world.link)
     cannot_apply(world, host_a)
@@ -226,7 +236,7 @@ def test_a_late_apply_does_not_undo_a_quarantine(world: World, cut: str) -> None
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_late_quarantine_does_not_undo_another(world: World, cut: str) -> None:
     strict = world.cache(strict=True)
-    world.read(strict)
+    world.warm(strict)
     host_a = world.cache(world.impatient(), strict=True)
     CUTS[cut](world.link)
     with pytest.raises(QuarantineError), host_a.quarantine(batch()):
@@ -246,7 +256,7 @@ def test_a_late_apply_after_an_eviction_lets_no_old_snapshot_in(
     world: World, cut: str
 ) -> None:
     """Where the token is evicted, and made anew by a reader, before it arrives."""
-    world.read()
+    world.warm()
     host_a = world.applier(world.impatient())
     CUTS[cut](world.link)
     cannot_apply(world, host_a)
@@ -323,7 +333,7 @@ def test_a_writer_that_was_stopped_does_not_undo_the_quarantine_of_another(
     world: World, step: int
 ) -> None:
     strict = world.cache(strict=True)
-    world.read(strict)
+    world.warm(strict)
 
     def write(clock: Callable[[], float]) -> None:
         cache = TaggedCache(
@@ -346,7 +356,7 @@ def test_a_writer_that_was_stopped_does_not_undo_the_quarantine_of_another(
 def test_an_apply_of_a_process_that_was_stopped_lets_no_old_snapshot_in(
     world: World,
 ) -> None:
-    world.read()
+    world.warm()
 
     def apply(clock: Callable[[], float]) -> None:
         world.apply(world.applier(world.store(), clock=clock))
@@ -365,7 +375,7 @@ def test_an_apply_that_was_stopped_between_its_trips_takes_its_stamp_after_it(
     world: World,
 ) -> None:
     """It has waited for the first reply meanwhile, and is not late at all."""
-    world.read()
+    world.warm()
     store = world.store(linked=True, timeout=60.0)
     world.link.hold(REPLIES)
 
@@ -448,7 +458,7 @@ class StoppedProcess:
 def test_an_apply_that_another_was_faster_than_takes_a_new_stamp(
     world: World, thread: ThreadPoolExecutor
 ) -> None:
-    world.read()
+    world.warm()
     host_a = world.applier(world.store(linked=True))
     world.link.hold_after_reply()
     applied = thread.submit(world.apply, host_a)
@@ -464,11 +474,31 @@ def test_an_apply_that_another_was_faster_than_takes_a_new_stamp(
     assert world.read() == "new"
 
 
+def test_an_apply_whose_reading_is_late_takes_its_stamp_after_it(
+    world: World, thread: ThreadPoolExecutor
+) -> None:
+    """It finds the token of another, and replaces it by one that is no older."""
+    world.warm()
+    host_a = world.applier(world.store(linked=True))
+    world.link.hold()
+    applied = thread.submit(world.apply, host_a)
+    assert world.link.wait_until_held(b"gets ")
+    since = world.old_snapshot()
+    world.value = "new"
+    world.apply()
+
+    world.link.release()
+    applied.result(PATIENCE)
+    assert world.read_in_old_snapshot(since) == "old"
+
+    assert world.read() == "new"
+
+
 def test_a_token_that_another_has_stored_is_not_taken_for_the_own_one(
     world: World, thread: ThreadPoolExecutor, unique: str
 ) -> None:
     """The other one has stamped its token before this writer's commit."""
-    world.read()
+    world.warm()
     [server] = world.servers
     with Link(server.address) as other_link:
         other = World(world.servers, [other_link], world.namespace)
@@ -498,7 +528,7 @@ def test_a_quarantine_that_another_was_faster_than_takes_a_new_stamp(
 ) -> None:
     """It is too late for its own commit, and must not undo the other one."""
     strict = world.cache(strict=True)
-    world.read(strict)
+    world.warm(strict)
 
     def write() -> None:
         cache = world.cache(world.store(linked=True), strict=True)
@@ -524,7 +554,7 @@ def test_a_token_that_is_evicted_between_the_trips_is_made_anew(
     world: World, thread: ThreadPoolExecutor, strict: bool
 ) -> None:
     cache = world.cache(strict=strict)
-    world.read(cache)
+    world.warm(cache)
     world.link.hold_after_reply()
     applied = thread.submit(
         world.apply, world.applier(world.store(linked=True), strict=strict)
@@ -546,7 +576,7 @@ def test_a_token_that_is_evicted_between_the_trips_is_made_anew(
 def test_an_apply_whose_node_restarts_between_the_trips_fails_and_can_be_repeated(
     world: World, thread: ThreadPoolExecutor
 ) -> None:
-    world.read()
+    world.warm()
     host_a = world.applier(world.store(linked=True))
     world.link.hold_after_reply()
     applied = thread.submit(world.apply, host_a)
@@ -580,6 +610,8 @@ def test_a_flush_that_one_node_of_three_gets_late_lets_no_old_snapshot_in(
     def read_all(**options: Any) -> list[Any]:
         return [cache.get_or_load(key, lambda: world.value, **options) for key in keys]
 
+    read_all(since=world.clock())
+    world.clock.advance(LONG)
     read_all()
     flush = InvalidationIntent.flush()
     host_a = world.applier(world.impatient())
@@ -603,7 +635,7 @@ def test_a_flush_that_one_node_of_three_gets_late_lets_no_old_snapshot_in(
 
 
 def test_a_late_fill_is_never_served(world: World) -> None:
-    world.read()
+    world.warm()
     world.evict()
     host_a = world.cache(world.impatient())
 
@@ -640,7 +672,7 @@ def test_a_late_fill_does_not_replace_what_was_loaded_since(world: World) -> Non
 
 
 def test_a_late_delete_costs_a_load(world: World) -> None:
-    world.read()
+    world.warm()
     host_a = world.cache(world.impatient())
     world.link.hold()
     assert host_a.delete("k") is False
@@ -657,7 +689,7 @@ def test_a_late_delete_costs_a_load(world: World) -> None:
 
 def test_a_late_lock_of_a_load_is_waited_for_and_no_longer(world: World) -> None:
     """Nobody loads under it; who misses waits for as long as it would for a load."""
-    world.read()
+    world.warm()
     world.evict(Keyspace("1", world.namespace).entry("k"))
     host_a = world.cache(world.impatient())
     world.link.hold_after_reply(b"get ")

@@ -91,7 +91,7 @@ class Scenes:
 
     def _late_apply(self, item: int) -> None:
         """Host A's apply is late, and an old snapshot reads after it has come."""
-        self._read(item)
+        self._warm(item)
         written = self._write(item)
         self._cut()
         self._publish(self._far, item, written)
@@ -99,7 +99,7 @@ class Scenes:
 
     def _stopped_apply(self, item: int) -> None:
         """A process of host A is stopped between its stamp and its token."""
-        self._read(item)
+        self._warm(item)
         written = self._write(item)
         with Stopped() as stopped:
             stopped.does(
@@ -109,7 +109,7 @@ class Scenes:
 
     def _late_apply_beside_quarantine(self, item: int) -> None:
         """Host A's apply is late, and comes while host B is about to commit."""
-        self._read(item)
+        self._warm(item)
         written = self._write(item)
         self._cut()
         self._publish(self._far, item, written)
@@ -117,7 +117,7 @@ class Scenes:
 
     def _stopped_quarantine(self, item: int) -> None:
         """A writer is stopped in its quarantine, and rolls back; another commits."""
-        self._read(item)
+        self._warm(item)
 
         def begin() -> None:
             cache = self._settings.cache(self._near, item, clock=stopped.clock)
@@ -131,6 +131,10 @@ class Scenes:
             self._quarantine_meets(item, stopped.go_on)
 
     # Their parts
+
+    def _warm(self, item: int) -> None:
+        """Have all tokens stamped: under others no old snapshot is stored anyway."""
+        self._read(item, since=time.time())
 
     def _old_snapshot_meets(self, item: int, late: Callable[[], None]) -> None:
         """Read in a snapshot from before a commit, after the commit and ``late``."""

@@ -32,11 +32,34 @@ _STALE = "tests/test_cache_staleness.py::"
 _HERD = "tests/test_cache_herd.py::"
 _STRICT = "tests/test_cache_strict.py::"
 _MYSQL = "tests/on_mysql/test_mysql_snapshots.py::"
+_LATE = "tests/test_cache_late_tokens.py::"
 
 #: What a reader does who looks the tokens up once the value is there.
 _READ_TOKENS_NOW = """
             now = entries.tokens_of(judgement.look.key, judgement.look.tag_set.tags)
             judgement = entries.judge(entries.with_missing([now], None)[0][0], None)
+"""
+
+#: The loop in which a token's write begins again, and what keeps the first stamp in it.
+_REPLACED = """\
+    while copies:
+        late = monotonic() >= until
+        added = placeholders(len(copies), kind)
+        outcomes = store.replace_many(copies, added, make)
+"""
+_REPLACED_WITH_ONE_STAMP = """\
+    kept = {}
+    while copies:
+        late = monotonic() >= until
+        added = placeholders(len(copies), kind)
+        outcomes = store.replace_many(
+            copies,
+            added,
+            lambda some, found: [
+                kept.setdefault(copy, token)
+                for copy, token in zip(some, make(some, found))
+            ],
+        )
 """
 
 PROTECTIONS = [
@@ -160,6 +183,147 @@ PROTECTIONS = [
         "for each in (store,)\n",
         "tests/web/test_app_rings.py::"
         "test_an_app_publishes_to_the_ring_before_the_last_change_too",
+    ),
+    Protection(
+        "P3",
+        "a token is stored on condition that nothing has changed",
+        "cache/commands.py",
+        '    return b"cas %b 0 0 %d %d\\r\\n%b\\r\\n" % (key, len(value), unique,'
+        " value)\n",
+        '    return b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
+        _LATE + "test_a_late_apply_lets_no_old_snapshot_in",
+    ),
+    Protection(
+        "P5",
+        "... a mark of a quarantine, too",
+        "cache/commands.py",
+        '    return b"cas %b 0 0 %d %d\\r\\n%b\\r\\n" % (key, len(value), unique,'
+        " value)\n",
+        '    return b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
+        _LATE + "test_a_late_quarantine_does_not_undo_another",
+    ),
+    Protection(
+        "P3",
+        "... and the stamp that a reader gives a token",
+        "cache/replacement.py",
+        "                command = commands.compare_and_set("
+        "copy.address[1], unique, value)\n",
+        "                command = commands.compare_and_set("
+        "copy.address[1], unique, value)\n"
+        "                if value[:9] == versions[place][0][:9]:\n"
+        '                    command = b"set %b 0 0 17\\r\\n%b\\r\\n" % (\n'
+        "                        copy.address[1],\n"
+        "                        value,\n"
+        "                    )\n",
+        _LATE + "test_a_late_token_of_a_reader_lets_no_old_snapshot_in",
+    ),
+    Protection(
+        "P3",
+        "a stamp is taken after what is there was read",
+        "cache/replacing.py",
+        "        outcomes = store.replace_many(copies, added, make)\n",
+        "        early = dict(zip(copies, make(copies, added)))\n"
+        "        outcomes = store.replace_many(\n"
+        "            copies, added, lambda some, _: [early[each] for each in some]\n"
+        "        )\n",
+        _LATE + "test_an_apply_whose_reading_is_late_takes_its_stamp_after_it",
+    ),
+    Protection(
+        "P3",
+        "... and so it is by a process that was stopped before it read",
+        "cache/replacing.py",
+        "        outcomes = store.replace_many(copies, added, make)\n",
+        "        early = dict(zip(copies, make(copies, added)))\n"
+        "        outcomes = store.replace_many(\n"
+        "            copies, added, lambda some, _: [early[each] for each in some]\n"
+        "        )\n",
+        _LATE + "test_an_apply_of_a_process_that_was_stopped_lets_no_old_snapshot_in",
+    ),
+    Protection(
+        "P3",
+        "a write that begins again takes a new stamp",
+        "cache/replacing.py",
+        _REPLACED,
+        _REPLACED_WITH_ONE_STAMP,
+        _LATE + "test_an_apply_that_another_was_faster_than_takes_a_new_stamp",
+    ),
+    Protection(
+        "P5",
+        "... a quarantine as well",
+        "cache/replacing.py",
+        _REPLACED,
+        _REPLACED_WITH_ONE_STAMP,
+        _LATE + "test_a_quarantine_that_another_was_faster_than_takes_a_new_stamp",
+    ),
+    Protection(
+        "P3",
+        "a token that another has stored meanwhile is not the own one",
+        "cache/replacement.py",
+        "failed.get(place, place not in overtaken)\n",
+        'failed.get(place, overtaken.get(place) != b"NOT_FOUND")\n',
+        _LATE + "test_a_token_that_another_has_stored_is_not_taken_for_the_own_one",
+    ),
+    Protection(
+        "P3",
+        "... and one that is gone has not been stored",
+        "cache/replacement.py",
+        "failed.get(place, place not in overtaken)\n",
+        'failed.get(place, overtaken.get(place) != b"EXISTS")\n',
+        _LATE + "test_a_token_that_is_evicted_between_the_trips_is_made_anew",
+    ),
+    Protection(
+        "P3",
+        "a placeholder has no stamp",
+        "cache/replacing.py",
+        "        added = placeholders(len(copies), kind)\n",
+        "        added = make(copies, placeholders(len(copies), kind))\n",
+        _LATE + "test_a_late_apply_after_an_eviction_lets_no_old_snapshot_in",
+    ),
+    Protection(
+        "P3",
+        "... nor has the one of a reader that needs none",
+        "cache/entries.py",
+        "        tokens = placeholders(len(missing), self._rule.kind)\n",
+        "        now_ms = int(self._clock() * 1000)\n"
+        "        tokens = [\n"
+        "            stamped(token, now_ms)\n"
+        "            for token in placeholders(len(missing), self._rule.kind)\n"
+        "        ]\n",
+        _LATE + "test_a_late_token_of_a_reader_lets_no_old_snapshot_in",
+    ),
+    Protection(
+        "P3",
+        "... which is later than every moment",
+        "cache/tokens.py",
+        "UNKNOWN_MS = 2**64 - 1\n",
+        "UNKNOWN_MS = 1\n",
+        _LATE + "test_a_late_token_of_a_reader_lets_no_old_snapshot_in",
+    ),
+    Protection(
+        "P5",
+        "... so that it is never warm",
+        "cache/tokens.py",
+        "UNKNOWN_MS = 2**64 - 1\n",
+        "UNKNOWN_MS = 1\n",
+        _LATE + "test_a_late_token_of_a_reader_does_not_undo_a_quarantine",
+    ),
+    Protection(
+        "P3",
+        "a condition is sent where the version was read",
+        "cache/replacement.py",
+        "            node.tell_more(connection, data, monotonic())\n",
+        "            node.put_back(connection)\n"
+        "            connection = node.tell(data, monotonic())\n",
+        "tests/test_cache_replacing.py::"
+        "test_a_condition_is_not_carried_over_to_a_server_that_was_restarted",
+    ),
+    Protection(
+        "P3",
+        "a flush is on every node",
+        "cache/memcached.py",
+        "                found += [Copy(address, node) for node in self._nodes]\n",
+        "                found += [Copy(address, node) for node in self._nodes[:1]]\n",
+        _LATE + "test_a_flush_that_one_node_of_three_gets_late_lets_no_old_snapshot_in",
     ),
     Protection(
         "P4",
