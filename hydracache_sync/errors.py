@@ -26,6 +26,9 @@ class OutboxError(HydraCacheError):
 class OutboxBusyError(OutboxError):
     """The database stayed locked, or chose this transaction to end a deadlock.
 
+    Or it gave no answer within the time limit that a call was given; or no connection
+    came free, of as many as an outbox may have.
+
     In the caller's own transaction: roll it back and run it again. In a call that
     opens its own transaction the library has already retried within its budget.
     """

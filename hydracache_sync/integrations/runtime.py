@@ -41,6 +41,10 @@ MOST_LEFT = 10_000
 #: Seconds between two tries to write them.
 TRY_AGAIN = 1.0
 
+#: Connections for what views have forgotten to write, beside those of the outbox: it is
+#: rare, and each is in use for milliseconds.
+NET_CONNECTIONS = 2
+
 
 class Runtime:
     """The parts of one app. Thread-safe, usable after a fork.
@@ -382,6 +386,7 @@ class Runtime:
                 more = dict.fromkeys(
                     ("connect_timeout", "read_timeout", "write_timeout"), limit
                 )
+                more["pool_size"] = NET_CONNECTIONS
             self._net = self._open_outbox(limit, **more)
         return self._net
 

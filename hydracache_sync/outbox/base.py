@@ -287,6 +287,19 @@ class InvalidationOutbox(abc.ABC):
         :raises ValueError: the receipt came as text and has no batch.
         """
 
+    def check_writable(self) -> None:
+        """See to it that the database takes writes; costs next to nothing.
+
+        What only looks for rows would not notice a primary that a failover has made a
+        replica, and stay there, content.
+
+        :raises ReadOnlyServerError: it takes none, and is not where a new connection
+            leads either.
+        """
+
+    def close_idle(self) -> None:
+        """Close connections that have been idle for about a minute."""
+
     # Waiters
 
     @abc.abstractmethod

@@ -14,7 +14,27 @@ from typing import Any, Callable
 from hydracache_sync.process_local import ProcessLocal
 
 #: Every collection of connections in this process, for the moment after a fork.
-_collections: weakref.WeakSet[ThreadConnections] = weakref.WeakSet()
+_collections: weakref.WeakSet[Any] = weakref.WeakSet()
+
+_threads = ProcessLocal()
+
+
+def note_collection(connections: Any) -> None:
+    """Have ``connections.abandon_inherited()`` called in each child."""
+    _collections.add(connections)
+
+
+def keep_apart() -> None:
+    """Give this thread connections of its own, apart from those that others share.
+
+    For one that carries rows for as long as it lives: it must not wait for those that
+    serve requests, nor they for it.
+    """
+    _threads.mine().apart = True
+
+
+def is_apart() -> bool:
+    return "apart" in _threads.mine().__dict__
 
 
 def keep_for_good(connection: Any) -> None:
@@ -88,6 +108,7 @@ class ThreadConnections:
     :param close: closes one; also called from another thread, by :meth:`close_all`.
     :param abandon: called in a child with a connection of its parent's: lets go of it
         without a word that the server, or the parent, would hear.
+    :param is_stale: whether one is to be closed at its next use, and another made.
     """
 
     def __init__(
@@ -95,18 +116,23 @@ class ThreadConnections:
         connect: Callable[[], Any],
         close: Callable[[Any], None],
         abandon: Callable[[Any], None],
+        is_stale: Callable[[Any], bool] | None = None,
     ) -> None:
+        self._is_stale = is_stale
         self._connect = connect
         self._close = close
         self._abandon = abandon
         self._local = ProcessLocal()
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
-        _collections.add(self)
+        note_collection(self)
 
     def get(self) -> Any:
         """Return this thread's connection, opening it if there is none."""
         local = self._local.mine()
         slot = getattr(local, "slot", None)
+        if slot is not None and slot.connection is not None and self._is_stale:
+            if self._is_stale(slot.connection):
+                slot.close()
         if slot is None or slot.connection is None:
             # Here too, for forks that Python does not see.
             self.abandon_inherited()
@@ -120,13 +146,6 @@ class ThreadConnections:
         slot = getattr(self._local.mine(), "slot", None)
         if slot is not None:
             slot.close()
-
-    def drop_if(self, is_useless: Callable[[Any], bool]) -> None:
-        """Close this thread's connection if it is there and useless."""
-        slot = getattr(self._local.mine(), "slot", None)
-        if slot is not None and slot.connection is not None:
-            if is_useless(slot.connection):
-                slot.close()
 
     def abandon_inherited(self) -> None:
         """In a forked child, forget the parent's connections and let them be."""

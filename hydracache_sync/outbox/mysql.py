@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+import time
 from dataclasses import replace
 from typing import Any, Callable, Iterator, NamedTuple, Sequence, TypeVar
 
@@ -23,7 +24,8 @@ from hydracache_sync.errors import (
     ReadOnlyServerError,
     SchemaError,
 )
-from hydracache_sync.outbox.connections import ThreadConnections
+from hydracache_sync.outbox.connections import ThreadConnections, is_apart
+from hydracache_sync.outbox.lent_connections import LentConnections, NoFreeConnection
 from hydracache_sync.outbox.mysql_connection import (
     close,
     connect,
@@ -31,6 +33,7 @@ from hydracache_sync.outbox.mysql_connection import (
     driver_version,
     has_plain_cursors,
     is_cut_short,
+    is_stale,
     let_go,
     was_cut_off,
 )
@@ -51,7 +54,7 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import NAMESPACES_PER_STATEMENT, SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
-from hydracache_sync.outbox.sql_runner import cause_of
+from hydracache_sync.outbox.sql_runner import cause_of, checked_count
 from hydracache_sync.outbox.statements import (
     ON_DUPLICATE_CARRY_AGAIN,
     PAUSED,
@@ -67,6 +70,10 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 3.0
 READ_TIMEOUT = 10.0
 WRITE_TIMEOUT = 10.0
+
+#: Connections that the threads of a process have between them, those of pools not
+#: counted. Each is in use for a statement, some milliseconds, or for a block.
+POOL_SIZE = 10
 
 #: Seconds that an own transaction is run again while others hold its rows.
 BUSY_TIMEOUT = 5.0
@@ -222,8 +229,11 @@ class Server(NamedTuple):
 class MySQLOutbox(SQLOutbox):
     """Outbox in the MySQL or MariaDB database of the app's data.
 
-    Thread-safe: each thread gets a connection of its own at its first use, and so does
-    a forked child. Nothing is connected before.
+    Thread-safe. Threads share up to ``pool_size`` connections, which are made when they
+    are needed and closed after a minute of idleness; where none is free, it is waited
+    for. Each thread of a pool has one of its own beside them. None grows older than
+    three minutes, so that a name which leads to another server is followed. A forked
+    child makes its own.
 
     :param database: the schema that the tables are in; statements name it, so that it
         need not be the current one of a caller's connection.
@@ -237,7 +247,11 @@ class MySQLOutbox(SQLOutbox):
     :param table: its name; beside it are ``<table>_schema`` and ``<table>_paused``.
     :param busy_timeout: seconds that an own transaction is run again while others hold
         its rows.
-    :param connect_timeout, read_timeout, write_timeout: seconds.
+    :param pool_size: connections that threads share, 1 or more.
+    :param connect_timeout, read_timeout, write_timeout: seconds above 0: to reach the
+        server, from a question to the end of its answer, to send a statement. A call
+        with a ``timeout`` takes no longer than that with all it does, or than a quarter
+        of a second.
     :param max_batch: intents that a batch may have; beyond it an enqueue is a
         ``ValueError`` and writes nothing. By default without limit.
     :param clock: returns Unix seconds, for tests; by default the server's clock.
@@ -257,6 +271,7 @@ class MySQLOutbox(SQLOutbox):
         unix_socket: str | None = None,
         ssl: Any = None,
         table: str = DEFAULT_TABLE,
+        pool_size: int = POOL_SIZE,
         busy_timeout: float = BUSY_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         read_timeout: float = READ_TIMEOUT,
@@ -283,7 +298,10 @@ class MySQLOutbox(SQLOutbox):
             ("read_timeout", read_timeout),
             ("write_timeout", write_timeout),
         ):
-            duration_ms(name, seconds)
+            if duration_ms(name, seconds) == 0:
+                raise ValueError(f"{name} must be at least 0.001 seconds")
+        if checked_count("pool_size", pool_size) == 0:
+            raise ValueError("pool_size must be 1 or more, not 0")
         self.database = database
         self._name = table
         # Before the answer is given up here; the server takes whole seconds.
@@ -305,7 +323,11 @@ class MySQLOutbox(SQLOutbox):
         }
         #: Packets that ask which of some namespaces have rows due.
         self._questions: dict[tuple[str, ...], bytes] = {}
-        self._connections = ThreadConnections(self._connect, close, let_go)
+        self._connections = LentConnections(
+            self._connect, close, let_go, is_stale, size=pool_size
+        )
+        #: Those of threads that must not wait for others, one for each.
+        self._apart = ThreadConnections(self._connect, close, let_go, is_stale)
 
     def __repr__(self) -> str:
         return f"MySQLOutbox({self._where!r}, {self.database!r}, {self._name!r})"
@@ -391,8 +413,8 @@ class MySQLOutbox(SQLOutbox):
         asked = self._questions.get(tuple(namespaces))
         if asked is not None:
             try:
-                self._refuse_in_block()
-                bits = ask(self._connections.get(), asked)
+                with self._session() as connection:
+                    bits = ask(connection, asked)
                 if bits == 0:
                     return []
                 if not bits >> len(namespaces):  # none is paused
@@ -401,7 +423,6 @@ class MySQLOutbox(SQLOutbox):
                     return due
             except Exception:
                 pass  # said by the usual way, if it lasts
-            self._connections.drop_if(_is_closed)
         due = super().due_namespaces(namespaces)
         if asked is None:
             self._prepare_question(tuple(namespaces))
@@ -440,7 +461,7 @@ class MySQLOutbox(SQLOutbox):
                 except Exception:
                     # The lock goes with the connection. What the claim itself has
                     # returned or raised, a Ctrl-C for instance, must not be lost.
-                    self._connections.discard()
+                    close(cursor.connection)
 
     # Connections
 
@@ -455,9 +476,16 @@ class MySQLOutbox(SQLOutbox):
         return self._set_up()
 
     def _set_up(self) -> Any:
+        # All of it together: a server that says one byte now and then, or each answer
+        # at the last moment, would hold whoever waits.
+        limits = self._options["connect_timeout"] + self._options["read_timeout"]
+        until = time.monotonic() + limits
+        call_until = self._until()
+        if call_until is not None:
+            until = min(until, call_until)
         try:
             connection: Any = connect(
-                charset="utf8mb4", autocommit=True, **self._options
+                until, charset="utf8mb4", autocommit=True, **self._options
             )
         except RuntimeError as exc:
             if "cryptography" not in str(exc):
@@ -500,34 +528,91 @@ class MySQLOutbox(SQLOutbox):
     @contextlib.contextmanager
     def _session(self) -> Iterator[Any]:
         self._refuse_in_block()
+        until = self._until()
+        place = None
         try:
-            connection = self._connections.get()
+            if is_apart():
+                connection = self._apart.get()
+            else:
+                patience = time.monotonic() + self._busy_timeout
+                place = self._connections.take(patience if until is None else until)
+                connection = place.connection
+        except NoFreeConnection as exc:
+            raise OutboxBusyError(f"{self}: {exc}") from exc
         except Exception as exc:
             raise self._connect_error(exc) from exc
-        yield connection
+        connection.until = until
+        try:
+            yield connection
+        except BaseException as exc:
+            if self._takes_no_writes(exc):
+                # The others are at the same server.
+                self._connections.drop_idle()
+                close(connection)
+            elif self._is_lost(exc):
+                close(connection)
+            raise
+        finally:
+            self._give_back(connection, place)
+
+    def _give_back(self, connection: Any, place: Any) -> None:
+        connection.until = None
+        connection.used_at = time.monotonic()
+        if connection.open and not self._in_transaction(connection):
+            if place is not None:
+                self._connections.put(place)
+        elif place is not None:
+            self._connections.drop(place)
+        else:
+            close(connection)
+
+    @staticmethod
+    def _takes_no_writes(exc: BaseException) -> bool:
+        # What the caller of a block has run raises the driver's own errors.
+        return isinstance(exc, ReadOnlyServerError) or error_number(exc) in _NO_WRITES
+
+    @staticmethod
+    def _is_lost(exc: BaseException) -> bool:
+        if isinstance(exc, (ConnectionLostError, OSError)) or is_cut_short(exc):
+            return True
+        return isinstance(exc, driver_error()) and error_number(exc) in _LOST
 
     def _take_back(self, connection: Any) -> None:
         if not has_plain_cursors(connection) or not connection.get_autocommit():
             # Ours count on both; without autocommit nothing would be committed.
-            self._connections.discard()
+            close(connection)
 
     def _in_transaction(self, connection: Any) -> bool:
         return bool(connection.server_status & 1)  # SERVER_STATUS_IN_TRANS
 
     def _abandon(self, connection: Any, exc: BaseException) -> None:
+        # The server rolls back when the connection ends: nothing of it is kept.
+        if self._takes_no_writes(exc) or is_cut_short(exc):
+            close(connection)
+            return
         try:
-            # What the caller of a block has run raises the driver's own errors.
-            takes_none = isinstance(exc, ReadOnlyServerError)
-            if takes_none or error_number(exc) in _NO_WRITES or is_cut_short(exc):
-                self._connections.discard()
-            else:
-                connection.rollback()
+            connection.rollback()
         except Exception:
-            # The server rolls back when the connection ends: nothing of it is kept.
-            self._connections.discard()
+            close(connection)
+
+    def check_writable(self) -> None:
+        def look(cursor: Any) -> None:
+            # Of the server, not of the session; super_read_only implies the first.
+            cursor.execute("select @@global.read_only, @@global.innodb_read_only")
+            [record] = cursor.fetchall()
+            # Newer MariaDBs have more than two values, and then words for them.
+            if any(str(value).upper() not in ("0", "OFF") for value in record):
+                raise ReadOnlyServerError(f"{self}: no writes{_READ_ONLY}")
+
+        self._run(look, check=False)
+
+    def close_idle(self) -> None:
+        self._connections.drop_stale()
 
     def close(self) -> None:
+        """Close all connections; those in use when they come back."""
         self._connections.close_all()
+        self._apart.close_all()
 
     def versions(self) -> dict[str, str]:
         [(version,)] = self._read("select version()", {}, check=False)
@@ -542,18 +627,11 @@ class MySQLOutbox(SQLOutbox):
             yield
         except (driver_error(), OSError) as exc:
             error = self._error(exc, own=True)
-            if isinstance(error, (ConnectionLostError, ReadOnlyServerError)):
-                self._connections.discard()
             raise error from cause_of(error, exc)
         except _GARBAGE as exc:
             if not is_cut_short(exc):
                 raise
-            self._connections.discard()
             raise ConnectionLostError(f"{self}: not understood: {exc!r}") from exc
-        except BaseException as exc:
-            if is_cut_short(exc):
-                self._connections.discard()
-            raise
 
     def _error(self, exc: BaseException, *, own: bool) -> OutboxError:
         if isinstance(exc, OutboxError):
@@ -584,6 +662,9 @@ class MySQLOutbox(SQLOutbox):
     def _connect_error(self, exc: Exception) -> OutboxError:
         error = self._error(exc, own=False)
         said = str(exc)
+        until = self._until()
+        if until is not None and time.monotonic() >= until:
+            return OutboxBusyError(f"{error}; the call's time is over")
         if "CERTIFICATE_VERIFY_FAILED" in said:
             hint = (
                 "the server's certificate is not of the CA in ssl_ca, or another host's"
@@ -710,10 +791,6 @@ def _ask(cursor: Any) -> Server:
 def _server(cursor: Any) -> Server:
     server: Server = cursor.connection.hydracache_server
     return server
-
-
-def _is_closed(connection: Any) -> bool:
-    return not connection.open
 
 
 def _literal(value: str | bytes | int | None) -> str:

@@ -8,11 +8,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import random
 import socket
+import time
 from importlib import metadata
 from typing import Any
 
 from hydracache_sync.outbox.connections import keep_for_good
+from hydracache_sync.outbox.lent_connections import MAX_IDLE
+
+#: Seconds after which an own connection is replaced, at most: the name of a server may
+#: lead elsewhere by then, and nothing but a new connection would follow it. Threads
+#: that have connected together must not do it again together.
+MAX_AGE = 180.0
+YOUNGEST = 0.75
+
+#: Bytes asked of a socket at once.
+_READ = 1 << 16
 
 #: Logins in which the password itself is sent.
 _CLEAR = (b"mysql_clear_password", b"dialog")
@@ -21,13 +33,29 @@ _CLEAR = (b"mysql_clear_password", b"dialog")
 _NO_TLS = 2026
 _NOT_LOADED = 2059
 
+#: And those of a server that is not there, or is there no more.
+_CANNOT_CONNECT = 2003
+_GONE = 2006
+_LOST = 2013
 
-def connect(**options: Any) -> Any:
+
+def connect(until: float, **options: Any) -> Any:
     """Connect as ``pymysql.connect`` would, for less.
 
+    :param until: when it is given up, of ``time.monotonic()``.
     :raises pymysql.Error, OSError, RuntimeError: as it would.
     """
-    return _connection_class()(**options)
+    return _connection_class()(until, **options)
+
+
+def is_stale(connection: Any) -> bool:
+    """Whether a connection is closed, or has been idle or there for too long."""
+    now = time.monotonic()
+    return (
+        connection._sock is None
+        or now - connection.used_at >= MAX_IDLE
+        or now >= connection.ends_at
+    )
 
 
 @functools.lru_cache(maxsize=None)
@@ -36,22 +64,152 @@ def _connection_class() -> Any:
 
     from pymysql.connections import Connection
     from pymysql.constants import CLIENT
-    from pymysql.err import OperationalError
+    from pymysql.err import InterfaceError, OperationalError
 
     base: Any = Connection
     refused: Any = OperationalError
+    closed: Any = InterfaceError
 
     class OutboxConnection(base):  # type: ignore[misc]
-        """Shares one TLS context with all others that verify nothing.
+        """Keeps to time limits as a whole, and makes sure whom it tells a password.
 
-        PyMySQL makes one for each connection, of all certificates that the system
-        trusts: 15 to 40 ms and a megabyte, also where the server turns out to be away.
-        In an outage that was most of what a worker did. A context that has been given
-        files or itself is left to PyMySQL: files may have been replaced.
+        PyMySQL's limits are for each piece that comes: a server that sends one byte now
+        and then holds it for ever. Here an answer has ``read_timeout``, from the
+        question to its last byte; and all that is done until ``until`` together no
+        longer than that.
+
+        It shares one TLS context with all others that verify nothing. PyMySQL makes one
+        for each connection, of all certificates that the system trusts: 15 to 40 ms and
+        a megabyte, also where the server turns out to be away. In an outage that was
+        most of what a worker did. A context that has been given files or itself is left
+        to PyMySQL: files may have been replaced.
         """
 
         #: By process: a thread of the parent may have locked its own at the fork.
         _unverified: dict[int, Any] = {}
+
+        def __init__(self, until: float, **options: Any) -> None:
+            now = time.monotonic()
+            self.pid = os.getpid()
+            self.ends_at = now + MAX_AGE * random.uniform(YOUNGEST, 1.0)
+            self.used_at = now
+            #: Of ``time.monotonic()``; None where only each answer has a limit.
+            self.until: float | None = until
+            limit = max(0.001, min(options.pop("connect_timeout"), until - now))
+            self._reach_by = now + limit
+            # What was received, and up to where it was read.
+            self._received = b""
+            self._at = 0
+            self._answer_by = now
+            self._timeout: float | None = None
+            #: The timeout of the socket was set a moment ago.
+            self._fresh = False
+            super().__init__(connect_timeout=limit, **options)
+
+        def connect(self, sock: Any = None) -> None:
+            if sock is None and not self.unix_socket:
+                try:
+                    sock = _reached(self.host, self.port, self._reach_by)
+                except OSError as exc:
+                    error = refused(
+                        _CANNOT_CONNECT,
+                        f"Can't connect to MySQL server on {self.host!r} ({exc})",
+                    )
+                    error.original_exception = exc
+                    raise error from exc
+                self.host_info = f"socket {self.host}:{self.port}"
+            self._received, self._at = b"", 0
+            self._answer_by = self._limited(time.monotonic(), self._read_timeout)
+            self._fresh = False
+            super().connect(sock)
+
+        def _limited(self, now: float, seconds: float) -> float:
+            by = now + seconds
+            return by if self.until is None else min(by, self.until)
+
+        def _write_bytes(self, data: bytes) -> None:
+            if self._at < len(self._received):
+                # It was said unasked, and would pass for the answer: the server goes
+                # down, or somebody has put it before the beginning of TLS.
+                self._force_close()
+                raise refused(_LOST, "Lost connection to MySQL server during query")
+            now = time.monotonic()
+            until = self.until
+            limit = self._write_timeout
+            if until is not None and until - now < limit:
+                limit = until - now
+            try:
+                if limit <= 0:
+                    raise socket.timeout("timed out")
+                if limit != self._timeout:
+                    self._sock.settimeout(limit)
+                    self._timeout = limit
+                self._sock.sendall(data)
+            except OSError as exc:
+                self._force_close()
+                raise refused(_GONE, f"MySQL server has gone away ({exc!r})") from exc
+            except BaseException:
+                self._force_close()
+                raise
+            now = time.monotonic()
+            self._answer_by = self._limited(now, self._read_timeout)
+            self._received, self._at = b"", 0
+            wanted = self._answer_by - now
+            # Most of the time it is the same, which spares a call of the system.
+            if abs(wanted - limit) > 0.001:
+                self._timeout = max(0.001, wanted)
+                self._sock.settimeout(self._timeout)
+            self._fresh = True
+            # So that PyMySQL, which remembers what it has set, sets nothing.
+            self._current_timeout = self._read_timeout
+
+        def receive(self) -> bytes:
+            """Return some bytes of the answer; none if the server has closed.
+
+            :raises OSError: nothing came in time, or the connection is lost.
+            """
+            sock = self._sock
+            if sock is None:
+                raise closed(0, "")
+            if not self._fresh:
+                remaining = self._answer_by - time.monotonic()
+                if remaining <= 0:
+                    raise socket.timeout("timed out")
+                sock.settimeout(remaining)
+                self._timeout = None
+            self._fresh = False
+            received: bytes = sock.recv(_READ)
+            return received
+
+        def _read_bytes(self, num_bytes: int) -> bytes:
+            end = self._at + num_bytes
+            if end > len(self._received):
+                self._read_more(num_bytes)
+                end = num_bytes
+            start, self._at = end - num_bytes, end
+            return self._received[start:end]
+
+        def _read_more(self, num_bytes: int) -> None:
+            """Have so many bytes that were not read yet, from the beginning on."""
+            parts = [self._received[self._at :]]
+            there = len(parts[0])
+            try:
+                while there < num_bytes:
+                    part = self.receive()
+                    if not part:
+                        raise EOFError
+                    parts.append(part)
+                    there += len(part)
+            except (OSError, EOFError) as exc:
+                self._force_close()
+                said = f" ({exc})" if str(exc) else ""
+                raise refused(
+                    _LOST, f"Lost connection to MySQL server during query{said}"
+                ) from exc
+            except BaseException:
+                self._force_close()
+                raise
+            self._received, self._at = b"".join(parts), 0
 
         def _create_ssl_ctx(self, options: Any) -> Any:
             if options:
@@ -93,7 +251,35 @@ def _connection_class() -> Any:
     return OutboxConnection
 
 
+def _reached(host: str, port: int, by: float) -> socket.socket:
+    """Return a socket to the first of the host's addresses that answers.
+
+    Each has its share of the time.
+    """
+    failure: OSError = OSError("the name has no address")
+    addresses = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    for place, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            remaining = by - time.monotonic()
+            sock.settimeout(max(0.001, remaining / (len(addresses) - place)))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return sock
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        except BaseException:
+            sock.close()
+            raise
+    raise failure
+
+
 def close(connection: Any) -> None:
+    if connection.pid != os.getpid():
+        let_go(connection)
+        return
     with contextlib.suppress(Exception):  # it was dead already, and is now closed
         connection.close()
 
@@ -143,7 +329,7 @@ def was_cut_off(exc: BaseException) -> bool:
     """
     number = exc.args[0] if exc.args else None
     if number in _ENDED:
-        return not isinstance(exc.__context__, socket.timeout)
+        return not isinstance(exc.__cause__, socket.timeout)
     # PyMySQL tells of what happens during TLS as of a server that is not there.
     found = getattr(exc, "original_exception", None)
     ended = isinstance(found, (ConnectionResetError, BrokenPipeError))

@@ -38,23 +38,19 @@ def question(text: str) -> bytes:
 
 
 def ask(connection: Any, packet: bytes) -> int:
-    """Send ``packet`` on a PyMySQL connection that is free; return the number.
+    """Send ``packet`` on an own connection that is free; return the number.
 
-    :raises pymysql.Error, OSError: as ``connection.query`` would.
+    :raises pymysql.Error, OSError: as ``connection.query`` would; and when no answer
+        has come as a whole in time.
     """
-    sock = connection._sock
-    if sock is None:
+    if connection._sock is None:
         raise _errors().InterfaceError(0, "")
     try:
         connection._write_bytes(packet)
-        if connection._read_timeout != connection._write_timeout:
-            sock.settimeout(connection._read_timeout)
-            # So that PyMySQL, which spares itself the call, sets it back.
-            connection._current_timeout = connection._read_timeout
         nought = getattr(connection, "hydracache_nought", None)
         answer = b""
         while True:
-            part = sock.recv(_LONGEST)
+            part = connection.receive()
             if part == nought:
                 return 0  # the same bytes say the same; it is what they say mostly
             if not part:

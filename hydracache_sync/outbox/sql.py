@@ -385,17 +385,20 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             namespace=self.dialect.encode(checked_namespace(namespace)),
             position=self.dialect.encode(position.value),
         )
-        if batch is None:
-            records = self._read(statements.STATUS_FOR_COMMIT, params, timeout=timeout)
-        else:
-            hashes = [intent.target_hash() for intent in batch.distinct()]
-            records = [
-                record
-                for part in parts_of(hashes, IDS_PER_STATEMENT)
-                for record in self._read(
-                    statements.STATUS_FOR_TARGETS, params, part, timeout=timeout
+        with self._within(timeout):
+            if batch is None:
+                records = self._read(
+                    statements.STATUS_FOR_COMMIT, params, timeout=timeout
                 )
-            ]
+            else:
+                hashes = [intent.target_hash() for intent in batch.distinct()]
+                records = [
+                    record
+                    for part in parts_of(hashes, IDS_PER_STATEMENT)
+                    for record in self._read(
+                        statements.STATUS_FOR_TARGETS, params, part, timeout=timeout
+                    )
+                ]
         now_ms = max((int(record[0]) for record in records), default=0)
         pending, published, dead = (
             sum(int(record[state] or 0) for record in records) for state in (1, 2, 3)

@@ -22,6 +22,7 @@ from hydracache_sync.errors import (
 )
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.statements import Dialect, Statements
+from hydracache_sync.process_local import ProcessLocal
 
 T = TypeVar("T")
 
@@ -32,6 +33,10 @@ IDS_PER_STATEMENT = 500
 #: database busy is run again. The first is about one commit.
 FIRST_PAUSE = 0.001
 LONGEST_PAUSE = 0.05
+
+#: Seconds that a call with a time limit has at least: of one that has none left it is
+#: still an answer that is wanted, and to ask takes a round trip, or several to connect.
+LEAST_TIME = 0.25
 
 
 class StatementRunner(InvalidationOutbox):
@@ -49,6 +54,8 @@ class StatementRunner(InvalidationOutbox):
         duration_ms("busy_timeout", busy_timeout)
         self._busy_timeout = busy_timeout
         self._clock = clock
+        #: Until when the call that a thread is in has time.
+        self._limits = ProcessLocal()
         self._schema_checked = False
 
     # What an adapter supplies
@@ -81,6 +88,29 @@ class StatementRunner(InvalidationOutbox):
     @abc.abstractmethod
     def _check_schema(self, timeout: float | None) -> None:
         """Raise SchemaError unless the tables are there and as they should be."""
+
+    # Time limits
+
+    @contextlib.contextmanager
+    def _within(self, timeout: float | None) -> Iterator[None]:
+        """Have all that is done in the block end within ``timeout`` seconds."""
+        if timeout is None:
+            yield
+            return
+        duration_ms("timeout", timeout)
+        limits = self._limits.mine().__dict__
+        before = limits.get("until")
+        until = time.monotonic() + max(timeout, LEAST_TIME)
+        limits["until"] = until if before is None else min(before, until)
+        try:
+            yield
+        finally:
+            limits["until"] = before
+
+    def _until(self) -> float | None:
+        """When the time of this thread's call is over; None where it has no limit."""
+        until: float | None = self._limits.mine().__dict__.get("until")
+        return until
 
     # Running statements
 
@@ -135,9 +165,10 @@ class StatementRunner(InvalidationOutbox):
             with self._session() as connection:
                 return work(connection.cursor())
 
-        if check:
-            self._check_once(timeout)
-        return self._retried(attempt, timeout)
+        with self._within(timeout):
+            if check:
+                self._check_once(timeout)
+            return self._retried(attempt, timeout)
 
     def _transact(
         self,
@@ -164,8 +195,9 @@ class StatementRunner(InvalidationOutbox):
                         raise
                 return result
 
-        self._check_once(timeout)
-        return self._retried(attempt, timeout)
+        with self._within(timeout):
+            self._check_once(timeout)
+            return self._retried(attempt, timeout)
 
     def _retried(
         self,
@@ -198,7 +230,16 @@ class StatementRunner(InvalidationOutbox):
                     raise
                 time.sleep(min(remaining, random.uniform(longest / 2, longest)))
                 longest = min(longest * 2, LONGEST_PAUSE)
-            except (ConnectionLostError, ReadOnlyServerError):
+            except ConnectionLostError as exc:
+                until = self._until()
+                if until is not None and time.monotonic() >= until:
+                    # Nobody knows whether the database is away, or slow: there was
+                    # little time.
+                    raise OutboxBusyError(f"{exc}; the call's time is over") from exc
+                if not replace:
+                    raise
+                replace = False
+            except ReadOnlyServerError:
                 if not replace:
                     raise
                 replace = False

@@ -19,7 +19,7 @@ _FORMS = (
 #: What the query of a MySQL URL may say, beside what it says before the query.
 _TLS_FILES = {"ssl_ca": "ca", "ssl_cert": "cert", "ssl_key": "key"}
 _SECONDS = ("connect_timeout", "read_timeout", "write_timeout")
-_OPTIONS = ("unix_socket", *_TLS_FILES, "ssl_disabled", *_SECONDS)
+_OPTIONS = ("unix_socket", *_TLS_FILES, "ssl_disabled", *_SECONDS, "pool_size")
 
 _SCHEMES = ("sqlite", "mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql")
 
@@ -33,7 +33,8 @@ def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
     :param url: ``sqlite:///relative.db`` or ``sqlite:////absolute.db``; or
         ``mysql://user:password@host:3306/database``, for MariaDB as well, with
         ``unix_socket``, ``ssl_ca``, ``ssl_cert``, ``ssl_key``, ``ssl_disabled``,
-        ``connect_timeout``, ``read_timeout`` and ``write_timeout`` in its query.
+        ``connect_timeout``, ``read_timeout``, ``write_timeout`` and ``pool_size`` in
+        its query.
         Special characters are written as in any URL: ``%2F`` for ``/``, ``%40`` for
         ``@``.
     :param options: keyword arguments of the outbox's class, such as ``busy_timeout``;
@@ -131,12 +132,20 @@ def _mysql_options(url: str) -> dict[str, Any]:
         elif name in _SECONDS:
             try:
                 options[name] = float(value)
-                duration_ms(name, options[name])
+                if duration_ms(name, options[name]) == 0:
+                    raise ValueError
             except ValueError:
                 raise ConfigurationError(
                     f"outbox URL {redacted(url)!r}: {name} must be seconds, not"
                     f" {value!r}"
                 ) from None
+        elif name == "pool_size":
+            if not re.fullmatch(r"[1-9][0-9]{0,3}", value):
+                raise ConfigurationError(
+                    f"outbox URL {redacted(url)!r}: pool_size must be a number from 1"
+                    f" to 9999, not {value!r}"
+                )
+            options[name] = int(value)
         else:
             shown = repr(name) if re.fullmatch(r"[a-z_]{1,30}", name) else ""
             raise ConfigurationError(

@@ -36,6 +36,10 @@ logger = printable_logger(__name__)
 FIRST_HOLD = 0.1
 LONGEST_HOLD = 2.0
 
+#: Seconds between two looks whether the database takes writes, about: a failover that
+#: leaves a pool at what was the primary is noticed within that.
+CHECK_WRITABLE = 5.0
+
 
 class Member:
     """One thread, and what it is at."""
@@ -104,6 +108,8 @@ class Crew:
         #: Namespaces in which this process has committed rows since the last look.
         self._told: set[str] = set()
         self.replaced = 0
+        #: When the database is asked next whether it takes writes.
+        self._next_check = 0.0
 
     # Threads
 
@@ -331,6 +337,10 @@ class Crew:
                 told, self._told = self._told, set()
             if not again:
                 return sorted(told)
+        now = time.monotonic()
+        if now >= self._next_check or self.outage.lasts:
+            self.outbox.check_writable()
+            self._next_check = now + CHECK_WRITABLE * random.uniform(0.8, 1.2)
         due = self.outbox.due_namespaces(self._asked)
         if self.outage.lasts:
             self.outage.looked(due)

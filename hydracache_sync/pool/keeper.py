@@ -104,6 +104,7 @@ class Keeper:
         for crew in self._crews:
             try:
                 crew.look_after()
+                crew.outbox.close_idle()
             except Exception:
                 # No thread to be had, perhaps: tried again at the next look.
                 logger.exception("a thread of the pool could not be replaced")

@@ -11,6 +11,8 @@ import threading
 import time
 from typing import Callable
 
+from hydracache_sync.outbox.connections import keep_apart
+
 
 class PoolThread:
     """A daemon that runs ``function``.
@@ -45,6 +47,7 @@ class PoolThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        keep_apart()
         try:
             self._function()
         finally:

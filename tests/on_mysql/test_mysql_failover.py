@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import signal
+import time
 from typing import Any, Callable, Iterator
 
 import pymysql
@@ -14,6 +17,7 @@ from mysql_databases import (
     at_statement,
     fresh_database,
     one_of,
+    spy_on_statements,
     started,
 )
 from mysql_proxy import Proxy
@@ -23,10 +27,19 @@ from hydracache_sync import (
     MySQLOutbox,
     OutboxBusyError,
     OutboxError,
+    OutboxWorker,
     ReadOnlyServerError,
+    RecordingApplier,
+    ThreadState,
+    WorkerPool,
 )
+from hydracache_sync.cli import ExitCode
+from hydracache_sync.outbox import mysql_connection
+from hydracache_sync.pool import crew
 from outbox_contract import SHOP, batch_of, keys_of
+from pool_processes import eventually
 from servers import SQLServer
+from test_cli import ended, start
 
 LOGIN = {"user": "app", "password": "se-cret"}
 
@@ -61,6 +74,10 @@ class Primary:
 
     def __init__(self, old: Database, new: Database, proxy: Proxy) -> None:
         self.old, self.new, self._proxy = old, new, proxy
+
+    @property
+    def port(self) -> int:
+        return self._proxy.port
 
     def outbox(self, **options: Any) -> MySQLOutbox:
         here = {"host": "127.0.0.1", "port": self._proxy.port, **LOGIN, **TIMEOUTS}
@@ -180,6 +197,110 @@ def test_what_says_that_no_writes_are_taken_ends_the_session(
     assert outbox.enqueue(SHOP, batch_of("a")).inserted == 1
 
     assert session_of(outbox) != before
+
+
+# Who only looks
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "CHECK_WRITABLE", 0.1)
+
+
+@pytest.fixture
+def applier() -> RecordingApplier:
+    return RecordingApplier(SHOP)
+
+
+@pytest.fixture
+def pool(outbox: MySQLOutbox, applier: RecordingApplier) -> Iterator[WorkerPool]:
+    with WorkerPool(OutboxWorker(outbox, applier), threads=2) as pool:
+        eventually(lambda: pool.health().ok)
+        yield pool
+
+
+def write_on(database: Database, key: str) -> None:
+    with contextlib.closing(database.outbox()) as outbox:
+        outbox.enqueue(SHOP, batch_of(key))
+
+
+def is_carried_on(database: Database) -> None:
+    with contextlib.closing(database.outbox()) as outbox:
+        eventually(lambda: outbox.status(SHOP).pending == 0)
+
+
+def test_idle_pool_goes_to_where_the_name_leads_now(looks_often, primary, pool):
+    primary.fail_over()
+    write_on(primary.new, "a")
+
+    is_carried_on(primary.new)
+
+    eventually(lambda: pool.health().ok)
+    assert pool.health().outages == ()
+
+
+def test_idle_pool_at_a_server_that_takes_no_writes_is_not_well(
+    looks_often, primary, pool, caplog
+):
+    caplog.set_level(logging.INFO, "hydracache_sync")
+    primary.old.sql("set global read_only = 1")
+
+    eventually(lambda: not pool.health().ok)
+    [outage] = pool.health().outages
+    assert outage.what == "database"
+    assert "ReadOnlyServerError" in outage.error and "primary" in outage.error
+    assert {thread.state for thread in pool.health().threads} == {ThreadState.WAITING}
+
+    primary.old.sql("set global read_only = 0")
+    eventually(lambda: pool.health().ok)
+    eventually(lambda: any("serves again" in text for text in caplog.messages))
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1
+
+
+def test_pool_that_finds_nothing_asks_seldom(primary, pool, monkeypatch):
+    """It looks fifty times a second; of the server it asks every few seconds."""
+    statements = spy_on_statements(monkeypatch)
+    write_on(primary.old, "a")
+    is_carried_on(primary.old)
+    time.sleep(1.0)
+
+    asked = [text for text in statements if "@@global.read_only" in text]
+    assert len(asked) <= 2
+
+
+def test_name_that_moves_is_followed_in_the_end(primary, monkeypatch, applier):
+    """Both servers live and take writes: nothing but a new connection can tell."""
+    monkeypatch.setattr(mysql_connection, "MAX_AGE", 0.4)
+    with contextlib.closing(primary.outbox()) as outbox:
+        with WorkerPool(OutboxWorker(outbox, applier)):
+            write_on(primary.old, "old")
+            is_carried_on(primary.old)
+            primary.move()
+            write_on(primary.new, "new")
+            is_carried_on(primary.new)
+            outbox.enqueue(SHOP, batch_of("told here"))
+            eventually(lambda: "told here" in rows_of(primary.new))
+
+
+def test_worker_process_goes_to_where_the_name_leads_now(primary, memcached, unique):
+    login = f"{LOGIN['user']}:{LOGIN['password']}"
+    worker = start(
+        "worker",
+        outbox=f"mysql://{login}@127.0.0.1:{primary.port}/failover?read_timeout=2",
+        namespace=unique,
+        memcached=memcached.address,
+    )
+    try:
+        for database in (primary.old, primary.new):
+            if database is primary.new:
+                primary.fail_over()
+            with contextlib.closing(database.outbox()) as outbox:
+                outbox.enqueue(unique, batch_of("a"))
+                eventually(lambda: outbox.status(unique).pending == 0)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+    assert ended(worker).code == ExitCode.DONE
 
 
 # Conflicts

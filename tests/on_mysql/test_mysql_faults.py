@@ -607,23 +607,6 @@ def test_fork_never_shares_a_connection(outbox):
     assert own_connection_id(outbox) == mine
 
 
-def test_threads_have_connections_of_their_own_which_end_with_them(own, outbox):
-    barrier = threading.Barrier(4)
-
-    def use(_: int) -> int:
-        id = own_connection_id(outbox)
-        barrier.wait(PATIENCE)
-        return id
-
-    ids = in_threads(4, use)
-
-    assert len({own_connection_id(outbox), *ids}) == 5
-    deadline = time.monotonic() + PATIENCE
-    while any(map(own.has_connection, ids)):
-        assert time.monotonic() < deadline, "connections of ended threads are open"
-        time.sleep(0.01)
-
-
 # A server that dies, or does not answer
 
 

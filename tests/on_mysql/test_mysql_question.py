@@ -11,6 +11,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from typing import Any, Callable, Iterator
 
 import pymysql
@@ -19,6 +20,7 @@ from mysql_databases import Database
 
 from hydracache_sync import MySQLOutbox, OutboxError, SchemaError
 from hydracache_sync.outbox import mysql as mysql_module
+from hydracache_sync.outbox.mysql_connection import connect
 from hydracache_sync.outbox.mysql_question import StrangeAnswerError, ask, question
 from outbox_contract import SHOP, batch_of
 
@@ -33,9 +35,22 @@ ANSWER = [
 ]
 
 
+def connected(database: Database, read_timeout: float = 60.0) -> Any:
+    """Connect as an outbox does."""
+    return connect(
+        time.monotonic() + 60.0,
+        autocommit=True,
+        connect_timeout=60.0,
+        read_timeout=read_timeout,
+        write_timeout=60.0,
+        **database.options,
+    )
+
+
 @pytest.fixture
 def connection(database: Database) -> Iterator[Any]:
-    with contextlib.closing(database.connect(autocommit=True)) as connection:
+    with contextlib.closing(connected(database)) as connection:
+        connection.until = None
         yield connection
 
 
@@ -56,12 +71,9 @@ def packets_of(*bodies: bytes) -> bytes:
 class Strange:
     """A connection whose other end says ``parts``, one send each, and closes."""
 
-    _read_timeout = 60.0
-    _write_timeout = 60.0
-
     def __init__(self, *parts: bytes) -> None:
         self._sock, self._other = socket.socketpair()
-        self._sock.settimeout(self._read_timeout)
+        self._sock.settimeout(60.0)
         self.closed = False
         self._thread = threading.Thread(target=self._say, args=(parts,))
         self._thread.start()
@@ -74,6 +86,9 @@ class Strange:
 
     def _write_bytes(self, data: bytes) -> None:
         self._sock.sendall(data)
+
+    def receive(self) -> bytes:
+        return self._sock.recv(1 << 16)
 
     def _force_close(self) -> None:
         self.closed = True
@@ -145,9 +160,7 @@ class TestAsking:
             ask(connection, question("select 1 as n"))
 
     def test_a_server_that_hangs_is_given_up(self, database):
-        with contextlib.closing(
-            database.connect(read_timeout=0.05, write_timeout=60)
-        ) as connection:
+        with contextlib.closing(connected(database, read_timeout=0.05)) as connection:
             with pytest.raises(OSError):
                 ask(connection, question("select sleep(60) as n"))
 
