@@ -290,6 +290,15 @@ def test_a_strict_namespace_that_is_none_is_told(shop: Shop) -> None:
     assert "--strict other is not among the namespaces" in warning["text"]
 
 
+def test_a_node_that_keeps_no_versions_is_a_problem(shop: Shop) -> None:
+    with Memcached(arguments=("-C",)) as server:
+        use(shop, server.address)
+        [finding] = found(shop, memcached=server.address)
+
+    assert finding["level"] == "problem"
+    assert "keeps no versions" in finding["text"] and "-C" in finding["mend"]
+
+
 def test_a_node_that_evicts_or_would_refuse_is_told(shop: Shop) -> None:
     with Memcached(arguments=("-M", "-I", "2m", "-m", "96")) as full:
         use(shop, full.address)

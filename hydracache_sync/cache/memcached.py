@@ -83,7 +83,7 @@ class MemcachedStore(CacheStore):
         connections and connecting included, even where bytes keep dripping in; what is
         under way then may take two more ``timeout``. A call makes one round trip for
         each 64 KiB that it writes to a node and each 100 addresses that it reads from
-        one. Default: four times ``timeout``.
+        one, and two where it replaces tokens. Default: four times ``timeout``.
     :param retry_after: seconds, at most, for which a node that failed is left alone:
         what needs it fails at once, then one call tries it. It begins with a sixteenth
         and doubles at each failure; 0 for no such pause.

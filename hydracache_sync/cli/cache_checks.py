@@ -99,6 +99,14 @@ def _node(
         f"memcached {version}, up {duration(uptime)}, {used >> 20} of {limit >> 20} MB,"
         f" items up to {item >> 10} KB",
     )
+    if options.get("cas_enabled") == "no":
+        yield problem(
+            check,
+            "it keeps no versions of its items, so no token can be replaced and no row"
+            " is published",
+            "start it without its option -C (disable cas)",
+            ExitCode.CACHE_AWAY,
+        )
     evictions = _number(stats, "evictions")
     if evictions:
         yield warning(
