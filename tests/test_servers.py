@@ -167,6 +167,7 @@ class TestMemcached:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Memcached, "program", "memcached-of-nobody")
+        monkeypatch.delenv(servers.SERVERS_VARIABLE, raising=False)
 
         with pytest.raises(ServerError, match="apt-get install memcached"):
             Memcached()

@@ -10,8 +10,9 @@ by a pool in another process, which waits for its poll. Then that other process 
 alone with 8 namespaces, and its CPU time is read.
 
 Samples are spread at random over the poll interval. Starts a memcached and a MariaDB of
-its own; ``--only sqlite`` needs no MariaDB. ``--disk`` puts the data of both there,
-and has MariaDB write each commit through to it; otherwise MariaDB's is in memory.
+its own; ``--only sqlite`` needs no MariaDB, ``--only mysql9`` takes another server.
+``--disk`` puts the data of both there, and has the server write each commit through to
+it; otherwise its data is in memory.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from hydracache_sync import (
     WorkerPool,
     open_outbox,
 )
-from servers import MariaDB, Memcached
+from servers import SQL_SERVERS, Memcached, SQLServer
 
 NAMESPACES = [f"namespace{n}" for n in range(8)]
 
@@ -219,15 +220,14 @@ def measure(
     print(f"  idle process, 8 namespaces: {idle * 100:.2f} % of a core")
 
 
-class OnDisk(MariaDB):
-    """A MariaDB whose data is where it is told, and as safe as it can be."""
+def on_disk(kind: type[SQLServer], directory: str) -> SQLServer:
+    """A server whose data is where it is told, and as safe as it can be."""
 
-    def __init__(self, directory: str) -> None:
-        self._on = directory
-        super().__init__(arguments=["--innodb-flush-log-at-trx-commit=1"])
+    class OnDisk(kind):  # type: ignore[valid-type, misc]
+        def _place(self) -> str:
+            return directory
 
-    def _place(self) -> str:
-        return self._on
+    return OnDisk(arguments=["--innodb-flush-log-at-trx-commit=1"])
 
 
 @contextlib.contextmanager
@@ -237,10 +237,11 @@ def sqlite_url(disk: str | None = None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def mariadb_url(disk: str | None = None) -> Iterator[str]:
+def server_url(kind: str, disk: str | None = None) -> Iterator[str]:
     import pymysql
 
-    with MariaDB() if disk is None else OnDisk(disk) as server:
+    server_class = SQL_SERVERS[kind]
+    with server_class() if disk is None else on_disk(server_class, disk) as server:
         name = "t" + secrets.token_hex(4)
         connection = pymysql.connect(
             host=server.host,
@@ -260,18 +261,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
-    parser.add_argument("--only", choices=["sqlite", "mariadb"])
+    parser.add_argument("--only", choices=["sqlite", *SQL_SERVERS])
     parser.add_argument("--disk", metavar="DIRECTORY")
     options = parser.parse_args()
     print(f"latency.py --seed {options.seed}, {options.samples} samples, milliseconds")
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     rng = random.Random(options.seed)
-    places = {"sqlite": sqlite_url, "mariadb": mariadb_url}
-    for place, urls in places.items():
-        if options.only in (None, place):
-            with urls(options.disk) as url, Memcached() as memcached:
-                print(place)
-                measure(Database(url), memcached, options.samples, rng)
+    for place in [options.only] if options.only else ["sqlite", "mariadb"]:
+        sqlite = place == "sqlite"
+        database = (
+            sqlite_url(options.disk) if sqlite else server_url(place, options.disk)
+        )
+        with database as url, Memcached() as memcached:
+            print(place)
+            measure(Database(url), memcached, options.samples, rng)
 
 
 if __name__ == "__main__":

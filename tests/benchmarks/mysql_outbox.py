@@ -1,6 +1,6 @@
 """What an enqueue and a drain cost on MariaDB, against only the necessary by hand.
 
-    python tests/benchmarks/mysql_outbox.py [--server mysql56] [--rows 20000]
+    python tests/benchmarks/mysql_outbox.py [--server mysql9] [--rows 20000]
 
 Servers are private ones on loopback, the data in memory where there is room, with every
 commit flushed as InnoDB does it by default. Goals: an enqueue's transaction at most
@@ -41,10 +41,9 @@ from _side_by_side import (  # noqa: E402
 from pymemcache.client.base import Client  # noqa: E402
 
 from hydracache_sync import MemcachedStore, open_outbox  # noqa: E402
-from servers import MariaDB, Memcached, MySQL56, SQLServer  # noqa: E402
+from servers import SQL_SERVERS, Memcached, SQLServer  # noqa: E402
 
 DATABASE = "benchmark"
-SERVERS = {"mariadb": MariaDB, "mysql56": MySQL56}
 
 #: As InnoDB does it by default, and users have it.
 ARGUMENTS = ("--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=256M")
@@ -69,7 +68,7 @@ class Place:
         self.host, self.port, self.user = server.host, server.port, server.user
         self.memcached = memcached.address
         self.select_due = SELECT_DUE + (
-            " skip locked" if isinstance(server, MariaDB) else ""
+            " skip locked" if server.skips_locked_rows else ""
         )
 
     def connect(self, **options: Any) -> Any:
@@ -342,7 +341,7 @@ def publish_one(connection: Any, id: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--server", choices=SERVERS, default="mariadb")
+    parser.add_argument("--server", choices=SQL_SERVERS, default="mariadb")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=256)
@@ -351,7 +350,8 @@ def main() -> None:
         "--only", choices=("enqueue", "drain", "together"), help="one part of it"
     )
     options = parser.parse_args()
-    with SERVERS[options.server](arguments=ARGUMENTS) as server, Memcached() as cache:
+    kind = SQL_SERVERS[options.server]
+    with kind(arguments=ARGUMENTS) as server, Memcached() as cache:
         place = Place(server, cache)
         prepare(place, options.rows)
         print(f"Python {sys.version.split()[0]}, {place.versions()}", flush=True)

@@ -35,12 +35,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pymysql  # noqa: E402
 from _side_by_side import NAMESPACE, library_batch, library_worker  # noqa: E402
-from mysql_outbox import DATABASE, SERVERS, Place, prepare  # noqa: E402
+from mysql_outbox import DATABASE, Place, prepare  # noqa: E402
 
 from hydracache_sync import MemcachedStore, OutboxError  # noqa: E402
 from hydracache_sync.outbox import MySQLOutbox  # noqa: E402
 from hydracache_sync.outbox.mysql_drivers import error_number  # noqa: E402
-from servers import Memcached  # noqa: E402
+from servers import SQL_SERVERS, Memcached  # noqa: E402
 
 #: Seconds of a slice, and of its beginning that is not measured.
 SLICE = 3.0
@@ -239,7 +239,7 @@ def measure(place: Place, options: argparse.Namespace) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--server", choices=SERVERS, default="mariadb")
+    parser.add_argument("--server", choices=SQL_SERVERS, default="mariadb")
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="measured with, and without"
     )
@@ -248,7 +248,8 @@ def main() -> int:
     options = parser.parse_args()
     print(f"seed {options.seed}")
     arguments = ("--innodb-flush-log-at-trx-commit=1",)
-    with SERVERS[options.server](arguments=arguments) as server, Memcached() as cache:
+    kind = SQL_SERVERS[options.server]
+    with kind(arguments=arguments) as server, Memcached() as cache:
         place = Place(server, cache)
         prepare(place, 1)
         print(place.versions(), flush=True)

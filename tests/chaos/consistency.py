@@ -1,17 +1,17 @@
 """Read through the cache while everything fails, and count what was stale.
 
     python tests/chaos/consistency.py --seconds 60
-    python tests/chaos/consistency.py --reads 1000000
+    python tests/chaos/consistency.py --reads 1000000 --database mysql9
 
-On a private MariaDB and three memcached nodes with little memory, processes write,
-carry and read; at random they are killed and stopped, workers beyond their claims, and
-so are the nodes; tokens and entries are evicted, connections dropped, and the ring is
-changed under way; some readers read in long REPEATABLE READ transactions. Each host
-reaches the nodes over links that hold what it sends and deliver it 0.1 to 5 s late,
-after its sender gave up, or hold it from the first reply of a token's write on. Beside
-that, scenes have a late token meet a reader that it could deceive. Each value carries
-its version, and each commit and publish is written down with its time. Afterwards the
-logs are judged.
+On a private MariaDB or MySQL and three memcached nodes with little memory, processes
+write, carry and read; at random they are killed and stopped, workers beyond their
+claims, and so are the nodes; tokens and entries are evicted, connections dropped, and
+the ring is changed under way; some readers read in long REPEATABLE READ transactions.
+Each host reaches the nodes over links that hold what it sends and deliver it 0.1 to 5 s
+late, after its sender gave up, or hold it from the first reply of a token's write on.
+Beside that, scenes have a late token meet a reader that it could deceive. Each value
+carries its version, and each commit and publish is written down with its time.
+Afterwards the logs are judged.
 
 Exit code: 0 nothing was stale, 1 something was, 3 the run itself failed, or was so
 calm that it shows nothing. The seed repeats the choices, not the scheduling. To see
@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seed=seed,
                 seconds=options.seconds,
                 reads=options.reads,
+                kind=options.database,
                 plain_delete=options.plain_delete,
                 plain_set=options.plain_set,
                 calm=options.calm,
@@ -138,6 +139,8 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    from servers import SQL_SERVERS
+
     description, _, notes = (__doc__ or "").partition("\n\n")
     options = argparse.ArgumentParser(
         description=description,
@@ -147,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--seconds", type=float, help="default 60, unless --reads is given")
     add("--reads", type=int, help="end after so many")
+    add("--database", choices=SQL_SERVERS, default="mariadb", help="default mariadb")
     add("--seed", type=int, help="default: drawn, and printed")
     add("--plain-delete", action="store_true", help="get, set and delete; must fail")
     add("--plain-set", action="store_true", help="overwrite tokens; must fail")

@@ -16,7 +16,7 @@ from typing import Callable, Iterator, Sequence
 
 from faults.storm import StormError
 from hydracache_sync import OutboxWorker, open_outbox
-from servers import MariaDB, Memcached, free_port
+from servers import SQL_SERVERS, Memcached, SQLServer, free_port
 
 from .app import HOSTS, Settings
 from .judge import Verdict, judge
@@ -103,7 +103,7 @@ class Run:
     def __init__(
         self,
         settings: Settings,
-        database: MariaDB,
+        database: SQLServer,
         nodes: list[Memcached],
         tell: Callable[[str], None],
     ) -> None:
@@ -367,14 +367,16 @@ def run(
     seconds: float | None,
     reads: int | None,
     tell: Callable[[str], None],
+    kind: str = "mariadb",
     **weakened: bool,
 ) -> Verdict:
     """Run with servers of its own, and judge what was written down in ``folder``.
 
+    :param kind: of the database's server.
     :param weakened: what of ``Settings`` is to be another way than the library's.
     """
     with ExitStack() as servers:
-        database = servers.enter_context(MariaDB())
+        database = servers.enter_context(SQL_SERVERS[kind]())
         memory = ("-m", str(MEMORY))
         nodes = [
             servers.enter_context(Memcached(arguments=memory)) for _ in range(NODES)
