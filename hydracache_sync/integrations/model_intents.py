@@ -28,6 +28,7 @@ class ModelIntents:
     :param collections: names of the collections that any change touches.
     :param key: makes an entity's key of the columns of the primary key.
     :param more: further intents, of the object as it is after the change.
+    :ivar entity: as given.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class ModelIntents:
         if entity is not None:
             InvalidationIntent.entity(entity, "")
         self.of_table = [InvalidationIntent.collection(name) for name in collections]
-        self._entity = entity
+        self.entity = entity
         self._key = key
         self._more = more
 
@@ -55,9 +56,9 @@ class ModelIntents:
         :param primary_keys: those it has and had.
         """
         found = list(self.of_table)
-        if self._entity is not None:
+        if self.entity is not None:
             found += [
-                InvalidationIntent.entity(self._entity, self._key(*primary_key))
+                InvalidationIntent.entity(self.entity, self._key(*primary_key))
                 for primary_key in primary_keys
             ]
         if self._more is not None:

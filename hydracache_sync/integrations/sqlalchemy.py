@@ -115,6 +115,8 @@ class Attached:
         self._written: weakref.WeakKeyDictionary[Any, list[Written]]
         self._written = weakref.WeakKeyDictionary()
         self._said = False
+        #: What has been complained of: models, and names of entities.
+        self._said_of: set[Any] = set()
         self.target = _resolved(target)
         if isinstance(self.target, Engine):
             if bind is not None:
@@ -209,6 +211,8 @@ class Attached:
             transaction = self._transaction_on(connection)
             if transaction is not None:
                 transaction.add(*intents.of_object(target, keys))
+            else:
+                self._warn_of_unattached(model, object_session(target), connection)
 
         event.listen(model, "after_insert", inserted, propagate=True)
         event.listen(model, "before_update", updates, propagate=True)
@@ -314,6 +318,9 @@ class Attached:
                 table = getattr(compiled.statement, "table", None)
                 if table is not None:
                     transaction.add(*self._intents_of(table))
+                    if not _is_of_objects(transaction, context):
+                        for entity in self._entities_of(table):
+                            transaction.changed_in_bulk(entity, table.key)
 
     def _has_executed(
         self,
@@ -344,6 +351,48 @@ class Attached:
                 for intent in intents.of_table
             )
         return found
+
+    def _entities_of(self, table: Any) -> set[str]:
+        """Names of the entities of models that have rows in ``table``."""
+        return {
+            intents.entity
+            for model, intents in self._models
+            if intents.entity is not None and table.key in _tables_of(model)
+        }
+
+    def _warn_of_bulk(self, transaction: TransactionIntents) -> None:
+        """Say, once for each, which entities a commit has changed and not named."""
+        for entity, table in transaction.unnamed().items():
+            if entity in self._said_of:
+                continue
+            self._said_of.add(entity)
+            logger.warning(
+                "a statement without objects has changed table %s, and no entity %s was"
+                " invalidated in its transaction: which rows it hit is not known."
+                " Invalidate them beside the statement, or read them with a collection"
+                " of the model among the tags",
+                table,
+                entity,
+            )
+
+    def _warn_of_unattached(
+        self, model: type, session: Session | None, connection: Connection
+    ) -> None:
+        """Say once that objects of ``model`` were changed where nobody follows."""
+        if session is None or model in self._said_of:
+            return
+        if any(isinstance(each, Attached) for each in session.info) or any(
+            isinstance(each(), TransactionIntents)
+            for each in connection.info.values()
+            if isinstance(each, weakref.ref)
+        ):
+            return  # another app's, or another outbox's
+        self._said_of.add(model)
+        logger.warning(
+            "a session that is not attached has changed a %s, which is watched: nothing"
+            " is invalidated. Make it by what attach() was given, or attach it too",
+            model.__name__,
+        )
 
     def _commits(self, connection: Connection) -> None:
         """Write what came after the events of the session that is committing."""
@@ -437,10 +486,26 @@ def _tables_of(model: type) -> set[str]:
     }
 
 
+def _is_of_objects(transaction: TransactionIntents, context: Any) -> bool:
+    """Whether a flush sends the statement, so that mappers tell of its objects.
+
+    Or it only makes rows, which nobody has read yet.
+    """
+    statement = context.compiled.statement
+    if context.isinsert and getattr(statement, "_post_values_clause", None) is None:
+        return True
+    if isinstance(transaction, _OfSession):
+        session = transaction.session()
+        return session is not None and getattr(session, "_flushing", False)
+    # Of a session that is not attached itself: a flush brings its mapper's cache.
+    return "compiled_cache" in context.execution_options
+
+
 class _OfSession(TransactionIntents):
     """Of a session; may have connections to several databases."""
 
     def __init__(self, home: Home, session: Session) -> None:
+        self.session = weakref.ref(session)
         super().__init__(
             home,
             pending=lambda: bool(session.new or session.dirty or session.deleted),
@@ -562,6 +627,7 @@ class _SessionEvents:
             state.over = True
             if current.began is not None and not session.expire_on_commit:
                 state.kept.add(current.began)
+            self._attached._warn_of_bulk(current)
             self._end(state, committed=True)
             current.after_commit()
             self._attached._remember(session, current)
@@ -691,6 +757,7 @@ class _EngineEvents:
         # Nobody tells when it is done; that nothing comes in between is certain.
         del connection.info[self._home]
         connection.info[self._idle] = time.time()
+        self._attached._warn_of_bulk(transaction)
         transaction.end(committed=True)
         if transaction.written:
             self._attached._remember(connection, transaction)

@@ -69,6 +69,7 @@ class _Savepoint:
     def __init__(self, collected: Collected | None) -> None:
         self.intents: list[InvalidationIntent] = []
         self.changed = False
+        self.bulk: set[tuple[str, str]] = set()
         self.collected = collected
         self.mark = 0 if collected is None else collected.mark()
 
@@ -125,6 +126,26 @@ class TransactionIntents(OpenTransaction):
     def add(self, *intents: InvalidationIntent) -> None:
         self._savepoints[-1].intents += intents
 
+    def changed_in_bulk(self, entity: str, table: str) -> None:
+        """State that a statement has changed ``table``, and not which entities."""
+        self._savepoints[-1].bulk.add((entity, table))
+
+    def unnamed(self) -> dict[str, str]:
+        """Tables changed in bulk, by the name of their entities, none of which is among
+        what it has written."""
+        written = [
+            intent for each in self.written for intent in each.receipt.batch or ()
+        ]
+        named = {
+            # The tag of an entity stands for it, too.
+            intent.entity_name or (intent.value or "").partition(":")[0]
+            for intent in written
+        }
+        if any(intent.kind == "flush" for intent in written):
+            return {}
+        bulk = set().union(*(each.bulk for each in self._savepoints))
+        return {entity: table for entity, table in bulk if entity not in named}
+
     def changed(self) -> None:
         """State that a statement has changed something."""
         self._savepoints[-1].changed = True
@@ -153,6 +174,7 @@ class TransactionIntents(OpenTransaction):
         if kept or self._durable:
             self._savepoints[-1].intents += ended.intents
             self._savepoints[-1].changed |= ended.changed
+            self._savepoints[-1].bulk |= ended.bulk
         else:
             self._drop(ended)
 

@@ -8,6 +8,7 @@ import pytest
 from library import ADA, NAMESPACE, Author, Book, Library, Translator
 from sqlalchemy import delete, event, insert, text, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, sessionmaker
 
 from hydracache_sync import InvalidationIntent, entity_tag
 from hydracache_sync.integrations.sqlalchemy import Attached, attach, entity_key
@@ -293,3 +294,110 @@ class TestStatements:
 
     def test_a_read_is_none_of_them(self, seen: Any) -> None:
         assert seen(lambda session: session.query(Author).all()) == []
+
+
+class TestWarnings:
+    """What changes a watched model and invalidates no entity is said once."""
+
+    BULK = "a statement without objects has changed table author"
+    UNATTACHED = "a session that is not attached has changed a Author"
+
+    @pytest.mark.parametrize("kind", ["orm", "core", "query"])
+    def test_a_statement_without_objects(
+        self, library: Library, seen: Any, kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def change(session: Any) -> None:
+            if kind == "orm":
+                session.execute(update(Author).values(name=Author.name + "!"))
+            elif kind == "core":
+                session.execute(delete(Author.__table__).where(text("1 = 0")))
+            else:
+                session.query(Author).update({"name": Author.name + "!"})
+
+        assert AUTHORS in seen(change)
+        seen(change)
+
+        assert caplog.text.count(self.BULK) == 1
+
+    def test_not_one_beside_which_entities_are_invalidated(
+        self, seen: Any, attached: Attached, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        intents = [author(1), InvalidationIntent.tag(entity_tag("author", "1"))]
+        for intent in (*intents, InvalidationIntent.flush()):
+
+            def change(session: Any, intent: InvalidationIntent = intent) -> None:
+                session.execute(update(Author).where(Author.id == 1).values(name="x"))
+                attached.invalidate(session, intent)
+
+            seen(change)
+
+        assert caplog.records == []
+
+    def test_not_one_that_is_rolled_back_with_its_savepoint(
+        self, seen: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def change(session: Any) -> None:
+            savepoint = session.begin_nested()
+            session.execute(update(Author).values(name=Author.name + "!"))
+            savepoint.rollback()
+
+        seen(change)
+
+        assert caplog.records == []
+
+    def test_not_rows_that_are_new_and_not_objects(
+        self, seen: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def change(session: Any) -> None:
+            session.execute(insert(Author.__table__), [{"id": 7, "name": "new"}])
+            session.add(Author(id=8, name="newer"))
+            session.flush()
+            session.get(Author, 1).name = "other"
+            session.delete(session.get(Author, 2))
+
+        seen(change)
+
+        assert caplog.records == []
+
+    def test_core_on_an_attached_engine(
+        self, library: Library, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        attached = attach(library.engine, library.outbox, NAMESPACE)
+        attached.watch(Author, entity="author", collections=["authors"])
+
+        with library.session() as session:
+            session.add(Author(id=1, name="ada"))
+            session.commit()
+            session.get(Author, 1).name = "other"
+            session.commit()
+        flushed = caplog.text
+        with library.engine.begin() as connection:
+            connection.execute(update(Author.__table__).values(name="x"))
+
+        assert flushed == ""
+        assert caplog.text.count(self.BULK) == 1
+
+    def test_a_session_that_is_not_attached(
+        self, library: Library, seen: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        said = []
+        for name in ("x", "y"):
+            with Session(library.engine) as session:
+                session.get(Author, 1).name = name
+                session.commit()
+            said.append(caplog.text.count(self.UNATTACHED))
+
+        # Other tests' watch the class as well.
+        assert said[0] == said[1] >= 1
+
+    def test_not_one_that_another_app_has_attached(
+        self, library: Library, seen: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        other = sessionmaker(bind=library.engine)
+        attach(other, library.outbox_on("hydracache_outbox"), "other")
+
+        with other() as session:
+            session.get(Author, 1).name = "x"
+            session.commit()
+
+        assert caplog.records == []
