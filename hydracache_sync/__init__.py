@@ -17,6 +17,7 @@ from hydracache_sync.cache import (
     PickleCodec,
     Quarantine,
     Reservation,
+    SignedCodec,
     Stale,
     TaggedCache,
 )
@@ -138,6 +139,7 @@ __all__ = [
     "ConnectionSnapshot",
     "Quarantine",
     "Reservation",
+    "SignedCodec",
     "Stale",
     "TaggedCache",
     # checking it in production

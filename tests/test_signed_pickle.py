@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hydracache_sync import ConfigurationError, MemoryStore, TaggedCache
 from hydracache_sync.cache import Codec, PickleCodec
-from hydracache_sync.cache.codec import MISS, SIGNED_PICKLE
+from hydracache_sync.cache.codec import MISS, PICKLE, SIGNED
 from hydracache_sync.cache.entry import basis_of, pack, soft_ms_of, tag_digest
 from hydracache_sync.cache.tokens import fresh_tokens
 
@@ -111,9 +111,14 @@ def test_a_pickle_that_is_not_signed_is_not_unpickled(
 ) -> None:
     evil = pickle.dumps(Touch(tmp_path / "ran"))
 
-    entry = pack(BASIS, SIGNED_PICKLE, signature + evil)
+    inner = pack(BASIS, PICKLE, evil)
+    for entry in (
+        inner,
+        pack(BASIS, SIGNED, signature + evil),
+        pack(BASIS, SIGNED, signature + inner[len(BASIS) :]),
+    ):
+        assert CODEC.decode(entry, DIGEST, TOKENS) is MISS
 
-    assert CODEC.decode(entry, DIGEST, TOKENS) is MISS
     assert not (tmp_path / "ran").exists()
 
 
@@ -132,10 +137,10 @@ def test_a_signature_is_no_good_on_other_tokens_tags_or_another_soft_expiry() ->
     payload = entry[len(BASIS) + 14 :]
     others = fresh_tokens(4, 1_700_000_000_000)
 
-    moved = pack(basis_of(DIGEST, others), SIGNED_PICKLE, payload, 1000)
-    retagged = pack(basis_of(tag_digest(["a"]), TOKENS), SIGNED_PICKLE, payload, 1000)
-    softer = pack(BASIS, SIGNED_PICKLE, payload, 2000)
-    same = pack(BASIS, SIGNED_PICKLE, payload, 1000)
+    moved = pack(basis_of(DIGEST, others), SIGNED, payload, 1000)
+    retagged = pack(basis_of(tag_digest(["a"]), TOKENS), SIGNED, payload, 1000)
+    softer = pack(BASIS, SIGNED, payload, 2000)
+    same = pack(BASIS, SIGNED, payload, 1000)
 
     assert CODEC.decode(moved, DIGEST, others) is MISS
     assert CODEC.decode(retagged, tag_digest(["a"]), TOKENS) is MISS

@@ -9,6 +9,7 @@ from hydracache_sync.cache.keyspace import Address, Keyspace, app_address
 from hydracache_sync.cache.memcached import MemcachedStore
 from hydracache_sync.cache.memory import MemoryStore
 from hydracache_sync.cache.reservation import Reservation
+from hydracache_sync.cache.signed import SignedCodec
 from hydracache_sync.cache.signed_pickle import PickleCodec
 from hydracache_sync.cache.store import CacheStore, Copy, Failures, Maker, Write
 from hydracache_sync.cache.strict import Quarantine
@@ -25,6 +26,7 @@ __all__ = [
     "CacheDiagnostics",
     "Codec",
     "PickleCodec",
+    "SignedCodec",
     # stores
     "CacheStore",
     "Copy",

@@ -2,8 +2,8 @@
 
 A value comes back equal and of the same types, or it is refused when it is stored.
 Whatever is found in place of an entry is a miss and never an exception. What a cache
-needs of a codec is the two methods of :class:`Codec`; another one is in
-:mod:`hydracache_sync.cache.signed_pickle`.
+needs of a codec is the two methods of :class:`Codec`; others, which sign, are in
+:mod:`hydracache_sync.cache.signed` and :mod:`hydracache_sync.cache.signed_pickle`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from hydracache_sync.cache.json_text import JsonText
 
 #: How to read a payload. A number is never given a second meaning: older entries and
 #: processes of another version are around.
-BYTES, TEXT, JSON, NONE, WIDE_JSON, SIGNED_PICKLE = range(1, 7)
+#: 6 was a signed pickle that did not know its place. A PICKLE is found in nothing but
+#: a SIGNED one.
+BYTES, TEXT, JSON, NONE, WIDE_JSON, _, SIGNED, PICKLE = range(1, 9)
 
 #: Given back by ``decode``, since None is a value.
 MISS: Any = object()
@@ -34,11 +36,14 @@ class Codec:
     def __init__(self, *, use_orjson: bool | None = None) -> None:
         self._json = JsonText(use_orjson=use_orjson)
 
-    def encode(self, value: object, basis: bytes, soft_ms: int = 0) -> bytes:
+    def encode(
+        self, value: object, basis: bytes, soft_ms: int = 0, name: bytes = b""
+    ) -> bytes:
         """Pack ``value`` so that :meth:`decode` gives back its equal, types included.
 
         :param basis: of the tokens that it was loaded under, see ``entry.basis_of``.
         :param soft_ms: as ``entry.pack`` has it.
+        :param name: the entry's name in the store, for codecs that sign it.
         :raises TypeError: the value, or something in it, is of another type or of a
             subclass, which would come back as something else; the message names it.
         :raises ValueError: a number is not finite, or the value holds itself, is nested
@@ -57,12 +62,17 @@ class Codec:
         return pack(basis, WIDE_JSON if wide else JSON, text, soft_ms)
 
     def decode(
-        self, entry: bytes | None, digest: bytes, tokens: Sequence[bytes | None]
+        self,
+        entry: bytes | None,
+        digest: bytes,
+        tokens: Sequence[bytes | None],
+        name: bytes = b"",
     ) -> Any:
         """Return the value of ``entry`` if it rests on these, else :data:`MISS`.
 
         :param digest: of the tags, see ``entry.tag_digest``.
         :param tokens: as they are in the store now, None where there is none.
+        :param name: as :meth:`encode` was given it.
         """
         found = unpack(entry, digest, tokens)
         if found is None:

@@ -21,7 +21,7 @@ from typing import (
     Tuple,
 )
 
-from hydracache_sync.cache.codec import MISS, Codec
+from hydracache_sync.cache.codec import MISS
 from hydracache_sync.cache.diagnostics import Tallies, Tally
 from hydracache_sync.cache.entry import basis_of, soft_ms_of, tokens_in
 from hydracache_sync.cache.hold_off import TokenRule
@@ -30,7 +30,7 @@ from hydracache_sync.cache.lifetime import Lifetime, Lifetimes
 from hydracache_sync.cache.load_lock import LoadLock
 from hydracache_sync.cache.outage import Outage
 from hydracache_sync.cache.replacing import replace
-from hydracache_sync.cache.signed_pickle import PickleCodec
+from hydracache_sync.cache.signed import InnerCodec
 from hydracache_sync.cache.store import CacheStore, Copy, Write
 from hydracache_sync.cache.tag_sets import TagSet, TagSets
 from hydracache_sync.cache.tokens import (
@@ -106,7 +106,7 @@ class Entries:
         *,
         rule: TokenRule,
         lifetimes: Lifetimes,
-        codec: Codec | PickleCodec,
+        codec: InnerCodec,
         keep_tags: bool,
         clock: Callable[[], float],
     ) -> None:
@@ -144,7 +144,7 @@ class Entries:
             return key, MISS, None, addresses, tag_set, None
         if self._reading.active:
             self._reading.end()
-        value = self._decode(entry, tag_set[1], tokens)
+        value = self._decode(entry, tag_set[1], tokens, addresses[0][1])
         if value is MISS:
             self._count_miss()
         else:
@@ -170,7 +170,7 @@ class Entries:
         looks = []
         for key, addresses, tag_set in plans:
             entry, *tokens = [found[each] for each in addresses]
-            value = self._decode(entry, tag_set.digest, tokens)
+            value = self._decode(entry, tag_set.digest, tokens, addresses[0][1])
             (self.tallies.misses if value is MISS else self.tallies.hits).add()
             looks.append(Look(key, value, entry, addresses, tag_set, tokens))
         return looks
@@ -191,7 +191,8 @@ class Entries:
             if entry is not None and tag_set is not None:
                 if tag_set.addresses:
                     tokens += self._store.get_many(tag_set.addresses)
-                value = self._decode(entry, tag_set.digest, tokens)
+                name = addresses[0][1]
+                value = self._decode(entry, tag_set.digest, tokens, name)
         except ApplyError as exc:
             self._failed(self._reading, exc)
         (self.tallies.misses if value is MISS else self.tallies.hits).add()
@@ -208,7 +209,8 @@ class Entries:
             self._failed(self._reading, exc)
             return look._replace(value=MISS, entry=None, tokens=None), None
         entry, *tokens = found
-        value = self._decode(entry, look.tag_set.digest, tokens)
+        name = look.addresses[0][1]
+        value = self._decode(entry, look.tag_set.digest, tokens, name)
         return look._replace(value=value, entry=entry, tokens=tokens), other
 
     def tokens_of(self, key: str, tags: Iterable[str]) -> Look:
@@ -227,7 +229,8 @@ class Entries:
         if look.entry is None:
             return MISS
         tokens = tokens_in(look.entry, len(look.addresses) - 1)
-        return self._decode(look.entry, look.tag_set.digest, tokens)
+        name = look.addresses[0][1]
+        return self._decode(look.entry, look.tag_set.digest, tokens, name)
 
     def is_due(self, look: Look) -> bool:
         """Tell whether a hit is past its soft TTL."""
@@ -375,11 +378,13 @@ class Entries:
         :raises TypeError, ValueError: it cannot be stored and come back the same.
         """
         soft_ms = self._lifetimes.soft_expiry_ms(lifetime)
-        return self._encode(value, judgement.look.basis, soft_ms)
+        look = judgement.look
+        return self._encode(value, look.basis, soft_ms, look.addresses[0][1])
 
     def unpack(self, look: Look, entry: bytes) -> Any:
         """Return a value of one's own from an entry that another load has made."""
-        return self._decode(entry, look.tag_set.digest, look.tokens or ())
+        name = look.addresses[0][1]
+        return self._decode(entry, look.tag_set.digest, look.tokens or (), name)
 
     def pack_shared(self, look: Look, value: object) -> bytes | None:
         """Make an entry under no tokens, to hand a value to other threads alone.

@@ -21,6 +21,22 @@ _encoder = json.JSONEncoder(
     separators=(",", ":"),
 )
 
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError("a number is not finite")
+    return number
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number that is written here")
+
+
+#: Takes no NaN and no Infinity, and no number beyond them: dump() writes none, so it is
+#: not ours. As orjson.
+_decoder = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+
 #: Found in every text with an integer outside of 64 bits, and in hardly any other.
 _maybe_wide = re.compile(rb"[0-9]{19}").search
 
@@ -91,7 +107,7 @@ class JsonText:
             except ValueError:
                 # A lone surrogate or a deep nesting, if it is ours.
                 pass
-        return json.loads(data.decode("utf-8", "surrogatepass"))
+        return _decoder.decode(data.decode("utf-8", "surrogatepass"))
 
 
 def _check(value: object) -> None:

@@ -36,7 +36,7 @@ from hydracache_sync.cache.lifetime import (
     Lifetimes,
 )
 from hydracache_sync.cache.reservation import Reservation
-from hydracache_sync.cache.signed_pickle import PickleCodec
+from hydracache_sync.cache.signed import InnerCodec
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.writing import OpenWrites
@@ -97,7 +97,8 @@ class TaggedCache:
         ``ConnectionSnapshot`` does that for a connection.
     :param clock_skew: seconds by which the clocks of hosts may differ, 0 or more.
     :param ttl: default seconds that an entry lives, rounded up; 0 for no limit.
-    :param codec: ``PickleCodec(key=...)`` to keep any value that pickle takes, signed.
+    :param codec: ``SignedCodec(key=...)`` to take from memcached only what was stored
+        with that key; ``PickleCodec(key=...)`` to keep any value that pickle takes.
     :param soft_ttl: default of ``get_or_load``.
     :param jitter: part of its TTL by which an entry may end earlier, from 0 to below 1,
         so that entries stored together do not all have to be loaded together.
@@ -126,7 +127,7 @@ class TaggedCache:
         snapshot: Callable[[], float | None] | None = None,
         clock_skew: float = 1.0,
         ttl: float = DEFAULT_TTL,
-        codec: Union[Codec, PickleCodec, None] = None,
+        codec: InnerCodec | None = None,
         soft_ttl: float | None = None,
         jitter: float = DEFAULT_JITTER,
         max_wait: float = DEFAULT_MAX_WAIT,

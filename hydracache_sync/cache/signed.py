@@ -1,0 +1,118 @@
+"""Entries under a signature: what memcached gives back is what one of us stored there.
+
+memcached has no users and mostly no password: whoever reaches it can write there. A
+signature that covers the value alone would still let a writer move an entry to another
+key, namespace or ring, so it covers the name that the entry has in the store as well.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any, Protocol, Sequence, Union
+
+from hydracache_sync.cache.codec import MISS, SIGNED, Codec
+from hydracache_sync.cache.entry import basis_of, pack, unpack
+from hydracache_sync.errors import ConfigurationError
+
+#: Bytes of a key below which guessing it is thinkable.
+MIN_KEY_SIZE = 16
+
+_HASH = "sha256"
+_SIGNATURE_SIZE = 32
+
+#: Keeps a signature made with the same key for another purpose from being one here.
+_PURPOSE = b"hydracache-signed-v2"
+
+
+class InnerCodec(Protocol):
+    """What is signed: entries of a codec that signs nothing."""
+
+    def encode(
+        self, value: object, basis: bytes, soft_ms: int = 0, name: bytes = b""
+    ) -> bytes: ...
+
+    def decode(
+        self,
+        entry: bytes | None,
+        digest: bytes,
+        tokens: Sequence[bytes | None],
+        name: bytes = b"",
+    ) -> Any: ...
+
+
+class SignedCodec:
+    """Keeps what ``Codec`` keeps, under an HMAC-SHA256. In place of ``Codec``.
+
+    The signature covers the entry's key, namespace and ring, its tags and tokens, its
+    soft expiry and the value. Who can write to memcached can still remove entries, or
+    put back an old one together with its tokens. An entry without a good signature is a
+    miss, and so are entries of another codec: a namespace changes its codec at the
+    price of its cache. Costs some microseconds a read. Immutable, safe to share.
+
+    :param key: secret of 16 bytes or more, or several of them: the first signs, all
+        are accepted. To change keys, first add the new one last everywhere, then move
+        it to the front, then take the old one away.
+    :param codec: makes the entries that are signed; ``Codec()`` by default.
+    :raises ConfigurationError: no key, or one that is too short or no ``bytes``.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: Union[bytes, Sequence[bytes]],
+        codec: InnerCodec | None = None,
+    ) -> None:
+        keys = [key] if isinstance(key, (bytes, str)) else list(key)
+        if not keys:
+            raise ConfigurationError("key holds no key to sign with")
+        for each in keys:
+            if not isinstance(each, bytes):
+                raise ConfigurationError(
+                    f"key must be bytes, or several, not {type(each).__name__}"
+                )
+            if len(each) < MIN_KEY_SIZE:
+                raise ConfigurationError(
+                    f"key has {len(each)} bytes, and must have {MIN_KEY_SIZE} or more"
+                )
+        self._keys = keys
+        self._codec: InnerCodec = Codec() if codec is None else codec
+
+    def encode(
+        self, value: object, basis: bytes, soft_ms: int = 0, name: bytes = b""
+    ) -> bytes:
+        """Pack ``value``, signed; see ``Codec.encode``."""
+        data = self._codec.encode(value, basis)[len(basis) :]
+        signature = _sign(self._keys[0], name, basis, soft_ms, data)
+        return pack(basis, SIGNED, signature + data, soft_ms)
+
+    def decode(
+        self,
+        entry: bytes | None,
+        digest: bytes,
+        tokens: Sequence[bytes | None],
+        name: bytes = b"",
+    ) -> Any:
+        """Return the value of ``entry`` if it is ours and rests on these, else MISS."""
+        found = unpack(entry, digest, tokens)
+        if found is None or found.form != SIGNED:
+            return MISS
+        signature = found.payload[:_SIGNATURE_SIZE]
+        data = found.payload[_SIGNATURE_SIZE:]
+        basis = basis_of(digest, tokens)  # type: ignore[arg-type]
+        for key in self._keys:
+            wanted = _sign(key, name, basis, found.soft_ms, data)
+            if hmac.compare_digest(signature, wanted):
+                return self._codec.decode(basis + data, digest, tokens)
+        return MISS
+
+    def __repr__(self) -> str:
+        return f"SignedCodec(key=<{len(self._keys)}>)"
+
+
+def _sign(key: bytes, name: bytes, basis: bytes, soft_ms: int, data: bytes) -> bytes:
+    # Of known lengths up to the name, whose own is said: nothing can be moved from one
+    # part to the next.
+    lengths = b"".join(
+        number.to_bytes(8, "big") for number in (len(name), len(basis), soft_ms)
+    )
+    return hmac.digest(key, b"".join([_PURPOSE, lengths, name, basis, data]), _HASH)
