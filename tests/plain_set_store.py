@@ -24,8 +24,8 @@ class PlainSetStore(MemcachedStore):
     ) -> list[bool | ApplyError]:
         tokens = make(copies, placeholders)
         writes = [
-            (copy.address, token, None)
-            for copy, token in zip(copies, tokens)
+            (address, token, None)
+            for (address, _), token in zip(copies, tokens)
             if token is not None
         ]
         first, placeholder = tokens[0], placeholders[0]
@@ -37,7 +37,7 @@ class PlainSetStore(MemcachedStore):
         failures = self.set_many(
             list(dict((write[0], write) for write in writes).values())
         )
-        return [failures.get(copy.address, True) for copy in copies]
+        return [failures.get(address, True) for address, _ in copies]
 
     def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
         now_ms = int(time.time() * 1000)

@@ -188,33 +188,30 @@ PROTECTIONS = [
         "P3",
         "a token is stored on condition that nothing has changed",
         "cache/commands.py",
-        '    return b"cas %b 0 0 %d %d\\r\\n%b\\r\\n" % (key, len(value), unique,'
-        " value)\n",
-        '    return b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
+        'b"cas %b 0 0 %d %b\\r\\n%b\\r\\n" % (key, len(value), unique, value)\n',
+        'b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
         _LATE + "test_a_late_apply_lets_no_old_snapshot_in",
     ),
     Protection(
         "P5",
         "... a mark of a quarantine, too",
         "cache/commands.py",
-        '    return b"cas %b 0 0 %d %d\\r\\n%b\\r\\n" % (key, len(value), unique,'
-        " value)\n",
-        '    return b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
+        'b"cas %b 0 0 %d %b\\r\\n%b\\r\\n" % (key, len(value), unique, value)\n',
+        'b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
         _LATE + "test_a_late_quarantine_does_not_undo_another",
     ),
     Protection(
         "P3",
         "... and the stamp that a reader gives a token",
         "cache/replacement.py",
-        "                command = commands.compare_and_set("
-        "copy.address[1], unique, value)\n",
-        "                command = commands.compare_and_set("
-        "copy.address[1], unique, value)\n"
-        "                if value[:9] == versions[place][0][:9]:\n"
-        '                    command = b"set %b 0 0 17\\r\\n%b\\r\\n" % (\n'
-        "                        copy.address[1],\n"
-        "                        value,\n"
-        "                    )\n",
+        "            values,  # type: ignore[arg-type]\n        )\n",
+        "            values,  # type: ignore[arg-type]\n        )\n"
+        "        if [each[:9] for each in values] == [each[:9] for each, _ in"
+        " use.versions]:\n"
+        '            use.data = b"".join(\n'
+        '                b"set %b 0 0 17\\r\\n%b\\r\\n" % (address[1], value)\n'
+        "                for (address, _), value in zip(copies, values)\n"
+        "            )\n",
         _LATE + "test_a_late_token_of_a_reader_lets_no_old_snapshot_in",
     ),
     Protection(
@@ -259,16 +256,16 @@ PROTECTIONS = [
         "P3",
         "a token that another has stored meanwhile is not the own one",
         "cache/replacement.py",
-        "failed.get(place, place not in overtaken)\n",
-        'failed.get(place, overtaken.get(place) != b"NOT_FOUND")\n',
+        "            self.outcomes[place] = False\n",
+        '            self.outcomes[place] = overtaken[place] == b"EXISTS"\n',
         _LATE + "test_a_token_that_another_has_stored_is_not_taken_for_the_own_one",
     ),
     Protection(
         "P3",
         "... and one that is gone has not been stored",
         "cache/replacement.py",
-        "failed.get(place, place not in overtaken)\n",
-        'failed.get(place, overtaken.get(place) != b"EXISTS")\n',
+        "            self.outcomes[place] = False\n",
+        '            self.outcomes[place] = overtaken[place] == b"NOT_FOUND"\n',
         _LATE + "test_a_token_that_is_evicted_between_the_trips_is_made_anew",
     ),
     Protection(
@@ -311,9 +308,9 @@ PROTECTIONS = [
         "P3",
         "a condition is sent where the version was read",
         "cache/replacement.py",
-        "            node.tell_more(connection, data, monotonic())\n",
-        "            node.put_back(connection)\n"
-        "            connection = node.tell(data, monotonic())\n",
+        "            use.node.tell_more(use.connection, use.data, monotonic())\n",
+        "            use.node.put_back(use.connection)\n"
+        "            use.connection = use.node.tell(use.data, monotonic())\n",
         "tests/test_cache_replacing.py::"
         "test_a_condition_is_not_carried_over_to_a_server_that_was_restarted",
     ),
@@ -321,8 +318,8 @@ PROTECTIONS = [
         "P3",
         "a flush is on every node",
         "cache/memcached.py",
-        "                found += [Copy(address, node) for node in self._nodes]\n",
-        "                found += [Copy(address, node) for node in self._nodes[:1]]\n",
+        "                found += [(address, node) for node in self._nodes]\n",
+        "                found += [(address, node) for node in self._nodes[:1]]\n",
         _LATE + "test_a_flush_that_one_node_of_three_gets_late_lets_no_old_snapshot_in",
     ),
     Protection(
