@@ -90,6 +90,16 @@ class InvalidationApplier:
         """Return those of :meth:`nodes` that must acknowledge ``intent``."""
         return ()
 
+    def probe(self, intent: InvalidationIntent) -> None:
+        """Return if what must acknowledge ``intent`` answers now; change nothing.
+
+        Asked before an invalidation is tried again whose last worker died: in an
+        outage of the cache that is no fault of the invalidation's. By default nothing
+        is asked, and each such death counts an attempt.
+
+        :raises ApplyUnavailable: it does not.
+        """
+
 
 class MemcachedApplier(InvalidationApplier):
     """Makes entries of :class:`~hydracache_sync.TaggedCache` unservable for good.
@@ -169,6 +179,12 @@ class MemcachedApplier(InvalidationApplier):
             for name in store.nodes_of(keyspace.target(*intent.to_cache_invalidation()))
         ]
 
+    def probe(self, intent: InvalidationIntent) -> None:
+        for store, keyspace in self._stores:
+            _probe(
+                store, store.nodes_of(keyspace.target(*intent.to_cache_invalidation()))
+            )
+
     def _apply_to(
         self,
         store: CacheStore,
@@ -187,6 +203,14 @@ class MemcachedApplier(InvalidationApplier):
 
     def _new_tokens(self, _: Sequence[Copy], found: Sequence[bytes]) -> list[bytes]:
         return fresh_tokens(len(found), int(self._clock() * 1000), self._kind)
+
+
+def _probe(store: CacheStore, nodes: Sequence[str]) -> None:
+    answers = store.ping()
+    for node in nodes:
+        answer = answers.get(node)
+        if isinstance(answer, ApplyUnavailable):
+            raise answer
 
 
 def _joint_failure(failures: Iterable[Exception | None]) -> Exception | None:
@@ -298,6 +322,10 @@ class PlainKeyApplier(InvalidationApplier):
         return [
             name for key in keys for name in self._client.nodes_of(app_address(key))
         ]
+
+    def probe(self, intent: InvalidationIntent) -> None:
+        if isinstance(self._client, CacheStore):
+            _probe(self._client, self.nodes_of(intent))
 
     def _keys(self, intent: InvalidationIntent) -> list[bytes]:
         if intent.kind == "flush":

@@ -38,7 +38,7 @@ from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outages import CacheOutages, NodeName, waiting_for
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.row import ABANDONED, OutboxRow, OutboxState
+from hydracache_sync.outbox.row import ABANDONED, TRIED_ALONE, OutboxRow, OutboxState
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import InvalidationReceipt
@@ -67,6 +67,12 @@ CAREFUL_BATCH_SIZE = 16
 
 #: Rows of a commit that an inline publish reads at once.
 PUBLISH_PAGE = 1000
+
+#: Said of a dead letter whose applier cannot flush in place of what it lacks.
+NO_NET = (
+    "; its applier cannot flush, so what it was to invalidate may be served until its"
+    " own end: mend the cause, then `hydracache dead retry`"
+)
 
 #: Failed attempts that make a dead letter.
 MAX_ATTEMPTS = 5
@@ -137,7 +143,8 @@ class OutboxWorker:
         by each further one, each wait drawn from 0 to that (full jitter).
     :param max_backoff: seconds, the bound of that.
     :param max_attempts: failed attempts that make a dead letter; at least 1. A worker
-        that died or hung at a row has failed too, which is seen when its claim ends.
+        that died or hung at a row has failed too, if it tried the row alone and the
+        cache had answered: its claim has ended then without a word.
     :param escalate: flush the namespace when a row becomes a dead letter, at most once
         a minute, so that what it was to invalidate is not served for ever.
 
@@ -271,15 +278,24 @@ class OutboxWorker:
         self.outbox.release(abandoned[1:])
         fresh = [row for row in rows if not row.was_abandoned]
         report = self._carry(fresh, started, stop) if fresh else PublishReport()
-        return report + self._carry(abandoned[:1], started, stop)
+        return report + self._carry(abandoned[:1], started, stop, alone=True)
 
     def _carry(
-        self, rows: Sequence[OutboxRow], started: float, stop: threading.Event | None
+        self,
+        rows: Sequence[OutboxRow],
+        started: float,
+        stop: threading.Event | None,
+        *,
+        alone: bool = False,
     ) -> PublishReport:
-        """Apply claimed rows and settle each."""
+        """Apply claimed rows and settle each.
+
+        :param alone: the last worker of the only row has died, perhaps of it.
+        """
         batch = _Batch(rows, self.max_attempts)
         try:
-            self._apply(batch, started + self.claim_ttl * CLAIM_SHARE, stop)
+            if not alone or self._may_try_alone(batch):
+                self._apply(batch, started + self.claim_ttl * CLAIM_SHARE, stop)
         except BaseException:
             # The process is being ended, or a greenlet is: what has an outcome keeps
             # it, the other rows are released at once instead of when the claim ends.
@@ -289,6 +305,23 @@ class OutboxWorker:
                 logger.exception("rows stay claimed for up to %s s", self.claim_ttl)
             raise
         return self._settle(batch, started)
+
+    def _may_try_alone(self, batch: _Batch) -> bool:
+        """Whether the only row of ``batch`` can be tried, so that a death counts.
+
+        A worker that dies while the cache hangs has not died of the row: it must have
+        answered first. What it says otherwise is noted as the row's failure.
+        """
+        for intent, rows in batch.rows.items():
+            try:
+                self.applier.probe(intent)
+            except Exception as exc:
+                # As any failure to apply it, by the error's class.
+                batch.failures.append(exc)
+                return False
+            # A row that is another's by now is left to that: no mark would find it.
+            return self.outbox.note(rows, TRIED_ALONE) == len(rows)
+        return False
 
     def drain(
         self, *, max_seconds: float | None = None, stop: threading.Event | None = None
@@ -584,7 +617,9 @@ class OutboxWorker:
                     report += PublishReport(released=done, lost=lost)
                     events.append(Released(self.namespace, some, lost, error, delay))
             if released:
-                done = self.outbox.release(released)
+                # One that is to be tried alone is so still.
+                kept = any(row.was_abandoned for row in released)
+                done = self.outbox.release(released, error=ABANDONED if kept else None)
                 lost = len(released) - done
                 report += PublishReport(released=done, lost=lost)
                 events.append(Released(self.namespace, released, lost, None, 0.0))
@@ -654,13 +689,15 @@ class OutboxWorker:
         if done < len(rows):
             # Some are another worker's by now; only what died here is reported.
             rows = [row for row in rows if self._died(row)]
+        net = "" if flushed or self.applier.can_flush else NO_NET
         for row in rows:
             logger.error(
-                "row %d of namespace %s is a dead letter after %d attempts: %s",
+                "row %d of namespace %s is a dead letter after %d attempts: %s%s",
                 row.id,
                 self.namespace,
                 row.attempts + 1,
                 error,
+                net,
                 extra=log_fields(replace(event, rows=[row], lost=0)),
             )
         return event
@@ -727,8 +764,8 @@ class _Batch:
         #: Rows with the same target are applied once.
         self.rows: dict[InvalidationIntent, list[OutboxRow]] = {}
         self.malformed: list[OutboxRow] = []
-        #: Rows that nobody came back from, once too often. The first of their deaths
-        #: may have been another row's of the same batch, and does not count.
+        #: Rows that nobody came back from, once too often. Deaths in a batch, which may
+        #: have been another row's, and in outages were not counted.
         self.hopeless: list[OutboxRow] = []
         #: Rows that an error is written at: they failed, or waited.
         self.tried: list[OutboxRow] = []
@@ -740,7 +777,7 @@ class _Batch:
                 self.malformed.append(row)
                 continue
             if row.has_error:
-                if row.was_abandoned and row.attempts > max_attempts:
+                if row.was_abandoned and row.attempts >= max_attempts:
                     self.hopeless.append(row)
                     continue
                 self.tried.append(row)

@@ -44,7 +44,7 @@ from hydracache_sync.outbox import (
     Pause,
     PendingPhase,
 )
-from hydracache_sync.outbox.row import ABANDONED, ENQUEUED_AGAIN
+from hydracache_sync.outbox.row import ABANDONED, ENQUEUED_AGAIN, TRIED_ALONE
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 T = TypeVar("T")
@@ -1009,20 +1009,37 @@ class ClaimContract(OutboxHooks):
 
         assert keys_of(outbox.claim(SHOP, "w2", limit=1, claim_ttl=3600)) == ["a"]
 
-    def test_a_claim_that_ended_without_a_word_counts_as_a_failed_attempt(
-        self, outbox, clock
+    @pytest.mark.parametrize("note, attempts", [(TRIED_ALONE, 2), (None, 0), ("e", 0)])
+    def test_a_claim_that_ended_without_a_word_counts_an_attempt_if_that_was_noted(
+        self, outbox, clock, note, attempts
     ):
         outbox.enqueue(SHOP, batch_of("a"))
         for _ in range(2):
-            [row] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+            rows = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+            assert note is None or outbox.note(rows, note) == 1
             clock.advance(31)
 
         [again] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
 
-        assert (row.attempts, again.attempts) == (1, 2)
+        assert again.attempts == attempts
         assert again.last_error == ABANDONED
         assert again.was_abandoned
         assert outbox.row(again.id) == again
+
+    def test_a_note_leaves_the_claim_and_is_for_its_holder_alone(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"))
+        late = outbox.claim(SHOP, "worker", limit=1, claim_ttl=1)
+        clock.advance(1)
+        held = outbox.claim(SHOP, "worker", limit=1, claim_ttl=30)
+
+        assert outbox.note(held, "noted") == 1
+        assert outbox.note(late, "late") == 0
+        assert outbox.note([], "nothing") == 0
+
+        [row] = outbox.rows(SHOP)
+        assert row.last_error == "noted"
+        assert claim_of(row) == claim_of(held[0])
+        assert outbox.mark_published(held) == 1
 
     def test_a_claim_that_was_given_back_counts_none(self, outbox, clock):
         outbox.enqueue(SHOP, batch_of("a"))
@@ -1045,7 +1062,7 @@ class ClaimContract(OutboxHooks):
 
         [again] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
 
-        assert (again.attempts, again.last_error) == (2, "refused")
+        assert (again.attempts, again.last_error) == (1, "refused")
         assert not again.was_abandoned
 
     def test_expired_claims_are_taken_over_in_their_old_order(self, outbox, clock):
@@ -1743,10 +1760,7 @@ class Modelled:
         ]
         due = sorted(due, key=lambda row: (row["at"], row["created"]))[:limit]
         for row in due:
-            # A claim that ended by itself was an attempt.
-            abandoned = row["claim"] is not None
-            row.update(attempts=row["attempts"] + abandoned)
-            row.update(error=row["error"] or abandoned)
+            row.update(error=row["error"] or row["claim"] is not None)
             row.update(claim=len(self.claims), until=now + claim_ttl * 1000)
         rows = self.outbox.claim(self.namespace, "w", limit=limit, claim_ttl=claim_ttl)
         self.claims.append((rows, due, len(self.claims)))

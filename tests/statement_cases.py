@@ -51,9 +51,12 @@ CASES = {
     "CLAIMED_IDS": Case({"token": 7}, IDS),
     "MARK_PUBLISHED": Case({"token": 7}, IDS),
     "MARK_FAILED": Case({"token": 7, "state": 0, "delay_ms": 1, "error": ""}, IDS),
+    "NOTE": Case({"token": 7, "error": ""}, IDS),
     "RELEASE": Case({"token": 7, "delay_ms": 1, "error": None}, IDS),
     "PUT_OFF": Case({**SHOP, "from_ms": 0, "pattern": PATTERN, "limit": SOME}),
     "MAKE_DUE": Case({"pattern": PATTERN}, IDS),
+    "DATED_AHEAD": Case({**SHOP, "limit": SOME}),
+    "MAKE_DATED_AHEAD_DUE": Case({}, IDS),
     "CARRY_AGAIN": Case({**COMMIT, "last": KEPT}, HASHES),
     "PUBLISH_COMMIT": Case(COMMIT, HASHES),
     "PUBLISH_SEEN": Case({"created_at_ms": MADE}, IDS),
@@ -100,6 +103,7 @@ PARTS = {
     "ENQUEUED_AGAIN",
     "INSERT",
     "ON_DUPLICATE_CARRY_AGAIN",
+    "TRIED_ALONE",
 }
 
 

@@ -126,13 +126,13 @@ def traced(
     """An outbox that has run its first statements and forgotten them."""
     if request.param == "memory":
         memory = TracedMemoryOutbox(clock)
-        memory.status(SHOP)
+        memory.claim(SHOP, "w", limit=1, claim_ttl=1)
         memory.statements.clear()
         yield memory
         return
     with contextlib.closing(TracedSQLiteOutbox(tmp_path / "app.db", clock)) as outbox:
         outbox.install_schema()
-        outbox.status(SHOP)
+        outbox.claim(SHOP, "w", limit=1, claim_ttl=1)
         outbox.statements.clear()
         yield outbox
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sqlite3
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Iterator, Sequence, Union
+from typing import Any, Callable, Iterator, Sequence, Union
 
 import pytest
 
@@ -27,6 +29,8 @@ from hydracache_sync import (
     InvalidationApplier,
     InvalidationIntent,
     InvalidationIntentBatch,
+    MemcachedApplier,
+    MemcachedStore,
     MemoryOutbox,
     OutboxBusyError,
     OutboxError,
@@ -41,7 +45,8 @@ from hydracache_sync import backoff as backoff_module
 from hydracache_sync import outages as outages_module
 from hydracache_sync import worker as worker_module
 from hydracache_sync.outbox.row import ABANDONED
-from outbox_contract import Child
+from outbox_contract import DEADLINE, Child
+from servers import Memcached, free_port
 
 SHOP = "shop"
 
@@ -710,8 +715,7 @@ class TestDatabase:
         assert before == PublishReport()
         assert after == PublishReport(claimed=1, published=1)
         published = sqlite.row(row.id)
-        # The claim that ended without a word counts as one.
-        assert published is not None and published.attempts == 1
+        assert published is not None and published.attempts == 0
 
     @pytest.mark.parametrize("statement", ["mark_published", "release", "mark_failed"])
     def test_rows_settled_before_it_failed_stay_settled_and_the_others_come_again(
@@ -817,7 +821,7 @@ class TestLateWorker:
         assert not report.complete
         published = outbox.row(row.id)
         assert published is not None and published.is_published
-        assert published.attempts == 1 and published.last_error is None
+        assert published.attempts == 0 and published.last_error is None
         assert late.diagnostics().lost == 1
 
     def test_a_row_that_another_holds_now_stays_with_it(
@@ -952,6 +956,22 @@ class TestThreads:
         assert worker.diagnostics().released == 8
 
 
+def claims_seen(outbox: SQLiteOutbox) -> list[int | None]:
+    return [row.claim_token for row in outbox.rows(SHOP)]
+
+
+def eventually(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def patient_worker(outbox: SQLiteOutbox, memcached: Memcached) -> OutboxWorker:
+    store = MemcachedStore([memcached.address], timeout=DEADLINE)
+    return OutboxWorker(outbox, MemcachedApplier(store, SHOP), claim_ttl=CLAIM_TTL)
+
+
 class TestAbandonedRows:
     """A worker that died says nothing: neither of its rows nor of what killed it."""
 
@@ -1008,12 +1028,105 @@ class TestAbandonedRows:
     ) -> None:
         enqueue(sqlite, "a", "b", "c")
         worker = OutboxWorker(sqlite, Applier(), max_attempts=1, escalate=False)
-        sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
-        clock.advance(AFTER_CLAIM)
+        for _ in range(20):
+            sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
+            clock.advance(AFTER_CLAIM)
 
         report = worker.drain()
 
         assert report == PublishReport(claimed=3, published=3)
+
+    def test_no_number_of_deaths_in_an_outage_kills_a_row(
+        self, sqlite: SQLiteOutbox, clock: FakeClock
+    ) -> None:
+        """Each worker is killed while it waits for a memcached that hangs."""
+        enqueue(sqlite, "a", "b")
+        sqlite = SQLiteOutbox(sqlite.path, clock=clock, busy_timeout=DEADLINE)
+        claimed = claims_seen(sqlite)
+        with contextlib.closing(sqlite), Memcached() as memcached:
+            memcached.pause()
+            for _ in range(8):
+                child = Child(lambda: patient_worker(sqlite, memcached).run_once())
+                eventually(lambda: claims_seen(sqlite) != claimed)
+                os.kill(child.pid, signal.SIGKILL)
+                child.ended()
+                claimed = claims_seen(sqlite)
+                clock.advance(AFTER_CLAIM)
+            memcached.resume()
+            report = patient_worker(sqlite, memcached).drain()
+            attempts = [row.attempts for row in sqlite.rows(SHOP)]
+
+        assert report == PublishReport(claimed=2, published=2)
+        assert attempts == [0, 0]
+
+    def test_a_cache_that_is_away_is_an_outage_for_a_row_that_is_tried_alone(
+        self, sqlite: SQLiteOutbox, clock: FakeClock
+    ) -> None:
+        enqueue(sqlite, "a")
+        sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
+        clock.advance(AFTER_CLAIM)
+        with MemcachedStore([f"127.0.0.1:{free_port()}"], timeout=0.5) as store:
+            worker = OutboxWorker(sqlite, MemcachedApplier(store, SHOP))
+
+            report = worker.run_once()
+
+        assert report == PublishReport(claimed=1, released=1)
+        assert worker.outage is not None
+        [row] = sqlite.rows(SHOP)
+        assert (row.attempts, row.claim_token) == (0, None)
+        assert "waits for node" in str(row.last_error)
+
+    def test_a_row_that_another_has_taken_is_not_tried_alone(
+        self, sqlite: SQLiteOutbox, clock: FakeClock
+    ) -> None:
+        class Slow(Applier):
+            def probe(self, intent: InvalidationIntent) -> None:
+                clock.advance(AFTER_CLAIM)
+                sqlite.claim(SHOP, "other", limit=10, claim_ttl=CLAIM_TTL)
+
+        enqueue(sqlite, "a")
+        sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
+        clock.advance(AFTER_CLAIM)
+        applier = Slow()
+
+        report = OutboxWorker(sqlite, applier).run_once()
+
+        assert report == PublishReport(claimed=1, lost=1)
+        assert applier.applied == []
+
+    def test_a_stop_after_the_probe_is_no_attempt(
+        self, sqlite: SQLiteOutbox, clock: FakeClock
+    ) -> None:
+        stop = threading.Event()
+
+        class Stopping(Applier):
+            def probe(self, intent: InvalidationIntent) -> None:
+                stop.set()
+
+        enqueue(sqlite, "a")
+        sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
+        clock.advance(AFTER_CLAIM)
+        OutboxWorker(sqlite, Stopping()).run_once(stop=stop)
+        [row] = sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
+        clock.advance(AFTER_CLAIM)
+        [again] = sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
+
+        assert (row.attempts, row.was_abandoned) == (0, True)
+        assert again.attempts == 0
+
+    @pytest.mark.parametrize("can_flush", [True, False])
+    def test_a_dead_letter_without_a_net_says_so(
+        self, outbox: Outbox, caplog: pytest.LogCaptureFixture, can_flush: bool
+    ) -> None:
+        applier = Applier()
+        applier.can_flush = can_flush
+        applier.failures[InvalidationIntent.key("a")] = ApplyPermanent("never")
+        enqueue(outbox, "a")
+
+        OutboxWorker(outbox, applier).run_once()
+
+        [text] = messages(caplog, logging.ERROR)
+        assert ("its applier cannot flush" in text) is not can_flush
 
     def test_a_stop_leaves_them_for_the_next(
         self, sqlite: SQLiteOutbox, clock: FakeClock

@@ -193,8 +193,9 @@ class InvalidationOutbox(abc.ABC):
         never hold the same row. A row whose enqueue was dated ahead of the outbox's
         clock is made due within 10 seconds, by the claims and looks of each object.
         When a claim ends was settled when it was made: another's shorter ``claim_ttl``
-        cannot shorten it. Of a row whose claim has ended, and nobody has said how,
-        a failed attempt is counted: :attr:`~OutboxRow.was_abandoned`.
+        cannot shorten it. A row whose claim has ended, and nobody has said how,
+        :attr:`~OutboxRow.was_abandoned`; a failed attempt is counted if
+        :data:`~hydracache_sync.outbox.row.TRIED_ALONE` was noted at it.
 
         :param owner: 1 to 255 bytes, for operators; the claim is told apart from all
             others by its token, also from those of an equal owner.
@@ -234,6 +235,13 @@ class InvalidationOutbox(abc.ABC):
         :param error: for operators; beyond 1000 characters it says how many are left
             out.
         :param backoff: seconds until the rows are due again; of no effect if ``dead``.
+        :return: rows that their claim still held; others are not changed.
+        """
+
+    @abc.abstractmethod
+    def note(self, rows: Sequence[OutboxRow], error: str) -> int:
+        """Write ``error`` at rows that stay claimed.
+
         :return: rows that their claim still held; others are not changed.
         """
 

@@ -82,6 +82,10 @@ COLUMNS = ROW_COLUMNS + CLAIM_COLUMNS
 #: database is the same whether its worker died or hangs.
 ABANDONED = "an attempt ended without a word: its worker died, or hung"
 
+#: Error of a row that a worker tries alone, its nodes having answered a moment ago. If
+#: this claim ends without a word, the row is what it has died of.
+TRIED_ALONE = "tried alone since its last worker died: its cache answered right before"
+
 #: Error of a row that was enqueued again under its position, while it waited or after
 #: it was finished.
 ENQUEUED_AGAIN = "enqueued again under its commit position"
@@ -185,7 +189,8 @@ class OutboxRow:
     def attempts(self) -> int:
         """Failed attempts to apply the row; a column that is no number counts 0.
 
-        One that ended without a word is counted when the row is claimed again.
+        One that ended without a word is counted when the row is claimed again, if the
+        row was tried alone while its cache was there.
         """
         attempts = self._details[5]
         return attempts if isinstance(attempts, int) else 0

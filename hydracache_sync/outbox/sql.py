@@ -225,6 +225,9 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             error=self._kept_error(error),
         )
 
+    def note(self, rows: Sequence[OutboxRow], error: str) -> int:
+        return self._mark(statements.NOTE, rows, error=self._kept_error(error))
+
     def release(
         self, rows: Sequence[OutboxRow], *, delay: float = 0.0, error: str | None = None
     ) -> int:

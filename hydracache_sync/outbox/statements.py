@@ -17,6 +17,7 @@ from hydracache_sync.outbox.row import (
     COLUMNS,
     ENQUEUED_AGAIN,
     TARGET_COLUMNS,
+    TRIED_ALONE,
     PendingPhase,
 )
 
@@ -119,8 +120,13 @@ ANY_PAUSED_BIT = """{bit} * exists (
 )"""
 
 # Of a row whose claim has ended a failed attempt is counted when it is claimed again:
-# nobody else can. The claim's select gives both as its update is about to write them.
-CLAIMED_ATTEMPTS = "attempts + case when claim_token is null then 0 else 1 end"
+# nobody else can. Only if its worker has noted that it tried this row alone, and that
+# the cache was there: any other may have died of a row beside it, or in an outage.
+# The claim's select gives both as its update is about to write them.
+CLAIMED_ATTEMPTS = (
+    "attempts + case when claim_token is not null"
+    f" and last_error = '{TRIED_ALONE}' then 1 else 0 end"
+)
 CLAIMED_ERROR = f"case when claim_token is null then last_error else '{ABANDONED}' end"
 
 CLAIM_SELECT = f"""
@@ -183,6 +189,12 @@ set state = :state,
     attempts = attempts + 1,
     last_error = :error,
     {_CLEAR_CLAIM}
+{_HELD}
+"""
+
+NOTE = f"""
+update {{table}}
+set last_error = :error
 {_HELD}
 """
 
