@@ -6,7 +6,6 @@ what happens to the row, see :mod:`hydracache_sync.errors`.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Union
 
@@ -26,8 +25,9 @@ from hydracache_sync.errors import (
     ConfigurationError,
 )
 from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.printable import printable_logger
 
-logger = logging.getLogger(__name__)
+logger = printable_logger(__name__)
 
 #: No client stores a key with one of these bytes in memcached's text protocol.
 _UNSTORABLE = frozenset(b" \t\n\v\f\r\0")

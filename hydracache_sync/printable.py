@@ -34,6 +34,11 @@ def printable(text: str, longest: int | None = None) -> str:
     return text
 
 
+def printable_lines(text: str) -> str:
+    """Return ``text`` with each of its lines as :func:`printable` has it."""
+    return "\n".join(printable(line.expandtabs(4)) for line in text.split("\n"))
+
+
 def printable_logger(name: str) -> logging.Logger:
     """Return the logger of that name; its messages are :func:`printable` lines.
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import hydracache_sync
 from hydracache_sync import SQLiteOutbox
+from hydracache_sync.cli.logs import _Formatter as Formatter
 from hydracache_sync.printable import LONGEST_LINE, printable, printable_logger
 from test_cli import run
 
@@ -106,6 +107,21 @@ def hostile_memcached() -> Iterator[str]:
 
 
 class TestCommands:
+    def test_a_traceback_in_their_log_keeps_its_lines_and_no_escape(self) -> None:
+        try:
+            raise OSError("\x1b[2Jforged\r")
+        except OSError as exc:
+            record = logging.LogRecord(
+                "hydracache_sync", logging.ERROR, "", 0, "it failed", (), None
+            )
+            record.exc_info = type(exc), exc, exc.__traceback__
+
+        lines = Formatter("%(levelname)s %(message)s").format(record).split("\n")
+
+        assert lines[0] == "ERROR it failed"
+        assert lines[-1] == r"OSError: \x1b[2Jforged\r"
+        assert all(line.isprintable() for line in lines)
+
     def test_doctor_shows_no_escape_of_a_server(self, tmp_path: Path) -> None:
         outbox = SQLiteOutbox(tmp_path / "shop.db")
         outbox.install_schema()

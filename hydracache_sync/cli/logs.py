@@ -12,6 +12,7 @@ from typing import Any, Callable, TypeVar
 import click
 
 from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.printable import printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,7 +28,8 @@ _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO, 2: logging.DE
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_passwords(super().format(record))
+        # Of several lines is a traceback, which quotes what others have said.
+        return printable_lines(without_passwords(super().format(record)))
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]

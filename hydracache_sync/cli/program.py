@@ -30,7 +30,7 @@ from hydracache_sync.cli.streams import prepare_streams
 from hydracache_sync.cli.verify import verify
 from hydracache_sync.cli.worker import worker
 from hydracache_sync.errors import HydraCacheError
-from hydracache_sync.printable import printable
+from hydracache_sync.printable import printable, printable_lines
 from hydracache_sync.settings import misspelt
 
 
@@ -56,10 +56,7 @@ def _shown(ctx: click.Context | None = None) -> Iterator[None]:
     except click.UsageError as exc:
         message = exc.format_message()
         # Click's own lists have several lines.
-        shown = "\n".join(
-            printable(line.expandtabs(4))
-            for line in without_passwords(message).split("\n")
-        )
+        shown = printable_lines(without_passwords(message))
         if shown != message.expandtabs(4):
             raise click.UsageError(shown, exc.ctx) from None
         raise
@@ -68,7 +65,7 @@ def _shown(ctx: click.Context | None = None) -> Iterator[None]:
             text = "".join(
                 traceback.format_exception(type(exc), exc, exc.__traceback__)
             )
-            click.echo(without_passwords(text), err=True, nl=False)
+            click.echo(printable_lines(without_passwords(text)), err=True, nl=False)
         message = without_passwords(str(exc) or repr(exc))
         click.echo(f"Error: {printable(message)}", err=True)
         raise click.exceptions.Exit(exit_code_of(exc)) from exc
