@@ -8,6 +8,7 @@ own: two that share a socket read each other's acknowledgements.
 from __future__ import annotations
 
 import os
+import random
 import threading
 import weakref
 from collections import deque
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 #: Seconds after which an idle connection is closed rather than used. Firewalls and
 #: load balancers forget silent connections after some minutes, without telling us.
 MAX_IDLE = 60.0
+
+
+#: Seconds after which a connection is closed when it is next taken, at the latest. A
+#: name that has moved to another machine is looked up anew then, also by who is busy.
+MAX_AGE = 300.0
 
 
 class NoFreeConnection(TimeoutError):
@@ -132,7 +138,7 @@ class ConnectionPool:
                 connection = self._wait_or_make(lendings, deadline)
             if connection.used_at is None:
                 return self._opened(connection, now, deadline)
-            if now - connection.used_at < MAX_IDLE:
+            if now - connection.used_at < MAX_IDLE and now < connection.expires_at:
                 if not proven or not connection.is_stale():
                     connection.used_at = now
                     connection.reused = True
@@ -243,6 +249,8 @@ class ConnectionPool:
             self.drop(connection)
             raise
         connection.used_at = now
+        # Jitter, so that not all of them are opened anew at once.
+        connection.expires_at = now + MAX_AGE * random.uniform(0.5, 1.0)
         return connection
 
     def _drop_idle_of(self, lendings: _Lendings) -> None:

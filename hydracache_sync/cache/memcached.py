@@ -288,6 +288,32 @@ class MemcachedStore(CacheStore):
                 found[node.name] = exc
         return found
 
+    def stats_of_each(
+        self, connections: int
+    ) -> dict[str, list[dict[str, str]] | ApplyUnavailable]:
+        """Ask every node for its ``stats`` on several connections; for operators.
+
+        Answers of different processes tell that a name stands for several servers.
+
+        :param connections: to each node, all open at once; ``pool_size`` at most.
+        """
+        found: dict[str, list[dict[str, str]] | ApplyUnavailable] = {}
+        for node in self._nodes:
+            asked: list[Connection] = []
+            try:
+                for _ in range(connections):
+                    asked.append(node.ask_stats(monotonic()))
+                answers: list[dict[str, str]] = []
+                while asked:
+                    answers.append(node.stats_on(asked.pop()))
+                found[node.name] = answers
+            except ApplyUnavailable as exc:
+                found[node.name] = exc
+            finally:
+                for connection in asked:
+                    node.abandon(connection)
+        return found
+
     def nodes_of(self, address: Address) -> list[str]:
         chooser = address[0]
         if chooser is None:

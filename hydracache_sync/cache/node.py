@@ -337,7 +337,20 @@ class Node:
 
         :raises ApplyUnavailable: the node did not answer properly.
         """
-        connection = self.tell(commands.stats(group), now, even_if_left_alone=True)
+        return self.stats_on(self.ask_stats(now, group))
+
+    def ask_stats(self, now: float, group: bytes = b"") -> Connection:
+        """Send the question; then call :meth:`stats_on`.
+
+        :raises ApplyUnavailable: the node did not take it.
+        """
+        return self.tell(commands.stats(group), now, even_if_left_alone=True)
+
+    def stats_on(self, connection: Connection) -> dict[str, str]:
+        """Read the answer to :meth:`ask_stats`.
+
+        :raises ApplyUnavailable: the node did not answer properly.
+        """
         found: dict[str, str] = {}
         try:
             try:

@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
 from hydracache_sync.cache.replies import TIMEOUTS, Replies, Unanswered
 from hydracache_sync.cache.server_list import Server
@@ -37,6 +37,10 @@ class Limits(NamedTuple):
     call_timeout: float
 
 
+class SeveralMachines(ConnectionError):
+    """A name stands for more than one machine, each with a memcached of its own."""
+
+
 class Connection:
     """A socket to one server and the answers that come on it.
 
@@ -46,6 +50,7 @@ class Connection:
     :ivar reused: whether it has served an earlier caller.
     :ivar used_at: moment of ``time.monotonic`` when it was last taken, None until it
         has been opened; for its pool.
+    :ivar expires_at: the moment from which it is not to be taken again; for its pool.
     :ivar home: the pool's record that it belongs to.
     """
 
@@ -55,6 +60,7 @@ class Connection:
         "replies",
         "reused",
         "used_at",
+        "expires_at",
         "home",
         "_socket",
         "_send",
@@ -70,15 +76,19 @@ class Connection:
         self.home = home
         self.reused = False
         self.used_at: float | None = None
+        self.expires_at = 0.0
         self._socket: socket.socket | None = None
 
     def open(self, tls_context: SSLContext | None, deadline: float) -> None:
-        """Connect, trying each address that the name has.
+        """Connect, trying the v4 and the v6 address that the name has.
 
-        :raises ConnectionError: none could be reached before the deadline.
+        :raises ConnectionError: none could be reached before the deadline, or the name
+            has several addresses of a kind.
         """
         try:
             connection = _connect(self.server, self.limits, tls_context, deadline)
+        except SeveralMachines:
+            raise
         except OSError as exc:
             raise ConnectionError(
                 f"cannot connect: {exc}; is memcached running there, and reachable?"
@@ -161,6 +171,7 @@ def _connect(
     addresses = socket.getaddrinfo(
         server.host, server.port, socket.AF_UNSPEC, socket.SOCK_STREAM
     )
+    _check_one_machine(server, addresses)
     failure: OSError | None = None
     for address in addresses:
         try:
@@ -174,6 +185,23 @@ def _connect(
         except OSError as exc:
             failure = exc
     raise failure or OSError("the name has no address")
+
+
+def _check_one_machine(server: Server, addresses: Sequence[Any]) -> None:
+    """Raise unless the addresses may be the v4 and the v6 of one host.
+
+    To try one machine after the other would be a failover: what one has acknowledged
+    the other still serves.
+    """
+    for family in {address[0] for address in addresses}:
+        # Without the port, the flow and the scope.
+        hosts = sorted({each[4][0] for each in addresses if each[0] == family})
+        if len(hosts) > 1:
+            shown = ", ".join(hosts[:4]) + (", ..." if len(hosts) > 4 else "")
+            raise SeveralMachines(
+                f"the name {server.host} has {len(hosts)} addresses ({shown}), and a"
+                " node is one machine: name each of them as a node of its own"
+            )
 
 
 def _connect_to(

@@ -24,6 +24,13 @@ _TRIES = 5000
 _BEHIND, _AHEAD = 3.0, 1.0
 
 
+#: Connections to each node on which doctor asks which process answers.
+_CONNECTIONS = 4
+
+#: Seconds by which two answers of one process may differ about its start.
+_START_IS_EXACT_TO = 2
+
+
 def examine_nodes(
     store: MemcachedStore, namespaces: Sequence[str], strict: Collection[str]
 ) -> Iterator[Finding]:
@@ -33,6 +40,7 @@ def examine_nodes(
     """
     answers = store.ping()
     stats, options = store.stats(), store.stats("settings")
+    several = store.stats_of_each(_CONNECTIONS)
     away = []
     for name, version in answers.items():
         facts, chosen = stats[name], options[name]
@@ -49,6 +57,7 @@ def examine_nodes(
             yield _incomplete(name, told)
         else:
             yield from _node(name, version, facts, chosen)
+            yield from _one_process(name, several[name])
     for namespace in namespaces:
         yield from _tokens(store, namespace, away, namespace in strict)
 
@@ -137,6 +146,28 @@ def _node(
             f"its clock is about {duration(abs(off))} off this host's",
             "let NTP set both: that is an app's host too, perhaps. A memcached goes on"
             " from the time that its host had when it was started",
+        )
+
+
+def _one_process(
+    name: str, answers: Sequence[Mapping[str, str]] | ApplyUnavailable
+) -> Iterator[Finding]:
+    """Whether all connections to ``name`` reach one memcached.
+
+    In containers all have one process id, and the start tells them apart.
+    """
+    if isinstance(answers, ApplyUnavailable):
+        return
+    pids = {each.get("pid") for each in answers}
+    starts = [_number(each, "time") - _number(each, "uptime") for each in answers]
+    if len(pids) > 1 or max(starts) - min(starts) > _START_IS_EXACT_TO:
+        yield problem(
+            f"node {name}",
+            f"{len(answers)} connections do not reach one memcached: the process ids or"
+            " the starts differ",
+            "name each server by an address of its own: what one of several machines"
+            " has acknowledged the others still serve",
+            ExitCode.FAILED,
         )
 
 
