@@ -153,10 +153,6 @@ class LentConnections:
                 self._forget(lendings, place)
                 lendings.wake_one()
 
-    def drop_idle(self) -> None:
-        """Close all that nobody uses now."""
-        self._drop_idle_of(self._lendings)
-
     def drop_stale(self) -> None:
         """Close what has been idle for too long."""
         lendings = self._lendings
@@ -250,11 +246,3 @@ class LentConnections:
             lendings.all.discard(place)
         finally:
             lock.release()
-
-    def _drop_idle_of(self, lendings: _Lendings) -> None:
-        while lendings.pid == os.getpid():
-            try:
-                place = lendings.idle.pop()
-            except IndexError:
-                return
-            self.drop(place)

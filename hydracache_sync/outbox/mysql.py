@@ -323,11 +323,13 @@ class MySQLOutbox(SQLOutbox):
         }
         #: Packets that ask which of some namespaces have rows due.
         self._questions: dict[tuple[str, ...], bytes] = {}
+        #: What was connected before is at a server that takes no writes.
+        self._distrusted = 0.0
         self._connections = LentConnections(
-            self._connect, close, let_go, is_stale, size=pool_size
+            self._connect, close, let_go, self._is_stale, size=pool_size
         )
         #: Those of threads that must not wait for others, one for each.
-        self._apart = ThreadConnections(self._connect, close, let_go, is_stale)
+        self._apart = ThreadConnections(self._connect, close, let_go, self._is_stale)
 
     def __repr__(self) -> str:
         return f"MySQLOutbox({self._where!r}, {self.database!r}, {self._name!r})"
@@ -547,7 +549,8 @@ class MySQLOutbox(SQLOutbox):
         except BaseException as exc:
             if self._takes_no_writes(exc):
                 # The others are at the same server.
-                self._connections.drop_idle()
+                self._distrusted = time.monotonic()
+                self._connections.drop_stale()
                 close(connection)
             elif self._is_lost(exc):
                 close(connection)
@@ -565,6 +568,9 @@ class MySQLOutbox(SQLOutbox):
             self._connections.drop(place)
         else:
             close(connection)
+
+    def _is_stale(self, connection: Any) -> bool:
+        return connection.made_at <= self._distrusted or is_stale(connection)
 
     @staticmethod
     def _takes_no_writes(exc: BaseException) -> bool:

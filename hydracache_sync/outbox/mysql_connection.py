@@ -91,6 +91,7 @@ def _connection_class() -> Any:
         def __init__(self, until: float, **options: Any) -> None:
             now = time.monotonic()
             self.pid = os.getpid()
+            self.made_at = now
             self.ends_at = now + MAX_AGE * random.uniform(YOUNGEST, 1.0)
             self.used_at = now
             #: Of ``time.monotonic()``; None where only each answer has a limit.

@@ -63,7 +63,7 @@ def test_a_dead_letter_is_found_and_mended(
     retried = command("dead", "retry", "--all", "--expect", "1")
     drained = command("drain")
 
-    assert listed.out.endswith("1 of 1 dead letters\n")
+    assert listed.out.endswith("1 of 1 dead letter\n")
     assert " caf\xe9\n" in shown.out and " key a\n" in shown.out
     assert refused.code == ExitCode.USAGE
     assert discarded.out == f"{unique}: 1 discarded\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import threading
 import time
 from typing import Any, Callable, Iterator
 
@@ -13,6 +14,7 @@ import pytest
 from mysql_databases import (
     KINDS,
     MARIADBS,
+    PATIENCE,
     Database,
     at_statement,
     fresh_database,
@@ -35,8 +37,9 @@ from hydracache_sync import (
 )
 from hydracache_sync.cli import ExitCode
 from hydracache_sync.outbox import mysql_connection
+from hydracache_sync.outbox.connections import keep_apart
 from hydracache_sync.pool import crew
-from outbox_contract import SHOP, batch_of, keys_of
+from outbox_contract import SHOP, batch_of, in_threads, keys_of
 from pool_processes import eventually
 from servers import SQLServer
 from test_cli import ended, start
@@ -197,6 +200,33 @@ def test_what_says_that_no_writes_are_taken_ends_the_session(
     assert outbox.enqueue(SHOP, batch_of("a")).inserted == 1
 
     assert session_of(outbox) != before
+
+
+def port_of(outbox: MySQLOutbox) -> int:
+    """Of the server that this thread's next statement goes to."""
+    with outbox.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("select @@port")
+        return int(cursor.fetchone()[0])
+
+
+def test_what_one_thread_has_met_is_known_to_those_of_a_pool(primary, outbox):
+    """Each has a connection of its own, and only one of them asks."""
+    ready, met = threading.Barrier(2), threading.Event()
+
+    def carry(index: int) -> tuple[int, int]:
+        keep_apart()
+        before = port_of(outbox)
+        ready.wait(PATIENCE)
+        if index == 0:
+            primary.fail_over()
+            outbox.check_writable()
+            met.set()
+        met.wait(PATIENCE)
+        return before, port_of(outbox)
+
+    seen = in_threads(2, carry)
+
+    assert seen == [(primary.old.server.port, primary.new.server.port)] * 2
 
 
 # Who only looks
