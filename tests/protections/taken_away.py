@@ -33,6 +33,7 @@ _HERD = "tests/test_cache_herd.py::"
 _STRICT = "tests/test_cache_strict.py::"
 _MYSQL = "tests/on_mysql/test_mysql_snapshots.py::"
 _LATE = "tests/test_cache_late_tokens.py::"
+_UNCOMMITTED = "tests/web/test_uncommitted.py::"
 
 #: What a reader does who looks the tokens up once the value is there.
 _READ_TOKENS_NOW = """
@@ -467,5 +468,48 @@ PROTECTIONS = [
         "        if not self._degrade:\n",
         "        if False:\n",
         _STRICT + "test_without_the_cache_the_commit_is_not_sent",
+    ),
+    Protection(
+        "P3",
+        "what an open transaction of the request has changed is not stored",
+        "integrations/snapshot_guard.py",
+        "        if writes is not None and not writes.may_store():\n",
+        "        if False:\n",
+        _UNCOMMITTED + "test_what_may_be_rolled_back_is_not_stored",
+    ),
+    Protection(
+        "P3",
+        "nor is it served in place of what the cache has",
+        "integrations/app_calls.py",
+        "        if has_written and (collected is None or not"
+        " collected.may_be_uncommitted):\n",
+        "        if False:\n",
+        _UNCOMMITTED + "test_its_own_change_is_seen_though_another_value_is_cached",
+    ),
+    Protection(
+        "P3",
+        "nor is what a loader has changed itself",
+        "integrations/app_calls.py",
+        "            if not has_written and self._has_uncommitted():\n",
+        "            if False:\n",
+        _UNCOMMITTED + "test_nor_what_a_loader_has_changed_itself",
+    ),
+    Protection(
+        "P3",
+        "what a session keeps over a commit is as old as its transaction",
+        "integrations/sqlalchemy.py",
+        "                state.kept.add(current.began)\n",
+        "                pass\n",
+        "tests/web/test_sqlalchemy_reads.py"
+        "::test_what_it_kept_is_not_stored_after_an_invalidation",
+    ),
+    Protection(
+        "P2",
+        "what was written after the commit is looked for at the end",
+        "integrations/request_end.py",
+        "    runtime.save_missing(collected.written, collected.where)\n",
+        "",
+        "tests/web/test_late_writes.py"
+        "::test_what_is_written_after_the_commit_goes_out_with_a_warning",
     ),
 ]
