@@ -389,7 +389,7 @@ MAX_DEAD = Setting(
     default=0,
 )
 
-#: Every setting, in the order of the README's table.
+#: Every setting, in the order of the table in docs/settings.md.
 SETTINGS = (
     OUTBOX,
     TABLE,

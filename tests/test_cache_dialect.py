@@ -21,7 +21,7 @@ from hydracache_sync.cli.findings import Level
 from memcached_forwarder import Forwarder
 from servers import Memcached
 
-#: The commands that the README says a proxy must know.
+#: The commands that docs/nodes.md says a proxy must know.
 COMMANDS = {b"get", b"gets", b"set", b"add", b"cas", b"delete"}
 
 #: A command that stores, with its key, flags, expiry and length.

@@ -305,19 +305,21 @@ def test_every_default_is_what_its_setting_reads(setting: settings.Setting) -> N
     assert setting.parse(text) == setting.default
 
 
-def test_the_readme_lists_every_setting_and_every_exit_code() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_docs_list_every_setting_and_every_exit_code() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    table = (docs / "settings.md").read_text()
+    commands = (docs / "operating.md").read_text()
 
-    rows = re.findall(r"^\| `(--\S+)` \| `(\S+)` \| (.*?) ?\|", readme, re.M)
+    rows = re.findall(r"^\| `(--\S+)` \| `(\S+)` \| (.*?) ?\|", table, re.M)
     assert rows == [
-        (setting.option, setting.variable, _in_the_readme(setting.default))
+        (setting.option, setting.variable, _in_the_table(setting.default))
         for setting in settings.SETTINGS
     ]
-    codes = re.findall(r"^\| (\d+) \| (.)", readme, re.M)
+    codes = re.findall(r"^\| (\d+) \| (.)", commands, re.M)
     assert [int(code) for code, _ in codes] == list(ExitCode)
 
 
-def _in_the_readme(default: object) -> str:
+def _in_the_table(default: object) -> str:
     if default is None:
         return ""
     if default is True:

@@ -335,11 +335,11 @@ def test_a_hundred_thousand_are_listed_and_retried(shop: Shop) -> None:
     assert shop.outbox.dead_letters(shop.namespace) == []
 
 
-def test_the_readme_mends_a_dead_letter_as_it_shows(shop: Shop) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_operators_page_mends_a_dead_letter_as_it_shows(shop: Shop) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "operating.md").read_text()
     [block] = re.findall(
         r"A dead letter, from the alert to its end:\n\n```console\n(.*?)```",
-        readme,
+        page,
         re.S,
     )
     steps = [step.split("\n", 1) for step in block.split("$ hydracache ")[1:]]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import sqlite3
 from pathlib import Path
 from typing import Iterator
 
@@ -9,6 +13,7 @@ import pytest
 
 from hydracache_sync import (
     InvalidationIntent,
+    InvalidationIntentBatch,
     InvalidationReceipt,
     MemcachedApplier,
     MemcachedStore,
@@ -19,6 +24,8 @@ from hydracache_sync import (
 from hydracache_sync.cli import ExitCode
 from servers import Memcached, free_port
 from test_cli import PATIENCE, Ended, Shop, run
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -146,3 +153,44 @@ def test_a_misspelt_namespace_is_told(shop: Shop) -> None:
 
     assert flushed.code == ExitCode.DONE
     assert f"did you mean {shop.namespace}?" in flushed.err
+
+
+def test_after_a_restore_a_flush_as_the_operators_page_says_mends_the_cache(
+    shop: Shop, memcached: Memcached, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "operating.md").read_text("utf-8")
+    [steps] = re.findall(
+        r"## After a restore or a failover\n.*?```sh\n(.*?)```", page, re.S
+    )
+    with shop.outbox.transaction() as connection:
+        connection.execute("create table page (text)")
+        connection.execute("insert into page values ('kept')")
+
+    def load() -> str:
+        with shop.outbox.transaction() as connection:
+            [(text,)] = connection.execute("select text from page")
+        return str(text)
+
+    backup = tmp_path / "backup.db"
+    with contextlib.closing(sqlite3.connect(shop.path)) as source:
+        with contextlib.closing(sqlite3.connect(backup)) as target:
+            source.backup(target)
+    with MemcachedStore([memcached.address]) as store:
+        cache = TaggedCache(store, shop.namespace)
+        with shop.outbox.transaction() as connection:
+            connection.execute("update page set text = 'lost'")
+            batch = InvalidationIntentBatch().invalidate_key("page")
+            shop.outbox.enqueue_in(connection, shop.namespace, batch)
+        assert shop.drain().code == ExitCode.DONE
+        cache.get_or_load("page", load)
+        os.replace(backup, shop.path)
+        before = cache.get_or_load("page", load)
+
+        for line in steps.splitlines():
+            words = line.partition("#")[0].split()[1:]
+            words = [shop.namespace if word == "shop" else word for word in words]
+            words = [word for word in words if word not in ("blog", "--wait", "30")]
+            assert run(*words, **shop.settings).code == ExitCode.DONE
+        assert shop.drain().code == ExitCode.DONE
+
+        assert (before, cache.get_or_load("page", load)) == ("lost", "kept")

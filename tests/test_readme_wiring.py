@@ -20,6 +20,7 @@ from hydracache_sync.integrations import wsgi
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 
 #: Lines of their own that a newcomer writes.
 MOST_LINES = 15
@@ -224,7 +225,7 @@ def test_django_as_shown(database: Path, tmp_path: Path) -> None:
 
 
 def test_the_settings_of_apps_are_all_in_their_table() -> None:
-    rows = dict(re.findall(r"^\| `(HYDRACACHE_\w+)` \| (.*?) ?\|", README, re.M))
+    rows = dict(re.findall(r"^\| `(HYDRACACHE_\w+)` \| (.*?) ?\|", SETTINGS, re.M))
     shown = {setting.variable: rows.get(setting.variable) for setting in APP_SETTINGS}
 
     assert shown == {
@@ -246,7 +247,26 @@ def default_text(default: object) -> str:
 @pytest.mark.parametrize(
     "page", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"], ids=str
 )
-def test_links_lead_to_files_that_are_there(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text("utf-8"))
 
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [link for link, _ in links if not (page.parent / link).exists()] == []
+    for link, anchor in links:
+        if anchor:
+            target = page.parent / link if link else page
+            assert anchor in anchors(target), f"{link}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What its headings are called in links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return {
+        re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings
+    }
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+
+    assert len(README.encode()) < 16_000
+    assert pages <= set(re.findall(r"\]\(([^)#]+)", README))

@@ -82,7 +82,7 @@ def _incomplete(name: str, text: str) -> Finding:
     return warning(
         f"node {name}",
         text,
-        "a proxy may be in between: ask the server itself (see the README on proxies)",
+        "a proxy may be in between: ask the server itself (docs/nodes.md on proxies)",
     )
 
 

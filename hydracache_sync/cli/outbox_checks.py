@@ -85,7 +85,7 @@ def _rights(outbox: SQLOutbox, role: str) -> Iterator[Finding]:
                 "rights",
                 f"not enough for the role {name}: {_rights_text(lacks)} missing;"
                 f" {first}",
-                f"grant {_rights_text(lacks)}, as the README says, or ask with"
+                f"grant {_rights_text(lacks)}, as docs/databases.md says, or ask with"
                 " --role for what this login is for",
             )
         else:

@@ -74,7 +74,7 @@ class HydraCache(AppCalls):
     """Cache invalidation in the transactions of a Flask app.
 
     Make one beside the app and call :meth:`init_app`; several apps may share it. The
-    keys of the app's config are in the README, "Settings"; they are checked at once.
+    keys of the app's config are in docs/settings.md; they are checked at once.
 
     :param app: the same as calling ``init_app(app, connection=connection)``.
     """

@@ -204,7 +204,7 @@ class InvalidationOutbox(abc.ABC):
         :return: rows by ``available_at_ms``, ``created_at_ms``, ``id``, with their
             claim. A malformed row has :attr:`~OutboxRow.intent` None.
 
-        Source: ``claim``. Differs: see the table in the README.
+        Source: ``claim``. Differs: see the table in docs/names.md.
         """
 
     @abc.abstractmethod

@@ -168,10 +168,10 @@ _NO_WRITES = {
     3100: _CUT_OFF,
 }
 
-_RIGHTS = "; the user lacks a right: see the grants in the README"
+_RIGHTS = "; the user lacks a right: see the grants in docs/databases.md"
 _HINTS = {
     1044: _RIGHTS,
-    1045: "; is the password right? If it is: see the grants in the README",
+    1045: "; is the password right? If it is: see the grants in docs/databases.md",
     1142: _RIGHTS,
     1143: _RIGHTS,
     1049: "; the database in the URL does not exist on that server",

@@ -1,4 +1,4 @@
-"""The GRANT statements that the README shows, for a test's database and user."""
+"""The GRANT statements that docs/databases.md shows, for a test's database and user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mysql_databases import Database
 
-README = Path(__file__).resolve().parent.parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "databases.md"
 
 ROLES = ("writer", "producer", "worker", "operator", "installer")
 
@@ -25,10 +25,10 @@ class Grant(NamedTuple):
 
 
 def grants_of(role: str) -> list[Grant]:
-    """The rights that the README gives to the user of this role."""
+    """The rights that the page gives to the user of this role."""
     found = re.findall(
         rf"^grant ([^;]+) on shop\.(\S+) to '{role}'@'%';$",
-        README.read_text(encoding="utf-8"),
+        PAGE.read_text(encoding="utf-8"),
         re.MULTILINE,
     )
     return [

@@ -1,4 +1,4 @@
-"""The grants of the README: enough for each role, and none of them too much."""
+"""The grants of docs/databases.md: enough for each role, and none of them too much."""
 
 from __future__ import annotations
 
