@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Iterator, Sequence
 
+from hydracache_sync.cli.cluster_checks import VARIABLES, examine_cluster
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
 from hydracache_sync.cli.moments import counted, duration, utc
 from hydracache_sync.cli.row_output import count_of
 from hydracache_sync.errors import OutboxError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.mysql import MySQLOutbox
 from hydracache_sync.outbox.rights import ROLES, Right
 from hydracache_sync.outbox.row import OutboxStatus
 from hydracache_sync.outbox.sql import SQLOutbox
@@ -35,6 +37,8 @@ def examine_outbox(
         if isinstance(outbox, SQLOutbox):
             versions = outbox.versions()
             yield ok("outbox", _listed(versions))
+        if isinstance(outbox, MySQLOutbox):
+            yield from examine_cluster(outbox.global_variables(VARIABLES))
         yield _clock(outbox)
         outbox.check_schema()
         yield ok("schema", "the tables are there and of this version")

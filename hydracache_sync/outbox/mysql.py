@@ -625,6 +625,15 @@ class MySQLOutbox(SQLOutbox):
         name = "mariadb" if "mariadb" in str(version).lower() else "mysql"
         return {name: str(version), "pymysql": driver_version()}
 
+    def global_variables(self, names: Sequence[str]) -> dict[str, str]:
+        """Read those of the server's global variables that it has."""
+        listed = ", ".join(f"'{name}'" for name in names)
+        text = f"show global variables where variable_name in ({listed})"
+        return {
+            str(name).lower(): str(value)
+            for name, value in self._read(text, {}, check=False)
+        }
+
     # Errors
 
     @contextlib.contextmanager

@@ -1,0 +1,55 @@
+"""What ``hydracache doctor`` says of clusters: which one it is, and what it asks for.
+
+A token is replaced after the commit. Whoever loads from a node that does not have the
+commit yet may store the old value under the new token, and nothing replaces that.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, Mapping
+
+from hydracache_sync.cli.findings import Finding, ok, warning
+
+#: What is asked of the server; one that lacks a variable says nothing of it.
+VARIABLES = (
+    "wsrep_on",
+    "wsrep_sync_wait",
+    "group_replication_group_name",
+    "group_replication_consistency",
+    "read_only",
+)
+
+#: Levels at which a read on any member sees what was committed before it began.
+_FRESH = ("BEFORE", "AFTER", "BEFORE_AND_AFTER")
+
+_OR_ONE_NODE = " in the sessions of loaders, or load from the node of the commits"
+
+
+def examine_cluster(variables: Mapping[str, str]) -> Iterator[Finding]:
+    """Judge the global settings of the server that the URL leads to."""
+    cluster = None
+    if variables.get("wsrep_on") == "ON":
+        wait = int(variables.get("wsrep_sync_wait", "0"))
+        cluster = f"Galera, wsrep_sync_wait = {wait}"
+        # The lowest bit is of reads.
+        fresh, mend = bool(wait & 1), "set wsrep_sync_wait = 1"
+    elif variables.get("group_replication_group_name"):
+        level = variables.get("group_replication_consistency", "EVENTUAL").upper()
+        cluster = f"group replication, group_replication_consistency = {level}"
+        fresh, mend = level in _FRESH, "set group_replication_consistency = BEFORE"
+    if cluster is not None and fresh:
+        yield ok("cluster", f"{cluster}: reads on any node see what was committed")
+    elif cluster is not None:
+        yield warning(
+            "cluster",
+            f"{cluster}: a loader on another node than the commit may cache the old"
+            " value after its invalidation",
+            mend + _OR_ONE_NODE,
+        )
+    if variables.get("read_only", "OFF") != "OFF":
+        yield warning(
+            "cluster",
+            "the server takes no writes: a replica?",
+            "name the primary in --outbox; loaders must read it too, since a replica is"
+            " late",
+        )
