@@ -474,3 +474,18 @@ def test_status_that_wrongly_tells_of_autocommit_is_looked_through(primary, outb
         assert rows_of(primary.old) == []
         connection.commit()
     assert rows_of(primary.old) == ["a"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_server_with_autocommit_off_needs_no_begin(kind):
+    with started(kind, "--autocommit=0") as server, fresh_database(server) as database:
+        with contextlib.closing(database.outbox()) as outbox:
+            outbox.install_schema()
+            with database.connect(autocommit=None) as connection:
+                outbox.enqueue_in(connection, SHOP, batch_of("a"))
+
+                assert outbox.status(SHOP).pending == 0
+                connection.commit()
+            outbox.enqueue(SHOP, batch_of("b"))
+
+            assert keys_of(outbox.rows(SHOP)) == ["a", "b"]
