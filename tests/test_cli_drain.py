@@ -425,6 +425,7 @@ def test_json_has_the_fields_of_report_and_status(shop: Shop) -> None:
                     "failed_attempts": 0,
                     "capped": False,
                     "paused_since_ms": None,
+                    "ahead_ms": 0,
                 },
             }
         ],

@@ -31,6 +31,7 @@ class Protection(NamedTuple):
 _STALE = "tests/test_cache_staleness.py::"
 _HERD = "tests/test_cache_herd.py::"
 _STRICT = "tests/test_cache_strict.py::"
+_MEMORY = "tests/test_memory_outbox.py::"
 _MYSQL = "tests/on_mysql/test_mysql_snapshots.py::"
 _LATE = "tests/test_cache_late_tokens.py::"
 _UNCOMMITTED = "tests/web/test_uncommitted.py::"
@@ -73,6 +74,50 @@ PROTECTIONS = [
         "        connection.commit()\n",
         "tests/test_sqlite_outbox.py::"
         "test_rows_are_rolled_back_with_the_data_in_each_mode",
+    ),
+    Protection(
+        "P2",
+        "a row that is enqueued again has no claim any more",
+        "outbox/statements.py",
+        "    claim_token = null,\n    state = 0",
+        "    state = 0",
+        _MEMORY
+        + "test_a_worker_that_holds_a_row_has_it_no_more_when_it_is_enqueued_again",
+    ),
+    Protection(
+        "P2",
+        "a death counts only where the row was tried alone and its cache was there",
+        "outbox/statements.py",
+        "    f\" and last_error = '{TRIED_ALONE}' then 1 else 0 end\"\n",
+        '    " then 1 else 0 end"\n',
+        "tests/test_worker_faults.py::"
+        "test_no_number_of_deaths_in_an_outage_kills_a_row",
+    ),
+    Protection(
+        "P2",
+        "a row that is dated ahead is found and made due",
+        "outbox/sql.py",
+        "        self._look_ahead((namespace,))\n",
+        "",
+        _MEMORY + "test_a_row_from_the_future_is_due_at_once",
+    ),
+    Protection(
+        "P3",
+        "an inline publish finishes rows only as it has seen them",
+        "outbox/statements.py",
+        "  and created_at_ms = :created_at_ms\n",
+        "",
+        _MEMORY + "test_a_row_that_was_enqueued_again_since_it_was_seen_is_left",
+    ),
+    Protection(
+        "P4",
+        "that a transaction is over is known of its own session",
+        "outbox/mysql_drivers.py",
+        "            and socket is self._socket()\n"
+        "            and connection.server_thread_id == self._thread_id\n",
+        "",
+        "tests/on_mysql/test_mysql_late_commit.py::"
+        "test_a_commit_that_is_still_on_its_way_is_not_taken_for_done",
     ),
     Protection(
         "P2",
