@@ -7,6 +7,7 @@ machine hits both. The ratio is taken round by round, and its median is told.
 from __future__ import annotations
 
 import os
+import socket
 import statistics
 import time
 from hashlib import sha256
@@ -25,6 +26,9 @@ COLUMNS = (
     "target_hash, kind, value, entity_name, namespace, commit_position, reason,"
     " created_at_ms, at_ms, state"
 )
+
+#: Keys in one question to memcached.
+KEYS_PER_GET = 100
 
 #: A target by hand: hash, kind, value, name of the entity.
 Target = tuple[bytes, str, str, "str | None"]
@@ -80,12 +84,107 @@ def rows_to_drain(rows: int) -> Iterator[tuple[Any, ...]]:
         )
 
 
-def hand_apply(client: Any, ids: Iterable[str]) -> None:
-    """Give each entity a fresh token, acknowledged: what the library's applier does."""
-    stamp = int(time.time() * 1000).to_bytes(8, "big")
-    tokens = {f"hc1:1:shop:tuser:{id}": b"L" + os.urandom(8) + stamp for id in ids}
-    if client.set_many(tokens, noreply=False):
-        raise RuntimeError("memcached refused a token")
+class HandTokens:
+    """Writes tokens by hand, on a socket, in the two round trips that they take.
+
+    The first adds a placeholder where none is, unanswered, and reads what is there; the
+    second stores fresh tokens on condition that it is still there.
+
+    :param address: ``host:port`` of a memcached.
+    """
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)), 5.0)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """Give each key a fresh token, acknowledged.
+
+        :raises RuntimeError: another writer was faster, or something failed.
+        """
+        randomness = os.urandom(16 * len(keys))
+        adds = b"".join(
+            [
+                b"add %b 0 0 17 noreply\r\nL%b\xff\xff\xff\xff\xff\xff\xff\xff\r\n"
+                % (key, randomness[8 * place : 8 * place + 8])
+                for place, key in enumerate(keys)
+            ]
+        )
+        starts = range(0, len(keys), KEYS_PER_GET)
+        gets = b"".join(
+            [
+                b"gets %b\r\n" % b" ".join(keys[start : start + KEYS_PER_GET])
+                for start in starts
+            ]
+        )
+        self._socket.sendall(adds + gets)
+        uniques = self._uniques(len(keys), len(starts))
+        stamp = int(time.time() * 1000).to_bytes(8, "big")
+        at = 8 * len(keys)
+        self._socket.sendall(
+            b"".join(
+                [
+                    b"cas %b 0 0 17 %b\r\nL%b%b\r\n"
+                    % (
+                        key,
+                        unique,
+                        randomness[at + 8 * place : at + 8 * place + 8],
+                        stamp,
+                    )
+                    for place, (key, unique) in enumerate(zip(keys, uniques))
+                ]
+            )
+        )
+        wanted = b"STORED\r\n" * len(keys)
+        answer = b""
+        while len(answer) < len(wanted):
+            answer += self._received()
+        if answer != wanted:
+            raise RuntimeError("memcached refused a token")
+
+    def _uniques(self, keys: int, questions: int) -> list[bytes]:
+        """Read the answers to some questions about ``keys`` in all, in their order."""
+        answer = b""
+        found: list[bytes] = []
+        ended = at = 0
+        while True:
+            # Each value and its head are read once, as they come.
+            end = answer.find(b"\r\n", at)
+            if end < 0:
+                answer, at = answer[at:] + self._received(), 0
+                continue
+            head = answer[at:end]
+            if head == b"END":
+                ended += 1
+                at = end + 2
+                if ended == questions:
+                    break
+                continue
+            _, _, _, size, unique = head.split(b" ")
+            stop = end + 2 + int(size) + 2
+            if len(answer) < stop:
+                answer, at = answer[at:] + self._received(), 0
+                continue
+            found.append(unique)
+            at = stop
+        if len(found) != keys:
+            raise RuntimeError(f"{len(found)} tokens of {keys} are there")
+        return found
+
+    def _received(self) -> bytes:
+        data = self._socket.recv(1 << 17)
+        if not data:
+            raise RuntimeError("memcached has closed the connection")
+        return data
+
+
+def hand_apply(client: HandTokens, ids: Iterable[str]) -> None:
+    """Give each entity a fresh token: what the library's applier does."""
+    client.replace([f"hc1:1:shop:tuser:{id}".encode() for id in ids])
 
 
 def library_worker(

@@ -30,6 +30,7 @@ import pymysql  # noqa: E402
 from _side_by_side import (  # noqa: E402
     COLUMNS,
     NAMESPACE,
+    HandTokens,
     compare_drains,
     compare_transactions,
     hand_apply,
@@ -38,7 +39,6 @@ from _side_by_side import (  # noqa: E402
     library_worker,
     rows_to_drain,
 )
-from pymemcache.client.base import Client  # noqa: E402
 
 from hydracache_sync import MemcachedStore, open_outbox  # noqa: E402
 from servers import SQL_SERVERS, Memcached, SQLServer  # noqa: E402
@@ -94,8 +94,8 @@ class Place:
         connection.query("set session transaction isolation level read committed")
         return connection
 
-    def client(self) -> Client:
-        return Client(self.memcached, no_delay=True, timeout=5)
+    def client(self) -> HandTokens:
+        return HandTokens(self.memcached)
 
 
 def prepare(place: Place, rows: int) -> None:
@@ -152,7 +152,7 @@ def enqueue(place: Place, rounds: int, transactions: int) -> None:
         )
 
 
-def hand_drain(place: Place, connection: Any, client: Client, batch: int) -> int:
+def hand_drain(place: Place, connection: Any, client: HandTokens, batch: int) -> int:
     total = 0
     with closing(connection.cursor()) as cursor:
         while True:
@@ -180,7 +180,7 @@ def hand_drain(place: Place, connection: Any, client: Client, batch: int) -> int
             )
 
 
-def locking_drain(place: Place, connection: Any, client: Client, batch: int) -> int:
+def locking_drain(place: Place, connection: Any, client: HandTokens, batch: int) -> int:
     """By hand without a claim: the locks of the rows are held during the apply."""
     total = 0
     with closing(connection.cursor()) as cursor:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _side_by_side import (  # noqa: E402
     COLUMNS,
     NAMESPACE,
+    HandTokens,
     compare_drains,
     compare_transactions,
     hand_apply,
@@ -33,7 +34,6 @@ from _side_by_side import (  # noqa: E402
     library_worker,
     rows_to_drain,
 )
-from pymemcache.client.base import Client  # noqa: E402
 
 from hydracache_sync import MemcachedStore, SQLiteOutbox  # noqa: E402
 from servers import Memcached  # noqa: E402
@@ -103,7 +103,7 @@ def fill(connection: sqlite3.Connection, rows: int) -> None:
     connection.execute("pragma wal_checkpoint(truncate)")
 
 
-def hand_drain(connection: sqlite3.Connection, client: Client, batch: int) -> int:
+def hand_drain(connection: sqlite3.Connection, client: HandTokens, batch: int) -> int:
     marks = ", ".join("?" * batch)
     total = 0
     while True:
@@ -147,7 +147,7 @@ def drain(folder: Path, rounds: int, rows: int, batch: int) -> None:
     connection.execute("pragma synchronous = full")
     outbox = SQLiteOutbox(path)
     with Memcached() as server:
-        client = Client(server.address, no_delay=True, timeout=5)
+        client = HandTokens(server.address)
         store = MemcachedStore([server.address])
         worker = library_worker(outbox, store, batch)
         compare_drains(

@@ -380,10 +380,10 @@ PROTECTIONS = [
         "P4",
         "who has waited for the lock compares tokens again",
         "cache/entries.py",
-        "        value = self._decode(entry, look.tag_set.digest, tokens)\n"
+        "        value = self._decode(entry, look.tag_set.digest, tokens, name)\n"
         "        return look._replace(value=value",
         "        then = tokens_in(entry, len(tokens)) if entry else tokens\n"
-        "        value = self._decode(entry, look.tag_set.digest, then)\n"
+        "        value = self._decode(entry, look.tag_set.digest, then, name)\n"
         "        return look._replace(value=value",
         _HERD + "test_who_waits_for_the_lock_does_not_take_what_was_invalidated",
     ),
