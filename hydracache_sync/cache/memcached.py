@@ -31,6 +31,7 @@ from hydracache_sync.cache.commands import KEYS_PER_GET, Window
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.node import Node
 from hydracache_sync.cache.replacement import Replacement
+from hydracache_sync.cache.replies import MAX_VALUE
 from hydracache_sync.cache.ring import SLOT_MASK, Ring
 from hydracache_sync.cache.server_list import parse_servers, parse_weights
 from hydracache_sync.cache.store import (
@@ -44,6 +45,7 @@ from hydracache_sync.cache.store import (
 from hydracache_sync.cache.transport import Connection, Limits, load_client
 from hydracache_sync.errors import (
     ApplyError,
+    ApplyPermanent,
     ApplyUnavailable,
     ConfigurationError,
 )
@@ -89,6 +91,9 @@ class MemcachedStore(CacheStore):
         and doubles at each failure; 0 for no such pause.
     :param pool_size: connections to each node in each process, 1 or more. With fewer
         than there are threads, threads wait for each other.
+    :param max_value: bytes of a value that are read or stored, 1 or more. One that a
+        server sends beyond it counts as a failure of the node. The same for all who use
+        the servers; over 32 MiB where their ``-I`` is and such values are cached.
     :param tls_context: speak TLS, verified as this context says; for TCP only.
     :raises ConfigurationError: one of these is not as said. Nothing was connected.
     """
@@ -104,6 +109,7 @@ class MemcachedStore(CacheStore):
         call_timeout: float | None = None,
         retry_after: float = 2.0,
         pool_size: int = 16,
+        max_value: int = MAX_VALUE,
         tls_context: SSLContext | None = None,
     ) -> None:
         super().__init__(ring)
@@ -117,10 +123,11 @@ class MemcachedStore(CacheStore):
                 f"tls_context cannot be used with {local[0]}: a unix socket is"
                 " not encrypted"
             )
-        if isinstance(pool_size, bool) or not isinstance(pool_size, int):
-            raise ConfigurationError(f"pool_size must be int, not {pool_size!r}")
-        if pool_size < 1:
-            raise ConfigurationError(f"pool_size must be 1 or more, not {pool_size}")
+        for name, number in (("pool_size", pool_size), ("max_value", max_value)):
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise ConfigurationError(f"{name} must be int, not {number!r}")
+            if number < 1:
+                raise ConfigurationError(f"{name} must be 1 or more, not {number}")
         limits = Limits(
             _seconds("connect_timeout", connect_timeout),
             _seconds("timeout", timeout),
@@ -128,10 +135,12 @@ class MemcachedStore(CacheStore):
                 "call_timeout",
                 CALL_TIMEOUTS * timeout if call_timeout is None else call_timeout,
             ),
+            max_value,
         )
         if retry_after != 0:
             retry_after = _seconds("retry_after", retry_after)
         self._timeout = limits.timeout
+        self._max_value = max_value
         self.patience = limits.call_timeout
         self._nodes = [
             Node(
@@ -188,6 +197,15 @@ class MemcachedStore(CacheStore):
     def set_many(self, writes: Sequence[Write]) -> Failures:
         now = time.time()
         failures: Failures = {}
+        for address, value, _ in writes:
+            if isinstance(value, bytes) and len(value) > self._max_value:
+                # No reader would take it.
+                failures[address] = ApplyPermanent(
+                    f"the value has {len(value)} bytes, over the store's max_value of"
+                    f" {self._max_value}; nothing was stored"
+                )
+        if failures:
+            writes = [write for write in writes if write[0] not in failures]
         windows = {
             node: commands.store(b"set", part, failures, now=now)
             for node, part in self._shares(writes, _address_of_write).items()

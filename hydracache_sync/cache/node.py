@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+#: Lines of an answer to ``stats``; memcached has some hundreds in its longest group.
+MAX_STATS = 10_000
+
+
 class Node:
     """A memcached server with its connections. Safe for threads and forks.
 
@@ -352,6 +356,7 @@ class Node:
         :raises ApplyUnavailable: the node did not answer properly.
         """
         found: dict[str, str] = {}
+        lines = 0
         try:
             try:
                 while True:
@@ -363,6 +368,9 @@ class Node:
                         raise _not_understood(line)
                     name, _, value = rest.decode("utf-8", "replace").partition(" ")
                     found[name] = value
+                    lines += 1
+                    if lines > MAX_STATS:
+                        raise BrokenReply(f"it sends over {MAX_STATS} lines of stats")
                 connection.replies.finish()
             except BaseException:
                 self._pool.drop(connection)

@@ -25,8 +25,9 @@ MAX_LINE = 2048
 #: from length to length.
 SHORT_ANSWER = 4096
 
-#: Bytes of a value; what ``-I`` allows at most. More is no memcached.
-MAX_VALUE = 1024 * 1024 * 1024
+#: Bytes of a value, unless told otherwise. What is announced is read into memory, so a
+#: server that is not what it should be must not choose how much.
+MAX_VALUE = 32 * 1024 * 1024
 
 #: A timeout of Python's, in the spelling of 3.9 too, and of the kernel's (SO_RCVTIMEO).
 TIMEOUTS = (TimeoutError, socket.timeout, BlockingIOError)
@@ -60,16 +61,20 @@ class Replies:
     """The answers of one connection. Not for several threads at once.
 
     :param receive: returns up to so many bytes, ``b""`` at the end of the stream.
+    :param max_value: bytes of a value that are read; a longer one is refused.
 
     :ivar deadline: moment of ``time.monotonic`` after which no second read is begun,
         so that a peer which sends a byte now and then cannot hold the caller for ever.
     """
 
-    __slots__ = ("deadline", "_receive", "_buffer")
+    __slots__ = ("deadline", "_receive", "_max_value", "_buffer")
 
-    def __init__(self, receive: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, receive: Callable[[int], bytes], max_value: int = MAX_VALUE
+    ) -> None:
         self.deadline = math.inf
         self._receive = receive
+        self._max_value = max_value
         self._buffer = b""
 
     def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -156,8 +161,11 @@ class Replies:
                 raise _unexpected(key, "the value of a key that was asked for")
             start = head.end()
             stop = start + int(digits)
-            if stop - start > MAX_VALUE:
-                raise _unexpected(digits, "the length of a value")
+            if stop - start > self._max_value:
+                raise BrokenReply(
+                    f"it sends a value of {stop - start} bytes, over the store's"
+                    f" max_value of {self._max_value}"
+                )
             if stop + 2 > len(buffer):
                 buffer = self._at_least(stop + 2 - start, buffer[start:])
                 start, stop = 0, stop - start

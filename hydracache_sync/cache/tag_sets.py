@@ -11,6 +11,10 @@ from typing import Iterable, NamedTuple, Tuple
 from hydracache_sync.cache.entry import tag_digest
 from hydracache_sync.cache.keyspace import Address, Keyspace
 
+#: Tags of one entry. Each is a token to be read and compared at every hit: with so many
+#: that takes about 3 ms, and ten times as long with ten times as many.
+MAX_TAGS = 1000
+
 #: Sets remembered. When full all are forgotten: finding out again costs microseconds.
 MAX_REMEMBERED = 1024
 
@@ -44,7 +48,8 @@ class TagSets:
 
         :raises TypeError: a single text (its letters would be the tags), or a tag that
             is not text.
-        :raises ValueError: a tag that is not 0 to 24577 bytes of UTF-8.
+        :raises ValueError: over :data:`MAX_TAGS` tags, or a tag that is not 0 to 24577
+            bytes of UTF-8.
         """
         if type(tags) is not tuple:
             if isinstance(tags, (str, bytes)):
@@ -60,6 +65,11 @@ class TagSets:
         return known or self._learn(tags)
 
     def _learn(self, given: tuple[str, ...]) -> TagSet:
+        if len(given) > MAX_TAGS and len(set(given)) > MAX_TAGS:
+            raise ValueError(
+                f"tags are {len(set(given))}, and an entry has {MAX_TAGS} at most: each"
+                " is read at every hit. Give what many of them have in common one tag"
+            )
         addresses = {tag: self._keyspace.tag_token(tag) for tag in given}
         tags = sorted(addresses)
         digest = tag_digest(tags)

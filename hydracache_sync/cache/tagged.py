@@ -81,8 +81,8 @@ class TaggedCache:
     failed round trip a call makes no other, so it costs one ``call_timeout`` at most.
 
     A key is text of 0 to 4096 bytes of UTF-8, a tag of 0 to 24577 (``entity_tag`` makes
-    long ones). The tags of a key must be the same in every read of it: other tags are a
-    miss. Their order does not matter.
+    long ones); an entry has 1,000 tags at most. The tags of a key must be the same in
+    every read of it: other tags are a miss. Their order does not matter.
 
     Values are ``bytes``, ``str``, None, ``bool``, ``int``, finite ``float``, and
     ``list`` and ``dict`` (with ``str`` keys) of these. They come back equal and of the

@@ -16,7 +16,7 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
-from hydracache_sync.cache.replies import TIMEOUTS, Replies, Unanswered
+from hydracache_sync.cache.replies import MAX_VALUE, TIMEOUTS, Replies, Unanswered
 from hydracache_sync.cache.server_list import Server
 
 if TYPE_CHECKING:
@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 
 
 class Limits(NamedTuple):
-    """How long a connection may take; seconds.
+    """How long a connection may take, in seconds, and how much.
 
     :ivar connect_timeout: to connect to one address, TLS included. Looking up a name
         takes what the system's resolver takes.
     :ivar timeout: from one piece of an answer to the next.
     :ivar call_timeout: for a whole round trip, however slowly its pieces come.
+    :ivar max_value: bytes of a value that are read.
     """
 
     connect_timeout: float
     timeout: float
     call_timeout: float
+    max_value: int = MAX_VALUE
 
 
 class SeveralMachines(ConnectionError):
@@ -97,7 +99,7 @@ class Connection:
         if tls_context is None:
             _let_kernel_time_out(connection, self.limits.timeout)
         self._send = connection.send
-        self.replies = Replies(connection.recv)
+        self.replies = Replies(connection.recv, self.limits.max_value)
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send it all; the answers to it are due by ``deadline``.
