@@ -35,8 +35,8 @@ def main(words: list[str]) -> int:
     unnoticed = 0
     with tempfile.TemporaryDirectory(prefix="hydracache-protections-") as name:
         folder = Path(name)
-        shutil.copytree(ROOT / "tests", folder / "tests")
-        shutil.copytree(ROOT / "examples", folder / "examples")
+        for part in ("tests", "examples", "docs"):
+            shutil.copytree(ROOT / part, folder / part)
         if (ROOT / ".servers").exists():
             # The MySQL that was put there for the tests.
             (folder / ".servers").symlink_to(ROOT / ".servers")
