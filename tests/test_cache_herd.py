@@ -22,7 +22,7 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import CacheStore, load_limit
+from hydracache_sync.cache import CacheStore, herd, load_limit
 from hydracache_sync.cache.entries import Look
 from hydracache_sync.cache.herd import LOADS_AT_ONCE
 from hydracache_sync.cache.load_limit import LoadLimit
@@ -187,6 +187,30 @@ def test_200_readers_of_a_cold_key_in_4_processes_load_once(
 
     assert statuses == [0] * 4
     assert loaded == b"1"
+
+
+@pytest.mark.parametrize("tokens_are_there", [True, False])
+def test_who_comes_late_to_a_lock_that_is_free_looks_again(
+    cache: TaggedCache,
+    elsewhere: TaggedCache,
+    monkeypatch: pytest.MonkeyPatch,
+    tokens_are_there: bool,
+) -> None:
+    monkeypatch.setattr(herd, "LATE", -1.0)
+    if tokens_are_there:
+        cache.reserve("k", tags=TAGS)
+    lock_of = cache._entries.lock_of
+
+    def late(*args: Any) -> Any:
+        # Another process has missed later, loaded and stored by now.
+        elsewhere.get_or_load("k", lambda: "v", tags=TAGS)
+        return lock_of(*args)
+
+    monkeypatch.setattr(cache._entries, "lock_of", late)
+
+    assert cache.get_or_load("k", never, tags=TAGS) == "v"
+    lock = cache._keyspace.load_lock("k")
+    assert cache._store.get_many([lock]) == [None]
 
 
 def fifty_readers(memcached: Memcached, unique: str, loads: int) -> bool:

@@ -69,6 +69,10 @@ _NEVER = 0.0
 #: Loads of one key at once in a process, of readers that share no flight.
 LOADS_AT_ONCE = 4
 
+#: Seconds between a miss and the lock after which the entry may have come meanwhile: a
+#: thread may be kept from running for longer than another's load takes.
+LATE = 0.15
+
 #: Seconds for which nobody waits for a load of a key whose value the store did not
 #: take, because it is over the item limit for one: there is nothing to wait for.
 UNSTORED_TTL = 10.0
@@ -110,6 +114,7 @@ class Herd:
     ) -> T:
         """Return a value for a miss: loaded by this reader, or by one like it."""
         entries = self._entries
+        missed_at = monotonic()
         # To wait where nobody may take anything, or what was waited for would raise.
         alone = (
             not self._max_wait
@@ -143,7 +148,9 @@ class Herd:
                 return self._load(judgement, loader, lifetime, lock)
             return self._load_in_turn(judgement, loader, lifetime, since)
         if leading:
-            return self._lead(flight, judgement, loader, lifetime, since, lock)
+            return self._lead(
+                flight, judgement, loader, lifetime, since, lock, missed_at
+            )
         return self._join(flight, judgement, loader, lifetime, since)
 
     def _join(
@@ -344,6 +351,7 @@ class Herd:
         lifetime: Lifetime,
         since: float | None,
         lock: LoadLock | None,
+        missed_at: float,
     ) -> T:
         """Load for oneself and for those who join."""
         entries = self._entries
@@ -366,6 +374,14 @@ class Herd:
                 if lock is None and flight.began_at is not None and same:
                     # Another thread here got the lock, and this flight with it.
                     return self._join(flight, judgement, loader, lifetime, since)
+            if lock is not None and monotonic() - missed_at > LATE:
+                known = judgement.look
+                look, _ = entries.look_again(known, known.addresses[0])
+                if look.value is not MISS:
+                    entries.tallies.joined.add()
+                    outcome = look, look.entry
+                    came: T = look.value
+                    return came
             if judgement.refused is not None and since is not None:
                 # No longer what others may see, also those who have joined already.
                 self._flights.land(flight, None)
