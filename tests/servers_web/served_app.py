@@ -36,15 +36,15 @@ class SlowStore(MemcachedStore):
         super().__init__(servers)
         self._notes = notes
 
-    def set_many(self, writes: Any) -> Any:
+    def replace_many(self, *arguments: Any, **options: Any) -> Any:
         worker = threading.current_thread().name.startswith("hydracache-worker")
         if worker and (self._notes / "slow").exists():
             (self._notes / f"began.{os.getpid()}").touch()
             time.sleep(SLOW_BATCH)
-            done = super().set_many(writes)
+            done = super().replace_many(*arguments, **options)
             (self._notes / f"ended.{os.getpid()}").touch()
             return done
-        return super().set_many(writes)
+        return super().replace_many(*arguments, **options)
 
 
 class Ticker:
