@@ -69,9 +69,9 @@ def drain_until_done(shop: Shop) -> list[Ended]:
     return runs
 
 
-def sets(node: FaultyMemcached) -> int:
+def replaced(node: FaultyMemcached) -> int:
     """Tokens that were written."""
-    return sum(line.startswith("set ") for line in node.requests)
+    return sum(line.startswith("cas ") for line in node.requests)
 
 
 def assert_nothing_lost(shop: Shop, rows: int) -> None:
@@ -227,7 +227,7 @@ def test_several_namespaces_are_drained_in_turn(
 
     assert drained.code == ExitCode.DONE
     assert [each["namespace"] for each in drained.json["namespaces"]] == [first, second]
-    order = [line.split(":")[2] for line in node.requests if line.startswith("set ")]
+    order = [line.split(":")[2] for line in node.requests if line.startswith("cas ")]
     assert order == [first] * 2 + [second] * 2 + [first] * 2 + [second] * 2
 
 
@@ -575,7 +575,8 @@ def test_a_memcached_that_dies_in_the_middle_keeps_what_it_acknowledged(
     faulty_shop: Shop, node: FaultyMemcached
 ) -> None:
     faulty_shop.invalidate(30)
-    node.once(Mode.WORKING)
+    # A batch takes two round trips.
+    node.once(Mode.WORKING, Mode.WORKING)
     node.mode = Mode.SERVER_ERROR
 
     away = faulty_shop.drain("--json", "--batch-size", "10")
@@ -672,7 +673,8 @@ def test_what_was_published_before_the_database_failed_is_reported(
     locked, done = threading.Event(), threading.Event()
 
     def lock_while_the_second_batch_is_applied() -> None:
-        node.wait_for_requests(11, PATIENCE)
+        # The first one was 10 of ``add``, a ``gets``, and 10 of ``cas``.
+        node.wait_for_requests(22, PATIENCE)
         with faulty_shop.outbox.transaction():
             locked.set()
             done.wait(PATIENCE)
@@ -709,7 +711,7 @@ def test_three_drains_share_a_backlog_and_apply_each_row_once(
     assert {each.code for each in drained} <= {ExitCode.DONE, ExitCode.WAITING}
     assert {each.err for each in drained} == {""}
     assert sum(published) == rows and all(published)
-    assert sets(node) == rows
+    assert replaced(node) == rows
     assert faulty_shop.published() == rows
 
 
