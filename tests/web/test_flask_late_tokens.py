@@ -129,7 +129,7 @@ def test_a_slow_page_does_not_bring_back_what_was_there_before_a_commit(
     link: Link,
     cut: Callable[[Link], None],
 ) -> None:
-    store_a = MemcachedStore([link.address], timeout=0.2, retry_after=0)
+    store_a = MemcachedStore([link.address], timeout=0.4, retry_after=0)
     store_b = MemcachedStore([server.address])
     a, b = Host(database, store_a), Host(database, store_b)
     assert (a.get(), b.get()) == ("0", "0")
