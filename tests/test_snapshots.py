@@ -101,7 +101,8 @@ def test_what_a_transaction_has_written_itself_is_never_stored(
 ) -> None:
     snapshot = ConnectionSnapshot(connection, clock=clock)
     cache = TaggedCache(MemoryStore(), "shop", clock=clock, snapshot=snapshot)
-    cache.reserve("k")
+    # Under tokens that have a stamp, and one that is old enough.
+    cache.get_or_load("k", lambda: name(connection), since=clock())
     clock.advance(60)
     snapshot()
     connection.execute("begin")
