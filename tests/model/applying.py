@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from typing import Iterator
 
 from .protocol import Protocol, Step
-from .state import DONE, LIVE, PENDING_ROW, State, Token, Writer, fresh
+from .state import (
+    DONE,
+    LIVE,
+    PENDING_ROW,
+    State,
+    Token,
+    Writer,
+    fresh,
+    put_token,
+    sent_late,
+)
 from .writing import mark
 
 
@@ -40,20 +50,19 @@ def steps(protocol: Protocol, state: State, number: int) -> Iterator[Step]:
         for tag in row.tags:
             applied = _applied(protocol, state, row, tag)
             yield f"{who}: apply tag {tag + 1}, {again}", applied, None
-            copy = state.sent[tag]
-            if copy is not None and copy != state.slots[tag]:
-                arrived = state._replace(
-                    slots=_put(state.slots, tag, copy), sent=_put(state.sent, tag, None)
-                )
-                yield f"a copy of the command for tag {tag + 1} arrives", arrived, None
+    if protocol.faults.late and rules.token == "random":
+        if row.at == PENDING_ROW or protocol.faults.duplicate:
+            for tag in row.tags:
+                token = _token(protocol, state, row, tag)
+                assert token is not None
+                sent = sent_late(state, tag, token[2])
+                if sent is not state:
+                    what = f"{who}: send a token of tag {tag + 1}, and give up"
+                    yield what, sent, None
 
 
 def _applied(protocol: Protocol, state: State, row: Writer, tag: int) -> State:
-    token = _token(protocol, state, row, tag)
-    sent = state.sent
-    if not protocol.rules.never_sent_twice and sent[tag] is None:
-        sent = _put(sent, tag, token)
-    return state._replace(slots=_put(state.slots, tag, token), sent=sent)
+    return put_token(state, tag, _token(protocol, state, row, tag))
 
 
 def _token(protocol: Protocol, state: State, row: Writer, tag: int) -> Token | None:
@@ -74,7 +83,3 @@ def _token(protocol: Protocol, state: State, row: Writer, tag: int) -> Token | N
     if not rules.stamp_after_commit:
         stamp = row.moment
     return LIVE, fresh(state), stamp
-
-
-def _put(items: tuple[Any, ...], index: int, item: Any) -> tuple[Any, ...]:
-    return items[:index] + (item,) + items[index + 1 :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Iterator
 
 from .protocol import Protocol, Step
-from .state import State
+from .state import LATER, LIVE, State, fresh, put_token
 
 
 def steps(protocol: Protocol, state: State) -> Iterator[Step]:
@@ -17,13 +17,41 @@ def steps(protocol: Protocol, state: State) -> Iterator[Step]:
             yield "the entry is evicted", state._replace(entry=None), None
         for index, token in enumerate(state.slots):
             if token is not None:
-                slots = state.slots[:index] + (None,) + state.slots[index + 1 :]
-                yield f"the token of tag {index + 1} is evicted", state._replace(
-                    slots=slots
+                yield f"the token of tag {index + 1} is evicted", put_token(
+                    state, index, None
                 ), None
     if protocol.faults.restart and (state.entry is not None or any(state.slots)):
-        empty = state._replace(entry=None, slots=(None,) * len(state.slots))
+        nothing = (None,) * len(state.slots)
+        empty = state._replace(entry=None, slots=nothing, late=nothing, fills=())
         yield "the node restarts, empty", empty, None
+    if protocol.late_writes:
+        names = tuple(token and token[1] for token in state.slots)
+        for version in state.fills:
+            filled = state._replace(entry=(version, names))
+            yield f"a late fill of v{version} arrives", filled, None
+        if state.entry is not None:
+            yield "a late delete of the entry arrives", state._replace(entry=None), None
+    yield from _arrivals(state)
+
+
+def _arrivals(state: State) -> Iterator[Step]:
+    for index, token in enumerate(state.slots):
+        stamp = state.late[index]
+        if token is not None and stamp is not None:
+            new = (LIVE, fresh(state), stamp)
+            what = f"a late token arrives at tag {index + 1}"
+            yield what, put_token(state, index, new), None
+            if token[2] == LATER:
+                # A reader's, which stamps the placeholder that is there.
+                stamped = (LIVE, token[1], stamp)
+                what = f"a late stamp arrives at tag {index + 1}"
+                yield what, put_token(state, index, stamped), None
+        copy = state.sent[index]
+        if token is None and copy is not None:
+            sent = state.sent[:index] + (None,) + state.sent[index + 1 :]
+            arrived = put_token(state, index, copy)._replace(sent=sent)
+            what = f"a copy of the placeholder for tag {index + 1} arrives"
+            yield what, arrived, None
 
 
 def tick(state: State) -> State:

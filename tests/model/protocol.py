@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Iterator, Optional, Tuple
 
 from .rules import Faults, Rules
-from .state import Reader, State, Writer
+from .state import LATER, Reader, State, Writer
 
 #: What was done by whom, the state after it, and the promise that it broke.
 Step = Tuple[str, State, Optional[str]]
@@ -32,6 +32,8 @@ class Protocol:
     :ivar own_writes: ... in whose transaction they may have written.
     :ivar refresh: a hit may be loaded anew, early.
     :ivar flights: readers may join another's load.
+    :ivar late_writes: fills and deletes of the entry arrive at any later moment, and
+        fills any number of times.
     :ivar skew: ticks by which clocks differ.
     """
 
@@ -46,6 +48,7 @@ class Protocol:
     own_writes: bool = False
     refresh: bool = False
     flights: bool = False
+    late_writes: bool = False
     hold_off: int = 2
     skew: int = 1
 
@@ -74,6 +77,8 @@ class Protocol:
             entry=None,
             slots=nothing,
             sent=nothing,
+            late=nothing,
+            fills=(),
             readers=(Reader(),) * self.readers,
             writers=tuple(sorted(Writer(tags) for tags in self.writers)),
         )
@@ -118,6 +123,8 @@ class Protocol:
 
 
 def _shown(token: tuple[str, int, int]) -> str:
+    if token[2] == LATER:
+        return f"{_name(token[1])}, a placeholder,"
     return _name(token[1]) + (f" of {token[2]}" if token[2] else "")
 
 

@@ -9,6 +9,7 @@ from .protocol import Protocol, Step
 from .state import (
     ADDED,
     IDLE,
+    LATER,
     LIVE,
     LOADED,
     MISSED,
@@ -20,6 +21,8 @@ from .state import (
     Reader,
     State,
     fresh,
+    put_token,
+    sent_late,
 )
 
 #: A token that was made and was gone again, or that the node would not tell.
@@ -45,6 +48,7 @@ def _steps(protocol: Protocol, state: State, reader: Reader) -> Iterator[Any]:
     elif reader.at == ADDED:
         yield from _read_back(state, reader)
     elif reader.at == RESERVED:
+        yield from _stamp(protocol, state, reader)
         yield from _join(protocol, state, reader)
         yield from _load(protocol, state, reader)
     elif reader.at == STAMPING:
@@ -139,11 +143,13 @@ def _add_missing(protocol: Protocol, state: State, reader: Reader) -> Iterator[A
         yield f"add the token of tag {index + 1}: not stored", state, added, None
         return
     name = -1 if protocol.rules.token == "counter" else fresh(state)
-    stamp = state.now if protocol.timed else 0
+    stamp = LATER if protocol.timed else 0
     if protocol.strict and not protocol.rules.made_is_cold:
-        stamp -= protocol.horizon
+        stamp = state.now - protocol.horizon
     token = (LIVE, name, stamp)
-    after = state._replace(slots=_put(state.slots, index, token))
+    after = put_token(state, index, token)
+    if not protocol.rules.never_sent_twice and state.sent[index] is None:
+        after = after._replace(sent=_put(state.sent, index, token))
     yield f"add the token of tag {index + 1}: stored", after, added, None
 
 
@@ -153,6 +159,20 @@ def _read_back(state: State, reader: Reader) -> Iterator[Any]:
     tokens = _put(reader.tokens, index, UNKNOWN if there is None else there)
     at = MISSED if None in tokens else RESERVED
     yield "read the token back", state, reader._replace(at=at, tokens=tokens), None
+
+
+def _stamp(protocol: Protocol, state: State, reader: Reader) -> Iterator[Any]:
+    """A load that looks at stamps gives a placeholder one, for the loads after it."""
+    if not (protocol.strict or reader.snapshot is not None):
+        return
+    for index, (seen, token) in enumerate(zip(reader.tokens, state.slots)):
+        if seen is not None and seen[2] == LATER and seen == token:
+            stamped = put_token(state, index, (LIVE, seen[1], state.now))
+            yield f"stamp the placeholder of tag {index + 1}", stamped, reader, None
+            sent = sent_late(state, index, state.now)
+            if protocol.faults.late and sent is not state:
+                what = f"send a stamp for the placeholder of tag {index + 1}"
+                yield what, sent, reader, None
 
 
 def _join(protocol: Protocol, state: State, reader: Reader) -> Iterator[Any]:
@@ -242,13 +262,11 @@ def _all_warm(protocol: Protocol, tokens: tuple[Any, ...], began: int) -> bool:
 
 def _tokens_after_load(state: State, reader: Reader) -> Iterator[Any]:
     """What Symfony and others do: the entry is stamped when it is stored."""
-    slots = state.slots
-    for index, token in enumerate(slots):
+    for index, token in enumerate(state.slots):
         if token is None:
-            made = (LIVE, fresh(state._replace(slots=slots)), state.now)
-            slots = _put(slots, index, made)
-    stamped = reader._replace(at=LOADED, tokens=slots, fills=True)
-    yield "read the tokens", state._replace(slots=slots), stamped, None
+            state = put_token(state, index, (LIVE, fresh(state), state.now))
+    stamped = reader._replace(at=LOADED, tokens=state.slots, fills=True)
+    yield "read the tokens", state, stamped, None
 
 
 def _fill(protocol: Protocol, state: State, reader: Reader) -> Iterator[Any]:
@@ -261,7 +279,13 @@ def _fill(protocol: Protocol, state: State, reader: Reader) -> Iterator[Any]:
     if not fills:
         yield "store nothing", state, _idle(reader), None
         return
-    entry = reader.version, _names(reader.tokens)
+    names = _names(reader.tokens)
+    if protocol.late_writes and names == _names(state.slots):
+        # Under other tokens it would never be served, whenever it arrives.
+        fills = tuple(sorted({*state.fills, reader.version}))
+        sent = state._replace(fills=fills)
+        yield f"send a fill of v{reader.version}, no answer", sent, _idle(reader), None
+    entry = reader.version, names
     filled = state._replace(entry=entry)
     yield f"fill v{reader.version}", filled, _idle(reader), None
 

@@ -56,7 +56,7 @@ class Rules:
     apply_after_commit: bool = True
     #: A row is published after every acknowledgement.
     publish_after_acks: bool = True
-    #: No command is sent twice: a copy that comes late would bring its token back.
+    #: No placeholder is sent twice: a copy that comes late would bring it back.
     never_sent_twice: bool = True
     #: An apply stores a token that is "random" and made for this attempt. Else it is a
     #: "counter", or the row's own, such as its "row id"; or the token is "deleted".

@@ -26,6 +26,9 @@ NO_FAULTS = Faults(
     stops=False,
 )
 
+#: Messages arrive when they are sent, or never: ``in_flight`` has the others.
+ON_TIME = Faults(late=False)
+
 DEFAULT = Protocol()
 SNAPSHOTS = Protocol(snapshots=True, readers=1)
 OWN_WRITES = Protocol(snapshots=True, own_writes=True, readers=1, writers=((0,),))
@@ -58,9 +61,10 @@ class Scenario:
 def _sizes(model: Protocol) -> str:
     rows = len(model.writers)
     tags = f"{model.tags} tag{'s'[: model.tags > 1]}"
+    on_time = ", on time" if model.faults == ON_TIME else ""
     return (
         f"{model.readers} reader{'s'[: model.readers > 1]},"
-        f" {rows} writer{'s'[: rows > 1]}, {tags}"
+        f" {rows} writer{'s'[: rows > 1]}, {tags}{on_time}"
     )
 
 
@@ -95,13 +99,23 @@ HOLDS = [
     ),
     _holds("default, early refresh", Protocol(refresh=True)),
     _holds("default, flights", FLIGHTS),
-    _holds("old snapshots", Protocol(snapshots=True, writers=ONE)),
+    _holds("default, late fills and deletes", Protocol(late_writes=True)),
+    _holds(
+        "old snapshots, late fills and deletes",
+        Protocol(late_writes=True, snapshots=True, readers=1),
+    ),
+    _holds(
+        "strict, late fills and deletes",
+        Protocol(late_writes=True, strict=True, readers=1),
+    ),
+    _holds("old snapshots", Protocol(snapshots=True, writers=ONE, faults=ON_TIME)),
     _holds("old snapshots, more writers", SNAPSHOTS),
     _holds("old snapshots, own writes", OWN_WRITES),
     _holds(
-        "old snapshots, flights", Protocol(snapshots=True, flights=True, writers=ONE)
+        "old snapshots, flights",
+        Protocol(snapshots=True, flights=True, writers=ONE, faults=ON_TIME),
     ),
-    _holds("strict", Protocol(strict=True)),
+    _holds("strict", Protocol(strict=True, faults=ON_TIME)),
     _holds("strict, more writers", Protocol(strict=True, readers=1, writers=THREE)),
     _holds(
         "strict, tokens read one by one",
@@ -148,7 +162,9 @@ LONG = [
         "default, two tags read one by one, 2 readers",
         Protocol(tags=2, writers=((0,), (1,)), one_by_one=True),
     ),
+    _holds("old snapshots, late tokens", Protocol(snapshots=True, writers=ONE)),
     _holds("old snapshots, 2 writers", Protocol(snapshots=True)),
+    _holds("strict, late tokens", Protocol(strict=True)),
     _holds("strict, 3 writers", Protocol(strict=True, writers=THREE)),
     _holds("strict, flights, 2 writers", Protocol(strict=True, flights=True)),
     _holds(
@@ -217,7 +233,7 @@ BREAKS = [
     ),
     Scenario("counters as tokens", DEFAULT.without(token="counter")),
     Scenario("row ids as tokens", DEFAULT.without(token="row id")),
-    Scenario("a command sent twice", DEFAULT.without(never_sent_twice=False)),
+    Scenario("a placeholder sent twice", DEFAULT.without(never_sent_twice=False)),
     Scenario("applied before the commit", DEFAULT.without(apply_after_commit=False)),
     Scenario("published before the ack", DEFAULT.without(publish_after_acks=False)),
     Scenario(

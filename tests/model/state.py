@@ -17,6 +17,9 @@ from typing import Any, NamedTuple, Optional, Tuple
 Token = Tuple[str, int, int]
 LIVE = "L"
 
+#: The stamp of a placeholder: later than every moment.
+LATER = 1 << 20
+
 #: An entry: the version of its value, and the names of the tokens it rests on.
 Entry = Tuple[int, Tuple[Any, ...]]
 
@@ -80,7 +83,11 @@ class State(NamedTuple):
     :ivar published: the highest version whose row is published.
     :ivar entry: the entry in the store.
     :ivar slots: the token of each tag in the store.
-    :ivar sent: the token last sent for each tag; kept where copies may come late.
+    :ivar sent: a placeholder sent for each tag; kept where copies may come late.
+    :ivar late: for each tag the stamp of a message that may arrive there late, or None.
+        It expects what is there now; of several that with the oldest stamp is kept,
+        which allows all that the others allow.
+    :ivar fills: versions of entries under these tokens that may arrive late.
     :ivar readers, writers: in no order that matters.
     """
 
@@ -90,8 +97,29 @@ class State(NamedTuple):
     entry: Optional[Entry]
     slots: Tuple[Optional[Token], ...]
     sent: Tuple[Optional[Token], ...]
+    late: Tuple[Optional[int], ...]
+    fills: Tuple[int, ...]
     readers: Tuple[Reader, ...]
     writers: Tuple[Writer, ...]
+
+
+def put_token(state: State, tag: int, token: Optional[Token]) -> State:
+    """Change what a slot holds: what expected another token has come too late."""
+    slots, late = state.slots, state.late
+    there = slots[tag]
+    same = token is not None and there is not None and token[1] == there[1]
+    return state._replace(
+        slots=slots[:tag] + (token,) + slots[tag + 1 :],
+        late=late[:tag] + (None,) + late[tag + 1 :],
+        fills=state.fills if same else (),
+    )
+
+
+def sent_late(state: State, tag: int, stamp: int) -> State:
+    """Send a token that expects what is there now, and give up."""
+    if state.slots[tag] is None or state.late[tag] is not None:
+        return state
+    return state._replace(late=state.late[:tag] + (stamp,) + state.late[tag + 1 :])
 
 
 def fresh(state: State) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from itertools import permutations
 from typing import Any, Iterable
 
-from .state import LIVE, Reader, State, Token
+from .state import LATER, LIVE, Reader, State, Token
 
 _LAST = 1 << 30
 
@@ -87,6 +87,8 @@ def canonical(protocol: Any, state: State) -> State:
         entry,
         slots,
         sent,
+        state.late,
+        state.fills,
         readers,
         tuple(sorted(state.writers)),
     )
@@ -112,6 +114,8 @@ def _moved(protocol: Any, state: State) -> State:
     for writer in state.writers:
         if writer.moment:
             moments.add(writer.moment)
+    moments.update(stamp for stamp in state.late if stamp)
+    moments.discard(LATER)
     places: dict[int, int] = {}
     place, before = 1, None
     for moment in sorted(moments):
@@ -124,6 +128,7 @@ def _moved(protocol: Any, state: State) -> State:
             place += min(moment - before, horizon)
         places[moment] = place
         before = moment
+    places[LATER] = LATER
 
     def moved(one: Token | Any) -> Any:
         # 0 is no moment.
@@ -145,6 +150,7 @@ def _moved(protocol: Any, state: State) -> State:
         now=places[state.now],
         slots=tuple(map(moved, state.slots)),
         sent=tuple(map(moved, state.sent)),
+        late=tuple(stamp and places[stamp] for stamp in state.late),
         readers=tuple(readers),
         writers=tuple(writers),
     )

@@ -29,7 +29,7 @@ from . import explore
 from .promises import servable
 from .protocol import Protocol
 from .rules import Faults
-from .scenarios import BREAKS
+from .scenarios import BREAKS, ON_TIME
 from .state import ADDED, State
 
 #: Seconds of a tick. Two of them are within the hold-off of 2 s, and the latest commit
@@ -154,6 +154,7 @@ ACTIONS: list[tuple[str, Callable[..., None]]] = [
     (r"(reader \d): look up: ", Code.look_up),
     (r"(reader \d): add the token", Code.nothing),
     (r"(reader \d): read the token back", Code.add_missing),
+    (r"(reader \d): stamp the placeholder", Code.add_missing),
     (r"(reader \d): load, and store nothing", Code.load_only),
     (r"(reader \d): load v(\d)", Code.load),
     (r"(reader \d): fill v(\d)", Code.fill),
@@ -215,13 +216,14 @@ def _compare(
 def test_what_the_code_serves_is_what_the_model_serves(
     seed: int, restart: bool
 ) -> None:
-    faults = Faults(restart=restart)
+    faults = Faults(restart=restart, late=False)
     walk(Protocol(faults=faults, writers=((0,), (0,), (0,))), seed, strict=False)
 
 
 @pytest.mark.parametrize("seed", range(WALKS))
 def test_a_strict_cache_serves_nothing_older_than_the_last_commit(seed: int) -> None:
-    walk(Protocol(strict=True, writers=((0,), (0,), (0,))), seed, strict=True)
+    writers = ((0,), (0,), (0,))
+    walk(Protocol(strict=True, faults=ON_TIME, writers=writers), seed, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_the_steps_that_break_a_weaker_protocol_do_not_break_the_code(
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_the_walks_go_where_values_are_stored_and_served(strict: bool) -> None:
-    model = Protocol(strict=strict, writers=((0,), (0,), (0,)))
+    model = Protocol(strict=strict, faults=ON_TIME, writers=((0,), (0,), (0,)))
     codes = [walk(model, seed, strict=strict) for seed in range(WALKS)]
 
     assert sum(code.fills for code in codes) > WALKS / 4

@@ -17,6 +17,8 @@ from .state import (
     Token,
     Writer,
     fresh,
+    put_token,
+    sent_late,
 )
 
 
@@ -68,7 +70,13 @@ def _mark(protocol: Protocol, state: State, writer: Writer) -> Iterator[Any]:
     moment = state.now if writer.at == BEFORE else writer.moment
     tag, left = writer.left[0], writer.left[1:]
     at = MARKING if left else MARKED
-    after = state._replace(slots=_put(state.slots, tag, mark(protocol, state)))
+    token = mark(protocol, state)
+    if protocol.faults.late:
+        sent = sent_late(state, tag, token[2])
+        if sent is not state:
+            going_on = writer._replace(at=MARKING, moment=moment)
+            yield f"quarantine: send a mark of tag {tag + 1}, no answer", sent, going_on
+    after = put_token(state, tag, token)
     yield (
         f"quarantine: mark tag {tag + 1}",
         after,
@@ -97,12 +105,6 @@ def _commit(protocol: Protocol, state: State, writer: Writer) -> Iterator[Any]:
 
 
 def _apply_early(protocol: Protocol, state: State, writer: Writer) -> Iterator[Any]:
-    slots = state.slots
     for tag in writer.tags:
-        made = (LIVE, fresh(state._replace(slots=slots)), state.now)
-        slots = _put(slots, tag, made)
-    yield "apply", state._replace(slots=slots), writer._replace(at=COMMITTING)
-
-
-def _put(items: tuple[Any, ...], index: int, item: Any) -> tuple[Any, ...]:
-    return items[:index] + (item,) + items[index + 1 :]
+        state = put_token(state, tag, (LIVE, fresh(state), state.now))
+    yield "apply", state, writer._replace(at=COMMITTING)
