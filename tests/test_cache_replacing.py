@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Callable, Iterator, Sequence
 
 import pytest
 
 from faulty_memcached import Command, FaultyMemcached, Mode
-from hydracache_sync import MemcachedStore, MemoryStore
+from hydracache_sync import MemcachedStore, MemoryStore, TaggedCache
 from hydracache_sync.cache import Address, Copy, Keyspace
 from hydracache_sync.cache.replacing import replace
 from hydracache_sync.cache.tokens import LIVE, fresh_tokens
@@ -224,3 +225,70 @@ def test_one_node_that_is_away_does_not_hide_what_became_of_the_other() -> None:
         of_two = {each for each in spread if store.nodes_of(each) == [two.address]}
         assert set(failures) == of_two
         assert 0 < len(of_two) < 200
+
+
+class Dripping(FaultyMemcached):
+    """Answers rightly, a byte now and then, once ``drips`` is set."""
+
+    drips = False
+
+    def _answer(self, connection, commands, closing):  # type: ignore[no-untyped-def]
+        if not self.drips:
+            return super()._answer(connection, commands, closing)
+        reply = b"".join(self._reply(command, Mode.WORKING) for command in commands)
+        for at in range(len(reply)):
+            if closing.wait(0.05):
+                return False
+            connection.sendall(reply[at : at + 1])
+        return True
+
+
+@pytest.mark.parametrize("step", ["reading", "storing"])
+def test_a_node_that_drips_is_not_the_fault_of_the_others(step: str) -> None:
+    with Dripping() as slow, FaultyMemcached() as one, FaultyMemcached() as two:
+        names = [slow.address, one.address, two.address]
+        store = MemcachedStore(names, timeout=0.3, call_timeout=0.5)
+        spread = [SPACE.tag_token(str(number)) for number in range(60)]
+        slow.drips = step == "reading"
+
+        failures = replace(
+            store, spread, Maker(lambda: setattr(slow, "drips", True)), LIVE
+        )
+
+        of_slow = {each for each in spread if store.nodes_of(each) == [slow.address]}
+        assert failures and set(failures) <= of_slow
+        healthy = [each for each in spread if each not in of_slow]
+        assert None not in store.get_many(healthy)
+
+
+def test_who_is_overtaken_at_a_slow_node_ends_within_one_more_try() -> None:
+    store = MemoryStore()
+    store.patience = 0.1
+    tries = []
+
+    def make(copies: Sequence[Copy], found: Sequence[bytes]) -> list[bytes]:
+        tries.append(len(found))
+        time.sleep(0.15)
+        store.set_many([(ONE, b"%d" % len(tries), None)])
+        return fresh_tokens(len(found), 1000)
+
+    failures = replace(store, [ONE], make, LIVE)
+
+    assert list(failures) == [ONE]
+    assert tries == [1]
+
+
+def test_a_token_that_a_full_server_does_not_replace_is_gone() -> None:
+    with Memcached(arguments=("-M", "-m", "2")) as full:
+        store = MemcachedStore([full.address], timeout=10)
+        cache = TaggedCache(store, "replacing")
+        assert cache.get_or_load("key", lambda: "old", tags=["one"]) == "old"
+        number = 0
+        while store.set_many([((b"x", b"fill%d" % number), b"x" * 9, None)]) == {}:
+            number += 1
+
+        failures = replace(store, [ONE], Maker(), LIVE)
+
+        assert isinstance(failures[ONE], ApplyUnavailable)
+        assert "memory" in str(failures[ONE])
+        assert cache.get("key", tags=["one"]) is None

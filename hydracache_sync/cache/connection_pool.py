@@ -138,11 +138,16 @@ class ConnectionPool:
                 connection = self._wait_or_make(lendings, deadline)
             if connection.used_at is None:
                 return self._opened(connection, now, deadline)
-            if now - connection.used_at < MAX_IDLE and now < connection.expires_at:
-                if not proven or not connection.is_stale():
-                    connection.used_at = now
-                    connection.reused = True
-                    return connection
+            try:
+                if now - connection.used_at < MAX_IDLE and now < connection.expires_at:
+                    if not proven or not connection.is_stale():
+                        connection.used_at = now
+                        connection.reused = True
+                        return connection
+            except BaseException:
+                # The look yields to other greenlets, and a timeout may come in it.
+                self.drop(connection)
+                raise
             self.drop(connection)
 
     def put(self, connection: Connection) -> None:

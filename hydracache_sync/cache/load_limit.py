@@ -24,14 +24,25 @@ from typing import Any, Hashable
 #: In place of a moment that is not known: before everything.
 UNKNOWN = -inf
 
+#: A load has its place for so many times what others wait for one.
+EXPIRY = 10
+
 
 class _Load:
     """A load, or the wish for one."""
 
-    __slots__ = ("asked_at", "snapshot", "thread", "released", "outcome", "has_place")
+    __slots__ = (
+        "asked_at",
+        "began_at",
+        "snapshot",
+        "thread",
+        "released",
+        "outcome",
+        "has_place",
+    )
 
     def __init__(self, snapshot: float | None) -> None:
-        self.asked_at = monotonic()
+        self.asked_at = self.began_at = monotonic()
         # None: it begins when its loader does.
         self.snapshot = snapshot
         self.thread = threading.get_ident()
@@ -84,6 +95,9 @@ class LoadLimit:
         mine = _Load(snapshot)
         with self._lock:
             loads = self._keys.setdefault(key, _Key())
+            # A thread that was interrupted between two of our lines never leaves.
+            lost = monotonic() - EXPIRY * patience
+            loads.loading = [each for each in loads.loading if each.began_at > lost]
             if (
                 at_once
                 or len(loads.loading) < self._at_once
@@ -145,10 +159,12 @@ class LoadLimit:
         if mine.snapshot is None:
             mine.snapshot = monotonic()
         mine.has_place = True
+        mine.began_at = monotonic()
         loads.loading.append(mine)
 
     def _end(self, key: Hashable, loads: _Key, mine: _Load) -> None:
-        loads.loading.remove(mine)
+        if mine in loads.loading:
+            loads.loading.remove(mine)
         for each in loads.waiting[::-1]:
             if len(loads.loading) >= self._at_once:
                 break

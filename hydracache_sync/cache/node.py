@@ -433,7 +433,9 @@ class Node:
 
     def _unavailable(self, failure: OSError, began: float | None) -> ApplyUnavailable:
         text = str(failure) or type(failure).__name__
-        if began is not None and not isinstance(failure, _NO_OUTAGE):
+        if isinstance(failure, _NO_OUTAGE):
+            self._breaker.untried()
+        elif began is not None:
             self._breaker.failed(began, text)
         return ApplyUnavailable(
             f"memcached node {self.name}: {text}",

@@ -47,7 +47,6 @@ def replace(
     copies = store.copies(addresses)
     until = monotonic() + store.patience
     while copies:
-        late = monotonic() >= until
         added = placeholders(len(copies), kind)
         outcomes = store.replace_many(copies, added, make)
         if outcomes.count(True) == len(outcomes):
@@ -59,17 +58,35 @@ def replace(
             elif outcome is not True:
                 note(failures, copy[0], outcome)
         copies = overtaken if again else []
-        if late:
+        if copies and monotonic() >= until:
             for address, _ in copies:
                 note(failures, address, _overtaken(store, address))
             break
+    if failures and again:
+        _remove_refused(store, failures)
     return failures
+
+
+def _remove_refused(store: CacheStore, failures: Failures) -> None:
+    """Remove tokens that a server refuses to replace, for want of memory.
+
+    The write has failed in any case. Without a token readers load meanwhile, and with
+    the old one they would be served what it stands for. A removal that is late is as
+    harmless as an eviction.
+    """
+    refused = [
+        address
+        for address, error in failures.items()
+        if isinstance(error, ApplyUnavailable) and error.answered
+    ]
+    if refused:
+        store.delete_many(refused)
 
 
 def _overtaken(store: CacheStore, address: Address) -> ApplyUnavailable:
     nodes = store.nodes_of(address)
     return ApplyUnavailable(
-        f"other writers replaced the token at {address[1]!r} again and again for"
-        f" {store.patience:g} s; it will be tried again",
+        f"the token at {address[1]!r} was replaced by others, or evicted, again and"
+        f" again for {store.patience:g} s; it will be tried again",
         node=nodes[0] if len(nodes) == 1 else None,
     )

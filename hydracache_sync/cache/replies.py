@@ -65,14 +65,18 @@ class Replies:
 
     :ivar deadline: moment of ``time.monotonic`` after which no second read is begun,
         so that a peer which sends a byte now and then cannot hold the caller for ever.
+    :ivar begun: whether anything was read since the last question. The first read of an
+        answer that waits in the socket is made at any time: its node is not to blame
+        for what others were waited for.
     """
 
-    __slots__ = ("deadline", "_receive", "_max_value", "_buffer")
+    __slots__ = ("deadline", "begun", "_receive", "_max_value", "_buffer")
 
     def __init__(
         self, receive: Callable[[int], bytes], max_value: int = MAX_VALUE
     ) -> None:
         self.deadline = math.inf
+        self.begun = False
         self._receive = receive
         self._max_value = max_value
         self._buffer = b""
@@ -115,7 +119,12 @@ class Replies:
             del found[len(keys) :]
             names, uniques, values = zip(*found)
             end = len(b"".join(names + uniques)) + _TOKEN_REST * len(found)
-            if list(names) == list(keys) and buffer.startswith(b"END\r\n", end):
+            head = b"VALUE %b 0 17 %b\r\n" % (names[0], uniques[0])
+            if (
+                list(names) == list(keys)
+                and buffer.startswith(head)
+                and buffer.startswith(b"END\r\n", end)
+            ):
                 self._buffer = buffer[end + 5 :]
                 return list(zip(values, uniques))
         if buffer.startswith(b"ERROR"):
@@ -229,6 +238,7 @@ class Replies:
 
     def _first(self) -> bytes:
         """The first piece since something was sent; comes before any deadline."""
+        self.begun = True
         try:
             data = self._receive(RECEIVE_SIZE)
         except TIMEOUTS as exc:
@@ -240,7 +250,7 @@ class Replies:
         return data
 
     def _more(self) -> bytes:
-        if monotonic() >= self.deadline:
+        if self.begun and monotonic() >= self.deadline:
             raise TimeoutError("its answer was not complete in time; is it overloaded?")
         try:
             return self._first()

@@ -108,6 +108,7 @@ class Connection:
             ``Unanswered`` if the connection has ended. Part of it may have been sent.
         """
         self.replies.deadline = deadline
+        self.replies.begun = False
         try:
             sent = self._send(data)
             if sent < len(data):
