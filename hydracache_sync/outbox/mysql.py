@@ -54,7 +54,7 @@ from hydracache_sync.outbox.schema import (
 )
 from hydracache_sync.outbox.sql import NAMESPACES_PER_STATEMENT, SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
-from hydracache_sync.outbox.sql_runner import cause_of, checked_count
+from hydracache_sync.outbox.sql_runner import checked_count, raise_as
 from hydracache_sync.outbox.statements import (
     ON_DUPLICATE_CARRY_AGAIN,
     PAUSED,
@@ -352,8 +352,7 @@ class MySQLOutbox(SQLOutbox):
                 )
             return result
         except driver.errors as exc:
-            error = self._error(exc, own=False)
-            raise error from cause_of(error, exc)
+            raise_as(self._error(exc, own=False), exc)
 
     def _insert_parts(
         self, rows: Sequence[NewRow], shared: Shared
@@ -641,8 +640,7 @@ class MySQLOutbox(SQLOutbox):
         try:
             yield
         except (driver_error(), OSError) as exc:
-            error = self._error(exc, own=True)
-            raise error from cause_of(error, exc)
+            raise_as(self._error(exc, own=True), exc)
         except _GARBAGE as exc:
             if not is_cut_short(exc):
                 raise

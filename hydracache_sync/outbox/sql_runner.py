@@ -10,7 +10,7 @@ import abc
 import contextlib
 import random
 import time
-from typing import Any, Callable, ContextManager, Iterator, Sequence, TypeVar
+from typing import Any, Callable, ContextManager, Iterator, NoReturn, Sequence, TypeVar
 
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
@@ -245,9 +245,14 @@ class StatementRunner(InvalidationOutbox):
                 replace = False
 
 
-def cause_of(error: OutboxError, exc: Exception) -> Exception | None:
-    """What stands behind ``error``, for its traceback; None if that says it all."""
-    return None if isinstance(error, SchemaError) else exc
+def raise_as(error: OutboxError, exc: Exception) -> NoReturn:
+    """Raise ``error`` in place of ``exc``, which is its cause if it tells more."""
+    try:
+        raise error from (None if isinstance(error, SchemaError) else exc)
+    finally:
+        # A frame that holds the error is held by it, and with it the cursor of the
+        # statement: the connection would stay open until the next collection.
+        del error, exc
 
 
 def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

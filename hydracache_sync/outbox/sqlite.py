@@ -32,8 +32,8 @@ from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.sql_producers import NewRow, Shared
 from hydracache_sync.outbox.sql_runner import (
     IDS_PER_STATEMENT,
-    cause_of,
     parts_of,
+    raise_as,
 )
 from hydracache_sync.outbox.sqlite_files import opened_file
 from hydracache_sync.outbox.statements import (
@@ -191,8 +191,7 @@ class SQLiteOutbox(SQLOutbox):
         except sqlite3.Error as exc:
             if idle:
                 self._end_implicit_transaction(connection)
-            error = self._error(exc)
-            raise error from cause_of(error, exc)
+            raise_as(self._error(exc), exc)
 
     def _end_implicit_transaction(self, connection: sqlite3.Connection) -> None:
         """Undo the BEGIN that the driver sent for our INSERT; it holds nothing."""
@@ -435,8 +434,7 @@ class SQLiteOutbox(SQLOutbox):
                 self._text_factory = bytes
                 self._drop_connection()
                 raise ConnectionLostError(f"{self}: {exc}") from exc
-            error = self._error(exc)
-            raise error from cause_of(error, exc)
+            raise_as(self._error(exc), exc)
 
     def _drop_connection(self) -> None:
         self._connections.discard()

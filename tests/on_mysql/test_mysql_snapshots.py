@@ -139,7 +139,7 @@ def test_a_young_snapshot_stores_under_tokens_that_are_older(
 ) -> None:
     snapshot = ConnectionSnapshot(connection)
     cache = TaggedCache(store, unique, clock_skew=SKEW, snapshot=snapshot)
-    cache.reserve("k", tags=TAGS)
+    cache.reserve("k", tags=TAGS, since=time.time())
     time.sleep(2 * SKEW)
     assert snapshot() is None
     connection.begin()
