@@ -23,7 +23,8 @@ def test_what_is_started_ignores_nothing():
     told = subprocess.run(
         ["grep", "SigIgn", "/proc/self/status"], capture_output=True, text=True
     )
-    assert int(told.stdout.split()[1], 16) == 0
+    # Without 32 and 33, which belong to the C library: no program can set them.
+    assert int(told.stdout.split()[1], 16) & ~(3 << 31) == 0
 
 def test_that_fails():
     started = subprocess.Popen(["sh", "-c", "sleep 300 & echo $!; wait"], stdout=-1)

@@ -45,14 +45,12 @@ _READ_TOKENS_NOW = """
 #: The loop in which a token's write begins again, and what keeps the first stamp in it.
 _REPLACED = """\
     while copies:
-        late = monotonic() >= until
         added = placeholders(len(copies), kind)
         outcomes = store.replace_many(copies, added, make)
 """
 _REPLACED_WITH_ONE_STAMP = """\
     kept = {}
     while copies:
-        late = monotonic() >= until
         added = placeholders(len(copies), kind)
         outcomes = store.replace_many(
             copies,
