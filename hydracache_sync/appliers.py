@@ -324,8 +324,10 @@ class PlainKeyApplier(InvalidationApplier):
         ]
 
     def probe(self, intent: InvalidationIntent) -> None:
+        # All nodes, since ``key`` says which it needs: a row at which that kills the
+        # process must be noted before it is called.
         if isinstance(self._client, CacheStore):
-            _probe(self._client, self.nodes_of(intent))
+            _probe(self._client, self.nodes())
 
     def _keys(self, intent: InvalidationIntent) -> list[bytes]:
         if intent.kind == "flush":

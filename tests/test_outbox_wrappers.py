@@ -29,7 +29,7 @@ def batch_of(*keys: str) -> InvalidationIntentBatch:
 def outbox(tmp_path: Path) -> Iterator[SQLiteOutbox]:
     with contextlib.closing(SQLiteOutbox(tmp_path / "shop.db")) as outbox:
         outbox.install_schema()
-        with sqlite3.connect(outbox.path) as connection:
+        with contextlib.closing(sqlite3.connect(outbox.path)) as connection:
             connection.execute("create table item (id integer)")
         yield outbox
 

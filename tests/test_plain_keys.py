@@ -30,7 +30,7 @@ from hydracache_sync import (
     SQLiteOutbox,
 )
 from hydracache_sync.cache import app_address
-from servers import Memcached
+from servers import Memcached, free_port
 
 SHOP = "shop"
 
@@ -575,3 +575,24 @@ class TestFaults:
 
         with pytest.raises(ApplyPermanent, match="one"):
             applier.apply_invalidation(USER)
+
+
+def test_the_mapping_is_not_called_before_a_row_is_noted_as_tried() -> None:
+    # A row at which it kills the process would be tried for ever.
+    called: list[InvalidationIntent] = []
+
+    def key(intent: InvalidationIntent) -> str:
+        called.append(intent)
+        return "a"
+
+    PlainKeyApplier(MemoryStore(), key=key).probe(InvalidationIntent.key("a"))
+
+    assert called == []
+
+
+def test_a_probe_for_a_flush_asks_every_node() -> None:
+    with MemcachedStore([f"127.0.0.1:{free_port()}"], timeout=0.5) as store:
+        applier = PlainKeyApplier(store, key=lambda i: None, flush=lambda: None)
+
+        with pytest.raises(ApplyUnavailable):
+            applier.probe(InvalidationIntent.flush())

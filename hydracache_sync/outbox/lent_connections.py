@@ -138,6 +138,8 @@ class LentConnections:
         # seen the connection.
         if lendings.waiting:
             lendings.wake_one()
+            # Else this thread could take it again before the other has woken up.
+            time.sleep(0)
         else:
             self.drop_stale()
 

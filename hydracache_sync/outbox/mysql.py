@@ -546,12 +546,11 @@ class MySQLOutbox(SQLOutbox):
         try:
             yield connection
         except BaseException as exc:
-            if self._takes_no_writes(exc):
-                # The others are at the same server.
+            if self._takes_no_writes(exc) or self._is_lost(exc):
+                # The others are at the same server, and ended with it, perhaps: what
+                # is tried once more must not be tried on one of them.
                 self._distrusted = time.monotonic()
                 self._connections.drop_stale()
-                close(connection)
-            elif self._is_lost(exc):
                 close(connection)
             raise
         finally:

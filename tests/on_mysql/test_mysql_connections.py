@@ -90,6 +90,21 @@ class TestSharing:
 
         assert len(sessions(database)) == 1 + 1
 
+    def test_what_ended_together_is_one_retry(self, database, outbox):
+        barrier = threading.Barrier(3)
+
+        def hold(_: int) -> None:
+            with outbox.transaction():
+                barrier.wait(PATIENCE)
+
+        in_threads(3, hold)
+        for id in sessions(database):
+            database.sql(f"kill {id}")
+
+        receipt = outbox.enqueue(SHOP, batch_of("a"))
+
+        assert receipt.inserted == 1
+
     def test_those_that_wait_are_served_when_one_comes_free(self, database, tables):
         with contextlib.closing(database.outbox(pool_size=1)) as outbox:
             with outbox.transaction() as connection:

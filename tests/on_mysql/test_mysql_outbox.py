@@ -122,6 +122,13 @@ class TestMySQLOutbox(SharedOutboxContract):
             cursor.execute("start transaction with consistent snapshot")
             outbox.publish_commit(first)
 
+            if storage.server.checks_snapshots:
+                # It refuses to change what is newer, and has rolled back.
+                with pytest.raises(OutboxBusyError, match="1020"):
+                    outbox.enqueue_in(
+                        caller, SHOP, batch_of("a"), commit_position="tx:7"
+                    )
+                caller.begin()
             outbox.enqueue_in(caller, SHOP, batch_of("a"), commit_position="tx:7")
             caller.commit()
 

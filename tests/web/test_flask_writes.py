@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -394,7 +395,7 @@ class TestNet:
     def test_missing_tables_are_one_line_with_what_to_run(
         self, shop: Shop, caplog: pytest.LogCaptureFixture, writes: bool
     ) -> None:
-        with sqlite3.connect(shop.path) as connection:
+        with contextlib.closing(sqlite3.connect(shop.path)) as connection:
             connection.execute("drop table hydracache_outbox")
 
         def view() -> str:
