@@ -54,7 +54,9 @@ def reference(data: bytes, keys: Sequence[bytes]) -> list[bytes | None] | None:
         start, size = head.end(), int(head.group(2))
         if len(data) < start + size + 2 or data[start + size :][:2] != b"\r\n":
             return None
-        found[head.group(1)] = data[start : start + size]
+        value = data[start : start + size]
+        if found.setdefault(head.group(1), value) != value:
+            return None
         data = data[start + size + 2 :]
     return [found.get(key) for key in keys]
 
