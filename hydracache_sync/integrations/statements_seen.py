@@ -10,7 +10,10 @@ _READING = frozenset(
     " savepoint release rollback commit".split()
 )
 
-_FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*\n|/\*.*?\*/|\()*(\w+)", re.DOTALL)
+#: After blanks and comments. MySQL and MariaDB carry out what is in /*! */ and /*M! */.
+_FIRST_WORD = re.compile(
+    r"(?:\s+|(?:--|#)[^\n]*\n|/\*(?!M?!).*?\*/|[(;])*(\w+)", re.DOTALL
+)
 _CHANGING = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.IGNORECASE)
 
 
@@ -18,7 +21,7 @@ def changes_data(statement: str) -> bool:
     """In doubt it does."""
     found = _FIRST_WORD.match(statement)
     if found is None:
-        return False
+        return bool(statement.strip())
     word = found.group(1).lower()
     if word == "with":
         return _CHANGING.search(statement) is not None

@@ -360,6 +360,11 @@ def read(attached: Attached, cache: TaggedCache, loaded: str) -> str:
         ("/* c */ INSERT into author values (1)", True),
         ("with a as (select 1) delete from author", True),
         ("call rename_all()", True),
+        ("# by hand\nselect 1", False),
+        ("# by hand\nupdate author set name = ''", True),
+        (";update author set name = ''", True),
+        ("/*!50003 update author set name = '' */", True),
+        ("/*M! update author set name = '' */", True),
         ("create table other (id integer)", True),
     ],
 )
