@@ -233,15 +233,20 @@ class Storm:
     # The storm
 
     def _rage(self, session: Session) -> None:
-        """Go on until every writer has committed its quota."""
-        while self._of("writer"):
+        """Go on until every writer has committed its quota and all faults came to pass."""
+        while self._of("writer") or self._are_to_come():
             self._check_time()
             self._reap()
             self._thaw()
             if RESTART_DATABASE not in self._back_at:
                 progress = self._progress(session)
-                while self._events and self._events[0].at <= progress:
-                    self._strike(self._events.pop(0).what)
+                # One that finds nobody to hit comes later: after an outage several are
+                # due at once, and what is hit first takes a second to start again.
+                self._events = [
+                    event
+                    for event in self._events
+                    if event.at > progress or not self._strike(event.what)
+                ]
             self._return_servers()
             if time.monotonic() >= self._cron_at:
                 self._cron_at = time.monotonic() + CRON_EVERY
@@ -257,26 +262,37 @@ class Storm:
             self._tell(f"{committed} of {wanted} committed, {hits}")
         return committed / wanted
 
-    def _strike(self, what: str) -> None:
-        if what == KILL_WRITER:
-            self._signal("writer", signal.SIGKILL)
-        elif what == KILL_WORKER:
-            self._signal("worker", signal.SIGKILL)
-        elif what == FREEZE_WORKER:
-            self._signal("worker", signal.SIGSTOP)
-        elif what not in self._back_at:
-            server = self._servers[what]
-            server.kill()
-            self._harm[f"{server.program} killed"] += 1
-            self._back_at[what] = time.monotonic() + self._random.uniform(*AWAY)
+    def _are_to_come(self) -> bool:
+        """Whether there are faults that can still hit: not of a writer that is done."""
+        return any(event.what != KILL_WRITER for event in self._events)
 
-    def _signal(self, role: str, number: signal.Signals) -> None:
-        """Hit one that has not been hit yet."""
-        found = [child for child in self._of(role) if child.hit_by is None]
-        if found:
-            victim = self._random.choice(found)
-            victim.hit_by = "at random"
-            victim.process.send_signal(number)
+    def _strike(self, what: str) -> bool:
+        """Let the fault happen, if there is something that it can hit."""
+        if what == KILL_WRITER:
+            return self._signal("writer", signal.SIGKILL)
+        if what == KILL_WORKER:
+            return self._signal("worker", signal.SIGKILL)
+        if what == FREEZE_WORKER:
+            return self._signal("worker", signal.SIGSTOP)
+        if what in self._back_at:
+            return False
+        server = self._servers[what]
+        server.kill()
+        self._harm[f"{server.program} killed"] += 1
+        self._back_at[what] = time.monotonic() + self._random.uniform(*AWAY)
+        return True
+
+    def _signal(self, role: str, number: signal.Signals) -> bool:
+        """Hit one that runs and has not been hit yet, if there is one."""
+        found = [
+            child for child in self._of(role) if child.hit_by is None and child.running
+        ]
+        if not found:
+            return False
+        victim = self._random.choice(found)
+        victim.hit_by = "at random"
+        victim.process.send_signal(number)
+        return True
 
     def _return_servers(self, *, now: bool = False) -> None:
         for what, back_at in list(self._back_at.items()):
