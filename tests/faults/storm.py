@@ -233,7 +233,7 @@ class Storm:
     # The storm
 
     def _rage(self, session: Session) -> None:
-        """Go on until every writer has committed its quota and all faults came to pass."""
+        """Go on until every writer has committed its quota, and all faults came."""
         while self._of("writer") or self._are_to_come():
             self._check_time()
             self._reap()
