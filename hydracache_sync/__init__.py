@@ -4,15 +4,8 @@ A write enqueues what it invalidates in its own transaction; a worker carries it
 memcached until it is acknowledged; a tagged cache never serves what came before.
 """
 
-from hydracache_sync.appliers import (
-    InvalidationApplier,
-    MemcachedApplier,
-    PlainKeyApplier,
-    RecordingApplier,
-)
 from hydracache_sync.cache import (
     KEPT_TAGS,
-    MemcachedStore,
     MemoryStore,
     PickleCodec,
     Quarantine,
@@ -54,6 +47,7 @@ from hydracache_sync.intents import (
     InvalidationIntentBatch,
 )
 from hydracache_sync.keys import CacheKeyBuilder, collection_tag, entity_tag
+from hydracache_sync.memcached import MemcachedStore
 from hydracache_sync.outbox import (
     CommitStatus,
     InvalidationOutbox,
@@ -71,13 +65,19 @@ from hydracache_sync.pool import PoolHealth, ThreadHealth, ThreadState, WorkerPo
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.snapshots import ConnectionSnapshot
 from hydracache_sync.verify import CachedRead, CacheVerifier, StaleRead, VerifyReport
-from hydracache_sync.wait import (
+from hydracache_sync.worker.appliers import (
+    InvalidationApplier,
+    MemcachedApplier,
+    PlainKeyApplier,
+    RecordingApplier,
+)
+from hydracache_sync.worker.wait import (
     ConsistencyMode,
     InvalidationWait,
     WaitDiagnostics,
     WaitOutcome,
 )
-from hydracache_sync.worker import OutboxWorker, PublishReport, WorkerDiagnostics
+from hydracache_sync.worker.worker import OutboxWorker, PublishReport, WorkerDiagnostics
 
 __version__ = "0.1.0"
 

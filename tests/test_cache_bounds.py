@@ -18,8 +18,9 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import CacheStore, Keyspace, node
+from hydracache_sync.cache import CacheStore, Keyspace
 from hydracache_sync.cache.tag_sets import MAX_TAGS
+from hydracache_sync.memcached import node
 from servers import Memcached
 
 KEY = Keyspace("1", "bounds").entry("k")

@@ -15,8 +15,8 @@ from clock import FakeClock
 from faulty_memcached import FaultyMemcached, Mode
 from hydracache_sync import MemcachedStore, TaggedCache
 from hydracache_sync.cache import Address, Keyspace
-from hydracache_sync.cache.breaker import FIRST_PART, TIMES_LOST, Breaker
 from hydracache_sync.errors import ApplyUnavailable
+from hydracache_sync.memcached.circuit_breaker import FIRST_PART, TIMES_LOST, Breaker
 
 LONGEST = 2.0
 PATIENCE = 5.0

@@ -14,8 +14,9 @@ from typing import Iterator
 import pytest
 
 from faulty_memcached import FaultyMemcached, Mode
-from hydracache_sync.cache import Keyspace, MemcachedStore
+from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
+from hydracache_sync.memcached import MemcachedStore
 from servers import Memcached
 
 SPACE = Keyspace("1", "store")

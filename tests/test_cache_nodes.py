@@ -12,14 +12,14 @@ import pytest
 from faulty_memcached import Command, FaultyMemcached, Mode
 from hydracache_sync import MemcachedStore, TaggedCache
 from hydracache_sync.cache import Address, Copy, Keyspace
-from hydracache_sync.cache.commands import KEYS_PER_GET, STORED, VERSION
-from hydracache_sync.cache.node import Node
 from hydracache_sync.cache.replacing import replace
-from hydracache_sync.cache.replies import Replies
-from hydracache_sync.cache.server_list import parse_servers
 from hydracache_sync.cache.tokens import LIVE, fresh_tokens
-from hydracache_sync.cache.transport import Connection, Limits
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
+from hydracache_sync.memcached.commands import KEYS_PER_GET, STORED, VERSION
+from hydracache_sync.memcached.node import Node
+from hydracache_sync.memcached.replies import Replies
+from hydracache_sync.memcached.server_list import parse_servers
+from hydracache_sync.memcached.transport import Connection, Limits
 
 SPACE = Keyspace("1", "shop")
 

@@ -14,9 +14,9 @@ from hydracache_sync import (
     MemcachedStore,
     TaggedCache,
 )
-from hydracache_sync.cache import connection_pool
 from hydracache_sync.cli.cache_checks import examine_nodes
 from hydracache_sync.cli.findings import Level
+from hydracache_sync.memcached import connection_pool
 from memcached_forwarder import Forwarder
 from servers import Memcached
 
@@ -93,9 +93,9 @@ def test_a_busy_reader_follows_a_name_that_moves(
 ) -> None:
     monkeypatch.setattr(connection_pool, "MAX_AGE", 100.0)
     now = [1000.0]
-    monkeypatch.setattr("hydracache_sync.cache.memcached.monotonic", lambda: now[0])
-    monkeypatch.setattr("hydracache_sync.cache.transport.monotonic", lambda: now[0])
-    monkeypatch.setattr("hydracache_sync.cache.replies.monotonic", lambda: now[0])
+    monkeypatch.setattr("hydracache_sync.memcached.store.monotonic", lambda: now[0])
+    monkeypatch.setattr("hydracache_sync.memcached.transport.monotonic", lambda: now[0])
+    monkeypatch.setattr("hydracache_sync.memcached.replies.monotonic", lambda: now[0])
     one, other = two
     names.v4("127.0.0.1", port=one.port)
     with MemcachedStore([NAME]) as reader, MemcachedStore([NAME]) as worker:

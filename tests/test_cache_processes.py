@@ -12,8 +12,9 @@ from typing import Callable, Iterator
 import pytest
 
 from faulty_memcached import FaultyMemcached, Mode
-from hydracache_sync.cache import Keyspace, MemcachedStore, connection_pool
+from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyUnavailable
+from hydracache_sync.memcached import MemcachedStore, connection_pool
 from servers import Memcached
 
 ONE = Keyspace("1", "store").entry("one")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pymemcache.client.base import Client
 
 from hydracache_sync import MemcachedStore
-from hydracache_sync.cache.replies import (
+from hydracache_sync.memcached.replies import (
     MAX_LINE,
     BrokenReply,
     Replies,

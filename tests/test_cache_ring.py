@@ -9,8 +9,9 @@ from collections import Counter
 
 import pytest
 
-from hydracache_sync.cache import Keyspace, MemcachedStore, app_address
-from hydracache_sync.cache.ring import SLOTS, Ring
+from hydracache_sync.cache import Keyspace, app_address
+from hydracache_sync.memcached import MemcachedStore
+from hydracache_sync.memcached.ring import SLOTS, Ring
 
 SERVERS = ["10.0.0.1:11211", "10.0.0.2:11211", "unix:/run/memcached.sock"]
 SPACE = Keyspace("1", "shop")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hydracache_sync.cache.server_list import parse_server, parse_servers
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.memcached.server_list import parse_server, parse_servers
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from typing import Iterator
 
 import pytest
 
-from hydracache_sync.cache import Keyspace, MemcachedStore
+from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyUnavailable
+from hydracache_sync.memcached import MemcachedStore
 from servers import Memcached
 
 SPACE = Keyspace("1", "store")

@@ -26,8 +26,8 @@ from hydracache_sync import (
     OutboxWorker,
     SQLiteOutbox,
     WorkerPool,
-    settings,
 )
+from hydracache_sync.app import settings
 from hydracache_sync.cli import ExitCode, hydracache, options
 
 #: Seconds after which a command that should have ended is a defect.

@@ -11,9 +11,10 @@ from typing import Iterator
 import pytest
 
 from faulty_memcached import FaultyMemcached
-from hydracache_sync.cache import Address, CacheStore, Keyspace, MemcachedStore
-from hydracache_sync.cache.commands import expiry_of
+from hydracache_sync.cache import Address, CacheStore, Keyspace
 from hydracache_sync.errors import ApplyUnavailable, ConfigurationError
+from hydracache_sync.memcached import MemcachedStore
+from hydracache_sync.memcached.commands import expiry_of
 from servers import Memcached, free_port
 from store_contract import StoreContract
 

@@ -41,9 +41,9 @@ LAYERS = [
     {"intents"},
     {"receipts"},
     {"outbox", "cache"},
-    {"appliers", "events"},
-    {"outages"},
-    {"worker", "wait"},
+    {"events"},
+    {"memcached"},
+    {"worker"},
     {"pool"},
 ]
 
@@ -298,7 +298,7 @@ class TestLayers:
             for part in parts_imported_by(path)
         }
 
-        assert known & {"appliers", "cache", "worker", "wait"} == set()
+        assert known & {"cache", "memcached", "worker"} == set()
 
     def test_the_cache_knows_no_outbox(self) -> None:
         known = {
@@ -308,7 +308,7 @@ class TestLayers:
             for part in parts_imported_by(path)
         }
 
-        assert known & {"outbox", "appliers", "worker", "wait", "receipts"} == set()
+        assert known & {"outbox", "memcached", "worker", "receipts"} == set()
 
     def test_nothing_below_imports_the_package_itself(self) -> None:
         importers = [

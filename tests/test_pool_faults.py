@@ -34,9 +34,9 @@ from hydracache_sync import (
     ThreadState,
     ThreadStuck,
     WorkerPool,
-    outages,
 )
 from hydracache_sync.pool import crew, database_outage
+from hydracache_sync.worker import node_outages as outages
 from node_return import Crowd
 from outbox_contract import Child
 from pool_processes import DEADLINE, SHOP, eventually

@@ -35,8 +35,8 @@ from hydracache_sync import (
     SQLiteOutbox,
     TaggedCache,
 )
-from hydracache_sync import worker as worker_module
 from hydracache_sync.outbox import sql_runner
+from hydracache_sync.worker import worker as worker_module
 
 SHOP = "shop"
 

@@ -15,7 +15,8 @@ import pytest
 from flask import Flask, g, redirect, request, url_for
 from flask_sqlalchemy import SQLAlchemy
 
-from hydracache_sync import MemoryStore, SQLiteOutbox, settings
+from hydracache_sync import MemoryStore, SQLiteOutbox
+from hydracache_sync.app import settings
 from hydracache_sync.integrations import wsgi
 
 ROOT = Path(__file__).parent.parent

@@ -12,9 +12,10 @@ from typing import Iterator
 
 import pytest
 
-from hydracache_sync.cache import Keyspace, MemcachedStore, connection_pool
-from hydracache_sync.cache.commands import WINDOW_SIZE
+from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
+from hydracache_sync.memcached import MemcachedStore, connection_pool
+from hydracache_sync.memcached.commands import WINDOW_SIZE
 from servers import free_port
 
 ONE, TWO, THREE = [Keyspace("1", "n").entry(name) for name in ("one", "two", "three")]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hydracache_sync import MemcachedStore
-from hydracache_sync.cache import connection_pool
+from hydracache_sync.memcached import connection_pool
 from servers import Memcached
 
 TESTS = Path(__file__).parent

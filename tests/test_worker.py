@@ -45,7 +45,7 @@ from hydracache_sync import (
     SQLiteOutbox,
 )
 from hydracache_sync import backoff as backoff_module
-from hydracache_sync import worker as worker_module
+from hydracache_sync.worker import worker as worker_module
 
 SHOP = "shop"
 

@@ -42,9 +42,9 @@ from hydracache_sync import (
     SQLiteOutbox,
 )
 from hydracache_sync import backoff as backoff_module
-from hydracache_sync import outages as outages_module
-from hydracache_sync import worker as worker_module
 from hydracache_sync.outbox.row import ABANDONED
+from hydracache_sync.worker import node_outages as outages_module
+from hydracache_sync.worker import worker as worker_module
 from outbox_contract import DEADLINE, Child
 from servers import Memcached, free_port
 

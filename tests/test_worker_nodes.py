@@ -32,9 +32,9 @@ from hydracache_sync import (
     PublishReport,
     TaggedCache,
 )
-from hydracache_sync import outages as outages_module
 from hydracache_sync.cache import CacheStore, Copy, Maker
-from hydracache_sync.outages import (
+from hydracache_sync.worker import node_outages as outages_module
+from hydracache_sync.worker.node_outages import (
     CALM,
     LONGEST_WAIT,
     LOOKS_PER_SECOND,

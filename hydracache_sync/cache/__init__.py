@@ -1,12 +1,8 @@
-"""The read side: stores, and the cache that compares tokens.
-
-Importing it loads no memcached client; that happens when a ``MemcachedStore`` connects.
-"""
+"""The read side: the cache that compares tokens, and what a store for it must do."""
 
 from hydracache_sync.cache.codec import Codec
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
 from hydracache_sync.cache.keyspace import Address, Keyspace, app_address
-from hydracache_sync.cache.memcached import MemcachedStore
 from hydracache_sync.cache.memory import MemoryStore
 from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed import SignedCodec
@@ -30,7 +26,6 @@ __all__ = [
     # stores
     "CacheStore",
     "Copy",
-    "MemcachedStore",
     "MemoryStore",
     # what appliers need
     "Address",

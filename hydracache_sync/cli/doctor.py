@@ -10,8 +10,9 @@ from typing import Iterator, Sequence
 
 import click
 
-from hydracache_sync import __version__, settings
-from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync import __version__
+from hydracache_sync.app import settings
+from hydracache_sync.app.settings import misspelt
 from hydracache_sync.cli.cache_checks import examine_nodes
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.findings import Finding, Level, ok, warning
@@ -19,10 +20,10 @@ from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.options import json_option, setting_option, with_outbox
 from hydracache_sync.cli.outbox_checks import examine_outbox
 from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.rights import ROLES
 from hydracache_sync.printable import printable
-from hydracache_sync.settings import misspelt
 
 
 @click.command(

@@ -15,7 +15,7 @@ from typing import Callable, Sequence
 
 import click
 
-from hydracache_sync import settings
+from hydracache_sync.app import settings
 from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.moments import counted, utc
@@ -27,7 +27,7 @@ from hydracache_sync.cli.signals import StopOnSignals
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
-from hydracache_sync.worker import OutboxWorker, PublishReport
+from hydracache_sync.worker.worker import OutboxWorker, PublishReport
 
 #: Seconds at most that a drain deletes old rows after it has drained; what is left is
 #: left to the next one. A bite of each namespace is deleted also when the time is up:

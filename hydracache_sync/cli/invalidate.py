@@ -29,7 +29,7 @@ from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.printable import printable
 from hydracache_sync.receipts import InvalidationReceipt
-from hydracache_sync.wait import InvalidationWait, WaitOutcome
+from hydracache_sync.worker.wait import InvalidationWait, WaitOutcome
 
 F = TypeVar("F", bound=Callable[..., Any])
 

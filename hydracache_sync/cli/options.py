@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, TypeVar
 import click
 from click.core import ParameterSource
 
-from hydracache_sync import settings
-from hydracache_sync.appliers import MemcachedApplier
-from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync.app import settings
+from hydracache_sync.app.settings import Setting
 from hydracache_sync.cli.moments import parse_duration
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import MAX_REASON
 from hydracache_sync.keys import checked_namespace, checked_text
+from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.sql_operators import MAX_ERROR
 from hydracache_sync.outbox.url import has_password, open_outbox
 from hydracache_sync.receipts import CommitPosition
-from hydracache_sync.settings import Setting
-from hydracache_sync.worker import OutboxWorker
+from hydracache_sync.worker.appliers import MemcachedApplier
+from hydracache_sync.worker.worker import OutboxWorker
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -13,6 +13,7 @@ from typing import Any, Iterator, Mapping
 import click
 
 from hydracache_sync import __version__
+from hydracache_sync.app.settings import misspelt
 from hydracache_sync.cli.dead import dead
 from hydracache_sync.cli.doctor import doctor
 from hydracache_sync.cli.drain import drain
@@ -31,7 +32,6 @@ from hydracache_sync.cli.verify import verify
 from hydracache_sync.cli.worker import worker
 from hydracache_sync.errors import HydraCacheError
 from hydracache_sync.printable import printable, printable_lines
-from hydracache_sync.settings import misspelt
 
 
 class Program(click.Group):

@@ -9,7 +9,7 @@ from typing import Callable, Iterable, Sequence
 
 import click
 
-from hydracache_sync import settings
+from hydracache_sync.app import settings
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.options import (

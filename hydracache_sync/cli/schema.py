@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from hydracache_sync import settings
+from hydracache_sync.app import settings
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.options import setting_option, with_outbox

@@ -12,7 +12,7 @@ from typing import Sequence
 
 import click
 
-from hydracache_sync import settings
+from hydracache_sync.app import settings
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options
 from hydracache_sync.cli.moments import duration
@@ -23,7 +23,7 @@ from hydracache_sync.cli.systemd import ServiceManager
 from hydracache_sync.errors import OutboxError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import PoolHealth, ThreadState, WorkerPool
-from hydracache_sync.worker import OutboxWorker
+from hydracache_sync.worker.worker import OutboxWorker
 
 #: Seconds between two looks at the threads, unless the watchdog wants them oftener.
 LOOK_INTERVAL = 5.0

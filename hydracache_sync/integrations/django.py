@@ -19,8 +19,8 @@ from django.db import (  # type: ignore[import-not-found,import-untyped,unused-i
     transaction,
 )
 
-from hydracache_sync.integrations.request_writes import RequestWrites
-from hydracache_sync.integrations.scoped_calls import ScopedCalls
+from hydracache_sync.app.context_extension import ScopedCalls
+from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.integrations.statements_seen import changes_data
 
 View = Callable[[Any], Any]

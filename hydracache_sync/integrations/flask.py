@@ -14,23 +14,23 @@ from flask import Flask, Response, current_app, g, has_app_context
 from flask import has_request_context as serving_a_request
 from flask import request
 
-from hydracache_sync import settings
-from hydracache_sync.cache.tagged import TaggedCache
-from hydracache_sync.cli.program import app_commands
-from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations import open_transactions
-from hydracache_sync.integrations.app_calls import AppCalls
-from hydracache_sync.integrations.collected import Collected
-from hydracache_sync.integrations.config import AppConfig
-from hydracache_sync.integrations.receipt_cookie import ReceiptCookie
-from hydracache_sync.integrations.request_end import (
+from hydracache_sync.app import settings
+from hydracache_sync.app.config import AppConfig
+from hydracache_sync.app.extension import AppCalls
+from hydracache_sync.app.receipt_cookie import ReceiptCookie
+from hydracache_sync.app.request_state import Collected
+from hydracache_sync.app.request_writes import SAFE_METHODS, RequestWrites
+from hydracache_sync.app.runtime import Runtime
+from hydracache_sync.app.snapshot_guard import SnapshotGuard
+from hydracache_sync.app.teardown import (
     ConnectionOf,
     end_request,
     write_into_open_transaction,
 )
-from hydracache_sync.integrations.request_writes import SAFE_METHODS, RequestWrites
-from hydracache_sync.integrations.runtime import Runtime
-from hydracache_sync.integrations.snapshot_guard import SnapshotGuard
+from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.cli.program import app_commands
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.integrations import open_transactions
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.snapshots import NEVER, LocalMoment

@@ -19,13 +19,13 @@ from sqlalchemy.engine import Connection, Engine, TwoPhaseTransaction
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, object_session, scoped_session, sessionmaker
 
+from hydracache_sync.app.request_state import Written
+from hydracache_sync.app.standalone_writer import OutboxHome
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.integrations import callers_transaction, open_transactions
-from hydracache_sync.integrations.collected import Written
 from hydracache_sync.integrations.model_intents import ModelIntents, entity_key
 from hydracache_sync.integrations.open_transactions import OpenTransaction
-from hydracache_sync.integrations.outbox_home import OutboxHome
 from hydracache_sync.integrations.statements_seen import changes_data
 from hydracache_sync.integrations.transaction_intents import Home, TransactionIntents
 from hydracache_sync.intents import InvalidationIntent

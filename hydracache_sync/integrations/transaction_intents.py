@@ -12,9 +12,9 @@ import contextlib
 import time
 from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 
+from hydracache_sync.app.request_state import Collected, Written
 from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.integrations import open_transactions
-from hydracache_sync.integrations.collected import Collected, Written
 from hydracache_sync.integrations.open_transactions import OpenTransaction
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.printable import printable_logger

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Callable, Deque, Iterable, Iterator
 
-from hydracache_sync.integrations.collected import Collected
-from hydracache_sync.integrations.request_end import ConnectionOf, end_request
-from hydracache_sync.integrations.scoped_calls import Scope, ScopedCalls
+from hydracache_sync.app.context_extension import Scope, ScopedCalls
+from hydracache_sync.app.request_state import Collected
+from hydracache_sync.app.teardown import ConnectionOf, end_request
 
 #: An app as PEP 3333 has it.
 WSGIApp = Callable[[Any, Any], Iterable[bytes]]

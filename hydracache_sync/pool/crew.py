@@ -26,7 +26,7 @@ from hydracache_sync.pool.health import ThreadHealth, ThreadState
 from hydracache_sync.pool.thread import PoolThread
 from hydracache_sync.pool.turns import HANGING_LOOK, Turns
 from hydracache_sync.printable import printable_logger
-from hydracache_sync.worker import OutboxWorker, PublishReport
+from hydracache_sync.worker.worker import OutboxWorker, PublishReport
 
 logger = printable_logger(__name__)
 

@@ -16,10 +16,10 @@ import weakref
 from types import TracebackType
 from typing import Callable, Iterable
 
-from hydracache_sync.cache.connection_pool import drop_inherited
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.events import Event, EventSubscriber
+from hydracache_sync.memcached.connection_pool import drop_inherited
 from hydracache_sync.outbox.connections import abandon_inherited
 from hydracache_sync.pool.crew import Crew
 from hydracache_sync.pool.health import PoolHealth
@@ -27,8 +27,8 @@ from hydracache_sync.pool.keeper import Keeper
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.subscribers import Subscribers
-from hydracache_sync.wait import KEEP_PUBLISHED
-from hydracache_sync.worker import OutboxWorker
+from hydracache_sync.worker.wait import KEEP_PUBLISHED
+from hydracache_sync.worker.worker import OutboxWorker
 
 logger = printable_logger(__name__)
 

@@ -49,8 +49,8 @@ from hydracache_sync import (  # noqa: E402
     TaggedCache,
 )
 from hydracache_sync.cache import Failures, Write, commands  # noqa: E402
-from hydracache_sync.cache.commands import Window  # noqa: E402
 from hydracache_sync.cache.keyspace import Address, Keyspace  # noqa: E402
+from hydracache_sync.memcached.commands import Window  # noqa: E402
 from node_return import Crowd  # noqa: E402
 from servers import Memcached  # noqa: E402
 

@@ -14,7 +14,7 @@ from zlib import crc32
 from hydracache_sync.cache import Codec, PickleCodec
 from hydracache_sync.cache.codec import MISS
 from hydracache_sync.cache.entry import basis_of, tag_digest
-from hydracache_sync.cache.replies import Replies
+from hydracache_sync.memcached.replies import Replies
 
 KEYS = (b"a", b"key:2", b"k" * 40)
 

@@ -13,8 +13,8 @@ from flask import Flask, g
 from flask.testing import FlaskClient
 from mysql_databases import Database, fresh_database, spy_on_statements
 
-from hydracache_sync.cache.transport import Connection
 from hydracache_sync.integrations.flask import HydraCache
+from hydracache_sync.memcached.transport import Connection
 from servers import MariaDB, Memcached
 
 hydracache = HydraCache()

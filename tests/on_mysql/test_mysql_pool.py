@@ -23,8 +23,8 @@ from hydracache_sync import (
     RecordingApplier,
     ThreadState,
     WorkerPool,
-    outages,
 )
+from hydracache_sync.worker import node_outages as outages
 from node_return import Crowd
 from outbox_contract import Child
 from pool_processes import DEADLINE, SHOP, Shop, eventually

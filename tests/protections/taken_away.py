@@ -128,7 +128,7 @@ PROTECTIONS = [
     Protection(
         "P2",
         "a row is published only when its node has acknowledged it",
-        "appliers.py",
+        "worker/appliers.py",
         "        return [failures.get(address) for address in addresses]\n",
         "        return [None] * len(intents)\n",
         "tests/test_appliers.py::test_only_the_rows_that_were_not_acknowledged_wait",
@@ -222,7 +222,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "an apply reaches every ring that may be read",
-        "appliers.py",
+        "worker/appliers.py",
         "for each in (store, *also)\n",
         "for each in (store,)\n",
         "tests/web/test_app_rings.py::"
@@ -231,7 +231,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "a token is stored on condition that nothing has changed",
-        "cache/commands.py",
+        "memcached/commands.py",
         'b"cas %b 0 0 %d %b\\r\\n%b\\r\\n" % (key, len(value), unique, value)\n',
         'b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
         _LATE + "test_a_late_apply_lets_no_old_snapshot_in",
@@ -239,7 +239,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "... a mark of a quarantine, too",
-        "cache/commands.py",
+        "memcached/commands.py",
         'b"cas %b 0 0 %d %b\\r\\n%b\\r\\n" % (key, len(value), unique, value)\n',
         'b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
         _LATE + "test_a_late_quarantine_does_not_undo_another",
@@ -247,7 +247,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "... and the stamp that a reader gives a token",
-        "cache/replacement.py",
+        "memcached/replacement.py",
         "            values,  # type: ignore[arg-type]\n        )\n",
         "            values,  # type: ignore[arg-type]\n        )\n"
         "        if [each[:9] for each in values] == [each[:9] for each, _ in"
@@ -299,7 +299,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "a token that another has stored meanwhile is not the own one",
-        "cache/replacement.py",
+        "memcached/replacement.py",
         "            self.outcomes[place] = False\n",
         '            self.outcomes[place] = overtaken[place] == b"EXISTS"\n',
         _LATE + "test_a_token_that_another_has_stored_is_not_taken_for_the_own_one",
@@ -307,7 +307,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "... and one that is gone has not been stored",
-        "cache/replacement.py",
+        "memcached/replacement.py",
         "            self.outcomes[place] = False\n",
         '            self.outcomes[place] = overtaken[place] == b"NOT_FOUND"\n',
         _LATE + "test_a_token_that_is_evicted_between_the_trips_is_made_anew",
@@ -351,7 +351,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "a condition is sent where the version was read",
-        "cache/replacement.py",
+        "memcached/replacement.py",
         "            use.node.tell_more(use.connection, use.data, monotonic())\n",
         "            use.node.put_back(use.connection)\n"
         "            use.connection = use.node.tell(use.data, monotonic())\n",
@@ -361,7 +361,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "a flush is on every node",
-        "cache/memcached.py",
+        "memcached/store.py",
         "                found += [(address, node) for node in self._nodes]\n",
         "                found += [(address, node) for node in self._nodes[:1]]\n",
         _LATE + "test_a_flush_that_one_node_of_three_gets_late_lets_no_old_snapshot_in",
@@ -404,7 +404,7 @@ PROTECTIONS = [
     Protection(
         "P4",
         "a wait is satisfied by rows that are seen published",
-        "wait.py",
+        "worker/wait.py",
         "return _Look(pending == 0 and dead == 0, dead > 0, pending, dead)\n",
         "return _Look(True, False, pending, dead)\n",
         "tests/test_wait.py::test_a_pending_row_is_waited_for_until_the_time_is_up",
@@ -412,7 +412,7 @@ PROTECTIONS = [
     Protection(
         "P4",
         "an inline publish counts what was applied",
-        "worker.py",
+        "worker/worker.py",
         "            if failure is None:\n                applied.intent(intent)\n",
         "            if True:\n                applied.intent(intent)\n",
         "tests/test_publish.py::"
@@ -421,7 +421,7 @@ PROTECTIONS = [
     Protection(
         "P4",
         "an answer that was not read to its end is nobody's",
-        "cache/node.py",
+        "memcached/node.py",
         "            return False\n"
         "        except BaseException:\n"
         "            self._pool.drop(connection)\n",
@@ -450,7 +450,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "an apply stores cold ones as well",
-        "appliers.py",
+        "worker/appliers.py",
         "        return fresh_tokens(len(found), int(self._clock() * 1000), self._kind)"
         "\n",
         "        return fresh_tokens(len(found), 0, self._kind)\n",
@@ -515,7 +515,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "what an open transaction of the request has changed is not stored",
-        "integrations/snapshot_guard.py",
+        "app/snapshot_guard.py",
         "        if writes is not None and not writes.may_store():\n",
         "        if False:\n",
         _UNCOMMITTED + "test_what_may_be_rolled_back_is_not_stored",
@@ -523,7 +523,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "nor is it served in place of what the cache has",
-        "integrations/app_calls.py",
+        "app/extension.py",
         "        if has_written and (collected is None or not"
         " collected.may_be_uncommitted):\n",
         "        if False:\n",
@@ -532,7 +532,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "nor is what a loader has changed itself",
-        "integrations/app_calls.py",
+        "app/extension.py",
         "            if not has_written and self._has_uncommitted():\n",
         "            if False:\n",
         _UNCOMMITTED + "test_nor_what_a_loader_has_changed_itself",
@@ -549,7 +549,7 @@ PROTECTIONS = [
     Protection(
         "P2",
         "what was written after the commit is looked for at the end",
-        "integrations/request_end.py",
+        "app/teardown.py",
         "    runtime.save_missing(collected.written, collected.where)\n",
         "",
         "tests/web/test_late_writes.py"

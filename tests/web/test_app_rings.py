@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hydracache_sync import ConfigurationError, InvalidationIntent
-from hydracache_sync.integrations.config import AppConfig
-from hydracache_sync.integrations.runtime import Runtime
+from hydracache_sync.app.config import AppConfig
+from hydracache_sync.app.runtime import Runtime
 
 
 def settings_of(tmp_path: Path, **more: Any) -> dict[str, Any]:

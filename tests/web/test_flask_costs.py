@@ -14,7 +14,7 @@ import pytest
 from shop import Shop, close_db, hydracache
 
 from hydracache_sync import SQLiteOutbox
-from hydracache_sync.cache.transport import Connection
+from hydracache_sync.memcached.transport import Connection
 from servers import Memcached
 
 

@@ -17,7 +17,7 @@ from hydracache_sync import (
     OutboxWorker,
     entity_tag,
 )
-from hydracache_sync.integrations import receipt_cookie
+from hydracache_sync.app import receipt_cookie
 
 ITEM = entity_tag("item", "1")
 

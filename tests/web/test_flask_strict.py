@@ -20,9 +20,9 @@ from hydracache_sync import (
     MemoryStore,
     QuarantineError,
 )
+from hydracache_sync.app.config import AppConfig
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.cache.tokens import COLD, is_live
-from hydracache_sync.integrations.config import AppConfig
 from servers import Memcached
 
 

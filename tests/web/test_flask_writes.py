@@ -411,7 +411,7 @@ class TestNet:
         error, warning = [
             record
             for record in caplog.records
-            if record.name == "hydracache_sync.integrations.runtime"
+            if record.name == "hydracache_sync.app.runtime"
         ]
         assert "hydracache schema install" in error.getMessage()
         assert (error.levelname, error.exc_info) == ("ERROR", None)

@@ -14,7 +14,7 @@ from typing import Any, Iterator
 import pytest
 
 from hydracache_sync import ConfigurationError, MemoryStore, SQLiteOutbox
-from hydracache_sync.integrations.pool_lock import LockRefusedError, PoolLock
+from hydracache_sync.app.pool_lock import LockRefusedError, PoolLock
 from hydracache_sync.integrations.wsgi import HydraCache
 
 HOLDER = """

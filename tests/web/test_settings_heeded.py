@@ -19,15 +19,14 @@ from hydracache_sync import (
     InvalidationWait,
     SQLiteOutbox,
     WorkerPool,
-    settings,
 )
-from hydracache_sync.integrations import config as app_config
-from hydracache_sync.integrations import runtime
-from hydracache_sync.integrations.app_calls import AppCalls
-from hydracache_sync.integrations.config import AppConfig
+from hydracache_sync.app import config as app_config
+from hydracache_sync.app import runtime, settings
+from hydracache_sync.app.config import AppConfig
+from hydracache_sync.app.extension import AppCalls
+from hydracache_sync.app.settings import Setting
 from hydracache_sync.integrations.flask import HydraCache as FlaskHydraCache
 from hydracache_sync.integrations.wsgi import HydraCache as WSGIHydraCache
-from hydracache_sync.settings import Setting
 from servers import Memcached
 
 #: A value other than the default for each setting, and what must be set beside it.

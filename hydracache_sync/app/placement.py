@@ -12,8 +12,8 @@ import sys
 import time
 from typing import Callable
 
+from hydracache_sync.app.pool_lock import PoolLock
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations.pool_lock import PoolLock
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.process_lock import ProcessLock

@@ -15,21 +15,25 @@ from typing import Any, Callable, Iterable, Iterator
 
 from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF
 from hydracache_sync.cache.keyspace import checked_ring
-from hydracache_sync.cache.server_list import parse_server, parse_servers, parse_weights
 from hydracache_sync.durations import MAX_SECONDS as LONGEST
 from hydracache_sync.keys import checked_namespace
+from hydracache_sync.memcached.server_list import (
+    parse_server,
+    parse_servers,
+    parse_weights,
+)
 from hydracache_sync.outbox.base import STATUS_CAP
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT as DEFAULT_BUSY_TIMEOUT
 from hydracache_sync.outbox.url import open_outbox
 from hydracache_sync.pool.worker_pool import POLL_INTERVAL as DEFAULT_POLL_INTERVAL
 from hydracache_sync.pool.worker_pool import PURGE_EVERY as DEFAULT_PURGE_EVERY
-from hydracache_sync.wait import KEEP_PUBLISHED as DEFAULT_KEEP_PUBLISHED
-from hydracache_sync.worker import BACKOFF as DEFAULT_BACKOFF
-from hydracache_sync.worker import BATCH_SIZE as DEFAULT_BATCH_SIZE
-from hydracache_sync.worker import CLAIM_TTL as DEFAULT_CLAIM_TTL
-from hydracache_sync.worker import MAX_ATTEMPTS as DEFAULT_MAX_ATTEMPTS
-from hydracache_sync.worker import MAX_BACKOFF as DEFAULT_MAX_BACKOFF
+from hydracache_sync.worker.wait import KEEP_PUBLISHED as DEFAULT_KEEP_PUBLISHED
+from hydracache_sync.worker.worker import BACKOFF as DEFAULT_BACKOFF
+from hydracache_sync.worker.worker import BATCH_SIZE as DEFAULT_BATCH_SIZE
+from hydracache_sync.worker.worker import CLAIM_TTL as DEFAULT_CLAIM_TTL
+from hydracache_sync.worker.worker import MAX_ATTEMPTS as DEFAULT_MAX_ATTEMPTS
+from hydracache_sync.worker.worker import MAX_BACKOFF as DEFAULT_MAX_BACKOFF
 
 PREFIX = "HYDRACACHE_"
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Callable, Sequence
 
+from hydracache_sync.app.request_state import Collected, Written
+from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.errors import QuarantineError
 from hydracache_sync.integrations import callers_transaction
-from hydracache_sync.integrations.collected import Collected, Written
-from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Dict, NoReturn, Sequence, TypeVar
 
-from hydracache_sync.cache import commands
-from hydracache_sync.cache.breaker import Breaker, Rest
-from hydracache_sync.cache.commands import KEYS_PER_GET
-from hydracache_sync.cache.connection_pool import ConnectionPool, NoFreeConnection
-from hydracache_sync.cache.replies import BrokenReply, WithoutVersions
-from hydracache_sync.cache.server_list import Server
-from hydracache_sync.cache.transport import Connection, Limits
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
+from hydracache_sync.memcached import commands
+from hydracache_sync.memcached.circuit_breaker import Breaker, Rest
+from hydracache_sync.memcached.commands import KEYS_PER_GET
+from hydracache_sync.memcached.connection_pool import ConnectionPool, NoFreeConnection
+from hydracache_sync.memcached.replies import BrokenReply, WithoutVersions
+from hydracache_sync.memcached.server_list import Server
+from hydracache_sync.memcached.transport import Connection, Limits
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -16,8 +16,8 @@ from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from hydracache_sync.cache.server_list import Server
-from hydracache_sync.cache.transport import Connection, Limits
+from hydracache_sync.memcached.server_list import Server
+from hydracache_sync.memcached.transport import Connection, Limits
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -11,20 +11,20 @@ import contextlib
 from contextvars import ContextVar
 from typing import Any, Iterator, Mapping
 
-from hydracache_sync import settings
-from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations import open_transactions
-from hydracache_sync.integrations.app_calls import AppCalls
-from hydracache_sync.integrations.collected import Collected
-from hydracache_sync.integrations.config import AppConfig
-from hydracache_sync.integrations.request_end import (
+from hydracache_sync.app import settings
+from hydracache_sync.app.config import AppConfig
+from hydracache_sync.app.extension import AppCalls
+from hydracache_sync.app.request_state import Collected
+from hydracache_sync.app.request_writes import SAFE_METHODS, RequestWrites
+from hydracache_sync.app.runtime import Runtime
+from hydracache_sync.app.snapshot_guard import SnapshotGuard
+from hydracache_sync.app.teardown import (
     ConnectionOf,
     end_request,
     write_into_open_transaction,
 )
-from hydracache_sync.integrations.request_writes import SAFE_METHODS, RequestWrites
-from hydracache_sync.integrations.runtime import Runtime
-from hydracache_sync.integrations.snapshot_guard import SnapshotGuard
+from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.integrations import open_transactions
 from hydracache_sync.snapshots import NEVER, LocalMoment
 
 

@@ -20,21 +20,21 @@ from typing import (
     Union,
 )
 
+from hydracache_sync.app.request_state import Collected, Written
+from hydracache_sync.app.request_writes import RequestWrites
+from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.cache.writing import touch
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.integrations import callers_transaction, open_transactions
-from hydracache_sync.integrations.collected import Collected, Written
-from hydracache_sync.integrations.request_writes import RequestWrites
-from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
-from hydracache_sync.wait import ConsistencyMode, InvalidationWait, WaitOutcome
-from hydracache_sync.worker import PublishReport
+from hydracache_sync.worker.wait import ConsistencyMode, InvalidationWait, WaitOutcome
+from hydracache_sync.worker.worker import PublishReport
 
 if TYPE_CHECKING:
     # Only who attaches something has it.

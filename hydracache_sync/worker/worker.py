@@ -15,7 +15,6 @@ import time
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Callable, Iterator, Mapping, Sequence
 
-from hydracache_sync.appliers import InvalidationApplier
 from hydracache_sync.backoff import full_jitter
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
@@ -36,13 +35,14 @@ from hydracache_sync.events import (
 )
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
-from hydracache_sync.outages import CacheOutages, NodeName, waiting_for
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import ABANDONED, TRIED_ALONE, OutboxRow, OutboxState
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.subscribers import Subscribers
+from hydracache_sync.worker.appliers import InvalidationApplier
+from hydracache_sync.worker.node_outages import CacheOutages, NodeName, waiting_for
 
 logger = printable_logger(__name__)
 

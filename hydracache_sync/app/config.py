@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Mapping
 
-from hydracache_sync import settings
+from hydracache_sync.app import settings
+from hydracache_sync.app.settings import Setting
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.settings import Setting
 
 #: Settings that mean something in an app.
 KNOWN = (

@@ -11,11 +11,11 @@ from itertools import chain
 from time import monotonic
 from typing import Callable, Sequence
 
-from hydracache_sync.cache import commands
-from hydracache_sync.cache.node import Node
 from hydracache_sync.cache.store import Copy, Maker
-from hydracache_sync.cache.transport import Connection
 from hydracache_sync.errors import ApplyError, ApplyUnavailable
+from hydracache_sync.memcached import commands
+from hydracache_sync.memcached.node import Node
+from hydracache_sync.memcached.transport import Connection
 
 
 class _Use:

@@ -10,8 +10,8 @@ import re
 from ipaddress import AddressValueError, IPv6Address
 from typing import Mapping, NamedTuple, Sequence
 
-from hydracache_sync.cache.ring import checked_weight
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.memcached.ring import checked_weight
 
 _host_and_port = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]"

@@ -11,26 +11,26 @@ import math
 import time
 from typing import Any, Callable, ContextManager, Iterable, Sequence
 
-from hydracache_sync import settings
-from hydracache_sync.appliers import MemcachedApplier
-from hydracache_sync.cache.memcached import MemcachedStore
+from hydracache_sync.app import settings
+from hydracache_sync.app.config import AppConfig
+from hydracache_sync.app.hold_offs import held_off, hold_off_late
+from hydracache_sync.app.placement import PoolPlacement
+from hydracache_sync.app.pool_lock import PoolLock
+from hydracache_sync.app.request_state import Written
+from hydracache_sync.app.settings import Setting
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError, HydraCacheError, OutboxError
-from hydracache_sync.integrations.collected import Written
-from hydracache_sync.integrations.config import AppConfig
-from hydracache_sync.integrations.hold_offs import held_off, hold_off_late
-from hydracache_sync.integrations.pool_lock import PoolLock
-from hydracache_sync.integrations.pool_placement import PoolPlacement
 from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.url import open_outbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable, printable_logger
 from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
-from hydracache_sync.settings import Setting
-from hydracache_sync.worker import OutboxWorker, PublishReport
+from hydracache_sync.worker.appliers import MemcachedApplier
+from hydracache_sync.worker.worker import OutboxWorker, PublishReport
 
 logger = printable_logger(__name__)
 

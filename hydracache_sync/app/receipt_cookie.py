@@ -12,13 +12,13 @@ from typing import Any, Callable, Mapping
 from itsdangerous import BadSignature, TimestampSigner
 from werkzeug.http import parse_cookie
 
-from hydracache_sync import settings
+from hydracache_sync.app import settings
+from hydracache_sync.app.request_state import Collected
+from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.errors import OutboxError
-from hydracache_sync.integrations.collected import Collected
-from hydracache_sync.integrations.runtime import Runtime
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
-from hydracache_sync.wait import InvalidationWait
+from hydracache_sync.worker.wait import InvalidationWait
 
 logger = printable_logger(__name__)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 from typing import Any, ContextManager, Iterable, Sequence
 
+from hydracache_sync.app.hold_offs import held_off
+from hydracache_sync.app.request_state import Collected, Written
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations.collected import Collected, Written
-from hydracache_sync.integrations.hold_offs import held_off
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.base import InvalidationOutbox

@@ -9,8 +9,8 @@ import contextlib
 import dataclasses
 from typing import Iterable, Iterator
 
+from hydracache_sync.app.request_state import Written
 from hydracache_sync.cache.tagged import TaggedCache
-from hydracache_sync.integrations.collected import Written
 from hydracache_sync.intents import InvalidationIntentBatch
 
 

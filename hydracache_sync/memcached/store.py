@@ -26,14 +26,7 @@ from typing import (
 )
 from zlib import crc32
 
-from hydracache_sync.cache import commands
-from hydracache_sync.cache.commands import KEYS_PER_GET, Window
 from hydracache_sync.cache.keyspace import Address
-from hydracache_sync.cache.node import Node
-from hydracache_sync.cache.replacement import Replacement
-from hydracache_sync.cache.replies import MAX_VALUE
-from hydracache_sync.cache.ring import SLOT_MASK, Ring
-from hydracache_sync.cache.server_list import parse_servers, parse_weights
 from hydracache_sync.cache.store import (
     CacheStore,
     Copy,
@@ -42,13 +35,20 @@ from hydracache_sync.cache.store import (
     Write,
     note,
 )
-from hydracache_sync.cache.transport import Connection, Limits, load_client
 from hydracache_sync.errors import (
     ApplyError,
     ApplyPermanent,
     ApplyUnavailable,
     ConfigurationError,
 )
+from hydracache_sync.memcached import commands
+from hydracache_sync.memcached.commands import KEYS_PER_GET, Window
+from hydracache_sync.memcached.node import Node
+from hydracache_sync.memcached.replacement import Replacement
+from hydracache_sync.memcached.replies import MAX_VALUE
+from hydracache_sync.memcached.ring import SLOT_MASK, Ring
+from hydracache_sync.memcached.server_list import parse_servers, parse_weights
+from hydracache_sync.memcached.transport import Connection, Limits, load_client
 
 if TYPE_CHECKING:
     from ssl import SSLContext

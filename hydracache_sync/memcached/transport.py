@@ -16,8 +16,8 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
-from hydracache_sync.cache.replies import MAX_VALUE, TIMEOUTS, Replies, Unanswered
-from hydracache_sync.cache.server_list import Server
+from hydracache_sync.memcached.replies import MAX_VALUE, TIMEOUTS, Replies, Unanswered
+from hydracache_sync.memcached.server_list import Server
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -1,0 +1,1 @@
+"""What every web integration shares: settings, requests, placement of the pool."""
