@@ -285,7 +285,11 @@ class Storm:
     def _signal(self, role: str, number: signal.Signals) -> bool:
         """Hit one that runs and has not been hit yet, if there is one."""
         found = [
-            child for child in self._of(role) if child.hit_by is None and child.running
+            child
+            for child in self._of(role)
+            if child.hit_by is None and child.running
+            # Nothing tells that one was stopped that was stopped already.
+            and (number != signal.SIGSTOP or child.thaw_at is None)
         ]
         if not found:
             return False
