@@ -13,8 +13,8 @@ from typing import Any, Iterator, Mapping
 
 from hydracache_sync.app import settings
 from hydracache_sync.app.config import AppConfig
-from hydracache_sync.app.extension import AppCalls
-from hydracache_sync.app.request_state import Collected
+from hydracache_sync.app.extension import Extension
+from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.request_writes import SAFE_METHODS, RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.app.snapshot_guard import SnapshotGuard
@@ -49,7 +49,7 @@ class Scope:
         self.connection_of = connection_of
         self.writes: RequestWrites | None = None
         self.began: float = LocalMoment.now()
-        self.collected: Collected | None = None
+        self.collected: RequestState | None = None
         self._runtime = runtime
 
     def offer(self) -> None:
@@ -68,7 +68,7 @@ class Scope:
         end_request(self._runtime, collected)
 
 
-class ScopedCalls(AppCalls):
+class ContextExtension(Extension):
     """The calls of one app, with its settings.
 
     :param config: any mapping with ``HYDRACACHE_`` keys, as ``os.environ``; others are
@@ -99,7 +99,7 @@ class ScopedCalls(AppCalls):
         """What is being served in this thread; None if nothing is."""
         return self._current.get()
 
-    def collected(self) -> Collected:
+    def collected(self) -> RequestState:
         scope = self._current.get()
         if scope is None:
             raise ConfigurationError(
@@ -107,10 +107,10 @@ class ScopedCalls(AppCalls):
                 " another thread; elsewhere put it into `with hydracache.collecting():`"
             )
         if scope.collected is None:
-            scope.collected = Collected(scope.where)
+            scope.collected = RequestState(scope.where)
         return scope.collected
 
-    def collected_if_any(self) -> Collected | None:
+    def collected_if_any(self) -> RequestState | None:
         scope = self._current.get()
         return None if scope is None else scope.collected
 

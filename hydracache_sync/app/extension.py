@@ -20,7 +20,7 @@ from typing import (
     Union,
 )
 
-from hydracache_sync.app.request_state import Collected, Written
+from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
@@ -59,7 +59,7 @@ class _NotToBeStored(Exception):
         self.value = value
 
 
-class AppCalls(abc.ABC):
+class Extension(abc.ABC):
     """What a view or a script can do. Keeps no state: the app and the request do.
 
     Everything here is for the request that is being served, in its thread.
@@ -73,11 +73,11 @@ class AppCalls(abc.ABC):
         """The parts of the app that is being served."""
 
     @abc.abstractmethod
-    def collected(self) -> Collected:
+    def collected(self) -> RequestState:
         """The collector of the request that is being served."""
 
     @abc.abstractmethod
-    def collected_if_any(self) -> Collected | None:
+    def collected_if_any(self) -> RequestState | None:
         """The same, or None if the request has not needed one yet."""
 
     @abc.abstractmethod
@@ -214,7 +214,7 @@ class AppCalls(abc.ABC):
                 batch.intent(intent)
         joined = self._is_open(connection)
         receipt = self.runtime.write(connection, batch)
-        collected.written.append(Written(receipt, again=False, joined=joined))
+        collected.written.append(EnqueuedBatch(receipt, again=False, joined=joined))
         return receipt
 
     @contextlib.contextmanager
@@ -261,7 +261,7 @@ class AppCalls(abc.ABC):
             yield
         self.runtime.wake()
 
-    def _write(self, connection: Any) -> Written | None:
+    def _write(self, connection: Any) -> EnqueuedBatch | None:
         collected = self.collected_if_any()
         if collected is None:
             return None
@@ -278,7 +278,9 @@ class AppCalls(abc.ABC):
             return None
         joined = self._is_open(connection)
         try:
-            written = Written(self.runtime.write(connection, batch), joined=joined)
+            written = EnqueuedBatch(
+                self.runtime.write(connection, batch), joined=joined
+            )
         except Exception as exc:
             collected.doubt = f"the outbox could not, {type(exc).__name__}: {exc}"
             raise
@@ -465,7 +467,9 @@ class AppCalls(abc.ABC):
         if writes is not None:
             writes.know(connection)
 
-    def _is_writing(self, collected: Collected, key: str, tags: Sequence[str]) -> bool:
+    def _is_writing(
+        self, collected: RequestState, key: str, tags: Sequence[str]
+    ) -> bool:
         """Whether an entry may lack what this request has written, or show it early."""
         if touch(collected.intents, key, tags):
             return True
@@ -475,7 +479,7 @@ class AppCalls(abc.ABC):
             for each in collected.written
         )
 
-    def _is_readable(self, collected: Collected, written: Written) -> bool:
+    def _is_readable(self, collected: RequestState, written: EnqueuedBatch) -> bool:
         """Whether every cached read shows it; asks the outbox once in a request."""
         if written.readable:
             return True

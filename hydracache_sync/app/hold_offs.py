@@ -9,14 +9,14 @@ import contextlib
 import dataclasses
 from typing import Iterable, Iterator
 
-from hydracache_sync.app.request_state import Written
+from hydracache_sync.app.request_state import EnqueuedBatch
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.intents import InvalidationIntentBatch
 
 
 @contextlib.contextmanager
 def held_off(
-    cache: TaggedCache, written: Iterable[Written], *, degrade: bool
+    cache: TaggedCache, written: Iterable[EnqueuedBatch], *, degrade: bool
 ) -> Iterator[None]:
     """Hold off what was ``written``, in a block around its COMMIT.
 
@@ -37,14 +37,14 @@ def held_off(
     _note_strict(new, bool(block.strict))
 
 
-def hold_off_late(cache: TaggedCache, late: Iterable[Written]) -> None:
+def hold_off_late(cache: TaggedCache, late: Iterable[EnqueuedBatch]) -> None:
     """Hold off what is committed already; its receipts say that it was too late."""
     late = list(late)
     with cache.quarantine(_joined(late), degrade=True):
         _note_strict(late, False)
 
 
-def _joined(written: Iterable[Written]) -> InvalidationIntentBatch:
+def _joined(written: Iterable[EnqueuedBatch]) -> InvalidationIntentBatch:
     batch = InvalidationIntentBatch()
     for each in written:
         for intent in each.receipt.batch or ():
@@ -52,6 +52,6 @@ def _joined(written: Iterable[Written]) -> InvalidationIntentBatch:
     return batch
 
 
-def _note_strict(written: Iterable[Written], strict: bool) -> None:
+def _note_strict(written: Iterable[EnqueuedBatch], strict: bool) -> None:
     for each in written:
         each.receipt = dataclasses.replace(each.receipt, strict=strict)

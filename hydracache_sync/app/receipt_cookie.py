@@ -13,7 +13,7 @@ from itsdangerous import BadSignature, TimestampSigner
 from werkzeug.http import parse_cookie
 
 from hydracache_sync.app import settings
-from hydracache_sync.app.request_state import Collected
+from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.printable import printable_logger
@@ -69,7 +69,7 @@ class ReceiptCookie:
         return not late
 
     def answer(
-        self, environ: Mapping[str, Any], collected: Collected | None, response: Any
+        self, environ: Mapping[str, Any], collected: RequestState | None, response: Any
     ) -> None:
         """Put what the browser's next request should know into ``response``."""
         late = environ.get(_EARLIER)
@@ -96,7 +96,7 @@ class ReceiptCookie:
             **options,
         )
 
-    def _unpublished(self, collected: Collected) -> list[InvalidationReceipt]:
+    def _unpublished(self, collected: RequestState) -> list[InvalidationReceipt]:
         found = [each.receipt for each in collected.written if not each.readable]
         if collected:
             # It will be written after the headers are gone: its receipt is made now.

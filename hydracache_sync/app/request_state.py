@@ -22,8 +22,8 @@ LONGEST_PLACE = 200
 
 
 @dataclass(eq=False)
-class Written:
-    """One batch of the request that was written, and what is known of it.
+class EnqueuedBatch:
+    """One batch that the request has enqueued, and what is known of it.
 
     :ivar again: the batch was collected: where its transaction turns out to have been
         rolled back, what is written next takes its intents along.
@@ -45,7 +45,7 @@ class Written:
         return self.published or bool(self.receipt.strict)
 
 
-class Collected:
+class RequestState:
     """Intents in order, until they are written, and what was written.
 
     :ivar where: names the view, for log lines and as the reason of the rows.
@@ -55,7 +55,7 @@ class Collected:
 
     def __init__(self, where: str) -> None:
         self.serve(where)
-        self.written: list[Written] = []
+        self.written: list[EnqueuedBatch] = []
         #: Position that a cookie has promised for what is not written yet.
         self.promised: CommitPosition | None = None
         #: Why it was not written in the app's transaction.

@@ -16,7 +16,7 @@ from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.hold_offs import held_off, hold_off_late
 from hydracache_sync.app.placement import PoolPlacement
 from hydracache_sync.app.pool_lock import PoolLock
-from hydracache_sync.app.request_state import Written
+from hydracache_sync.app.request_state import EnqueuedBatch
 from hydracache_sync.app.settings import Setting
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
@@ -182,7 +182,7 @@ class Runtime:
         )
 
     def quarantine(
-        self, written: Iterable[Written], *, degrade: bool | None = None
+        self, written: Iterable[EnqueuedBatch], *, degrade: bool | None = None
     ) -> ContextManager[None]:
         """Hold off what was ``written``, in a block around its COMMIT; in mode strict.
 
@@ -198,7 +198,7 @@ class Runtime:
             degrade = self.config[settings.DEGRADE]
         return held_off(self.cache, written, degrade=bool(degrade))
 
-    def hold_off_late(self, written: Iterable[Written], where: str) -> None:
+    def hold_off_late(self, written: Iterable[EnqueuedBatch], where: str) -> None:
         """Say what was committed without its quarantine, and hold it off from here on.
 
         Never raises.
@@ -218,7 +218,7 @@ class Runtime:
         )
         hold_off_late(self.cache, late)
 
-    def committed(self, written: Written) -> None:
+    def committed(self, written: EnqueuedBatch) -> None:
         """Do what comes after a commit: publish inline, or wake the pool.
 
         Never raises for an outage: the row is committed and will be found.
@@ -229,7 +229,7 @@ class Runtime:
         if not written.published:
             self.wake()
 
-    def settle(self, written: Sequence[Written]) -> None:
+    def settle(self, written: Sequence[EnqueuedBatch]) -> None:
         """At the end of a request: publish inline what is committed, or wake the pool.
 
         Only by now an app that commits in its own teardown has done so.
@@ -240,7 +240,7 @@ class Runtime:
         if not all(each.published for each in written):
             self.wake()
 
-    def publish(self, written: Written) -> PublishReport:
+    def publish(self, written: EnqueuedBatch) -> PublishReport:
         """Publish one receipt now, within the inline budget."""
         report = self.worker.publish(
             written.receipt, timeout=self.config[settings.INLINE_TIMEOUT]
@@ -279,7 +279,7 @@ class Runtime:
             saved,
         )
 
-    def save_missing(self, written: Sequence[Written], where: str) -> None:
+    def save_missing(self, written: Sequence[EnqueuedBatch], where: str) -> None:
         """Write on an own connection what a transaction took and did not commit.
 
         Only what was written where perhaps no transaction was open: with one, what is
@@ -392,7 +392,7 @@ class Runtime:
 
     # Reading own writes
 
-    def look(self, written: Written) -> bool:
+    def look(self, written: EnqueuedBatch) -> bool:
         """Whether the rows of a receipt are published, by one look at the outbox."""
         if not written.published:
             receipt = written.receipt

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Callable
 
-from hydracache_sync.app.request_state import Collected
+from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.integrations import open_transactions
 from hydracache_sync.snapshots import NEVER
@@ -27,7 +27,7 @@ class SnapshotGuard:
     def __init__(
         self,
         kind: str,
-        collected: Callable[[], Collected | None],
+        collected: Callable[[], RequestState | None],
         request_began: Callable[[], float],
         writes: Callable[[], RequestWrites | None],
     ) -> None:

@@ -9,7 +9,7 @@ import contextlib
 from typing import Any, ContextManager, Iterable, Sequence
 
 from hydracache_sync.app.hold_offs import held_off
-from hydracache_sync.app.request_state import Collected, Written
+from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import InvalidationIntentBatch
@@ -18,7 +18,7 @@ from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 
-class OutboxHome:
+class StandaloneWriter:
     """Writes to the outbox, and announces commits to the pools that subscribe to it.
 
     :param cache: that of a strict namespace.
@@ -46,7 +46,7 @@ class OutboxHome:
             cache.quarantine(InvalidationIntentBatch())  # says whether it is strict
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, OutboxHome):
+        if not isinstance(other, StandaloneWriter):
             return NotImplemented
         return self.outbox is other.outbox and self.namespace == other.namespace
 
@@ -54,13 +54,13 @@ class OutboxHome:
         return hash((id(self.outbox), self.namespace))
 
     @property
-    def runtime(self) -> OutboxHome:
+    def runtime(self) -> StandaloneWriter:
         return self
 
-    def collected(self) -> Collected | None:
+    def collected(self) -> RequestState | None:
         return None
 
-    def collected_if_any(self) -> Collected | None:
+    def collected_if_any(self) -> RequestState | None:
         return None
 
     def write(
@@ -73,14 +73,14 @@ class OutboxHome:
             connection, self.namespace, batch, commit_position=position
         )
 
-    def quarantine(self, written: Iterable[Written]) -> ContextManager[None]:
+    def quarantine(self, written: Iterable[EnqueuedBatch]) -> ContextManager[None]:
         if self._cache is None:
             return contextlib.nullcontext()
         return held_off(self._cache, written, degrade=False)
 
-    def committed(self, written: Written) -> None:
+    def committed(self, written: EnqueuedBatch) -> None:
         written.committed = True
         self.settle([written])
 
-    def settle(self, written: Sequence[Written]) -> None:
+    def settle(self, written: Sequence[EnqueuedBatch]) -> None:
         self.outbox.announce_commit([self.namespace])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Sequence
 
-from hydracache_sync.app.request_state import Collected, Written
+from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.errors import QuarantineError
 from hydracache_sync.integrations import callers_transaction
@@ -25,7 +25,7 @@ ConnectionOf = Callable[[], Any]
 
 def write_into_open_transaction(
     runtime: Runtime,
-    collected: Collected,
+    collected: RequestState,
     connection_of: ConnectionOf,
     *,
     ran_before: Sequence[str] = (),
@@ -56,14 +56,14 @@ def write_into_open_transaction(
             f" {type(exc).__name__}: {exc}" + _suspects(ran_before)
         )
     if collected:
-        collected.written.append(Written(receipt, again=False))
+        collected.written.append(EnqueuedBatch(receipt, again=False))
         if open_now:
             collected.clear()
     _hold_off_until_end(runtime, collected)
     return "" if open_now else "its driver cannot tell whether a transaction is open"
 
 
-def _hold_off_until_end(runtime: Runtime, collected: Collected) -> None:
+def _hold_off_until_end(runtime: Runtime, collected: RequestState) -> None:
     """In mode strict, the app is about to commit: nothing may stop it any more."""
     try:
         collected.holding.enter_context(
@@ -73,7 +73,7 @@ def _hold_off_until_end(runtime: Runtime, collected: Collected) -> None:
         logger.error("%s commits without its quarantine: %s", collected.where, exc)
 
 
-def end_request(runtime: Runtime, collected: Collected | None) -> None:
+def end_request(runtime: Runtime, collected: RequestState | None) -> None:
     """Write the rest on an own connection; the request's own are closed by now.
 
     Never raises: that would make an error of a page that is done.
@@ -87,7 +87,7 @@ def end_request(runtime: Runtime, collected: Collected | None) -> None:
         logger.exception("the end of a request")
 
 
-def _save_what_is_left(runtime: Runtime, collected: Collected) -> None:
+def _save_what_is_left(runtime: Runtime, collected: RequestState) -> None:
     collected.holding.close()
     batch = collected.pop_unwritten()
     if batch is not None:

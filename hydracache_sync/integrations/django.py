@@ -19,7 +19,7 @@ from django.db import (  # type: ignore[import-not-found,import-untyped,unused-i
     transaction,
 )
 
-from hydracache_sync.app.context_extension import ScopedCalls
+from hydracache_sync.app.context_extension import ContextExtension
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.integrations.statements_seen import changes_data
 
@@ -75,7 +75,7 @@ def _in_transaction(connection: Any) -> bool:
     )
 
 
-class HydraCache(ScopedCalls):
+class HydraCache(ContextExtension):
     """Cache invalidation in the transactions of a Django project.
 
     One for the project, in a module of its own::

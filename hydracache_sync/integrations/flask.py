@@ -16,9 +16,9 @@ from flask import request
 
 from hydracache_sync.app import settings
 from hydracache_sync.app.config import AppConfig
-from hydracache_sync.app.extension import AppCalls
+from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.receipt_cookie import ReceiptCookie
-from hydracache_sync.app.request_state import Collected
+from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.request_writes import SAFE_METHODS, RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.app.snapshot_guard import SnapshotGuard
@@ -70,7 +70,7 @@ class FlaskState:
         return self.runtime.placement.pool
 
 
-class HydraCache(AppCalls):
+class HydraCache(Extension):
     """Cache invalidation in the transactions of a Flask app.
 
     Make one beside the app and call :meth:`init_app`; several apps may share it. The
@@ -135,18 +135,18 @@ class HydraCache(AppCalls):
     def _state(self) -> FlaskState:
         return _state_of(current_app)
 
-    def collected(self) -> Collected:
-        collected: Collected | None = g.get(_COLLECTED)
+    def collected(self) -> RequestState:
+        collected: RequestState | None = g.get(_COLLECTED)
         if collected is None:
             _ = self._state  # an app without the extension has no teardown either
-            collected = Collected(_where())
+            collected = RequestState(_where())
             setattr(g, _COLLECTED, collected)
         return collected
 
-    def collected_if_any(self) -> Collected | None:
+    def collected_if_any(self) -> RequestState | None:
         if not has_app_context():
             return None
-        collected: Collected | None = g.get(_COLLECTED)
+        collected: RequestState | None = g.get(_COLLECTED)
         return collected
 
     def request_writes(self) -> RequestWrites | None:
@@ -213,7 +213,7 @@ class _Hooks:
         kept = g.__dict__
         kept[_BEGAN] = LocalMoment.now()
         kept.pop(_WRITES, None)  # of an app context that is older than the request
-        collected: Collected | None = kept.get(_COLLECTED)
+        collected: RequestState | None = kept.get(_COLLECTED)
         if collected is not None:
             # The app context is older than the request: around a test client, say.
             # What an earlier request did not find to write into, this one may.
@@ -222,7 +222,7 @@ class _Hooks:
 
     def answer(self, response: Response) -> Response:
         kept = g.__dict__
-        collected: Collected | None = kept.get(_COLLECTED)
+        collected: RequestState | None = kept.get(_COLLECTED)
         if collected is None and _ASKED not in kept:
             return response  # most requests, at the cost of one look
         if collected is not None and self._runtime.mode == "inline":
@@ -234,7 +234,7 @@ class _Hooks:
 
     def offer(self, exc: BaseException | None = None) -> None:
         """Write what was collected into the transaction that the app will end."""
-        collected: Collected | None = g.get(_COLLECTED)
+        collected: RequestState | None = g.get(_COLLECTED)
         connection_of = self._state.connection_of
         if collected is None or connection_of is None or collected.why:
             return
@@ -282,7 +282,7 @@ def _after(functions: list[Any], ours: Any) -> list[Any]:
     return functions[place + 1 :]
 
 
-def _collected() -> Collected | None:
+def _collected() -> RequestState | None:
     return g.get(_COLLECTED) if has_app_context() else None
 
 

@@ -19,8 +19,8 @@ from sqlalchemy.engine import Connection, Engine, TwoPhaseTransaction
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, object_session, scoped_session, sessionmaker
 
-from hydracache_sync.app.request_state import Written
-from hydracache_sync.app.standalone_writer import OutboxHome
+from hydracache_sync.app.request_state import EnqueuedBatch
+from hydracache_sync.app.standalone_writer import StandaloneWriter
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.integrations import callers_transaction, open_transactions
@@ -78,7 +78,7 @@ def attach(
     :param cache: of a strict namespace, and needed there: each commit is held off by
         it, or fails with ``QuarantineError`` while memcached is away.
     """
-    return attach_to(OutboxHome(outbox, namespace, cache), target, bind=bind)
+    return attach_to(StandaloneWriter(outbox, namespace, cache), target, bind=bind)
 
 
 #: Kept alive by what they are attached to.
@@ -112,7 +112,7 @@ class Attached:
         self._models: list[tuple[type, ModelIntents]] = []
         self._of_table: dict[str, tuple[InvalidationIntent, ...]] = {}
         self._watched: weakref.WeakSet[Engine] = weakref.WeakSet()
-        self._written: weakref.WeakKeyDictionary[Any, list[Written]]
+        self._written: weakref.WeakKeyDictionary[Any, list[EnqueuedBatch]]
         self._written = weakref.WeakKeyDictionary()
         self._said = False
         #: What has been complained of: models, and names of entities.

@@ -12,7 +12,7 @@ import contextlib
 import time
 from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 
-from hydracache_sync.app.request_state import Collected, Written
+from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.open_transactions import OpenTransaction
@@ -35,13 +35,13 @@ class Writer(Protocol):
     ) -> InvalidationReceipt:
         """Enqueue in the open transaction of a driver's connection."""
 
-    def quarantine(self, written: Iterable[Written]) -> ContextManager[None]:
+    def quarantine(self, written: Iterable[EnqueuedBatch]) -> ContextManager[None]:
         """Hold off what was written, in a block around its commit; in mode strict."""
 
-    def committed(self, written: Written) -> None:
+    def committed(self, written: EnqueuedBatch) -> None:
         """Do what comes after a commit."""
 
-    def settle(self, written: Sequence[Written]) -> None:
+    def settle(self, written: Sequence[EnqueuedBatch]) -> None:
         """Do what comes after what was probably a commit."""
 
 
@@ -52,10 +52,10 @@ class Home(Protocol):
     def runtime(self) -> Writer:
         """Asked only when there is something to write."""
 
-    def collected(self) -> Collected | None:
+    def collected(self) -> RequestState | None:
         """The collector of the request, made if there is none yet."""
 
-    def collected_if_any(self) -> Collected | None:
+    def collected_if_any(self) -> RequestState | None:
         """The same, or None."""
 
 
@@ -66,7 +66,7 @@ class RolledBackError(Exception):
 class _Savepoint:
     """What came since a savepoint, or since the transaction's begin."""
 
-    def __init__(self, collected: Collected | None) -> None:
+    def __init__(self, collected: RequestState | None) -> None:
         self.intents: list[InvalidationIntent] = []
         self.changed = False
         self.bulk: set[tuple[str, str]] = set()
@@ -92,7 +92,7 @@ class TransactionIntents(OpenTransaction):
         pending: Callable[[], bool] = lambda: False,
     ) -> None:
         self.home = home
-        self.written: list[Written] = []
+        self.written: list[EnqueuedBatch] = []
         self._since = time.time() if since is None else since
         self._pending = pending
         self._savepoints = [_Savepoint(home.collected_if_any())]
@@ -102,7 +102,7 @@ class TransactionIntents(OpenTransaction):
         self._held = 0
         # How many of its own intents, and of the request's, are written.
         self._own_done = 0
-        self._theirs: Collected | None = None
+        self._theirs: RequestState | None = None
         self._theirs_done = 0
 
     def has_connection(self, *, fresh: bool = True) -> None:
@@ -208,7 +208,7 @@ class TransactionIntents(OpenTransaction):
             if collected is not None and not isinstance(exc, NotInTransactionError):
                 collected.doubt = f"the outbox could not, {type(exc).__name__}: {exc}"
             raise
-        self.written.append(Written(receipt, again=False))
+        self.written.append(EnqueuedBatch(receipt, again=False))
         self._own_done += len(own)
         self._theirs, self._theirs_done = collected, done + len(theirs)
 
@@ -279,7 +279,7 @@ class TransactionIntents(OpenTransaction):
         """Another object stands for the transaction."""
         open_transactions.ended(self)
 
-    def _first_of(self, collected: Collected) -> int:
+    def _first_of(self, collected: RequestState) -> int:
         """The first of the request's intents that this transaction is to write."""
         if collected is self._theirs:
             return self._theirs_done

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Callable, Deque, Iterable, Iterator
 
-from hydracache_sync.app.context_extension import Scope, ScopedCalls
-from hydracache_sync.app.request_state import Collected
+from hydracache_sync.app.context_extension import ContextExtension, Scope
+from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.teardown import ConnectionOf, end_request
 
 #: An app as PEP 3333 has it.
 WSGIApp = Callable[[Any, Any], Iterable[bytes]]
 
 
-class HydraCache(ScopedCalls):
+class HydraCache(ContextExtension):
     """Cache invalidation in the transactions of a WSGI app.
 
     Make one beside the app, for the app's code to call, and wrap the app with it::
@@ -26,7 +26,7 @@ class HydraCache(ScopedCalls):
         hydracache = HydraCache(os.environ)
         application = hydracache.middleware(application)
 
-    :param config: as for :class:`ScopedCalls`.
+    :param config: as for :class:`ContextExtension`.
     """
 
     def middleware(
@@ -52,7 +52,7 @@ class _Middleware:
         self._app = app
         self._connection_of = connection_of
         #: What was collected for responses that no server has closed.
-        self._abandoned: Deque[Collected] = deque()
+        self._abandoned: Deque[RequestState] = deque()
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         calls = self._calls
@@ -91,7 +91,7 @@ class _Body:
         calls: HydraCache,
         scope: Scope,
         body: Iterable[bytes],
-        abandoned: Deque[Collected],
+        abandoned: Deque[RequestState],
     ) -> None:
         self._calls = calls
         self._scope = scope

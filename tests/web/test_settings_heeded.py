@@ -23,7 +23,7 @@ from hydracache_sync import (
 from hydracache_sync.app import config as app_config
 from hydracache_sync.app import runtime, settings
 from hydracache_sync.app.config import AppConfig
-from hydracache_sync.app.extension import AppCalls
+from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.settings import Setting
 from hydracache_sync.integrations.flask import HydraCache as FlaskHydraCache
 from hydracache_sync.integrations.wsgi import HydraCache as WSGIHydraCache
@@ -78,7 +78,7 @@ VALUES: dict[str, dict[str, Any]] = {
 }
 
 #: Makes an app and returns its calls, and what runs a function as a request.
-Made = Tuple[AppCalls, Callable[[Callable[[], object]], object]]
+Made = Tuple[Extension, Callable[[Callable[[], object]], object]]
 
 
 def flask_app(config: dict[str, Any], stack: contextlib.ExitStack) -> Made:
@@ -131,7 +131,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
         yield stack
 
 
-def use(calls: AppCalls, serve: Callable[..., object], path: Path) -> None:
+def use(calls: Extension, serve: Callable[..., object], path: Path) -> None:
     """Go through what reads settings late: a pool, a write, a net, a read."""
     connection = sqlite3.connect(path)
     connection.execute("create table if not exists item (id integer)")
