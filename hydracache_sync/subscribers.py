@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Callable, Generic, TypeVar
 
+from hydracache_sync.fork import ProcessLock
 from hydracache_sync.printable import printable_logger
-from hydracache_sync.process_lock import ProcessLock
 
 logger = printable_logger(__name__)
 

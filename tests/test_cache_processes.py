@@ -12,9 +12,10 @@ from typing import Callable, Iterator
 import pytest
 
 from faulty_memcached import FaultyMemcached, Mode
+from hydracache_sync import fork
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyUnavailable
-from hydracache_sync.memcached import MemcachedStore, connection_pool
+from hydracache_sync.memcached import MemcachedStore
 from servers import Memcached
 
 ONE = Keyspace("1", "store").entry("one")
@@ -224,7 +225,7 @@ def test_a_fork_that_python_was_not_told_of_is_noticed(
     store.set_many([(ONE, b"value", None)])
     before = statistic(memcached, "total_connections")
     # What os.fork runs in the child finds no pool.
-    monkeypatch.setattr(connection_pool, "_pools", ())
+    monkeypatch.setattr(fork, "_holders", ())
 
     child = forked(lambda: store.get_many([ONE]) == [b"value"])
 

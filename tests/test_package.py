@@ -35,8 +35,8 @@ HEAVY = [
 #: it may import what is in lower layers, and itself. Parts that are not named here (the
 #: command line, integrations) stand on top of all.
 LAYERS = [
-    {"errors", "keys", "durations", "backoff", "printable", "process_lock"}
-    | {"process_local"},
+    {"errors", "keys", "durations", "backoff", "printable"},
+    {"fork"},
     {"subscribers"},
     {"intents"},
     {"receipts"},
@@ -309,6 +309,15 @@ class TestLayers:
         }
 
         assert known & {"outbox", "memcached", "worker", "receipts"} == set()
+
+    def test_hooks_at_a_fork_are_registered_in_one_file(self) -> None:
+        registers = [
+            name
+            for name, path in modules().items()
+            if "register_at_fork" in path.read_text("utf-8")
+        ]
+
+        assert registers == ["fork"]
 
     def test_nothing_below_imports_the_package_itself(self) -> None:
         importers = [

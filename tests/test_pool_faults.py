@@ -772,9 +772,9 @@ class TestFork:
             assert pending == 0
 
     def test_a_thread_that_forks_may_collect_a_connection_meanwhile(self):
-        from hydracache_sync.outbox.fork_gate import ForkGate
+        from hydracache_sync.fork import ForkLock
 
-        gate = ForkGate()
+        gate = ForkLock()
         gate.close()
         with gate:
             pass
@@ -783,9 +783,9 @@ class TestFork:
     def test_a_fork_waits_for_a_thread_that_uses_another_outbox_in_its_block(
         self, outbox, tmp_path, monkeypatch, caplog
     ):
-        from hydracache_sync.outbox import fork_gate
+        from hydracache_sync.fork import fork_lock
 
-        monkeypatch.setattr(fork_gate, "LONGEST_WAIT", 0.05)
+        monkeypatch.setattr(fork_lock, "longest_wait", 0.05)
         inside, go = threading.Event(), threading.Event()
         other = SQLiteOutbox(tmp_path / "other.db")
         other.install_schema()
@@ -810,9 +810,9 @@ class TestFork:
     def test_a_fork_does_not_wait_for_its_own_thread_or_for_ever(
         self, outbox, monkeypatch, caplog
     ):
-        from hydracache_sync.outbox import fork_gate
+        from hydracache_sync.fork import fork_lock
 
-        monkeypatch.setattr(fork_gate, "LONGEST_WAIT", 0.05)
+        monkeypatch.setattr(fork_lock, "longest_wait", 0.05)
         inside, go = threading.Event(), threading.Event()
 
         def write() -> None:

@@ -14,9 +14,9 @@ from typing import Callable
 
 from hydracache_sync.app.pool_lock import PoolLock
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.fork import ProcessLock
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable_logger
-from hydracache_sync.process_lock import ProcessLock
 
 logger = printable_logger(__name__)
 

@@ -21,13 +21,13 @@ from hydracache_sync.app.settings import Setting
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError, HydraCacheError, OutboxError
+from hydracache_sync.fork import ProcessLock
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.url import open_outbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable, printable_logger
-from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.worker.appliers import MemcachedApplier
 from hydracache_sync.worker.worker import OutboxWorker, PublishReport

@@ -13,13 +13,11 @@ did, and so has seen all that the first must see. What ends first is given to al
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from time import monotonic
 from typing import Any, Hashable
 
-from hydracache_sync.process_local import ProcessLocal
+from hydracache_sync.fork import PerProcess, ProcessLocal, ProcessLock
 
 #: How many flights this thread loads for, of all caches: others may wait for it.
 _this_thread = ProcessLocal()
@@ -65,9 +63,13 @@ class Flights:
     """The loads under way in this process. Safe for threads; a fork begins anew."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._flights: dict[Hashable, Flight] = {}
-        _all.add(self)
+        self._lock = ProcessLock()
+        # The leaders of the parent's flights are not in a child: none would ever land.
+        self._flights_of: PerProcess[dict[Hashable, Flight]] = PerProcess(dict)
+
+    @property
+    def _flights(self) -> dict[Hashable, Flight]:
+        return self._flights_of.mine()
 
     def board(
         self, key: Hashable, *, must_lead: bool = False, may_lead: bool = True
@@ -179,17 +181,3 @@ class Flights:
 
     def __len__(self) -> int:
         return len(self._flights)
-
-
-_all: weakref.WeakSet[Flights] = weakref.WeakSet()
-
-
-def _begin_anew() -> None:
-    for flights in _all:
-        flights._lock = threading.Lock()
-        flights._flights = {}
-
-
-# The leaders of the parent's flights are not in the child: nobody would ever land them.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)

@@ -14,12 +14,12 @@ no token and no clock of a host.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from math import inf
 from time import monotonic
 from typing import Any, Hashable
+
+from hydracache_sync.fork import PerProcess, ProcessLock
 
 #: In place of a moment that is not known: before everything.
 UNKNOWN = -inf
@@ -71,9 +71,13 @@ class LoadLimit:
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
-        self._lock = threading.Lock()
-        self._keys: dict[Hashable, _Key] = {}
-        _all.add(self)
+        self._lock = ProcessLock()
+        # The threads that load in the parent are not in a child: none would ever leave.
+        self._keys_of: PerProcess[dict[Hashable, _Key]] = PerProcess(dict)
+
+    @property
+    def _keys(self) -> dict[Hashable, _Key]:
+        return self._keys_of.mine()
 
     def enter(
         self,
@@ -180,17 +184,3 @@ def _of_this_thread(loads: _Key) -> _Load | None:
     """The load that this thread began last."""
     thread = threading.get_ident()
     return next((each for each in loads.loading[::-1] if each.thread == thread), None)
-
-
-_all: weakref.WeakSet[LoadLimit] = weakref.WeakSet()
-
-
-def _begin_anew() -> None:
-    for each in _all:
-        each._lock = threading.Lock()
-        each._keys = {}
-
-
-# The threads that load in the parent are not in the child: nobody would ever leave.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)

@@ -8,10 +8,7 @@ changing its own.
 from __future__ import annotations
 
 import itertools
-import os
-import threading
 import time
-import weakref
 from collections import OrderedDict
 from typing import Callable, Sequence
 
@@ -32,6 +29,7 @@ from hydracache_sync.errors import (
     ApplyUnavailable,
     ConfigurationError,
 )
+from hydracache_sync.fork import ProcessLock
 
 #: Bytes of one value, key included: memcached's limit unless started with ``-I``.
 MAX_ITEM_SIZE = 1024 * 1024
@@ -63,15 +61,16 @@ class MemoryStore(CacheStore):
             raise ConfigurationError(f"max_items must be 1 or more, not {max_items}")
         self._max_items = max_items
         self._clock = clock
-        self._lock = threading.Lock()
+        # What a thread of the parent had half done at a fork is whole enough: each step
+        # is one operation on the dict.
+        self._lock = ProcessLock()
         # Key -> value, the moment it expires, version; least recently used first.
         self._items: OrderedDict[bytes, tuple[bytes, float | None, int]] = OrderedDict()
         self._uniques = itertools.count(1)
-        _stores.add(self)
 
     def get_many(self, addresses: Sequence[Address]) -> list[bytes | None]:
         now = self._clock()
-        with self._lock:
+        with self._lock.mine():
             return [self._live(key, now) for _, key in addresses]
 
     def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
@@ -80,7 +79,7 @@ class MemoryStore(CacheStore):
             if refusal is not None:
                 raise refusal
         now = self._clock()
-        with self._lock:
+        with self._lock.mine():
             for key, value, seconds, _ in checked:
                 if self._live(key, now) is None:
                     self._store(key, value, seconds, now)
@@ -90,7 +89,7 @@ class MemoryStore(CacheStore):
         checked = [self._checked(write) for write in writes]
         failures: Failures = {}
         now = self._clock()
-        with self._lock:
+        with self._lock.mine():
             for write, (key, value, seconds, refusal) in zip(writes, checked):
                 if refusal is not None:
                     failures[write[0]] = refusal
@@ -107,7 +106,7 @@ class MemoryStore(CacheStore):
     ) -> list[bool | ApplyError]:
         now = self._clock()
         keys = [key for (_, key), _ in copies]
-        with self._lock:
+        with self._lock.mine():
             found = []
             for key, placeholder in zip(keys, placeholders):
                 if self._live(key, now) is None:
@@ -115,7 +114,7 @@ class MemoryStore(CacheStore):
                 found.append(self._items[key])
         values = make(copies, [value for value, _, _ in found])
         now = self._clock()
-        with self._lock:
+        with self._lock.mine():
             outcomes: list[bool | ApplyError] = []
             for key, value, (_, _, unique) in zip(keys, values, found):
                 same = (
@@ -128,7 +127,7 @@ class MemoryStore(CacheStore):
 
     def delete_many(self, addresses: Sequence[Address]) -> Failures:
         failures: Failures = {}
-        with self._lock:
+        with self._lock.mine():
             for address in addresses:
                 try:
                     self._items.pop(checked_app_key(address[1]), None)
@@ -147,7 +146,7 @@ class MemoryStore(CacheStore):
 
     def clear(self) -> None:
         """Forget everything, as a memcached does that is restarted."""
-        with self._lock:
+        with self._lock.mine():
             self._items.clear()
 
     def __len__(self) -> int:
@@ -192,17 +191,3 @@ class MemoryStore(CacheStore):
         self._items.move_to_end(key)
         if len(self._items) > self._max_items:
             self._items.popitem(last=False)
-
-
-_stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for store in _stores:
-        store._lock = threading.Lock()
-
-
-# A lock that another thread held at the fork would never be given back in the child.
-# What that thread had half done is whole enough: each step is one dict operation.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)

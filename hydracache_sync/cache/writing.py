@@ -20,7 +20,7 @@ _Writer = Tuple[int, int]
 class OpenWrites:
     """The batches of open transactions; each thread has its own.
 
-    Not a ``threading.local``: see :mod:`hydracache_sync.process_local`.
+    Not a ``threading.local``: see ``hydracache_sync.fork``.
     """
 
     def __init__(self) -> None:

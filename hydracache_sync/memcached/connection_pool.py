@@ -7,7 +7,6 @@ own: two that share a socket read each other's acknowledgements.
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import weakref
@@ -16,6 +15,7 @@ from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from hydracache_sync.fork import abandon_in_children
 from hydracache_sync.memcached.server_list import Server
 from hydracache_sync.memcached.transport import Connection, Limits
 
@@ -116,7 +116,9 @@ class ConnectionPool:
         self.size = size
         self._tls_context = tls_context
         self._lendings = _Lendings()
-        _pools.add(self)
+        # Only tidies up early. What holds is the comparison of process ids in take(),
+        # also where a server forks without Python's knowledge.
+        abandon_in_children(self)
 
     def take(self, now: float, deadline: float, *, proven: bool = False) -> Connection:
         """Take a connection; give it to :meth:`put` or :meth:`drop` afterwards.
@@ -197,6 +199,11 @@ class ConnectionPool:
         lendings, self._lendings = self._lendings, _Lendings()
         self._drop_idle_of(lendings)
 
+    def abandon_inherited(self) -> None:
+        """In a forked child, close its copies of the parent's connections."""
+        if self._lendings.pid != getpid():
+            self.start_anew()
+
     def start_anew(self, inherited: _Lendings | None = None) -> _Lendings:
         """Forget what belongs to the parent process, after a fork.
 
@@ -265,19 +272,3 @@ class ConnectionPool:
             except IndexError:
                 return
             self.drop(connection)
-
-
-_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
-
-
-def drop_inherited() -> None:
-    """Close this process's copies of its parent's connections, all of them."""
-    for pool in list(_pools):
-        if pool._lendings.pid != getpid():
-            pool.start_anew()
-
-
-# Only tidies up early. What holds is the comparison of process ids in take(), also
-# where a server forks without Python's knowledge.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=drop_inherited)

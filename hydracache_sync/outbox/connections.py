@@ -11,17 +11,9 @@ import os
 import weakref
 from typing import Any, Callable
 
-from hydracache_sync.process_local import ProcessLocal
-
-#: Every collection of connections in this process, for the moment after a fork.
-_collections: weakref.WeakSet[Any] = weakref.WeakSet()
+from hydracache_sync.fork import ProcessLocal, abandon_in_children
 
 _threads = ProcessLocal()
-
-
-def note_collection(connections: Any) -> None:
-    """Have ``connections.abandon_inherited()`` called in each child."""
-    _collections.add(connections)
 
 
 def keep_apart() -> None:
@@ -46,16 +38,6 @@ def keep_for_good(connection: Any) -> None:
     would be emptied.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-def abandon_inherited() -> None:
-    """Let go of this process's copies of its parent's connections, all of them."""
-    for connections in list(_collections):
-        connections.abandon_inherited()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=abandon_inherited)
 
 
 class _Slot:
@@ -124,7 +106,7 @@ class ThreadConnections:
         self._abandon = abandon
         self._local = ProcessLocal()
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
-        note_collection(self)
+        abandon_in_children(self)
 
     def get(self) -> Any:
         """Return this thread's connection, opening it if there is none."""

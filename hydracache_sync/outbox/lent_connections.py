@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from typing import Any, Callable
 
-from hydracache_sync.outbox.connections import note_collection
+from hydracache_sync.fork import abandon_in_children
 
 #: Seconds after which an idle connection is closed rather than used. Firewalls and
 #: load balancers forget silent connections after some minutes, without telling us.
@@ -101,7 +101,7 @@ class LentConnections:
         self._is_stale = is_stale
         self.size = size
         self._lendings = _Lendings()
-        note_collection(self)
+        abandon_in_children(self)
 
     def take(self, deadline: float) -> _Place:
         """Return a place with a connection; :meth:`put` or :meth:`drop` it afterwards.

@@ -20,9 +20,9 @@ from hydracache_sync.errors import (
     ReadOnlyServerError,
     SchemaError,
 )
+from hydracache_sync.fork import ProcessLocal
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.statements import Dialect, Statements
-from hydracache_sync.process_local import ProcessLocal
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ from hydracache_sync.errors import (
     OutboxError,
     SchemaError,
 )
+from hydracache_sync.fork import ForkLock, fork_lock
 from hydracache_sync.outbox.connections import ThreadConnections, keep_for_good
-from hydracache_sync.outbox.fork_gate import ForkGate, fork_gate
 from hydracache_sync.outbox.row import COLUMNS, DETAIL_COLUMNS
 from hydracache_sync.outbox.schema import (
     DEFAULT_TABLE,
@@ -370,7 +370,7 @@ class SQLiteOutbox(SQLOutbox):
     @contextlib.contextmanager
     def _session(self) -> Iterator[sqlite3.Connection]:
         self._refuse_in_block()
-        with fork_gate:
+        with fork_lock:
             with self._translated():
                 connection = self._connections.get()
                 if connection.file != self._file_there(connection.file):
@@ -528,12 +528,12 @@ class SQLiteOutbox(SQLOutbox):
         )
 
 
-def _close(connection: sqlite3.Connection, gate: ForkGate = fork_gate) -> None:
+def _close(connection: sqlite3.Connection, lock: ForkLock = fork_lock) -> None:
     """Close a connection of ours, as at the end of its thread; no fork is made then.
 
-    :param gate: bound here, since a module has lost its names at the interpreter's end.
+    :param lock: bound here, since a module has lost its names at the interpreter's end.
     """
-    with gate:
+    with lock:
         sqlite3.Connection.close(connection)
 
 

@@ -19,13 +19,11 @@ from typing import Callable, Iterable
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.events import Event, EventSubscriber
-from hydracache_sync.memcached.connection_pool import drop_inherited
-from hydracache_sync.outbox.connections import abandon_inherited
+from hydracache_sync.fork import ProcessLock, abandon_inherited
 from hydracache_sync.pool.crew import Crew
 from hydracache_sync.pool.health import PoolHealth
 from hydracache_sync.pool.keeper import Keeper
 from hydracache_sync.printable import printable_logger
-from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.subscribers import Subscribers
 from hydracache_sync.worker.wait import KEEP_PUBLISHED
 from hydracache_sync.worker.worker import OutboxWorker
@@ -141,7 +139,6 @@ class WorkerPool:
         """Start what runs in this process; the lock is held."""
         # uWSGI has not told of its fork.
         abandon_inherited()
-        drop_inherited()
         run = _Run(self)
         run.start()
         self._run = run

@@ -18,7 +18,7 @@ from typing import Callable, Iterable, Mapping, Optional, Sequence, TypeVar
 
 from hydracache_sync.backoff import full_jitter
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
-from hydracache_sync.process_lock import ProcessLock
+from hydracache_sync.fork import ProcessLock
 
 #: A node's name; None for a cache that has none.
 NodeName = Optional[str]

@@ -33,12 +33,12 @@ from hydracache_sync.events import (
     Retried,
     log_fields,
 )
+from hydracache_sync.fork import ProcessLock
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import ABANDONED, TRIED_ALONE, OutboxRow, OutboxState
 from hydracache_sync.printable import printable_logger
-from hydracache_sync.process_lock import ProcessLock
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.subscribers import Subscribers
 from hydracache_sync.worker.appliers import InvalidationApplier
