@@ -311,10 +311,15 @@ class Extension(abc.ABC):
         Done anyway in mode ``inline``. Never raises for an outage; what it does not
         manage stays for a worker.
 
-        :return: ``complete`` if every later read, anywhere, sees the writes.
+        :return: ``complete`` if every later read, anywhere, sees the writes; not where
+            something is collected that no :meth:`write` has written, which is
+            ``unseen``.
         """
         collected, report = self.collected_if_any(), PublishReport()
         if collected is not None:
+            report += PublishReport(
+                claimed=collected.unwritten, unseen=collected.unwritten
+            )
             for written in collected.written:
                 if not written.published:
                     report += self.runtime.publish(written)
@@ -324,11 +329,14 @@ class Extension(abc.ABC):
     def wait(self, timeout: float) -> WaitOutcome:
         """Wait until what this request has written is published, after its commit.
 
+        What is collected and not written is ``pending``: no wait would see it.
+
         :param timeout: seconds for all receipts together; 0 looks once.
         :raises OutboxError: the outbox could not be read; nothing is known.
         """
         duration_ms("timeout", timeout)
         collected = self.collected_if_any()
+        unwritten = 0 if collected is None else collected.unwritten
         started = time.monotonic()
         outcomes = []
         for written in [] if collected is None else collected.written:
@@ -341,10 +349,10 @@ class Extension(abc.ABC):
             collected.past_cache = False
         return WaitOutcome(
             ConsistencyMode.LOCAL,
-            satisfied=all(each.satisfied for each in outcomes),
-            degraded=any(each.degraded for each in outcomes),
+            satisfied=not unwritten and all(each.satisfied for each in outcomes),
+            degraded=bool(unwritten) or any(each.degraded for each in outcomes),
             timed_out=any(each.timed_out for each in outcomes),
-            pending=sum(each.pending for each in outcomes),
+            pending=unwritten + sum(each.pending for each in outcomes),
             dead_lettered=sum(each.dead_lettered for each in outcomes),
             elapsed_ms=int((time.monotonic() - started) * 1000),
         )

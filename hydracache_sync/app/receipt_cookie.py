@@ -85,7 +85,11 @@ class ReceiptCookie:
             return
         if not new:
             return  # the browser has it already
-        texts = [receipt.to_string() for receipt in (late or []) + new]
+        if late is None:
+            # Nothing was read here, so nobody has asked about the earlier ones. The new
+            # cookie takes the place of the one that names them.
+            late = self._received(environ)
+        texts = [receipt.to_string() for receipt in late + new]
         response.set_cookie(
             self._name,
             signer.sign(_BETWEEN.join(texts[-MOST_RECEIPTS:])).decode("ascii"),

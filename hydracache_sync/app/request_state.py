@@ -82,9 +82,14 @@ class RequestState:
         self._intents += intents
 
     @property
+    def unwritten(self) -> int:
+        """How many of the intents no commit has written."""
+        return len(self._intents) - self.kept
+
+    @property
     def may_be_uncommitted(self) -> bool:
         """Whether this request may see rows of its own that nobody else does."""
-        return len(self._intents) > self.kept or not all(
+        return bool(self.unwritten) or not all(
             each.committed for each in self.written
         )
 

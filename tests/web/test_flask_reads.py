@@ -150,6 +150,21 @@ class TestSameRequest:
         assert uncommitted.unseen == 1 and not uncommitted.complete
         assert committed.complete and read
 
+    def test_what_nobody_has_written_is_neither_waited_for_nor_published(
+        self, eventual: Shop
+    ) -> None:
+        shop = eventual
+
+        with shop.app.app_context():
+            shop.rename("after")
+            hydracache.invalidate_entity("item", "1")
+            shop.db().commit()
+            report, outcome = hydracache.publish(), hydracache.wait(0)
+
+        assert (report.complete, report.unseen) == (False, 1)
+        assert (outcome.satisfied, outcome.pending) == (False, 1)
+        assert outcome.degraded and not outcome.timed_out
+
 
 class TestNextRequest:
     def test_it_goes_past_the_cache_until_the_write_is_published(
@@ -169,6 +184,21 @@ class TestNextRequest:
         assert "Max-Age=0" in cookies(published)[0]
         assert cookies(shop.client.get("/")) == []
         assert text(other.get("/")) == "after"
+
+    def test_a_second_write_does_not_forget_the_first(self, eventual: Shop) -> None:
+        shop = eventual
+        assert text(shop.client.get("/")) == "before"
+        shop.client.post("/after")
+        first = shop.outbox.rows("shop")[0]
+
+        shop.client.post("/b")
+
+        # Only the second is published; it named something else.
+        with closing(sqlite3.connect(shop.path)) as connection, connection:
+            connection.execute(
+                "update hydracache_outbox set state = 1 where id <> ?", (first.id,)
+            )
+        assert text(shop.client.get("/")) == "b"
 
     def test_an_inline_publish_needs_no_cookie(self, inline: Shop) -> None:
         assert text(inline.client.get("/")) == "before"
