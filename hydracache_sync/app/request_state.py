@@ -89,9 +89,7 @@ class RequestState:
     @property
     def may_be_uncommitted(self) -> bool:
         """Whether this request may see rows of its own that nobody else does."""
-        return bool(self.unwritten) or not all(
-            each.committed for each in self.written
-        )
+        return bool(self.unwritten) or not all(each.committed for each in self.written)
 
     def mark(self) -> int:
         """A place in the intents to go back to with :meth:`drop_from`."""
