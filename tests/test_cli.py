@@ -27,8 +27,8 @@ from hydracache_sync import (
     SQLiteOutbox,
     WorkerPool,
 )
-from hydracache_sync.app import settings
-from hydracache_sync.cli import ExitCode, hydracache, options
+from hydracache_sync.app import app_settings, build, settings, spelling
+from hydracache_sync.cli import ExitCode, hydracache
 
 #: Seconds after which a command that should have ended is a defect.
 PATIENCE = 60.0
@@ -255,7 +255,7 @@ def test_every_setting_reaches_the_worker_and_its_store(
         return make
 
     for name in ("open_outbox", "MemcachedStore", "OutboxWorker"):
-        monkeypatch.setattr(options, name, recording(getattr(options, name)))
+        monkeypatch.setattr(build, name, recording(getattr(build, name)))
     values = {
         "table": "hydracache_outbox",
         "busy_timeout": 1.5,
@@ -287,10 +287,13 @@ def test_every_setting_of_a_pool_has_the_pools_own_default() -> None:
 
 def test_the_table_of_settings_is_complete() -> None:
     defined = [
-        value for value in vars(settings).values() if type(value) is settings.Setting
+        value
+        for module in (settings, app_settings)
+        for value in vars(module).values()
+        if type(value) is settings.Setting
     ]
 
-    assert [*settings.SETTINGS, *settings.APP_SETTINGS] == defined
+    assert [*settings.SETTINGS, *app_settings.APP_SETTINGS] == defined
     assert len({setting.name for setting in defined}) == len(defined)
 
 
@@ -441,7 +444,7 @@ def test_quiet_and_verbose_contradict_each_other(shop: Shop) -> None:
 def test_a_misspelt_variable_is_reported_with_the_one_that_was_meant(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, misspelt: str, meant: str
 ) -> None:
-    found = list(settings.misspelt(["PATH", misspelt, "HYDRACACHE_RING"]))
+    found = list(spelling.misspelt(["PATH", misspelt, "HYDRACACHE_RING"]))
 
     assert found == [(misspelt, meant)]
 
@@ -466,7 +469,7 @@ def test_variables_of_the_test_suite_and_of_others_are_no_settings(shop: Shop) -
     silent = shop.drain(test_memcached="127.0.0.1:1")
 
     assert silent.err == ""
-    assert not list(settings.misspelt(["HYDRACACHED_FROB", "PATH", "XHYDRACACHE_X"]))
+    assert not list(spelling.misspelt(["HYDRACACHED_FROB", "PATH", "XHYDRACACHE_X"]))
 
 
 # Errors

@@ -34,7 +34,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "systemd"
 HANGING = """
 import sys, threading
 from hydracache_sync import InvalidationApplier
-from hydracache_sync.cli import options
+from hydracache_sync.app import build
 
 class Hanging(InvalidationApplier):
     def __init__(self, store, namespace, **options):
@@ -42,7 +42,7 @@ class Hanging(InvalidationApplier):
     def apply_batch(self, intents):
         threading.Event().wait()
 
-options.MemcachedApplier = Hanging
+build.MemcachedApplier = Hanging
 from hydracache_sync.__main__ import main
 main()
 """

@@ -16,7 +16,7 @@ from flask import Flask, g, redirect, request, url_for
 from flask_sqlalchemy import SQLAlchemy
 
 from hydracache_sync import MemoryStore, SQLiteOutbox
-from hydracache_sync.app import settings
+from hydracache_sync.app import app_settings
 from hydracache_sync.integrations import wsgi
 
 ROOT = Path(__file__).parent.parent
@@ -234,7 +234,7 @@ def test_the_settings_of_apps_are_all_in_their_table() -> None:
     }
 
 
-APP_SETTINGS = settings.APP_SETTINGS
+APP_SETTINGS = app_settings.APP_SETTINGS
 
 
 def default_text(default: object) -> str:

@@ -7,38 +7,23 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Mapping
 
-from hydracache_sync.app import settings
-from hydracache_sync.app.settings import Setting
+from hydracache_sync.app import app_settings, build, settings
+from hydracache_sync.app.setting import Setting
+from hydracache_sync.app.spelling import misspelt
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.base import InvalidationOutbox
 
 #: Settings that mean something in an app.
 KNOWN = (
-    settings.OUTBOX,
-    settings.TABLE,
-    settings.BUSY_TIMEOUT,
+    *build.OF_OUTBOX,
     settings.NAMESPACE,
-    settings.MEMCACHED,
-    settings.RING,
-    settings.WEIGHTS,
-    settings.PREVIOUS_MEMCACHED,
-    settings.PREVIOUS_RING,
-    settings.PREVIOUS_WEIGHTS,
+    *build.OF_STORE,
+    *build.OF_PREVIOUS,
     settings.STRICT,
-    settings.HOLD_OFF,
-    settings.CONNECT_TIMEOUT,
-    settings.TIMEOUT,
-    settings.BATCH_SIZE,
-    settings.CLAIM_TTL,
-    settings.BACKOFF,
-    settings.MAX_BACKOFF,
-    settings.MAX_ATTEMPTS,
-    settings.ESCALATE,
-    settings.KEEP_PUBLISHED,
-    settings.PURGE_EVERY,
-    settings.POLL_INTERVAL,
-    *settings.APP_SETTINGS,
+    *build.OF_WORKER,
+    *build.OF_POOL,
+    *app_settings.APP_SETTINGS,
 )
 
 #: Settings of commands, which Flask's command line has with the app's settings.
@@ -50,7 +35,7 @@ OF_COMMANDS = (
 )
 
 #: Settings that need a framework's requests.
-OF_FLASK = (settings.WAIT, settings.COOKIE)
+OF_FLASK = (app_settings.WAIT, app_settings.COOKIE)
 
 #: Settings that may be given as an object in place of text, for tests above all.
 _OBJECTS: dict[str, type] = {"outbox": InvalidationOutbox, "memcached": CacheStore}
@@ -76,7 +61,7 @@ class AppConfig:
         self.texts: dict[str, str | None] = {}
         problems = [
             f"{name} is no setting{f'; did you mean {meant}?' if meant else ''}"
-            for name, meant in settings.misspelt(
+            for name, meant in misspelt(
                 name for name in config if isinstance(name, str)
             )
         ]
@@ -97,7 +82,7 @@ class AppConfig:
         if problems:
             raise ConfigurationError("; ".join(problems))
         self.texts.pop(settings.STRICT.name, None)
-        if self[settings.MODE] == "strict":
+        if self[app_settings.MODE] == "strict":
             # The commands work for this one namespace, and call it what they do.
             self.texts[settings.STRICT.name] = self[settings.NAMESPACE]
 
@@ -121,28 +106,19 @@ class AppConfig:
             )
         # An environment may be shared with commands that drain other namespaces, too.
         strict = (self[settings.STRICT] or "").split(",")
-        if self[settings.NAMESPACE] in strict and self[settings.MODE] != "strict":
+        if self[settings.NAMESPACE] in strict and self[app_settings.MODE] != "strict":
             found.append(
                 "HYDRACACHE_STRICT has the app's namespace: set HYDRACACHE_MODE to"
                 " strict"
             )
-        if self[settings.BACKOFF] > self[settings.MAX_BACKOFF]:
-            found.append("HYDRACACHE_MAX_BACKOFF is below HYDRACACHE_BACKOFF")
-        changing = (settings.PREVIOUS_MEMCACHED, settings.PREVIOUS_RING)
-        if None in map(self.__getitem__, changing) and any(
-            self[each] is not None for each in (*changing, settings.PREVIOUS_WEIGHTS)
-        ):
-            found.append(
-                "HYDRACACHE_PREVIOUS_MEMCACHED and HYDRACACHE_PREVIOUS_RING belong"
-                " together"
-            )
+        found += build.contradictions(self, lambda setting: setting.variable)
         if self[settings.MEMCACHED] is None:
-            if self[settings.MODE] != "eventual":
+            if self[app_settings.MODE] != "eventual":
                 found.append(
                     f"HYDRACACHE_MEMCACHED is missing: HYDRACACHE_MODE"
-                    f" {self[settings.MODE]} needs it"
+                    f" {self[app_settings.MODE]} needs it"
                 )
-            if self[settings.POOL] != "none":
+            if self[app_settings.POOL] != "none":
                 found.append(
                     "HYDRACACHE_MEMCACHED is missing: the pool needs it; without one,"
                     " set HYDRACACHE_POOL to none and let cron or another process drain"
@@ -154,7 +130,7 @@ def _without_effect(config: Mapping[str, Any], *, flask: bool) -> Iterator[str]:
     """Complain about settings that somebody else would heed, not this app."""
     of_others = {
         settings.THREADS: "is of `hydracache worker`; an app's pool takes"
-        f" {settings.POOL_THREADS.variable}"
+        f" {app_settings.POOL_THREADS.variable}"
     }
     if not flask:
         of_others.update(

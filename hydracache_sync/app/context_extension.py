@@ -11,7 +11,7 @@ import contextlib
 from contextvars import ContextVar
 from typing import Any, Iterator, Mapping
 
-from hydracache_sync.app import settings
+from hydracache_sync.app import app_settings
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.request_state import RequestState
@@ -83,7 +83,7 @@ class ContextExtension(Extension):
         )
         self.config = AppConfig(config)
         guard = SnapshotGuard(
-            self.config[settings.SNAPSHOT],
+            self.config[app_settings.SNAPSHOT],
             self.collected_if_any,
             self._scope_began,
             self.request_writes,

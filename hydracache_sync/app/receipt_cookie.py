@@ -12,7 +12,7 @@ from typing import Any, Callable, Mapping
 from itsdangerous import BadSignature, TimestampSigner
 from werkzeug.http import parse_cookie
 
-from hydracache_sync.app import settings
+from hydracache_sync.app import app_settings
 from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.errors import OutboxError
@@ -46,8 +46,8 @@ class ReceiptCookie:
         self, runtime: Runtime, secret: Callable[[], str | bytes | None]
     ) -> None:
         self._runtime = runtime
-        self._name: str = runtime.config[settings.COOKIE]
-        self._wait: float = runtime.config[settings.WAIT]
+        self._name: str = runtime.config[app_settings.COOKIE]
+        self._wait: float = runtime.config[app_settings.WAIT]
         self._secret = secret
         self._said = False
 

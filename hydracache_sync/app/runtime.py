@@ -7,29 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import time
 from typing import Any, Callable, ContextManager, Iterable, Sequence
 
-from hydracache_sync.app import settings
+from hydracache_sync.app import app_settings, build, settings
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.hold_offs import held_off, hold_off_late
 from hydracache_sync.app.placement import PoolPlacement
 from hydracache_sync.app.pool_lock import PoolLock
 from hydracache_sync.app.request_state import EnqueuedBatch
-from hydracache_sync.app.settings import Setting
-from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError, HydraCacheError, OutboxError
 from hydracache_sync.fork import ProcessLock
 from hydracache_sync.intents import InvalidationIntentBatch
-from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.url import open_outbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable, printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
-from hydracache_sync.worker.appliers import MemcachedApplier
 from hydracache_sync.worker.worker import OutboxWorker, PublishReport
 
 logger = printable_logger(__name__)
@@ -57,43 +51,28 @@ class Runtime:
     ) -> None:
         self.config = config
         self.namespace: str = config[settings.NAMESPACE]
-        self.mode: str = config[settings.MODE]
+        self.mode: str = config[app_settings.MODE]
         self.strict = self.mode == "strict"
-        self.outbox = self._open_outbox(config[settings.BUSY_TIMEOUT])
+        self.outbox = build.outbox(config)
         self._net: InvalidationOutbox | None = None
         self._cache: TaggedCache | None = None
         self._worker: OutboxWorker | None = None
-        store = self._open_store()
+        store = build.store(config)
         if store is not None:
-            previous = self._open_previous_stores()
-            self._cache = TaggedCache(
+            previous, strict = build.previous_stores(config), self.strict
+            self._cache = build.cache(
+                config,
                 store,
+                previous,
                 self.namespace,
+                strict=strict,
                 snapshot=snapshot,
-                clock_skew=config[settings.CLOCK_SKEW],
-                ttl=config[settings.TTL],
-                strict=self.strict,
-                hold_off=config[settings.HOLD_OFF],
-                also=previous,
             )
-            self._worker = OutboxWorker(
-                self.outbox,
-                MemcachedApplier(
-                    store,
-                    self.namespace,
-                    also=previous,
-                    strict=self.strict,
-                    hold_off=config[settings.HOLD_OFF],
-                ),
-                batch_size=config[settings.BATCH_SIZE],
-                claim_ttl=config[settings.CLAIM_TTL],
-                backoff=config[settings.BACKOFF],
-                max_backoff=config[settings.MAX_BACKOFF],
-                max_attempts=config[settings.MAX_ATTEMPTS],
-                escalate=config[settings.ESCALATE],
+            self._worker = build.worker(
+                config, self.outbox, store, previous, self.namespace, strict=strict
             )
         self.placement = PoolPlacement(
-            self._make_pool, config[settings.POOL], self._pool_lock
+            self._make_pool, config[app_settings.POOL], self._pool_lock
         )
         self._left: list[InvalidationIntentBatch] = []
         self._left_lock = ProcessLock()
@@ -117,56 +96,13 @@ class Runtime:
             )
         return self._worker
 
-    def _open_outbox(self, busy_timeout: float, **more: Any) -> InvalidationOutbox:
-        given = self.config[settings.OUTBOX]
-        if isinstance(given, InvalidationOutbox):
-            return given
-        return open_outbox(
-            given,
-            table=self.config[settings.TABLE],
-            busy_timeout=busy_timeout,
-            **more,
-        )
-
-    def _open_store(self) -> CacheStore | None:
-        given = self.config[settings.MEMCACHED]
-        if given is None or isinstance(given, CacheStore):
-            return given
-        return self._store_on(given, settings.RING, settings.WEIGHTS)
-
-    def _open_previous_stores(self) -> list[CacheStore]:
-        """The store of before the server list changed, while somebody reads by it."""
-        given = self.config[settings.PREVIOUS_MEMCACHED]
-        if given is None:
-            return []
-        return [
-            self._store_on(given, settings.PREVIOUS_RING, settings.PREVIOUS_WEIGHTS)
-        ]
-
-    def _store_on(
-        self, servers: Sequence[str], ring: Setting, weights: Setting
-    ) -> CacheStore:
-        return MemcachedStore(
-            servers,
-            ring=self.config[ring],
-            weights=self.config[weights],
-            connect_timeout=self.config[settings.CONNECT_TIMEOUT],
-            timeout=self.config[settings.TIMEOUT],
-        )
-
     def _make_pool(self) -> WorkerPool:
-        keep_published = self.config[settings.KEEP_PUBLISHED]
-        return WorkerPool(
-            self.worker,
-            threads=self.config[settings.POOL_THREADS],
-            poll_interval=self.config[settings.POLL_INTERVAL],
-            keep_published=None if keep_published == math.inf else keep_published,
-            purge_every=self.config[settings.PURGE_EVERY],
-        )
+        threads = self.config[app_settings.POOL_THREADS]
+        return build.pool(self.config, [self.worker], threads=threads)
 
     def _pool_lock(self) -> PoolLock:
         name = hashlib.sha256(f"{self.outbox!r} {self.namespace}".encode()).hexdigest()
-        return PoolLock(self.config[settings.POOL_LOCK], name[:16])
+        return PoolLock(self.config[app_settings.POOL_LOCK], name[:16])
 
     # Writing
 
@@ -195,7 +131,7 @@ class Runtime:
         if not self.strict:
             return contextlib.nullcontext()
         if degrade is None:
-            degrade = self.config[settings.DEGRADE]
+            degrade = self.config[app_settings.DEGRADE]
         return held_off(self.cache, written, degrade=bool(degrade))
 
     def hold_off_late(self, written: Iterable[EnqueuedBatch], where: str) -> None:
@@ -243,7 +179,7 @@ class Runtime:
     def publish(self, written: EnqueuedBatch) -> PublishReport:
         """Publish one receipt now, within the inline budget."""
         report = self.worker.publish(
-            written.receipt, timeout=self.config[settings.INLINE_TIMEOUT]
+            written.receipt, timeout=self.config[app_settings.INLINE_TIMEOUT]
         )
         written.published = report.complete
         written.committed |= report.unseen < max(1, report.claimed)
@@ -379,7 +315,7 @@ class Runtime:
     def _net_outbox(self) -> InvalidationOutbox:
         """The outbox once more, with little patience: a visitor waits meanwhile."""
         if self._net is None:
-            limit = self.config[settings.NET_TIMEOUT]
+            limit = self.config[app_settings.NET_TIMEOUT]
             more: dict[str, Any] = {}
             given = self.config[settings.OUTBOX]
             if isinstance(given, str) and not given.startswith("sqlite:"):
@@ -387,7 +323,7 @@ class Runtime:
                     ("connect_timeout", "read_timeout", "write_timeout"), limit
                 )
                 more["pool_size"] = NET_CONNECTIONS
-            self._net = self._open_outbox(limit, **more)
+            self._net = build.outbox(self.config, busy_timeout=limit, **more)
         return self._net
 
     # Reading own writes
@@ -401,7 +337,7 @@ class Runtime:
                     receipt.namespace,
                     receipt.commit_position,
                     batch=receipt.batch,
-                    timeout=self.config[settings.INLINE_TIMEOUT],
+                    timeout=self.config[app_settings.INLINE_TIMEOUT],
                 )
             except OutboxError as exc:
                 # Not known is as good as not published: the caller asks the database.

@@ -6,18 +6,24 @@ import contextlib
 import json
 import os
 import platform
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import click
 
 from hydracache_sync import __version__
-from hydracache_sync.app import settings
-from hydracache_sync.app.settings import misspelt
+from hydracache_sync.app import build, settings
+from hydracache_sync.app.setting import Setting
+from hydracache_sync.app.spelling import misspelt
 from hydracache_sync.cli.cache_checks import examine_nodes
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.findings import Finding, Level, ok, warning
 from hydracache_sync.cli.logs import is_quiet, logging_options
-from hydracache_sync.cli.options import json_option, setting_option, with_outbox
+from hydracache_sync.cli.options import (
+    json_option,
+    setting_option,
+    with_outbox,
+    with_settings,
+)
 from hydracache_sync.cli.outbox_checks import examine_outbox
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.memcached.store import MemcachedStore
@@ -39,12 +45,8 @@ from hydracache_sync.printable import printable
 )
 @with_outbox
 @setting_option(settings.NAMESPACE)
-@setting_option(settings.MEMCACHED)
-@setting_option(settings.WEIGHTS)
-@setting_option(settings.RING)
+@with_settings(*build.OF_STORE)
 @setting_option(settings.STRICT)
-@setting_option(settings.CONNECT_TIMEOUT)
-@setting_option(settings.TIMEOUT)
 @click.option(
     "--role",
     type=click.Choice(list(ROLES)),
@@ -60,12 +62,8 @@ def doctor(
     *,
     outbox: InvalidationOutbox,
     namespace: Sequence[str],
-    memcached: Sequence[str] | None,
-    weights: dict[str, float] | None,
-    ring: str,
+    values: dict[Setting, Any],
     strict: tuple[str, ...],
-    connect_timeout: float,
-    timeout: float,
     role: str,
     as_json: bool,
 ) -> None:
@@ -78,17 +76,10 @@ def doctor(
     names = list(dict.fromkeys(namespace))
     found: list[Finding] = []
     with contextlib.ExitStack() as stack:
-        store = None
-        if memcached is not None:
-            store = stack.enter_context(
-                MemcachedStore(
-                    memcached,
-                    weights=weights,
-                    ring=ring,
-                    connect_timeout=connect_timeout,
-                    timeout=timeout,
-                )
-            )
+        store = build.store(values)
+        assert store is None or isinstance(store, MemcachedStore)  # made of text
+        if store is not None:
+            stack.callback(store.close)
         for finding in _examine(outbox, store, names, strict, role):
             finding = finding._replace(text=without_passwords(finding.text))
             found.append(finding)

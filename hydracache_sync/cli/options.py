@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Mapping, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from hydracache_sync.app import settings
-from hydracache_sync.app.settings import Setting
+from hydracache_sync.app import build, settings
+from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.moments import parse_duration
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import MAX_REASON
 from hydracache_sync.keys import checked_namespace, checked_text
-from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.sql_operators import MAX_ERROR
-from hydracache_sync.outbox.url import has_password, open_outbox
+from hydracache_sync.outbox.url import has_password
 from hydracache_sync.receipts import CommitPosition
-from hydracache_sync.worker.appliers import MemcachedApplier
-from hydracache_sync.worker.worker import OutboxWorker
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -221,29 +218,49 @@ class _Duration(_ParamType):
 DURATION = _Duration()
 
 
+def with_settings(*of: Setting) -> Callable[[F], F]:
+    """Call the command with ``values``: what ``of`` are set to, by setting."""
+
+    def decorate(command: F) -> F:
+        @_all(*map(setting_option, of))
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            values = {each: given.pop(each.name) for each in of}
+            return command(values=values, **given)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
 def with_outbox(command: F) -> F:
     """Call ``command`` with ``outbox``, closed afterwards."""
 
     @_all(
-        setting_option(settings.OUTBOX, required=True),
-        setting_option(settings.TABLE),
-        setting_option(settings.BUSY_TIMEOUT),
+        *(
+            setting_option(each, required=each is settings.OUTBOX)
+            for each in build.OF_OUTBOX
+        )
     )
     @functools.wraps(command)
-    def run(*, outbox: str, table: str, busy_timeout: float, **more: Any) -> Any:
-        with _opened(outbox, table=table, busy_timeout=busy_timeout) as opened:
-            return command(outbox=opened, **more)
+    def run(**given: Any) -> Any:
+        values = {each: given.pop(each.name) for each in build.OF_OUTBOX}
+        outbox = build.outbox(values)
+        try:
+            return command(outbox=outbox, **given)
+        finally:
+            outbox.close()
 
     return run  # type: ignore[return-value]
 
 
-@contextlib.contextmanager
-def _opened(url: str, **options: Any) -> Iterator[InvalidationOutbox]:
-    outbox = open_outbox(url, **options)
-    try:
-        yield outbox
-    finally:
-        outbox.close()
+#: What is made into workers, in the order of the help.
+_OF_WORKERS = (
+    *build.OF_STORE[:3],
+    *build.OF_PREVIOUS,
+    *build.OF_STORE[3:],
+    *build.OF_WORKER,
+)
 
 
 def with_workers(command: F) -> F:
@@ -252,50 +269,23 @@ def with_workers(command: F) -> F:
     @with_outbox
     @_all(
         namespace_option,
-        setting_option(settings.MEMCACHED, required=True),
-        setting_option(settings.RING),
-        setting_option(settings.WEIGHTS),
-        setting_option(settings.PREVIOUS_MEMCACHED),
-        setting_option(settings.PREVIOUS_RING),
-        setting_option(settings.PREVIOUS_WEIGHTS),
+        *(
+            setting_option(each, required=each is settings.MEMCACHED)
+            for each in _OF_WORKERS
+        ),
         setting_option(settings.STRICT),
-        setting_option(settings.HOLD_OFF),
-        setting_option(settings.CONNECT_TIMEOUT),
-        setting_option(settings.TIMEOUT),
-        setting_option(settings.BATCH_SIZE),
-        setting_option(settings.CLAIM_TTL),
-        setting_option(settings.BACKOFF),
-        setting_option(settings.MAX_BACKOFF),
-        setting_option(settings.MAX_ATTEMPTS),
-        setting_option(settings.ESCALATE),
     )
     @functools.wraps(command)
     def run(
         *,
         outbox: InvalidationOutbox,
         namespace: tuple[str, ...],
-        memcached: tuple[str, ...],
-        ring: str,
-        weights: dict[str, float] | None,
-        previous_memcached: tuple[str, ...] | None,
-        previous_ring: str | None,
-        previous_weights: dict[str, float] | None,
         strict: tuple[str, ...],
-        hold_off: float,
-        connect_timeout: float,
-        timeout: float,
-        batch_size: int,
-        claim_ttl: float,
-        backoff: float,
-        max_backoff: float,
-        max_attempts: int,
-        escalate: bool,
-        **more: Any,
+        **given: Any,
     ) -> Any:
-        if backoff > max_backoff:
-            raise click.UsageError(
-                f"--max-backoff {max_backoff:g} is below --backoff {backoff:g}"
-            )
+        values = {each: given.pop(each.name) for each in _OF_WORKERS}
+        for problem in build.contradictions(values, lambda setting: setting.option):
+            raise click.UsageError(problem)
         for name in strict:
             # A slip of the pen would leave the namespace meant without its rule.
             if name not in namespace:
@@ -303,43 +293,20 @@ def with_workers(command: F) -> F:
                     f"--strict {name} is not among the namespaces:"
                     f" {', '.join(namespace)}"
                 )
-        store_of = functools.partial(
-            MemcachedStore, connect_timeout=connect_timeout, timeout=timeout
-        )
         with contextlib.ExitStack() as stores:
-            store = stores.enter_context(
-                store_of(memcached, ring=ring, weights=weights)
-            )
-            also = []
-            if previous_memcached is not None and previous_ring is not None:
-                previous = store_of(
-                    previous_memcached, ring=previous_ring, weights=previous_weights
-                )
-                also.append(stores.enter_context(previous))
-            elif (previous_memcached, previous_ring, previous_weights) != (None,) * 3:
-                raise click.UsageError(
-                    "--previous-memcached and --previous-ring belong together"
-                )
+            store = build.store(values)
+            assert store is not None  # the option is required
+            stores.callback(store.close)
+            previous = build.previous_stores(values)
+            for each in previous:
+                stores.callback(each.close)
             workers = [
-                OutboxWorker(
-                    outbox,
-                    MemcachedApplier(
-                        store,
-                        name,
-                        also=also,
-                        strict=name in strict,
-                        hold_off=hold_off,
-                    ),
-                    batch_size=batch_size,
-                    claim_ttl=claim_ttl,
-                    backoff=backoff,
-                    max_backoff=max_backoff,
-                    max_attempts=max_attempts,
-                    escalate=escalate,
+                build.worker(
+                    values, outbox, store, previous, name, strict=name in strict
                 )
                 # Each name once, in the order given.
                 for name in dict.fromkeys(namespace)
             ]
-            return command(outbox=outbox, workers=workers, **more)
+            return command(outbox=outbox, workers=workers, **given)
 
     return run  # type: ignore[return-value]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
 from dataclasses import asdict
-from typing import Sequence
+from typing import Any, Sequence
 
 import click
 
-from hydracache_sync.app import settings
+from hydracache_sync.app import build, settings
+from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options
 from hydracache_sync.cli.moments import duration
-from hydracache_sync.cli.options import json_option, setting_option, with_workers
+from hydracache_sync.cli.options import json_option, with_settings, with_workers
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.signals import ENDING, StopOnSignals
 from hydracache_sync.cli.systemd import ServiceManager
@@ -42,10 +42,7 @@ END_INTERVAL = 1.0
     ),
 )
 @with_workers
-@setting_option(settings.THREADS)
-@setting_option(settings.POLL_INTERVAL)
-@setting_option(settings.KEEP_PUBLISHED)
-@setting_option(settings.PURGE_EVERY)
+@with_settings(settings.THREADS, *build.OF_POOL)
 @json_option
 @logging_options
 @click.pass_context
@@ -54,10 +51,7 @@ def worker(
     *,
     outbox: InvalidationOutbox,
     workers: Sequence[OutboxWorker],
-    threads: int,
-    poll_interval: float,
-    keep_published: float,
-    purge_every: float,
+    values: dict[Setting, Any],
     as_json: bool,
 ) -> None:
     """Publish rows as they are committed, until a signal ends it.
@@ -73,13 +67,7 @@ def worker(
     is stuck; see examples/systemd.
     """
     manager = ServiceManager(os.environ)
-    pool = WorkerPool(
-        *workers,
-        threads=threads,
-        poll_interval=poll_interval,
-        keep_published=None if keep_published == math.inf else keep_published,
-        purge_every=purge_every,
-    )
+    pool = build.pool(values, workers, threads=values[settings.THREADS])
     started = time.monotonic()
     with StopOnSignals(ENDING) as stop:
         _require_schema(outbox)

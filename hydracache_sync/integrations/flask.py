@@ -14,7 +14,7 @@ from flask import Flask, Response, current_app, g, has_app_context
 from flask import has_request_context as serving_a_request
 from flask import request
 
-from hydracache_sync.app import settings
+from hydracache_sync.app import app_settings
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.receipt_cookie import ReceiptCookie
@@ -104,7 +104,7 @@ class HydraCache(Extension):
             raise TypeError("connection must be a function that returns the connection")
         config = AppConfig(app.config, flask=True)
         guard = SnapshotGuard(
-            config[settings.SNAPSHOT],
+            config[app_settings.SNAPSHOT],
             _collected,
             _request_began,
             self.request_writes,

@@ -20,11 +20,12 @@ from hydracache_sync import (
     SQLiteOutbox,
     WorkerPool,
 )
+from hydracache_sync.app import app_settings, build
 from hydracache_sync.app import config as app_config
-from hydracache_sync.app import runtime, settings
+from hydracache_sync.app import settings
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.extension import Extension
-from hydracache_sync.app.settings import Setting
+from hydracache_sync.app.setting import Setting
 from hydracache_sync.integrations.flask import HydraCache as FlaskHydraCache
 from hydracache_sync.integrations.wsgi import HydraCache as WSGIHydraCache
 from servers import Memcached
@@ -153,7 +154,7 @@ def use(calls: Extension, serve: Callable[..., object], path: Path) -> None:
 
 class TestEverySetting:
     def test_the_table_has_all(self) -> None:
-        known = [each.name for each in settings.SETTINGS + settings.APP_SETTINGS]
+        known = [each.name for each in settings.SETTINGS + app_settings.APP_SETTINGS]
 
         assert sorted(VALUES) == sorted(known)
 
@@ -222,7 +223,7 @@ class TestPool:
                 taken.update(options)
                 super().__init__(*workers, **options)
 
-        monkeypatch.setattr(runtime, "WorkerPool", Recording)
+        monkeypatch.setattr(build, "WorkerPool", Recording)
         shop = Shop(
             tmp_path / "shop.db",
             HYDRACACHE_POOL="every",

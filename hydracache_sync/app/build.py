@@ -1,0 +1,198 @@
+"""The one place that makes parts out of settings: for commands and for apps.
+
+Makes everything, connects to nothing. What two settings say against each other is found
+here too, and named as the caller's user knows them: by option or by variable.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, Iterator, Protocol, Sequence
+
+from hydracache_sync.app import app_settings, settings
+from hydracache_sync.app.setting import Setting
+from hydracache_sync.cache.store import CacheStore
+from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.memcached.store import MemcachedStore
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.url import open_outbox
+from hydracache_sync.pool import WorkerPool
+from hydracache_sync.worker.appliers import MemcachedApplier
+from hydracache_sync.worker.worker import OutboxWorker
+
+#: What :func:`outbox` reads.
+OF_OUTBOX = (settings.OUTBOX, settings.TABLE, settings.BUSY_TIMEOUT)
+
+#: What :func:`store` reads.
+OF_STORE = (
+    settings.MEMCACHED,
+    settings.RING,
+    settings.WEIGHTS,
+    settings.CONNECT_TIMEOUT,
+    settings.TIMEOUT,
+)
+
+#: What :func:`previous_stores` reads beside them.
+OF_PREVIOUS = (
+    settings.PREVIOUS_MEMCACHED,
+    settings.PREVIOUS_RING,
+    settings.PREVIOUS_WEIGHTS,
+)
+
+#: What :func:`worker` reads.
+OF_WORKER = (
+    settings.HOLD_OFF,
+    settings.BATCH_SIZE,
+    settings.CLAIM_TTL,
+    settings.BACKOFF,
+    settings.MAX_BACKOFF,
+    settings.MAX_ATTEMPTS,
+    settings.ESCALATE,
+)
+
+#: What :func:`pool` reads.
+OF_POOL = (settings.POLL_INTERVAL, settings.KEEP_PUBLISHED, settings.PURGE_EVERY)
+
+
+class SettingValues(Protocol):
+    """Values of settings, parsed, defaults filled in: a dict, or an app's config."""
+
+    def __getitem__(self, setting: Setting, /) -> Any: ...
+
+
+def contradictions(
+    values: SettingValues, name: Callable[[Setting], str]
+) -> Iterator[str]:
+    """Say what is set against something else that is set.
+
+    :param values: those of OF_STORE, OF_PREVIOUS and OF_WORKER.
+    :param name: returns what a setting is called where it was set.
+    """
+    first, longest = values[settings.BACKOFF], values[settings.MAX_BACKOFF]
+    if first > longest:
+        yield (
+            f"{name(settings.MAX_BACKOFF)} {longest:g} is below"
+            f" {name(settings.BACKOFF)} {first:g}"
+        )
+    given = [each for each in OF_PREVIOUS if values[each] is not None]
+    together = (settings.PREVIOUS_MEMCACHED, settings.PREVIOUS_RING)
+    if given and not set(together) <= set(given):
+        yield f"{' and '.join(map(name, together))} belong together"
+    elif given and values[settings.PREVIOUS_RING] == values[settings.RING]:
+        yield (
+            f"{name(settings.PREVIOUS_RING)} is {name(settings.RING)}:"
+            f" {values[settings.RING]!r} names both server lists, and the ring id must be"
+            " new at every change"
+        )
+
+
+def outbox(values: SettingValues, **changed: Any) -> InvalidationOutbox:
+    """Return the outbox, opened but not connected.
+
+    :param changed: keyword arguments of the outbox in place of what is set.
+    """
+    given = values[settings.OUTBOX]
+    if isinstance(given, InvalidationOutbox):
+        return given
+    options = {
+        "table": values[settings.TABLE],
+        "busy_timeout": values[settings.BUSY_TIMEOUT],
+    }
+    return open_outbox(given, **{**options, **changed})
+
+
+def store(values: SettingValues) -> CacheStore | None:
+    """Return the store of the server list, or the object that was given as it."""
+    given = values[settings.MEMCACHED]
+    if given is None or isinstance(given, CacheStore):
+        return given
+    return _store_on(values, given, settings.RING, settings.WEIGHTS)
+
+
+def previous_stores(values: SettingValues) -> list[CacheStore]:
+    """Return the store of the list before the last change, while it is still read."""
+    given = values[settings.PREVIOUS_MEMCACHED]
+    if given is None:
+        return []
+    return [_store_on(values, given, settings.PREVIOUS_RING, settings.PREVIOUS_WEIGHTS)]
+
+
+def _store_on(
+    values: SettingValues, servers: Sequence[str], ring: Setting, weights: Setting
+) -> MemcachedStore:
+    return MemcachedStore(
+        servers,
+        ring=values[ring],
+        weights=values[weights],
+        connect_timeout=values[settings.CONNECT_TIMEOUT],
+        timeout=values[settings.TIMEOUT],
+    )
+
+
+def cache(
+    values: SettingValues,
+    on: CacheStore,
+    previous: Sequence[CacheStore],
+    namespace: str,
+    *,
+    strict: bool,
+    snapshot: Callable[[], float | None] | None,
+) -> TaggedCache:
+    """Return an app's cache.
+
+    :param on: its store.
+    :param previous: the stores of :func:`previous_stores`.
+    :param snapshot: returns when the transaction began that loaders read in.
+    """
+    return TaggedCache(
+        on,
+        namespace,
+        snapshot=snapshot,
+        clock_skew=values[app_settings.CLOCK_SKEW],
+        ttl=values[app_settings.TTL],
+        strict=strict,
+        hold_off=values[settings.HOLD_OFF],
+        also=previous,
+    )
+
+
+def worker(
+    values: SettingValues,
+    rows_of: InvalidationOutbox,
+    on: CacheStore,
+    previous: Sequence[CacheStore],
+    namespace: str,
+    *,
+    strict: bool,
+) -> OutboxWorker:
+    """Return what carries the rows of ``namespace`` to ``on`` and ``previous``."""
+    return OutboxWorker(
+        rows_of,
+        MemcachedApplier(
+            on,
+            namespace,
+            also=previous,
+            strict=strict,
+            hold_off=values[settings.HOLD_OFF],
+        ),
+        batch_size=values[settings.BATCH_SIZE],
+        claim_ttl=values[settings.CLAIM_TTL],
+        backoff=values[settings.BACKOFF],
+        max_backoff=values[settings.MAX_BACKOFF],
+        max_attempts=values[settings.MAX_ATTEMPTS],
+        escalate=values[settings.ESCALATE],
+    )
+
+
+def pool(
+    values: SettingValues, workers: Sequence[OutboxWorker], *, threads: int
+) -> WorkerPool:
+    """Return the threads that run ``workers``; none is started."""
+    keep_published = values[settings.KEEP_PUBLISHED]
+    return WorkerPool(
+        *workers,
+        threads=threads,
+        poll_interval=values[settings.POLL_INTERVAL],
+        keep_published=None if keep_published == math.inf else keep_published,
+        purge_every=values[settings.PURGE_EVERY],
+    )

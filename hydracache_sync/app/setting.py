@@ -1,0 +1,157 @@
+"""One thing that can be set, and how the texts of settings are read.
+
+Reading a text never connects to anything, and the complaint about a bad one shows no
+password. Knows no click and reads no environment.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from hydracache_sync.durations import MAX_SECONDS as LONGEST
+from hydracache_sync.memcached.server_list import (
+    parse_server,
+    parse_servers,
+    parse_weights,
+)
+from hydracache_sync.outbox.url import open_outbox
+
+PREFIX = "HYDRACACHE_"
+
+#: What keeps published rows for good.
+FOREVER = "forever"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One thing that can be set.
+
+    :ivar parse: reads a text; raises ``ValueError`` or ``ConfigurationError`` saying
+        what is allowed.
+    :ivar default: None if there is none.
+    :ivar several: may be given more than once; a comma separates in a variable.
+    :ivar secret: may hold a password, and then must not be typed on a command line,
+        where every user of the machine can read it.
+    """
+
+    name: str
+    metavar: str
+    meaning: str
+    parse: Callable[[str], Any]
+    default: Any = None
+    several: bool = False
+    secret: bool = False
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.upper()
+
+
+# What the texts look like
+
+
+def outbox_url(text: str) -> str:
+    """Check that an outbox can be made of the text."""
+    open_outbox(text)
+    return text
+
+
+def table_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", text):
+        raise ValueError(
+            f"{text!r} is no table's name: allowed are 1 to 100 letters, digits and"
+            " underscores, no digit first"
+        )
+    return text
+
+
+def servers(text: str) -> tuple[str, ...]:
+    """Read a server list, separated by commas."""
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    parse_servers(found)
+    return found
+
+
+def weights(text: str) -> dict[str, float]:
+    """Read ``host:port=2``, several separated by commas."""
+    found = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        server, _, number = part.rpartition("=")
+        try:
+            found[server] = float(number)
+        except ValueError:
+            raise ValueError(f"{part!r} is no weight: expected 'host:port=2'") from None
+    parse_weights(found, [parse_server(server) for server in found])
+    return found
+
+
+def seconds_from(least: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.nan
+        # Not a number is in no range.
+        if least <= found <= LONGEST:
+            return found
+        raise ValueError(
+            f"{text!r} is not allowed: seconds, {least:g} to {LONGEST:.0f}"
+        )
+
+    return parse
+
+
+seconds = seconds_from(0)
+#: The shortest time that is kept as a whole millisecond.
+some_seconds = seconds_from(0.001)
+
+
+def seconds_or_forever(text: str) -> float:
+    if text == FOREVER:
+        return math.inf
+    try:
+        return seconds(text)
+    except ValueError as exc:
+        raise ValueError(f"{exc}, or {FOREVER!r}") from None
+
+
+def count(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if re.fullmatch(r"[+-]?[0-9]{1,18}", text) and least <= int(text) <= most:
+            return int(text)
+        raise ValueError(f"{text!r} is not allowed: a whole number, {least} to {most}")
+
+    return parse
+
+
+def switch(text: str) -> bool:
+    if text.lower() in ("1", "yes", "true", "on"):
+        return True
+    if text.lower() in ("0", "no", "false", "off"):
+        return False
+    raise ValueError(f"{text!r} is not allowed: yes or no")
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text in allowed:
+            return text
+        raise ValueError(f"{text!r} is not allowed: one of {', '.join(allowed)}")
+
+    return parse
+
+
+def cookie_name(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_-]{0,64}", text):
+        return text
+    raise ValueError(
+        f"{text!r} is no cookie's name: up to 64 letters, digits, - and _, or nothing"
+        " for no cookie"
+    )
