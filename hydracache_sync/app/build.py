@@ -81,8 +81,8 @@ def contradictions(
     elif given and values[settings.PREVIOUS_RING] == values[settings.RING]:
         yield (
             f"{name(settings.PREVIOUS_RING)} is {name(settings.RING)}:"
-            f" {values[settings.RING]!r} names both server lists, and the ring id must be"
-            " new at every change"
+            f" {values[settings.RING]!r} names both server lists, and the ring id must"
+            " be new at every change"
         )
 
 
