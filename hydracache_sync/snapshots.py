@@ -5,22 +5,17 @@ the database as it was then. Stored under the tokens of now, that would bring ba
 was invalidated meanwhile. Neither driver tells the moment; but it is not before the
 last time that no transaction was seen open.
 
-Only looks at connections that the caller uses. Imports no driver.
+Only looks at connections that the caller uses; what each tells is in
+:mod:`~hydracache_sync.drivers`.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from typing import Any, Callable
 
+from hydracache_sync.drivers import find_driver
 from hydracache_sync.errors import ConfigurationError
-
-#: SERVER_STATUS_IN_TRANS
-_IN_TRANSACTION = 1
-
-#: A function that is left on connections of sqlite3, see ``_reads_on``.
-_PROBE = "hydracache_sync_probe"
 
 #: Older than every token: what is loaded at this moment is never stored.
 NEVER = 0.0
@@ -68,22 +63,18 @@ class ConnectionSnapshot:
     def __init__(
         self, connection: Any, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._connection = connection
-        self._clock = clock
-        self._changes = 0
-        if isinstance(connection, sqlite3.Connection):
-            self._is_open = self._sqlite_is_open
-        elif _is_pymysql(connection):
-            self._is_open = self._pymysql_is_open
-        else:
+        driver = find_driver(connection)
+        if driver is None or not driver.tells_snapshots:
             kind = type(connection)
             raise ConfigurationError(
                 f"{kind.__module__}.{kind.__qualname__} is no connection of PyMySQL or"
                 " sqlite3: pass since= to the read instead"
             )
+        self._driver = driver
+        self._clock = clock
+        #: Rows that it had changed when no transaction was open.
+        self._changes: int | None = 0
         self._idle_at = NEVER
-        if isinstance(connection, sqlite3.Connection):
-            connection.create_function(_PROBE, 0, _nothing)
         self()
 
     def __call__(self) -> float | None:
@@ -95,10 +86,11 @@ class ConnectionSnapshot:
         """
         # Before the look: it may begin right after it.
         now = self._clock()
-        if not self._is_open():
-            self._idle_at = now
+        if not self._driver.has_snapshot():
+            self._idle_at, self._changes = now, self._driver.changes()
             return None
-        if self._has_written():
+        changes = self._driver.changes()
+        if changes is not None and changes != self._changes:
             return NEVER
         return self._idle_at
 
@@ -108,51 +100,7 @@ class ConnectionSnapshot:
         Not needed, but makes the next moment younger where a connection is hardly ever
         seen between two transactions, as with ``autocommit=False`` of Python 3.12.
         """
-        if isinstance(self._connection, sqlite3.Connection):
-            if self._reads_on():
-                return
-            self._changes = self._connection.total_changes
+        if self._driver.is_reading():
+            return
+        self._changes = self._driver.changes()
         self._idle_at = self._clock()
-
-    def _sqlite_is_open(self) -> bool:
-        if self._connection.in_transaction or self._reads_on():
-            return True
-        self._changes = self._connection.total_changes
-        return False
-
-    def _reads_on(self) -> bool:
-        """Tell whether a SELECT is not at its end, a cursor in a loop for instance.
-
-        It keeps its snapshot, also outside of a transaction and after a commit, and
-        every other statement of the connection reads in it. Nothing says so, but SQLite
-        redefines no function while a statement runs.
-        """
-        try:
-            self._connection.create_function(_PROBE, 0, _nothing)
-        except sqlite3.OperationalError:
-            return True
-        return False
-
-    def _pymysql_is_open(self) -> bool:
-        result = getattr(self._connection, "_result", None)
-        if result is not None and getattr(result, "unbuffered_active", False):
-            # It is in the middle of an answer, and a ping would throw that away.
-            return True
-        self._connection.ping(reconnect=False)
-        return bool(self._connection.server_status & _IN_TRANSACTION)
-
-    def _has_written(self) -> bool:
-        connection = self._connection
-        if not isinstance(connection, sqlite3.Connection):
-            return False
-        return connection.total_changes != self._changes
-
-
-def _nothing() -> None:
-    """Never called."""
-
-
-def _is_pymysql(connection: Any) -> bool:
-    return any(
-        kind.__module__.startswith("pymysql.") for kind in type(connection).__mro__
-    )

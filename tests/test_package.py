@@ -20,6 +20,8 @@ PACKAGE = Path(hydracache_sync.__file__).parent
 #: What only those should pay for who use it.
 HEAVY = [
     "pymysql",
+    "MySQLdb",
+    "mysql",
     "pymemcache",
     "flask",
     "werkzeug",
@@ -37,7 +39,7 @@ HEAVY = [
 LAYERS = [
     {"errors", "keys", "durations", "backoff", "printable"},
     {"fork"},
-    {"subscribers"},
+    {"drivers", "subscribers"},
     {"intents"},
     {"receipts"},
     {"outbox", "cache"},
@@ -46,6 +48,21 @@ LAYERS = [
     {"worker"},
     {"pool"},
 ]
+
+#: What only a driver knows of its connections, by the names of attributes, constants
+#: and modules. Who wants to know asks the driver's class.
+OF_DRIVERS = {
+    "server_status",
+    "server_thread_id",
+    "total_changes",
+    "unbuffered_active",
+    "SERVER_STATUS_IN_TRANS",
+    "SERVER_STATUS_AUTOCOMMIT",
+    "MySQLdb",
+    "MySQLdb.cursors",
+    "mysql.connector",
+    "pymysql.cursors",
+}
 
 #: Third parties, and the one module that may import each.
 ONE_PLACE = {"pymemcache", "pymysql", "flask", "sqlalchemy"}
@@ -71,6 +88,19 @@ def imports_of(path: Path) -> set[str]:
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
             names.add(node.module)
     return names
+
+
+def words_of(path: Path) -> set[str]:
+    """Names of attributes and variables, and texts, that a file's code has."""
+    words: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute):
+            words.add(node.attr)
+        if isinstance(node, ast.Name):
+            words.add(node.id)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.add(node.value)
+    return words
 
 
 def parts_imported_by(path: Path) -> set[str]:
@@ -318,6 +348,25 @@ class TestLayers:
         ]
 
         assert registers == ["fork"]
+
+    def test_what_only_a_driver_knows_is_used_among_the_drivers_alone(self) -> None:
+        users = {
+            name.partition(".")[0]
+            for name, path in modules().items()
+            if words_of(path) & OF_DRIVERS
+        }
+
+        assert users == {"drivers"}
+
+    def test_drivers_know_values_alone(self) -> None:
+        known = {
+            part
+            for name, path in modules().items()
+            if name.startswith("drivers")
+            for part in parts_imported_by(path)
+        }
+
+        assert known == {"drivers", "errors"}
 
     def test_nothing_below_imports_the_package_itself(self) -> None:
         importers = [

@@ -26,8 +26,10 @@ from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.cache.writing import touch
+from hydracache_sync.drivers import driver_of
+from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.durations import duration_ms
-from hydracache_sync.integrations import callers_transaction, open_transactions
+from hydracache_sync.integrations import open_transactions
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
@@ -233,15 +235,16 @@ class Extension(abc.ABC):
         runtime, collected = self.runtime, self.collected()
         before, earlier = collected.intents, len(collected.written)
         self._know(connection)
-        callers_transaction.begin(connection)
+        driver = driver_of(own_connection(connection))
+        driver.begin()
         try:
             yield connection
             self._write(connection)
             with runtime.quarantine(collected.written):
-                callers_transaction.commit(connection)
+                driver.commit()
         except BaseException:
             collected.restore(before, earlier)
-            callers_transaction.roll_back(connection)
+            driver.roll_back()
             raise
         for written in collected.written[earlier:]:
             runtime.committed(written)
@@ -466,7 +469,7 @@ class Extension(abc.ABC):
         """Whether its transaction has begun before what is written next."""
         self._know(connection)
         try:
-            return callers_transaction.is_open(connection)
+            return driver_of(own_connection(connection)).has_begun()
         except Exception:
             return None  # what is wrong with it the outbox says better
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from hydracache_sync.integrations import callers_transaction
+from hydracache_sync.drivers import CallersConnection, driver_of
+from hydracache_sync.drivers.wrappers import own_connection
 
 #: Methods of requests that change nothing, as RFC 9110 has it.
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
@@ -80,14 +81,13 @@ class RequestWrites:
 class _Watched:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self._changes: int | None = None
+        self._driver: CallersConnection | None = None
 
     def has_written(self) -> bool | None:
         try:
-            written = callers_transaction.has_written(self.connection, self._changes)
-            if written is False:
-                self._changes = callers_transaction.changes_of(self.connection)
-            return written
+            if self._driver is None:
+                self._driver = driver_of(own_connection(self.connection))
+            return self._driver.has_written()
         except Exception:
             # Closed, of another thread, or of no driver that is known.
             return None

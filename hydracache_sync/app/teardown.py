@@ -10,8 +10,9 @@ from typing import Any, Callable, Sequence
 
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.runtime import Runtime
+from hydracache_sync.drivers import driver_of
+from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.errors import QuarantineError
-from hydracache_sync.integrations import callers_transaction
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)
@@ -40,7 +41,7 @@ def write_into_open_transaction(
         connection = connection_of()
         if connection is None:
             return "the request has no connection open" + _suspects(ran_before)
-        open_now = callers_transaction.is_open(connection)
+        open_now = driver_of(own_connection(connection)).has_begun()
         if open_now is False:
             return "its transaction is not open any more" + _suspects(ran_before)
         if collected:

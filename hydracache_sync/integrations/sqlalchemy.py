@@ -9,7 +9,6 @@ written.
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import time
 import weakref
 from typing import Any, Callable, Iterable, Sequence, Union
@@ -22,8 +21,10 @@ from sqlalchemy.orm import Session, object_session, scoped_session, sessionmaker
 from hydracache_sync.app.request_state import EnqueuedBatch
 from hydracache_sync.app.standalone_writer import StandaloneWriter
 from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.drivers import find_driver
+from hydracache_sync.drivers.sqlite import SQLiteConnection
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations import callers_transaction, open_transactions
+from hydracache_sync.integrations import open_transactions
 from hydracache_sync.integrations.model_intents import ModelIntents, entity_key
 from hydracache_sync.integrations.open_transactions import OpenTransaction
 from hydracache_sync.integrations.statements_seen import changes_data
@@ -336,7 +337,7 @@ class Attached:
             return
         if isinstance(connection.get_transaction(), TwoPhaseTransaction):
             return  # when it is prepared none is open, and it may be rolled back
-        if callers_transaction.has_committed(_dbapi_connection(connection)):
+        if _has_committed(_dbapi_connection(connection)):
             transaction.is_durable()
 
     def _intents_of(self, table: Any) -> tuple[InvalidationIntent, ...]:
@@ -404,7 +405,9 @@ class Attached:
             # rollback would give the connection back with it open, and who gets it
             # next would commit what was refused here.
             with contextlib.suppress(Exception):
-                callers_transaction.roll_back(_dbapi_connection(connection))
+                target = _dbapi_connection(connection)
+                driver = find_driver(target)
+                (target.rollback if driver is None else driver.roll_back)()
             raise
 
     def _prepares(self, connection: Connection, xid: Any) -> None:
@@ -470,9 +473,18 @@ def _begin_before_savepoint(connection: Connection, name: str | None) -> None:
     A savepoint outside of one is one itself, and its release commits: then a rollback
     of the session would forget the invalidations of data that is durable.
     """
-    driver = _dbapi_connection(connection)
-    if isinstance(driver, sqlite3.Connection) and driver.isolation_level is not None:
-        callers_transaction.begin(driver)
+    driver = find_driver(_dbapi_connection(connection))
+    if isinstance(driver, SQLiteConnection) and driver.begins_late():
+        driver.begin()
+
+
+def _has_committed(dbapi_connection: Any) -> bool:
+    """Whether nothing is open on it; False if that is not known."""
+    driver = find_driver(dbapi_connection)
+    try:
+        return driver is not None and driver.has_committed()
+    except Exception:
+        return False  # it was closed
 
 
 def _dbapi_connection(connection: Connection) -> Any:

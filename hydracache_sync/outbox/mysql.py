@@ -2,7 +2,7 @@
 
 Own connections are PyMySQL's. The caller's may be of PyMySQL, mysqlclient or
 mysql-connector-python; how each tells whether a transaction is open is in
-:mod:`~hydracache_sync.outbox.mysql_drivers`.
+:mod:`~hydracache_sync.drivers`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ import time
 from dataclasses import replace
 from typing import Any, Callable, Iterator, NamedTuple, Sequence, TypeVar
 
+from hydracache_sync.drivers import mysql_driver_of
+from hydracache_sync.drivers.mysql import error_number, only_value
+from hydracache_sync.drivers.pymysql import is_in_transaction
+from hydracache_sync.drivers.transaction_end import TransactionEnd
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
     ConfigurationError,
@@ -37,12 +41,6 @@ from hydracache_sync.outbox.mysql_connection import (
     let_go,
     was_cut_off,
 )
-from hydracache_sync.outbox.mysql_drivers import (
-    driver_of,
-    error_number,
-    only_value,
-    require_transaction,
-)
 from hydracache_sync.outbox.mysql_question import ask, question
 from hydracache_sync.outbox.packed_row import PACKED_DETAILS, PackedRow
 from hydracache_sync.outbox.row import COLUMNS
@@ -61,7 +59,6 @@ from hydracache_sync.outbox.statements import (
     Dialect,
     Present,
 )
-from hydracache_sync.outbox.transaction_end import TransactionEnd
 
 T = TypeVar("T")
 
@@ -337,9 +334,9 @@ class MySQLOutbox(SQLOutbox):
     # Producers
 
     def _run_in(self, connection: Any, work: Callable[[Any], T]) -> T:
-        driver = driver_of(connection)
+        driver = mysql_driver_of(connection)
         try:
-            require_transaction(driver)
+            driver.require_transaction()
             cursor = driver.cursor()
             try:
                 result = work(cursor)
@@ -396,7 +393,7 @@ class MySQLOutbox(SQLOutbox):
             connection.commit()
 
     def _end_of(self, connection: Any) -> TransactionEnd | None:
-        is_over = driver_of(connection).end_of_transaction()
+        is_over = mysql_driver_of(connection).completion()
         return None if is_over is None else TransactionEnd(is_over)
 
     # Workers
@@ -587,7 +584,7 @@ class MySQLOutbox(SQLOutbox):
             close(connection)
 
     def _in_transaction(self, connection: Any) -> bool:
-        return bool(connection.server_status & 1)  # SERVER_STATUS_IN_TRANS
+        return is_in_transaction(connection)
 
     def _abandon(self, connection: Any, exc: BaseException) -> None:
         # The server rolls back when the connection ends: nothing of it is kept.

@@ -7,6 +7,8 @@ import contextlib
 import os
 from typing import Any, Callable, ContextManager, Iterator, Sequence, Tuple, TypeVar
 
+from hydracache_sync.drivers.transaction_end import TransactionEnd
+from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.fork import ProcessLocal
 from hydracache_sync.intents import InvalidationIntentBatch
@@ -14,8 +16,6 @@ from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.base import checked_batch, checked_position
 from hydracache_sync.outbox.sql_runner import StatementRunner, checked_count
 from hydracache_sync.outbox.statements import Present
-from hydracache_sync.outbox.transaction_end import TransactionEnd
-from hydracache_sync.outbox.wrappers import own_connection
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 T = TypeVar("T")

@@ -11,6 +11,9 @@ import weakref
 from typing import Any, Callable, Iterator, Sequence, TypeVar
 from urllib.parse import quote
 
+from hydracache_sync.drivers.sqlite import SQLiteConnection
+from hydracache_sync.drivers.sqlite_file import opened_file
+from hydracache_sync.drivers.wrappers import refusal
 from hydracache_sync.errors import (
     ConfigurationError,
     ConnectionLostError,
@@ -35,7 +38,6 @@ from hydracache_sync.outbox.sql_runner import (
     parts_of,
     raise_as,
 )
-from hydracache_sync.outbox.sqlite_files import opened_file
 from hydracache_sync.outbox.statements import (
     CARRY_AGAIN,
     PAUSED,
@@ -43,7 +45,6 @@ from hydracache_sync.outbox.statements import (
     Dialect,
     Present,
 )
-from hydracache_sync.outbox.wrappers import refusal
 
 T = TypeVar("T")
 
@@ -180,24 +181,18 @@ class SQLiteOutbox(SQLOutbox):
     def _run_in(self, connection: Any, work: Callable[[sqlite3.Cursor], T]) -> T:
         if not isinstance(connection, sqlite3.Connection):
             raise refusal("sqlite3.Connection", connection)
+        driver = SQLiteConnection(connection)
         idle = False
         try:
             idle = not connection.in_transaction
             if idle:
-                self._require_transaction(connection)
+                driver.require_transaction()
             self._require_same_file(connection)
-            # Not connection.cursor(): a subclass may give it other habits.
-            return work(sqlite3.Cursor(connection))
+            return work(driver.cursor())
         except sqlite3.Error as exc:
             if idle:
-                self._end_implicit_transaction(connection)
+                driver.end_implicit()
             raise_as(self._error(exc), exc)
-
-    def _end_implicit_transaction(self, connection: sqlite3.Connection) -> None:
-        """Undo the BEGIN that the driver sent for our INSERT; it holds nothing."""
-        with contextlib.suppress(sqlite3.Error):  # the connection was closed
-            if connection.in_transaction:
-                sqlite3.Connection.rollback(connection)
 
     def _insert_parts(
         self, rows: Sequence[NewRow], shared: Shared
@@ -253,19 +248,6 @@ class SQLiteOutbox(SQLOutbox):
         }
         for part in parts_of([row[0] for row in rows], IDS_PER_STATEMENT):
             self._statements.run(cursor, CARRY_AGAIN, params, part)
-
-    def _require_transaction(self, connection: sqlite3.Connection) -> None:
-        """Refuse an idle connection that would commit our rows at once."""
-        # Before 3.12 there is no attribute; -1 says that isolation_level decides.
-        legacy = getattr(connection, "autocommit", -1) == -1
-        if legacy and connection.isolation_level is not None:
-            return  # the driver begins a transaction before our INSERT
-        mode = "isolation_level=None" if legacy else "autocommit=True"
-        raise NotInTransactionError(
-            f"the connection has {mode} and no transaction open: the invalidation would"
-            ' be committed without the data. Execute "BEGIN" first, or use'
-            " transaction() of the outbox"
-        )
 
     def _require_same_file(self, connection: sqlite3.Connection) -> None:
         """Refuse a connection whose main database is another file."""

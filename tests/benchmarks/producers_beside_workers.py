@@ -38,8 +38,8 @@ from _side_by_side import NAMESPACE, library_batch, library_worker  # noqa: E402
 from mysql_outbox import DATABASE, Place, prepare  # noqa: E402
 
 from hydracache_sync import MemcachedStore, OutboxError  # noqa: E402
+from hydracache_sync.drivers.mysql import error_number  # noqa: E402
 from hydracache_sync.outbox import MySQLOutbox  # noqa: E402
-from hydracache_sync.outbox.mysql_drivers import error_number  # noqa: E402
 from servers import SQL_SERVERS, Memcached  # noqa: E402
 
 #: Seconds of a slice, and of its beginning that is not measured.

@@ -18,7 +18,7 @@ import pymysql
 
 from faults.database import PATIENCE, Database, Session
 from hydracache_sync import OutboxBusyError, OutboxError
-from hydracache_sync.outbox.mysql_drivers import error_number
+from hydracache_sync.drivers.mysql import error_number
 
 #: Name of the database that the storm makes for itself.
 NAME = "storm"

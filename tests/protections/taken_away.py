@@ -110,7 +110,7 @@ PROTECTIONS = [
     Protection(
         "P4",
         "that a transaction is over is known of its own session",
-        "outbox/mysql_drivers.py",
+        "drivers/pymysql.py",
         "            and socket is self._socket()\n"
         "            and connection.server_thread_id == self._thread_id\n",
         "",
@@ -214,7 +214,7 @@ PROTECTIONS = [
         "P3",
         "a transaction of SQLite that has written is older than anything",
         "snapshots.py",
-        "        if self._has_written():\n",
+        "        if changes is not None and changes != self._changes:\n",
         "        if False:\n",
         "tests/test_snapshots.py::"
         "test_what_a_transaction_has_written_itself_is_never_stored",

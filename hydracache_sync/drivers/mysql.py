@@ -1,0 +1,51 @@
+"""What connections to MySQL have in common, whatever their driver."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+from hydracache_sync.errors import NotInTransactionError
+
+
+def refuse_autocommit() -> NotInTransactionError:
+    """Return the error for a connection that would commit our rows at once."""
+    return NotInTransactionError(
+        "the connection is in autocommit mode and has no transaction open: the"
+        " invalidation would be committed without the data. Call begin() first, or"
+        " switch autocommit off, or use transaction() of the outbox"
+    )
+
+
+def autocommits(cursor: Any) -> bool:
+    """Ask the server whether the session is in autocommit; closes ``cursor``."""
+    try:
+        cursor.execute("select @@session.autocommit")
+        return bool(only_value(cursor.fetchall()))
+    finally:
+        cursor.close()
+
+
+def execute(cursor: Any, statement: str) -> None:
+    """Run ``statement``; closes ``cursor``."""
+    try:
+        cursor.execute(statement)
+    finally:
+        cursor.close()
+
+
+def only_value(records: Sequence[Any]) -> int:
+    """The number in the only record, whatever a driver's converters make of it.
+
+    All of them are fetched before: a connection is not free again until the end of a
+    result was read.
+    """
+    [[value]] = records
+    return int(value or 0)
+
+
+def error_number(exc: BaseException) -> int | None:
+    """Return the server's or the client library's number of an error."""
+    number = getattr(exc, "errno", None)
+    if number is None and exc.args:
+        number = exc.args[0]
+    return number if isinstance(number, int) else None

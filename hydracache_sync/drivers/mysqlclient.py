@@ -1,0 +1,84 @@
+"""Connections of mysqlclient, which know autocommit, but not whether BEGIN was sent."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Callable
+
+from hydracache_sync.drivers.mysql import error_number, execute, refuse_autocommit
+
+#: No savepoint of that name outside a transaction: RELEASE fails.
+_NO_SAVEPOINT = 1305
+_SAVEPOINT = "hydracache_sync_probe"
+
+
+class MySQLClientConnection:
+    """See :class:`~hydracache_sync.drivers.connection.CallersConnection`."""
+
+    tells_snapshots = False
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.errors: tuple[type[Exception], ...] = (connection.Error, OSError)
+
+    def cursor(self) -> Any:
+        return self.connection.cursor(sys.modules["MySQLdb.cursors"].Cursor)
+
+    def in_transaction(self) -> bool:
+        return not self.connection.get_autocommit() or self._has_savepoints()
+
+    def _has_savepoints(self) -> bool:
+        """Ask the server, in a way that every version and right allows.
+
+        Outside a transaction a savepoint is gone as soon as it is made.
+        """
+        cursor = self.cursor()
+        try:
+            cursor.execute(f"savepoint {_SAVEPOINT}")
+            cursor.execute(f"release savepoint {_SAVEPOINT}")
+        except self.connection.Error as exc:
+            if error_number(exc) == _NO_SAVEPOINT:
+                return False
+            raise
+        finally:
+            cursor.close()
+        return True
+
+    def require_transaction(self) -> None:
+        if not self.in_transaction():
+            raise refuse_autocommit()
+
+    def has_begun(self) -> bool | None:
+        return None
+
+    def has_snapshot(self) -> bool:
+        raise NotImplementedError
+
+    def is_reading(self) -> bool:
+        return False
+
+    def changes(self) -> int | None:
+        return None
+
+    def has_written(self) -> bool | None:
+        return None
+
+    def committed_at_once(self) -> bool:
+        return False  # the server has been asked a moment ago
+
+    def has_committed(self) -> bool:
+        # A COMMIT in text stays unseen.
+        return bool(self.connection.get_autocommit())
+
+    def completion(self) -> Callable[[], bool] | None:
+        return None
+
+    def begin(self) -> None:
+        if not self.in_transaction():
+            execute(self.cursor(), "begin")
+
+    def commit(self) -> None:
+        self.connection.commit()
+
+    def roll_back(self) -> None:
+        self.connection.rollback()

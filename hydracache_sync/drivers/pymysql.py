@@ -1,0 +1,146 @@
+"""Connections of PyMySQL, which keep the status that the server sent last.
+
+With the acknowledgement of a statement, that is: a SELECT brings none.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import Any, Callable
+
+from hydracache_sync.drivers.mysql import autocommits, execute, refuse_autocommit
+from hydracache_sync.errors import OutboxError
+
+_IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
+_AUTOCOMMIT = 2  # SERVER_STATUS_AUTOCOMMIT
+_READ_ONLY = 8192  # SERVER_STATUS_IN_TRANS_READONLY
+
+
+def is_in_transaction(connection: Any) -> bool:
+    """Whether the server said so at the last acknowledgement."""
+    return bool(connection.server_status & _IN_TRANSACTION)
+
+
+class PyMySQLConnection:
+    """See :class:`~hydracache_sync.drivers.connection.CallersConnection`."""
+
+    tells_snapshots = True
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.errors: tuple[type[Exception], ...] = (connection.Error, OSError)
+
+    def cursor(self) -> Any:
+        if self.is_reading():
+            # PyMySQL would throw the rest of it away, and the app would take what it
+            # has for all. The other drivers refuse by themselves.
+            raise OutboxError(
+                "an unbuffered cursor of the connection has not been read to its end;"
+                " read or close it first"
+            )
+        return self.connection.cursor(sys.modules["pymysql.cursors"].Cursor)
+
+    def in_transaction(self) -> bool:
+        # MySQL 9.7 with autocommit=0 says otherwise in its status.
+        return self._said_to_be() or not autocommits(self.cursor())
+
+    def require_transaction(self) -> None:
+        if not self.in_transaction():
+            raise refuse_autocommit()
+
+    def has_begun(self) -> bool | None:
+        # A closed one keeps the last status.
+        return is_in_transaction(self.connection) and bool(self.connection.open)
+
+    def has_snapshot(self) -> bool:
+        if self.is_reading():
+            return True  # a ping would throw the rest of the answer away
+        # It does not learn from a SELECT that this has begun a transaction.
+        self.connection.ping(reconnect=False)
+        return is_in_transaction(self.connection)
+
+    def is_reading(self) -> bool:
+        result = getattr(self.connection, "_result", None)
+        return result is not None and getattr(result, "unbuffered_active", False)
+
+    def changes(self) -> int | None:
+        return None
+
+    def has_written(self) -> bool | None:
+        """As the contract says.
+
+        It does not learn from a SELECT that a transaction is open, but from each
+        statement that changes something; also from BEGIN, unless that is ``start
+        transaction read only``, from SAVEPOINT and from a ping.
+        """
+        status = self.connection.server_status
+        if not self.connection.open or status & _READ_ONLY:
+            return False
+        if status & _IN_TRANSACTION:
+            return True
+        return False if status & _AUTOCOMMIT else None
+
+    def committed_at_once(self) -> bool:
+        return not self._said_to_be()
+
+    def has_committed(self) -> bool:
+        return not self.has_begun()
+
+    def completion(self) -> Callable[[], bool] | None:
+        if not is_in_transaction(self.connection):
+            return None  # what stands before the server does not tell
+        session = _Session.of(self.connection)
+        return None if session is None else session.has_left_transaction
+
+    def begin(self) -> None:
+        if not self.in_transaction():
+            execute(self.cursor(), "begin")
+
+    def commit(self) -> None:
+        self.connection.commit()
+
+    def roll_back(self) -> None:
+        self.connection.rollback()
+
+    def _said_to_be(self) -> bool:
+        status = self.connection.server_status
+        return not status & _AUTOCOMMIT or bool(status & _IN_TRANSACTION)
+
+
+class _Session:
+    """The session in which a transaction of a connection is open.
+
+    The connection object outlives it: ping(reconnect=True), connect() and wrappers that
+    reconnect give it a new session, whose status says nothing of the COMMIT that was
+    sent in the old one and may still arrive there.
+    """
+
+    def __init__(self, connection: Any, socket: Any) -> None:
+        # Weak: neither is kept open by a receipt.
+        self._connection = weakref.ref(connection)
+        self._socket = weakref.ref(socket)
+        self._thread_id = connection.server_thread_id
+
+    @classmethod
+    def of(cls, connection: Any) -> _Session | None:
+        try:
+            return cls(connection, getattr(connection, "_sock", None))
+        except TypeError:  # of something that stands before the connection or socket
+            return None
+
+    def has_left_transaction(self) -> bool:
+        """Whether an acknowledgement has said so, that of COMMIT or ROLLBACK.
+
+        After an error, or in the session's next transaction, none does.
+        """
+        connection = self._connection()
+        if connection is None or is_in_transaction(connection):
+            return False
+        # After the status: a thread that reconnects gives the new socket before it.
+        socket = connection._sock
+        return (
+            socket is not None
+            and socket is self._socket()
+            and connection.server_thread_id == self._thread_id
+        )

@@ -1,0 +1,138 @@
+"""Connections of ``sqlite3``.
+
+Two functions may be left on one, and are never called: ``hydracache_sync_mark`` keeps
+which file it has open (see :mod:`~hydracache_sync.drivers.sqlite_file`), and
+``hydracache_sync_probe`` finds out whether a cursor still reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import Any, Callable
+
+from hydracache_sync.errors import NotInTransactionError
+
+_PROBE = "hydracache_sync_probe"
+
+
+class SQLiteConnection:
+    """See :class:`~hydracache_sync.drivers.connection.CallersConnection`."""
+
+    errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+    tells_snapshots = True
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self._has_probe = False
+        #: What it had changed when nothing of it was uncommitted; None if that never
+        #: was known.
+        self._committed_changes: int | None = None
+
+    def cursor(self) -> sqlite3.Cursor:
+        # Not connection.cursor(): a subclass may give it other habits.
+        return sqlite3.Cursor(self.connection)
+
+    def in_transaction(self) -> bool:
+        if self.connection.in_transaction:
+            return True
+        # Before 3.12 there is no attribute; -1 says that isolation_level decides: the
+        # driver begins a transaction before an INSERT.
+        legacy = getattr(self.connection, "autocommit", -1) == -1
+        return legacy and self.connection.isolation_level is not None
+
+    def require_transaction(self) -> None:
+        if self.in_transaction():
+            return
+        legacy = getattr(self.connection, "autocommit", -1) == -1
+        mode = "isolation_level=None" if legacy else "autocommit=True"
+        raise NotInTransactionError(
+            f"the connection has {mode} and no transaction open: the invalidation would"
+            ' be committed without the data. Execute "BEGIN" first, or use'
+            " transaction() of the outbox"
+        )
+
+    def has_begun(self) -> bool | None:
+        if self._is_always_open():
+            return None
+        return bool(self.connection.in_transaction)
+
+    def has_snapshot(self) -> bool:
+        return self.connection.in_transaction or self.is_reading()
+
+    def is_reading(self) -> bool:
+        """Whether a SELECT is not at its end, a cursor in a loop for instance.
+
+        It keeps its snapshot, also outside of a transaction and after a commit, and
+        every other statement of the connection reads in it. Nothing says so, but SQLite
+        redefines no function while a statement runs.
+        """
+        if not self._has_probe:
+            self.connection.create_function(_PROBE, 0, _nothing)
+            self._has_probe = True
+        try:
+            self.connection.create_function(_PROBE, 0, _nothing)
+        except sqlite3.OperationalError:
+            return True
+        return False
+
+    def changes(self) -> int | None:
+        return int(self.connection.total_changes)
+
+    def has_written(self) -> bool | None:
+        connection, before = self.connection, self._committed_changes
+        changes = connection.total_changes
+        if not connection.in_transaction or changes == (before or 0):
+            self._committed_changes = changes
+            return False
+        if before is None and self._is_always_open():
+            return None
+        return True
+
+    def committed_at_once(self) -> bool:
+        return not self.connection.in_transaction
+
+    def has_committed(self) -> bool:
+        return self.has_begun() is False
+
+    def completion(self) -> Callable[[], bool] | None:
+        return None
+
+    def begin(self) -> None:
+        if not self.connection.in_transaction:
+            kind = self.connection.isolation_level or ""
+            self.cursor().execute(f"begin {kind}")
+
+    def commit(self) -> None:
+        if self._commit_does_nothing():
+            self.cursor().execute("commit")
+        else:
+            self.connection.commit()
+
+    def roll_back(self) -> None:
+        if not self._commit_does_nothing():
+            self.connection.rollback()
+        elif self.connection.in_transaction:
+            self.cursor().execute("rollback")
+
+    def end_implicit(self) -> None:
+        """Undo the BEGIN that the driver has sent for a statement; it holds nothing."""
+        with contextlib.suppress(sqlite3.Error):  # the connection was closed
+            if self.connection.in_transaction:
+                sqlite3.Connection.rollback(self.connection)
+
+    def begins_late(self) -> bool:
+        """Whether the driver begins a transaction by itself, but not at a savepoint."""
+        return self.connection.isolation_level is not None
+
+    def _is_always_open(self) -> bool:
+        """``autocommit=False`` of Python 3.12."""
+        return getattr(self.connection, "autocommit", -1) is False
+
+    def _commit_does_nothing(self) -> bool:
+        """``autocommit=True`` of Python 3.12."""
+        return getattr(self.connection, "autocommit", -1) is True
+
+
+def _nothing() -> None:
+    """Never called."""
