@@ -6,9 +6,12 @@ import datetime
 import decimal
 import enum
 import functools
+import importlib
 import io
 import runpy
 import struct
+import sys
+import types
 import uuid
 import zoneinfo
 from pathlib import Path
@@ -329,6 +332,56 @@ def test_a_function_of_a_program_needs_a_key(tmp_path: Path, run_name: str) -> N
     with pytest.raises(TypeError, match=f"load is in {run_name}.*key="):
         runpy.run_path(str(script), run_name=run_name)
     runpy.run_path(str(script), run_name="shop.nightly")
+
+
+TWICE = """
+import functools
+
+from two_names import cache
+
+@cache.cached()
+def index():
+    return "shop"
+
+def kept(function):
+    @functools.wraps(function)
+    def inner():
+        return function()
+    return inner
+"""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "@cache.cached()\ndef index(): return 'blog'",
+        "cache.cached()(kept(index.uncached))",
+    ],
+)
+def test_two_functions_of_one_name_need_a_key(
+    cache: TaggedCache, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = types.ModuleType("two_names")
+    beside.cache = cache  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "two_names", beside)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "views_of_two", types.ModuleType("views_of_two"))
+    del sys.modules["views_of_two"]
+    source = tmp_path / "views_of_two.py"
+    source.write_text(TWICE)
+    views = importlib.import_module("views_of_two")
+    views = importlib.reload(views)  # defines the same function anew
+    assert views.index() == "shop"
+    source.write_text(TWICE + more)
+    importlib.invalidate_caches()
+
+    with pytest.raises(TypeError, match="index of views_of_two has the name of ano"):
+        importlib.reload(views)
+
+    # In another cache, and the same function twice in one, it is no other.
+    other = TaggedCache(MemoryStore(), "other")
+    assert other.cached()(views.index.uncached)() == "shop"
+    assert cache.cached(ttl=1)(views.index.uncached)() == "shop"
 
 
 def test_a_function_without_a_module_needs_a_key(cache: TaggedCache) -> None:

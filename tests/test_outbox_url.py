@@ -191,3 +191,16 @@ def test_no_password_is_shown_wherever_it_has_come_to_be(scheme: str) -> None:
 def test_time_limit_that_is_none_is_told(value: str) -> None:
     with pytest.raises(ConfigurationError, match="read_timeout must be seconds"):
         open_outbox(f"mysql://u@h/db?read_timeout={value}")
+
+
+@pytest.mark.parametrize(
+    "end, told",
+    [
+        ("#eu", "has a fragment.*%23"),
+        ("?pool_size=1&pool_size=2", "has pool_size 2 times"),
+        ("?unix_socket=", "unix_socket must be a path, not empty"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(end: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        open_outbox(f"mysql://web@db.example/shop{end}")

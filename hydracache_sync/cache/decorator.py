@@ -21,6 +21,7 @@ import inspect
 import pickle
 import sys
 import uuid
+import weakref
 from hashlib import sha256
 from types import ModuleType
 from typing import Any, Callable, Generic, Iterable, Protocol, TypeVar
@@ -67,6 +68,12 @@ _PLAIN = {
     datetime.datetime: "datetime",
 }
 
+#: Of each cache the functions that have a default key, by name: with the module's spec,
+#: which is a new one when the module is loaded again and defines them anew.
+_named_functions: weakref.WeakKeyDictionary[
+    ReadsThrough, dict[tuple[str, str], tuple[object, object]]
+] = weakref.WeakKeyDictionary()
+
 
 class CachedFunction(Generic[T]):
     """A function with a cache in front of it; made by ``cached`` of a cache or an app.
@@ -100,7 +107,10 @@ class CachedFunction(Generic[T]):
             raise TypeError(f"{function.__qualname__} is a generator: return a list")
         functools.update_wrapper(self, function)
         self._cache = cache
-        self._key = key or _default_key(function)
+        if key is None:
+            key = _default_key(function)
+            _check_only_one(cache, function)
+        self._key = key
         if callable(tags):
             self._tags: TagsOf = tags
         else:
@@ -216,6 +226,27 @@ def _why_no_name(function: Callable[..., Any]) -> str | None:
     if module is None or (module == "builtins" and hasattr(function, "__code__")):
         return "belongs to no module, so that others have the same name"
     return None
+
+
+def _check_only_one(cache: ReadsThrough, function: Callable[..., Any]) -> None:
+    """Raise if another function of this cache has the same name.
+
+    Two views of two blueprints may both be called ``index`` in one module, and what a
+    factory has made by ``functools.wraps`` has the name of what it wraps.
+
+    :raises TypeError: there is one.
+    """
+    module, name = function.__module__, function.__qualname__
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    functions = _named_functions.setdefault(cache, {})
+    known = functions.setdefault((module, name), (spec, function))
+    if known[0] is spec and known[1] is not function:
+        raise TypeError(
+            f"{_shown(function)} of {module} has the name of another function that is"
+            " cached here: they would share their entries; give @cached a key= of your"
+            " own, which makes the key from the arguments of a call"
+        )
+    functions[module, name] = spec, function
 
 
 def _shown(function: Callable[..., Any]) -> str:

@@ -109,6 +109,11 @@ def _mysql_options(url: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"outbox URL {redacted(url)!r} names no database; write {_FORMS}"
         )
+    if parts.fragment:
+        raise ConfigurationError(
+            f"outbox URL {redacted(url)!r} has a fragment, which MySQL takes none of;"
+            " in a name write %23 for #"
+        )
     options: dict[str, Any] = {"database": database}
     if parts.hostname:
         options["host"] = unquote(parts.hostname)
@@ -117,7 +122,17 @@ def _mysql_options(url: str) -> dict[str, Any]:
     if parts.password:
         options["password"] = unquote(parts.password)
     tls = {}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    for name, value in query:
+        given = [each for each, _ in query].count(name)
+        if name in _OPTIONS and given > 1:
+            raise ConfigurationError(
+                f"outbox URL {redacted(url)!r} has {name} {given} times"
+            )
+        if name == "unix_socket" and not value:
+            raise ConfigurationError(
+                f"outbox URL {redacted(url)!r}: unix_socket must be a path, not empty"
+            )
         if name == "unix_socket":
             options[name] = value
         elif name in _TLS_FILES:
