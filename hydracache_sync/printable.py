@@ -39,6 +39,17 @@ def printable_lines(text: str) -> str:
     return "\n".join(printable(line.expandtabs(4)) for line in text.split("\n"))
 
 
+def described(error: BaseException) -> str:
+    """Return the class and the text of ``error``; its class alone if it has no text.
+
+    The text of an exception is user code: it may raise.
+    """
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 def printable_logger(name: str) -> logging.Logger:
     """Return the logger of that name; its messages are :func:`printable` lines.
 

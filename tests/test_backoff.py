@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydracache_sync import backoff
-from hydracache_sync.backoff import full_jitter
+from hydracache_sync.backoff import FULL_JITTER, Backoff
 
 seconds = st.floats(min_value=0.0, max_value=1e9)
 
@@ -25,6 +25,10 @@ def longest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
 def shortest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = SimpleNamespace(uniform=lambda low, high: low)
     monkeypatch.setattr(backoff, "random", draw)
+
+
+def full_jitter(first: float, longest: float, failures: int) -> float:
+    return Backoff(first, longest, FULL_JITTER).pause(failures)
 
 
 @given(base=seconds, longest=seconds, failures=st.integers(-5, 100_000))
@@ -64,3 +68,9 @@ def test_what_failed_together_does_not_come_back_together() -> None:
 
 def test_a_base_of_zero_means_no_wait() -> None:
     assert full_jitter(0.0, 300.0, 9) == 0.0
+
+
+def test_by_default_half_of_a_wait_is_certain(shortest_draw: None) -> None:
+    waits = [Backoff(1.0, 10.0).pause(failures) for failures in range(1, 8)]
+
+    assert waits == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0]

@@ -24,7 +24,8 @@ from hydracache_sync import (
     collection_tag,
     entity_tag,
 )
-from hydracache_sync.cache import CacheStore, outage
+from hydracache_sync import outage
+from hydracache_sync.cache import CacheStore
 from servers import Memcached
 
 ABSENT = object()
@@ -367,13 +368,16 @@ def test_what_is_invalidated_while_it_is_loaded_anew_is_not_served(
     assert cache.get("k", tags=TAGS) is None
 
 
-def test_if_loading_anew_fails_the_entry_serves_on_and_the_log_says_so_once(
-    cache: TaggedCache,
-    clock: FakeClock,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def no_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the first success end an outage."""
     monkeypatch.setattr(outage, "CALM", 0.0)
+
+
+@pytest.mark.usefixtures("no_calm")
+def test_if_loading_anew_fails_the_entry_serves_on_and_the_log_says_so_once(
+    cache: TaggedCache, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     cache.get_or_load("k", lambda: "v", soft_ttl=100)
     clock.advance(101)

@@ -14,8 +14,9 @@ import pytest
 
 from faulty_memcached import FaultyMemcached, Mode
 from hydracache_sync import MemcachedStore, MemoryStore, TaggedCache
-from hydracache_sync.cache import Address, Failures, Write, outage
-from hydracache_sync.cache.outage import Outage
+from hydracache_sync import outage
+from hydracache_sync.cache import Address, Failures, Write
+from hydracache_sync.outage import CALM, LoggedOutage
 from hydracache_sync.errors import ApplyUnavailable
 from servers import Memcached
 
@@ -227,7 +228,8 @@ def test_calls_that_need_the_failing_node_and_others_are_one_outage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = 0.0
-    seen = Outage(logging.getLogger("hydracache_sync"), "it", clock=lambda: now)
+    logger = logging.getLogger("hydracache_sync")
+    seen = LoggedOutage(logger, "it", clock=lambda: now)
     caplog.set_level(logging.INFO, logger="hydracache_sync")
 
     for _ in range(100):
@@ -235,9 +237,9 @@ def test_calls_that_need_the_failing_node_and_others_are_one_outage(
         now += 0.5
         seen.end()
     said_meanwhile = len(caplog.records)
-    now += outage.CALM
     for _ in range(3):
         seen.end()
+        now += CALM
 
     assert said_meanwhile == 1
     assert [record.getMessage() for record in caplog.records] == [

@@ -37,7 +37,7 @@ HEAVY = [
 #: it may import what is in lower layers, and itself. Parts that are not named here (the
 #: command line, integrations) stand on top of all.
 LAYERS = [
-    {"errors", "keys", "durations", "backoff", "printable"},
+    {"errors", "keys", "durations", "backoff", "outage", "printable"},
     {"fork"},
     {"drivers", "subscribers"},
     {"intents"},

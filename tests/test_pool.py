@@ -37,9 +37,12 @@ from hydracache_sync import (
     WorkerPool,
 )
 from hydracache_sync.events import log_fields
-from hydracache_sync.pool import keeper
-from hydracache_sync.pool import turns as turns_module
-from hydracache_sync.pool.turns import Turns
+from hydracache_sync.pool.maintenance import (
+    SHORTEST_PURGE_PAUSE,
+    Maintenance,
+    Purge,
+)
+from hydracache_sync.pool.poll_scheduler import PollScheduler
 
 SHOP = "shop"
 
@@ -349,7 +352,7 @@ class TestStartAndStop:
         assert {
             "hydracache-worker-1",
             "hydracache-worker-2",
-            "hydracache-keeper",
+            "hydracache-maintenance",
         } <= names
 
     @pytest.mark.parametrize(
@@ -469,7 +472,7 @@ class TestEvents:
             names = {thread.name for thread in threading.enumerate()}
             health = pool.health()
 
-        assert {"hydracache-worker-1", "hydracache-keeper"} <= names
+        assert {"hydracache-worker-1", "hydracache-maintenance"} <= names
         assert health.ok
         assert health.replaced == 0
 
@@ -521,25 +524,25 @@ class TestLogFields:
         assert fields["hydracache_rows"] == [row.id for row in rows[:100]]
 
 
-class TestTurns:
-    """One of several threads looks, the leader; the rest of them wait."""
+class TestPollScheduler:
+    """One of several threads polls, the leader; the others wait."""
 
-    def test_one_of_several_looks_at_a_time(self):
-        turns = Turns(0.001)
+    def test_one_of_several_polls_at_a_time(self):
+        scheduler = PollScheduler(0.001)
         looking, most = 0, 0
         lock = threading.Lock()
         ends = time.monotonic() + 0.3
 
         def run(me: object) -> None:
             nonlocal looking, most
-            while turns.wait(me) and time.monotonic() < ends:
+            while scheduler.wait(me) and time.monotonic() < ends:
                 with lock:
                     looking += 1
                     most = max(most, looking)
                 with lock:
                     looking -= 1
-                turns.found_nothing(me, 0.0)
-            turns.end()
+                scheduler.nothing_due(me, 0.0)
+            scheduler.close()
 
         threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
         for thread in threads:
@@ -549,100 +552,99 @@ class TestTurns:
 
         assert most == 1
 
-    def test_a_wake_is_kept_for_whoever_comes_next(self):
-        turns = Turns(NEVER)
-        assert turns.wait("first")
-        turns.pass_on("first")
+    def test_a_wake_up_is_kept_for_the_next_thread(self):
+        scheduler = PollScheduler(NEVER)
+        assert scheduler.wait("first")
+        scheduler.release("first")
 
-        turns.wake()
+        scheduler.wake()
 
-        assert turns.wait("second")
-        turns.found_nothing("second", 0.0)
+        assert scheduler.wait("second")
+        scheduler.nothing_due("second", 0.0)
 
-    def test_one_look_is_for_all_wakes_before_it(self):
-        turns = Turns(NEVER)
-        assert turns.wait("me")
-        turns.found_nothing("me", 0.0)
+    def test_one_poll_serves_all_wake_ups_before_it(self):
+        scheduler = PollScheduler(NEVER)
+        assert scheduler.wait("me")
+        scheduler.nothing_due("me", 0.0)
 
         for _ in range(3):
-            turns.wake()
-        assert turns.wait("me")
-        turns.found_nothing("me", 0.0)
+            scheduler.wake()
+        assert scheduler.wait("me")
+        scheduler.nothing_due("me", 0.0)
 
-        end = threading.Timer(0.05, turns.end)
+        end = threading.Timer(0.05, scheduler.close)
         end.start()
-        assert not turns.wait("me")
+        assert not scheduler.wait("me")
 
-    def test_each_expected_commit_is_looked_for_soon(self):
-        turns = Turns(NEVER)
-        assert turns.wait("me")
-        turns.found_nothing("me", 0.0)
-        turns.expect()
-        # The first look finds it.
-        assert turns.wait("me")
-        turns.pass_on("me")
-        end = threading.Timer(DEADLINE, turns.end)
+    def test_each_expected_commit_is_polled_for_soon(self):
+        scheduler = PollScheduler(NEVER)
+        assert scheduler.wait("me")
+        scheduler.nothing_due("me", 0.0)
+        scheduler.poll_soon()
+        # The first poll finds it.
+        assert scheduler.wait("me")
+        scheduler.release("me")
+        end = threading.Timer(DEADLINE, scheduler.close)
         end.start()
 
-        turns.expect()
+        scheduler.poll_soon()
 
-        assert turns.wait("me")
+        assert scheduler.wait("me")
         end.cancel()
 
-    def test_whoever_has_carried_goes_on_to_look_for_what_is_expected(self):
-        turns = Turns(NEVER)
-        assert turns.wait("me")
-        turns.expect()
-        turns.pass_on("me")
-        # It looks again without having the turn, and too early.
-        turns.found_nothing("me", 0.0)
-        end = threading.Timer(DEADLINE, turns.end)
+    def test_a_thread_that_has_applied_rows_goes_on_to_poll_soon(self):
+        scheduler = PollScheduler(NEVER)
+        assert scheduler.wait("me")
+        scheduler.poll_soon()
+        scheduler.release("me")
+        # It polls again without being the leader, and too early.
+        scheduler.nothing_due("me", 0.0)
+        end = threading.Timer(DEADLINE, scheduler.close)
         end.start()
 
-        assert turns.wait("me")
+        assert scheduler.wait("me")
         end.cancel()
 
-    def test_looks_for_an_expected_commit_grow_rare(self):
-        turns = Turns(NEVER)
-        assert turns.wait("me")
-        turns.found_nothing("me", 0.0)
-        turns.expect()
+    def test_polls_for_an_expected_commit_grow_rare(self):
+        scheduler = PollScheduler(NEVER)
+        assert scheduler.wait("me")
+        scheduler.nothing_due("me", 0.0)
+        scheduler.poll_soon()
 
         pauses = []
         for _ in range(8):
             started = time.monotonic()
-            assert turns.wait("me")
+            assert scheduler.wait("me")
             pauses.append(time.monotonic() - started)
-            turns.found_nothing("me", 0.0)
+            scheduler.nothing_due("me", 0.0)
 
         # Whatever the machine adds, it takes nothing away.
         assert pauses[-1] >= 0.001 * 2.0**6 * 0.9
 
-    def test_another_looks_if_the_leader_does_not_come_back(self, monkeypatch):
-        monkeypatch.setattr(turns_module, "HANGING_LOOK", 0.01)
-        turns = Turns(NEVER)
-        assert turns.wait("hanging")
+    def test_another_polls_if_the_leader_does_not_return(self):
+        scheduler = PollScheduler(NEVER, hanging_poll=0.01)
+        assert scheduler.wait("hanging")
 
-        assert turns.wait("other")
+        assert scheduler.wait("other")
 
     def test_all_end_at_the_end(self):
-        turns = Turns(NEVER)
-        assert turns.wait("leader")
-        turns.found_nothing("leader", 0.0)
+        scheduler = PollScheduler(NEVER)
+        assert scheduler.wait("leader")
+        scheduler.nothing_due("leader", 0.0)
         answers: list[bool] = []
         threads = [
-            threading.Thread(target=lambda me=me: answers.append(turns.wait(me)))
+            threading.Thread(target=lambda me=me: answers.append(scheduler.wait(me)))
             for me in ("leader", "follower")
         ]
         for thread in threads:
             thread.start()
 
-        turns.end()
+        scheduler.close()
         for thread in threads:
             thread.join(DEADLINE)
 
         assert answers == [False, False]
-        assert turns.wait("late") is False
+        assert scheduler.wait("late") is False
 
 
 class TestPurge:
@@ -660,7 +662,7 @@ class TestPurge:
         purged = [each for each in events if isinstance(each, Purged)]
         assert sum(each.rows for each in purged) == 1200
 
-    def test_the_keeper_outlives_whatever_it_meets(self, outbox, applier, caplog):
+    def test_maintenance_survives_any_error(self, outbox, applier, caplog):
         purges: list[int] = []
 
         def hear(event: Event) -> None:
@@ -679,36 +681,36 @@ class TestPurge:
             outbox.enqueue(SHOP, batch_of("b"))
             eventually(lambda: purges == [1, 1])
 
-        assert "the keeper of the pool begins anew" in caplog.text
+        assert "the pool's maintenance restarts" in caplog.text
 
-    def test_a_purge_pauses_for_its_own_time_and_not_for_that_of_others(
-        self, outbox, monkeypatch
-    ):
+    def test_a_purge_pauses_for_its_own_time_and_not_for_that_of_others(self, outbox):
         now = 0.0
-        # A bite alone, one that waited for other writers first, and the last.
+        # A statement alone, one that waited for other writers first, and the last.
         took = {500: [0.004, 0.3], 499: [0.001]}
-        bites = [(rows, each) for rows, times in took.items() for each in times]
+        statements = [(rows, each) for rows, times in took.items() for each in times]
 
         def purge_published(*args: Any, **options: Any) -> int:
             nonlocal now
-            rows, seconds = bites.pop(0)
+            rows, seconds = statements.pop(0)
             now += seconds
             return rows
 
         outbox.purge_published = purge_published
-        clock = SimpleNamespace(monotonic=lambda: now)
-        monkeypatch.setattr(keeper, "time", clock)
-        crew = SimpleNamespace(outbox=outbox)
+        group = SimpleNamespace(outbox=outbox)
         told: list[Event] = []
-        keeping = keeper.Keeper(
-            [], keep_published=1.0, purge_every=1.0, tell=told.append
+        maintenance = Maintenance(
+            [],
+            keep_published=1.0,
+            purge_every=1.0,
+            emit=told.append,
+            clock=lambda: now,
         )
-        purges = deque([keeper._Purge(crew, SHOP)])
+        purges = deque([Purge(group, SHOP, 0.0)])
 
-        pauses = [keeping._bite(purges) for _ in range(3)]
+        pauses = [maintenance.purge_batch(purges) for _ in range(3)]
 
         assert pauses[:2] == [pytest.approx(0.008)] * 2
-        assert pauses[2] == keeper.SHORTEST_PURGE_PAUSE
+        assert pauses[2] == SHORTEST_PURGE_PAUSE
         [purged] = told
         assert purged.rows == 1499 and not purges
 

@@ -35,12 +35,16 @@ from hydracache_sync import (
     ThreadStuck,
     WorkerPool,
 )
-from hydracache_sync.pool import crew, database_outage
+from hydracache_sync.backoff import Backoff
+from hydracache_sync.pool.timing import PoolTiming
 from hydracache_sync.worker import node_outages as outages
 from node_return import Crowd
 from outbox_contract import Child
 from pool_processes import DEADLINE, SHOP, eventually
 from servers import Memcached
+
+#: Threads are checked a hundred times a second.
+SOON = PoolTiming(supervise_every=0.01)
 
 #: How a memcached fails, and whether it then keeps what it had.
 CACHE_FAULTS = [
@@ -199,10 +203,8 @@ class TestDatabase:
         assert told().count("WARNING database") == 1
         assert outbox.status(SHOP).dead_lettered == 0
 
-    def test_a_database_that_flaps_is_one_outage(
-        self, outbox, applier, told, monkeypatch
-    ):
-        monkeypatch.setattr(database_outage, "LONGEST_PAUSE", 0.01)
+    def test_a_database_that_flaps_is_one_outage(self, outbox, applier, told):
+        timing = PoolTiming(database_backoff=Backoff(0.01, 0.01))
         failing = Failing(outbox, "due_namespaces")
         really = outbox.due_namespaces
 
@@ -212,7 +214,9 @@ class TestDatabase:
 
         outbox.due_namespaces = flapping
 
-        with WorkerPool(OutboxWorker(outbox, applier), poll_interval=0.001):
+        with WorkerPool(
+            OutboxWorker(outbox, applier), poll_interval=0.001, timing=timing
+        ):
             eventually(lambda: failing.calls >= 100)
             outbox.enqueue(SHOP, batch_of("a"))
             eventually(lambda: keys_of(applier) == ["a"])
@@ -241,15 +245,14 @@ class TestDatabase:
         assert states[1] in (ThreadState.IDLE, ThreadState.WORKING)
 
     def test_while_looks_are_answered_and_claims_are_not_it_is_one_outage(
-        self, outbox, applier, told, monkeypatch
+        self, outbox, applier, told
     ):
-        monkeypatch.setattr(database_outage, "CALM", 0.01)
-        monkeypatch.setattr(crew, "LONGEST_HOLD", crew.FIRST_HOLD)
+        timing = PoolTiming(database_calm=0.01, namespace_backoff=Backoff(0.1, 0.1))
         claims = Failing(outbox, "claim")
         claims.error = OutboxError("the database is read-only")
         outbox.enqueue(SHOP, batch_of("a"))
 
-        with WorkerPool(OutboxWorker(outbox, applier)) as pool:
+        with WorkerPool(OutboxWorker(outbox, applier), timing=timing) as pool:
             eventually(lambda: claims.calls >= 4)
             meanwhile = told(), len(pool.health().outages)
             claims.error = None
@@ -259,14 +262,14 @@ class TestDatabase:
         assert told() == ["WARNING database", "INFO database"]
 
     def test_an_outage_ends_when_what_could_not_be_carried_is_not_due_any_more(
-        self, outbox, applier, told, monkeypatch
+        self, outbox, applier, told
     ):
-        monkeypatch.setattr(database_outage, "CALM", 0.01)
         claims = Failing(outbox, "claim")
         claims.error = OutboxError("only for this process")
         receipt = outbox.enqueue(SHOP, batch_of("a"))
+        timing = PoolTiming(database_calm=0.01)
 
-        with WorkerPool(OutboxWorker(outbox, applier)):
+        with WorkerPool(OutboxWorker(outbox, applier), timing=timing):
             eventually(lambda: told() == ["WARNING database"])
             outbox.publish_commit(receipt)
             eventually(lambda: told() == ["WARNING database", "INFO database"])
@@ -296,9 +299,9 @@ class TestDatabase:
         assert not health.ok
 
     def test_a_database_that_hangs_is_waited_for_before_anything_has_failed(
-        self, outbox, applier, monkeypatch
+        self, outbox, applier
     ):
-        monkeypatch.setattr(crew, "HANGING_LOOK", 0.05)
+        timing = PoolTiming(hanging_poll=0.05)
         gate = threading.Event()
 
         def hang(namespaces: Sequence[str]) -> list[str]:
@@ -306,7 +309,7 @@ class TestDatabase:
             return []
 
         outbox.due_namespaces = hang
-        with WorkerPool(OutboxWorker(outbox, applier)) as pool:
+        with WorkerPool(OutboxWorker(outbox, applier), timing=timing) as pool:
             eventually(lambda: not pool.health().ok)
             [thread] = pool.health().threads
             gate.set()
@@ -315,8 +318,7 @@ class TestDatabase:
         assert thread.state is ThreadState.WAITING
         assert "has not answered" in (thread.error or "")
 
-    def test_the_end_tells_how_long_a_database_hung(self, outbox, applier, monkeypatch):
-        monkeypatch.setattr(database_outage, "CALM", 0.01)
+    def test_the_end_tells_how_long_a_database_hung(self, outbox, applier):
         events: list[Event] = []
         hung = threading.Event()
         really = outbox.due_namespaces
@@ -329,7 +331,8 @@ class TestDatabase:
             raise OutboxError("no answer in time")
 
         outbox.due_namespaces = hang_once
-        pool = WorkerPool(OutboxWorker(outbox, applier))
+        timing = PoolTiming(database_calm=0.01)
+        pool = WorkerPool(OutboxWorker(outbox, applier), timing=timing)
         pool.subscribe(events.append)
         with pool:
             eventually(lambda: any(isinstance(e, OutageEnded) for e in events))
@@ -354,9 +357,9 @@ class TestDatabase:
             eventually(lambda: told() == ["WARNING database", "INFO database"])
 
     def test_one_that_refuses_to_settle_what_it_let_be_claimed_is_one_outage(
-        self, outbox, path, applier, told, monkeypatch
+        self, outbox, path, applier, told
     ):
-        monkeypatch.setattr(database_outage, "CALM", 0.05)
+        timing = PoolTiming(database_calm=0.05)
         claims = Counting(outbox, "claim")
         outbox.enqueue(SHOP, batch_of("a"))
         with contextlib.closing(sqlite3.connect(path, timeout=DEADLINE)) as other:
@@ -365,7 +368,8 @@ class TestDatabase:
                 " when old.claim_token is not null and new.claim_token is null"
                 " begin select raise(abort, 'refused'); end"
             )
-            with WorkerPool(OutboxWorker(outbox, applier, claim_ttl=0.5)) as pool:
+            worker = OutboxWorker(outbox, applier, claim_ttl=0.5)
+            with WorkerPool(worker, timing=timing) as pool:
                 # Its claim ends, and it is claimed again, time after time.
                 eventually(lambda: claims.calls >= 4)
                 assert pool.health().outages
@@ -583,21 +587,20 @@ class TestUserCode:
     def test_a_thread_that_cannot_be_replaced_yet_is_replaced_later(
         self, outbox, monkeypatch, caplog
     ):
-        from hydracache_sync.pool import keeper
-        from hydracache_sync.pool.crew import Crew
-
-        monkeypatch.setattr(keeper, "LOOK_INTERVAL", 0.01)
-        pool = WorkerPool(OutboxWorker(outbox, OnceApplier(Killed("from outside"))))
-        hire, refusals = Crew._hire, [RuntimeError("can't start new thread")] * 3
+        pool = WorkerPool(
+            OutboxWorker(outbox, OnceApplier(Killed("from outside"))), timing=SOON
+        )
+        start = threading.Thread.start
+        refusals = [RuntimeError("can't start new thread")] * 3
 
         with pool:
 
-            def refused(crew: Crew) -> None:
+            def refused(thread: threading.Thread) -> None:
                 if refusals:
                     raise refusals.pop()
-                hire(crew)
+                start(thread)
 
-            monkeypatch.setattr(Crew, "_hire", refused)
+            monkeypatch.setattr(threading.Thread, "start", refused)
             outbox.enqueue(SHOP, batch_of("a"))
             eventually(lambda: outbox.status(SHOP).pending == 0)
             eventually(lambda: pool.health().ok)
@@ -606,10 +609,7 @@ class TestUserCode:
         assert "could not be replaced" in caplog.text
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-    def test_a_log_that_raises_leaves_the_pool_alive(self, outbox, monkeypatch):
-        from hydracache_sync.pool import keeper
-
-        monkeypatch.setattr(keeper, "LOOK_INTERVAL", 0.01)
+    def test_a_log_that_raises_leaves_the_pool_alive(self, outbox):
         log = logging.getLogger("hydracache_sync")
 
         class WantsRequest(logging.Handler):
@@ -619,7 +619,8 @@ class TestUserCode:
         handler = WantsRequest()
         log.addHandler(handler)
         try:
-            with WorkerPool(OutboxWorker(outbox, OnceApplier(Killed("it")))) as pool:
+            worker = OutboxWorker(outbox, OnceApplier(Killed("it")))
+            with WorkerPool(worker, timing=SOON) as pool:
                 outbox.enqueue(SHOP, batch_of("a"))
                 eventually(lambda: outbox.status(SHOP).pending == 0)
                 # Some thirty looks: they start no other thread for the same one. A
@@ -633,13 +634,11 @@ class TestUserCode:
         assert 1 <= health.replaced <= 3
         assert len(health.threads) == 1
 
-    def test_a_dead_thread_is_seen(self, outbox, monkeypatch):
-        from hydracache_sync.pool import keeper
-
-        monkeypatch.setattr(keeper, "LOOK_INTERVAL", DEADLINE)
+    def test_a_dead_thread_is_seen(self, outbox):
+        timing = PoolTiming(supervise_every=DEADLINE)
         applier = OnceApplier(Killed("from outside"))
 
-        with WorkerPool(OutboxWorker(outbox, applier)) as pool:
+        with WorkerPool(OutboxWorker(outbox, applier), timing=timing) as pool:
             outbox.enqueue(SHOP, batch_of("a"))
             eventually(lambda: not pool.health().ok)
             [thread] = pool.health().threads

@@ -28,7 +28,6 @@ from hydracache_sync.cache.hold_off import TokenRule
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.lifetime import Lifetime, Lifetimes
 from hydracache_sync.cache.load_lock import LoadLock
-from hydracache_sync.cache.outage import Outage
 from hydracache_sync.cache.replacing import replace
 from hydracache_sync.cache.signed import InnerCodec
 from hydracache_sync.cache.store import CacheStore, Copy, Write
@@ -40,6 +39,7 @@ from hydracache_sync.cache.tokens import (
     stamped,
 )
 from hydracache_sync.errors import ApplyError, ApplyPermanent
+from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)
@@ -123,8 +123,8 @@ class Entries:
         self._count_hit = self.tallies.hits.add
         self._count_miss = self.tallies.misses.add
         self.namespace = namespace = keyspace.namespace
-        self._reading = Outage(logger, f"reading the cache of namespace {namespace}")
-        self._writing = Outage(logger, f"writing the cache of namespace {namespace}")
+        self._reading = LoggedOutage(logger, f"reading the cache of namespace {namespace}")
+        self._writing = LoggedOutage(logger, f"writing the cache of namespace {namespace}")
 
     # Reading
 
@@ -466,6 +466,6 @@ class Entries:
             # Foreign or damaged: a miss, as for an entry.
             return None
 
-    def _failed(self, outage: Outage, error: ApplyError) -> None:
+    def _failed(self, outage: LoggedOutage, error: ApplyError) -> None:
         self.tallies.errors.add()
         outage.begin(error)

@@ -35,10 +35,10 @@ began later; ``load_limit`` is not there: it compares no tokens.
 
 from __future__ import annotations
 
-import random
 from time import monotonic, sleep
 from typing import Any, Callable, TypeVar
 
+from hydracache_sync.backoff import Backoff
 from hydracache_sync.cache.codec import MISS
 from hydracache_sync.cache.entries import Entries, Judgement, Look
 from hydracache_sync.cache.flights import Flight, Flights
@@ -46,8 +46,8 @@ from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.lifetime import Lifetime
 from hydracache_sync.cache.load_limit import UNKNOWN, LoadLimit
 from hydracache_sync.cache.load_lock import LoadLock, is_worth_waiting_for
-from hydracache_sync.cache.outage import Outage
 from hydracache_sync.errors import ApplyError
+from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)
@@ -81,10 +81,9 @@ UNSTORED_TTL = 10.0
 #: which costs a wait.
 MAX_UNSTORED = 1024
 
-#: First and longest pause, in seconds, of who looks whether the entry has come. Each
-#: process has one such reader for a key, so the store sees some tens of looks a second.
-FIRST_PAUSE = 0.002
-LONGEST_PAUSE = 0.05
+#: Pauses between two looks whether the entry has come. Each process has one such reader
+#: for a key, so the store sees some tens of looks a second.
+LOOKS = Backoff(0.002, 0.05)
 
 
 class Herd:
@@ -101,7 +100,7 @@ class Herd:
         # Address of an entry -> until when.
         self._unstored: dict[Address, float] = {}
         self._raised: dict[Address, float] = {}
-        self._refreshing = Outage(
+        self._refreshing = LoggedOutage(
             logger, f"loading anew for the cache of namespace {entries.namespace}"
         )
 
@@ -433,7 +432,7 @@ class Herd:
         look = judgement.look
         lock = entries.lock_of(look, self._max_wait)
         deadline = monotonic() + self._max_wait
-        pause = FIRST_PAUSE
+        looks = 0
         held: bytes | None = None
         waits_for: tuple[bytes, bytes] | None = None
         while True:
@@ -456,8 +455,8 @@ class Herd:
             if remaining <= 0:
                 entries.tallies.waited_in_vain.add()
                 return judgement, None
-            sleep(min(pause * random.uniform(0.5, 1.0), remaining))
-            pause = min(pause * 2, LONGEST_PAUSE)
+            looks += 1
+            sleep(min(LOOKS.pause(looks), remaining))
             look, held = entries.look_again(look, lock.address)
             if look.value is not MISS:
                 entries.tallies.joined.add()

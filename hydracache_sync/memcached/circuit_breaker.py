@@ -12,10 +12,11 @@ Takes no lock, which a fork could copy locked: the state is replaced as a whole.
 
 from __future__ import annotations
 
-import random
 from itertools import count
 from time import monotonic
 from typing import Callable, NamedTuple
+
+from hydracache_sync.backoff import Backoff
 
 #: The first rest is this part of the longest; each further failure doubles it.
 FIRST_PART = 1 / 16
@@ -59,6 +60,7 @@ class Breaker:
     __slots__ = (
         "rest",
         "_longest",
+        "_backoff",
         "_patience",
         "_clock",
         "_worked_since",
@@ -74,6 +76,7 @@ class Breaker:
     ) -> None:
         self.rest: Rest | None = None
         self._longest = longest
+        self._backoff = Backoff(longest * FIRST_PART, longest)
         self._patience = patience
         self._clock = clock
         # When it last began to work again, and after how many failures.
@@ -117,10 +120,8 @@ class Breaker:
         if rest is None and now - self._worked_since < self._longest:
             # It comes and goes: to begin anew each time would be to wait each time.
             failures = self._failures_before + 1
-        length = self._longest * FIRST_PART * 2.0 ** min(failures - 1, 30)
-        length = min(self._longest, max(length, TIMES_LOST * (now - began)))
-        # Jitter, so that not all processes try in the same moment.
-        until = now + length * random.uniform(0.5, 1.0)
+        length = max(self._backoff.bound(failures), TIMES_LOST * (now - began))
+        until = now + self._backoff.jittered(min(self._longest, length))
         self.rest = Rest(now, until, failures, reason, False, count().__next__)
 
     def succeeded(self, began: float) -> None:

@@ -10,7 +10,7 @@ import weakref
 from typing import Any, Callable, Iterator, TypeVar
 
 from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
-from hydracache_sync.outbox.sql_runner import LONGEST_PAUSE
+from hydracache_sync.outbox.sql_runner import BUSY_BACKOFF
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLiteOutbox, _Connection
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class MemoryOutbox(SQLiteOutbox):
             )
         self._refuse_in_block()
         # Short: how long to wait in all is the caller's to count.
-        if not self._mutex.acquire(timeout=LONGEST_PAUSE):
+        if not self._mutex.acquire(timeout=BUSY_BACKOFF.longest):
             raise OutboxBusyError(f"{self}: another thread is inside transaction()")
         try:
             yield self._connection

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import random
 import time
 from typing import Any, Callable, ContextManager, Iterator, NoReturn, Sequence, TypeVar
 
+from hydracache_sync.backoff import Backoff
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
     ConnectionLostError,
@@ -29,10 +29,9 @@ T = TypeVar("T")
 #: Ids or hashes in one statement: old SQLite takes 999 parameters.
 IDS_PER_STATEMENT = 500
 
-#: First and longest pause, in seconds, before an own transaction that found the
-#: database busy is run again. The first is about one commit.
-FIRST_PAUSE = 0.001
-LONGEST_PAUSE = 0.05
+#: Pauses before an own transaction that found the database busy is run again. The first
+#: is about one commit.
+BUSY_BACKOFF = Backoff(0.001, 0.05)
 
 #: Seconds that a call with a time limit has at least: of one that has none left it is
 #: still an answer that is wanted, and to ask takes a round trip, or several to connect.
@@ -217,7 +216,7 @@ class StatementRunner(InvalidationOutbox):
         else:
             duration_ms("timeout", timeout)
         deadline = time.monotonic() + timeout
-        longest = FIRST_PAUSE
+        failures = 0
         while True:
             try:
                 with self._translated():
@@ -228,8 +227,8 @@ class StatementRunner(InvalidationOutbox):
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise
-                time.sleep(min(remaining, random.uniform(longest / 2, longest)))
-                longest = min(longest * 2, LONGEST_PAUSE)
+                failures += 1
+                time.sleep(min(remaining, BUSY_BACKOFF.pause(failures)))
             except ConnectionLostError as exc:
                 until = self._until()
                 if until is not None and time.monotonic() >= until:

@@ -1,4 +1,4 @@
-"""How the threads of a pool are, as values for a health check or a page."""
+"""The state of a pool and its threads, as values for a health check or a page."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hydracache_sync.events import OutageBegan
 
 
 class ThreadState(enum.Enum):
-    """What a thread of a pool is at."""
+    """What a thread of a pool does."""
 
     #: Nothing is due.
     IDLE = "idle"
-    #: Carries a batch.
+    #: Applies a batch.
     WORKING = "working"
     #: The database or the cache of a namespace is away; rows wait, nothing is lost.
     WAITING = "waiting"
-    #: Has not come back for ``stuck_after`` seconds from an applier or the database.
+    #: Has not returned for ``stuck_after`` seconds from an applier or the database.
     STUCK = "stuck"
-    #: Has ended without being told to; is replaced within seconds.
+    #: Died; another thread replaces it within seconds.
     DEAD = "dead"
 
 
@@ -27,10 +27,10 @@ class ThreadState(enum.Enum):
 class ThreadHealth:
     """One thread.
 
-    :ivar seconds: how long it has been at that.
-    :ivar outbox: the outbox that it carries from, as text.
-    :ivar namespace: what it is working on, or stuck with, or whose cache is away.
-    :ivar error: what keeps it waiting, or what it died of.
+    :ivar seconds: how long it has been in that state.
+    :ivar outbox: the outbox whose rows it applies, as text.
+    :ivar namespace: whose rows it applies, or is stuck with, or whose cache is away.
+    :ivar error: why it waits, or what it died of.
     """
 
     name: str
@@ -47,7 +47,7 @@ class PoolHealth:
 
     :ivar running: started here and not stopped. False in a forked child until the pool
         is used there.
-    :ivar pid: the process that this was asked in.
+    :ivar pid: the process that was asked.
     :ivar outages: those that last now.
     :ivar replaced: threads that died or were stuck, and were replaced, since the start.
     """
@@ -60,6 +60,6 @@ class PoolHealth:
 
     @property
     def ok(self) -> bool:
-        """Whether rows are being carried, or would be if there were any."""
+        """Whether rows are applied, or would be if any were due."""
         fine = (ThreadState.IDLE, ThreadState.WORKING)
         return self.running and all(thread.state in fine for thread in self.threads)

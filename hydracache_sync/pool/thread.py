@@ -1,4 +1,4 @@
-"""A thread of a pool, whose end can be waited for while exceptions fly.
+"""A thread of a pool whose end can be waited for while exceptions are thrown in.
 
 An exception that is thrown into ``Thread.join`` makes Python before 3.13 take the
 thread for ended, and then the process ends in the midst of its batch. gunicorn's gevent
@@ -17,8 +17,8 @@ from hydracache_sync.outbox.connections import keep_apart
 class PoolThread:
     """A daemon that runs ``function``.
 
-    Has a ``threading.Thread`` and is none: gevent has another class in its place, which
-    may have come after this file was imported.
+    It holds a ``threading.Thread`` instead of being one: gevent replaces that class,
+    perhaps after this file was imported.
     """
 
     def __init__(self, function: Callable[[], None], name: str) -> None:
@@ -37,9 +37,11 @@ class PoolThread:
         return self._thread.is_alive()
 
     def has_ended(self, deadline: float) -> bool:
-        """Wait for its end until then, of ``time.monotonic()``; tell if it has ended.
+        """Wait for its end until ``deadline``; return whether it has ended.
 
         Called by the thread itself it does not wait.
+
+        :param deadline: moment of ``time.monotonic()``.
         """
         if self._thread is not threading.current_thread():
             if self._done.wait(max(0.0, deadline - time.monotonic())):

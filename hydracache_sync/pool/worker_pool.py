@@ -1,7 +1,7 @@
 """Start and stop of a pool, in whichever process it is used.
 
-What runs is kept by process id: threads do not outlive a fork, and neither
-``is_alive()`` nor a hook at the fork tells so on every server (uWSGI).
+The running threads are kept by process id: threads do not outlive a fork, and under
+uWSGI neither ``is_alive()`` nor an at-fork hook says so.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.events import Event, EventSubscriber
 from hydracache_sync.fork import ProcessLock, abandon_inherited
-from hydracache_sync.pool.crew import Crew
 from hydracache_sync.pool.health import PoolHealth
-from hydracache_sync.pool.keeper import Keeper
+from hydracache_sync.pool.maintenance import Maintenance
+from hydracache_sync.pool.thread_group import ThreadGroup
+from hydracache_sync.pool.timing import DEFAULT_TIMING, PoolTiming
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.subscribers import Subscribers
 from hydracache_sync.worker.wait import KEEP_PUBLISHED
@@ -30,8 +31,8 @@ from hydracache_sync.worker.worker import OutboxWorker
 
 logger = printable_logger(__name__)
 
-#: Seconds between two looks of an idle pool. A row of another process is found within
-#: that. Fifty looks a second take about one percent of a core, most of it for waking
+#: Seconds between two polls of an idle pool. A row of another process is found within
+#: that. Fifty polls a second take about one percent of a core, most of it for waking
 #: up at all, see docs/performance.md.
 POLL_INTERVAL = 0.02
 
@@ -42,35 +43,37 @@ PURGE_EVERY = 60.0
 #: Below the grace that servers give (30 s for gunicorn); a batch takes milliseconds.
 STOP_TIMEOUT = 5.0
 
-#: Every pool of this process, for its end.
+#: Every pool of this process; they are stopped at its exit.
 _pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
-#: Processes whose end is taken care of.
-_ends_of: set[int] = set()
+#: Processes that stop their pools at exit.
+_registered_in: set[int] = set()
 
 
 class WorkerPool:
-    """Carries rows in threads of this process until it is stopped.
+    """Applies rows in threads of this process until it is stopped.
 
     Each thread has connections of its own. Commits that an outbox object makes in this
-    process wake the pool; what is committed on a connection of yours after
-    ``enqueue_in`` is looked for in a short burst; what other processes commit is found
-    within ``poll_interval``. An outage of database or cache is waited out, however
-    long. One batch of each namespace that is due goes before a second one of any.
+    process wake the pool. After ``enqueue_in`` on a connection of yours the pool polls
+    often for a short while, to find the commit. Rows that other processes commit are
+    found within ``poll_interval``. The pool waits for the end of an outage of database
+    or cache, however long. Each namespace with due rows gets one batch before any gets
+    a second one.
 
     Threads are daemons and are stopped at the end of the process, with a deadline.
     In a forked child of a process that had started the pool nothing runs until the
     child calls :meth:`start` or :meth:`wake`, commits through the outbox or calls
     ``enqueue_in``: then the pool starts anew there.
 
-    :param workers: what to carry; at most one for each namespace of an outbox.
-    :param threads: for each outbox; 1 or more. More of them help where the cache is
-        slow or far away, or an applier of yours is.
-    :param poll_interval: seconds between two looks while idle, above 0.
+    :param workers: at most one for each namespace of an outbox.
+    :param threads: for each outbox; 1 or more. More of them help where the cache or
+        an applier of yours is slow.
+    :param poll_interval: seconds between two polls while idle, above 0.
     :param keep_published: seconds that published rows are kept; None keeps them for
         ever. Not below the age of receipts that are still waited for.
     :param purge_every: seconds between two purges, about, above 0.
-    :param stuck_after: seconds after which a thread that does not come back from an
+    :param stuck_after: seconds after which a thread that has not returned from an
         applier or the database counts as stuck; by default the longest claim TTL.
+    :param timing: durations that have a good default everywhere; for tests.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class WorkerPool:
         keep_published: float | None = KEEP_PUBLISHED,
         purge_every: float = PURGE_EVERY,
         stuck_after: float | None = None,
+        timing: PoolTiming = DEFAULT_TIMING,
     ) -> None:
         if not workers:
             raise ValueError("a pool needs at least one worker")
@@ -104,23 +108,24 @@ class WorkerPool:
                 raise ValueError(f"{name} must be at least 0.001, not {seconds}")
         if keep_published is not None:
             duration_ms("keep_published", keep_published)
-        self._groups = _by_outbox(workers)
+        self._workers = _by_outbox(workers)
         self._threads = threads
         self._poll_interval = poll_interval
         self._keep_published = keep_published
         self._purge_every = purge_every
         self._stuck_after = stuck_after
+        self._timing = timing
         self._lock = ProcessLock()
         self._run: _Run | None = None
         #: Stopped, and not ended within the time that stop() was given.
         self._ending: list[_Run] = []
         self._unsubscribe: list[Callable[[], None]] = []
         self._subscribers: Subscribers[Event] = Subscribers("in a pool")
-        #: Whether the workers tell the pool what they do; not while nobody asks.
-        self._listens = False
+        #: Whether the pool subscribes to its workers; not before it has a subscriber.
+        self._is_subscribed = False
 
     def __repr__(self) -> str:
-        namespaces = [each.namespace for group in self._groups for each in group]
+        namespaces = [each.namespace for workers in self._workers for each in workers]
         return f"<WorkerPool of {', '.join(namespaces)}>"
 
     def start(self) -> WorkerPool:
@@ -129,24 +134,24 @@ class WorkerPool:
         :raises ConfigurationError: uWSGI runs without threads: they would not run.
         :raises RuntimeError: the system gives no thread.
         """
-        self._require_threads()
+        _require_threads()
         with self._lock:
             if self._run is None or self._run.pid != os.getpid():
                 self._start()
         return self
 
     def _start(self) -> None:
-        """Start what runs in this process; the lock is held."""
-        # uWSGI has not told of its fork.
+        """Start the threads in this process; the caller holds the lock."""
+        # uWSGI forks without running Python's at-fork hooks.
         abandon_inherited()
         run = _Run(self)
         run.start()
         self._run = run
         self._ending = [each for each in self._ending if each.pid == run.pid]
-        _take_care_of_the_end(self)
+        _stop_at_exit(self)
         if not self._unsubscribe:  # else inherited from the parent
-            for place, group in enumerate(self._groups):
-                outbox = group[0].outbox
+            for place, workers in enumerate(self._workers):
+                outbox = workers[0].outbox
                 self._unsubscribe += [
                     outbox.subscribe(functools.partial(self._committed, place)),
                     outbox.subscribe_enqueued(functools.partial(self._enqueued, place)),
@@ -154,20 +159,20 @@ class WorkerPool:
         logger.info(
             "pool started in process %d: %d threads for %s",
             run.pid,
-            self._threads * len(self._groups),
+            self._threads * len(self._workers),
             self,
         )
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> bool:
         """Finish the batches in flight and end the threads.
 
-        What is claimed and was not handed to the applier yet is given back. The pool
-        can be started again.
+        Rows that are claimed and that the applier has not got yet are released. The
+        pool can be started again.
 
         :param timeout: seconds to wait; 0 only tells the threads to end.
-        :return: whether all threads have ended. If not, they end with their batch, or
-            their claims end; calling again waits on. Called by a thread of the pool, a
-            subscriber for instance, it does not wait for that one, and says False.
+        :return: whether all threads have ended. If not, they end after their batch, or
+            their claims end; call again to wait on. Called by a thread of the pool, in
+            a subscriber for instance, it does not wait for that one and returns False.
         """
         duration_ms("timeout", timeout)
         deadline = time.monotonic() + timeout
@@ -189,7 +194,7 @@ class WorkerPool:
         return not left
 
     def wake(self) -> None:
-        """Have the pool look for rows at once: you know that some were committed.
+        """Have the pool poll at once: you know that rows were committed.
 
         Starts the pool anew in a child of a process that had started it; otherwise it
         does nothing to a pool that was not started. For one outbox of several,
@@ -197,20 +202,20 @@ class WorkerPool:
         """
         run = self._running_here()
         if run is not None:
-            for crew in run.crews:
-                crew.wake()
+            for group in run.groups:
+                group.wake()
 
     def health(self) -> PoolHealth:
-        """Return how the threads are. Asks no database; for a health check."""
+        """Return the state of the threads. Asks no database; for a health check."""
         run = self._run
         if run is None or run.pid != os.getpid():
             return PoolHealth(False, os.getpid())
         return PoolHealth(
             True,
             run.pid,
-            tuple(each for crew in run.crews for each in crew.health()),
-            tuple(each for crew in run.crews for each in crew.outages()),
-            sum(crew.replaced for crew in run.crews),
+            tuple(each for group in run.groups for each in group.health()),
+            tuple(each for group in run.groups for each in group.outages()),
+            sum(group.replaced for group in run.groups),
         )
 
     def subscribe(self, callback: EventSubscriber) -> Callable[[], None]:
@@ -219,9 +224,9 @@ class WorkerPool:
         As :meth:`OutboxWorker.subscribe`.
         """
         with self._lock:
-            if not self._listens:
-                self._listens = True
-                for worker in (each for group in self._groups for each in group):
+            if not self._is_subscribed:
+                self._is_subscribed = True
+                for worker in itertools.chain.from_iterable(self._workers):
                     worker.subscribe(self._subscribers.tell)
         return self._subscribers.add(callback)
 
@@ -240,30 +245,30 @@ class WorkerPool:
 
     def _committed(self, place: int, namespaces: frozenset[str]) -> None:
         run = self._running_here()
-        if run is not None and not namespaces.isdisjoint(run.crews[place].namespaces):
-            run.crews[place].wake(namespaces)
+        if run is not None and not namespaces.isdisjoint(run.groups[place].namespaces):
+            run.groups[place].wake(namespaces)
 
     def _enqueued(self, place: int, namespaces: frozenset[str]) -> None:
         run = self._running_here()
-        if run is not None and not namespaces.isdisjoint(run.crews[place].namespaces):
-            run.crews[place].expect()
+        if run is not None and not namespaces.isdisjoint(run.groups[place].namespaces):
+            run.groups[place].poll_soon()
 
     def _running_here(self) -> _Run | None:
-        """What runs in this process; started anew if only the parent's was."""
+        """The threads of this process; started anew if only the parent had some."""
         run = self._run
         if run is None or run.pid == os.getpid():
             return run
         self.start()
         return self._run
 
-    def _require_threads(self) -> None:
-        uwsgi = sys.modules.get("uwsgi")
-        if uwsgi is not None and not getattr(uwsgi, "has_threads", 1):
-            raise ConfigurationError(
-                "uWSGI runs this app without threads, a pool would stand still between"
-                " requests: start uWSGI with --enable-threads, or run `hydracache"
-                " drain` by cron instead"
-            )
+def _require_threads() -> None:
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is not None and not getattr(uwsgi, "has_threads", 1):
+        raise ConfigurationError(
+            "uWSGI runs this app without threads, a pool would stand still between"
+            " requests: start uWSGI with --enable-threads, or run `hydracache drain` by"
+            " cron instead"
+        )
 
 
 class _Run:
@@ -272,70 +277,72 @@ class _Run:
     def __init__(self, pool: WorkerPool) -> None:
         self.pid = os.getpid()
         names = (f"hydracache-worker-{number}" for number in itertools.count(1))
-        self.crews = [
-            Crew(
-                group,
+        self.groups = [
+            ThreadGroup(
+                workers,
                 threads=pool._threads,
                 names=names,
                 poll_interval=pool._poll_interval,
                 stuck_after=pool._stuck_after,
-                tell=pool._subscribers.tell,
+                emit=pool._subscribers.tell,
+                timing=pool._timing,
             )
-            for group in pool._groups
+            for workers in pool._workers
         ]
-        self._keeper = Keeper(
-            self.crews,
+        self._maintenance = Maintenance(
+            self.groups,
             keep_published=pool._keep_published,
             purge_every=pool._purge_every,
-            tell=pool._subscribers.tell,
+            supervise_every=pool._timing.supervise_every,
+            emit=pool._subscribers.tell,
         )
 
     def start(self) -> None:
         try:
-            for crew in self.crews:
-                crew.start()
-            self._keeper.start()
+            for group in self.groups:
+                group.start()
+            self._maintenance.start()
         except RuntimeError:
             self.stop()
             raise
 
     def stop(self) -> None:
-        self._keeper.stop()
-        for crew in self.crews:
-            crew.stop()
+        self._maintenance.stop()
+        for group in self.groups:
+            group.stop()
 
     def ended(self, deadline: float) -> bool:
-        """Wait until the deadline for the end of all threads; tell if they have."""
-        threads = [thread for crew in self.crews for thread in crew.threads()]
-        threads.append(self._keeper.thread)
-        # Each is waited for, also after one that has not ended.
+        """Wait until the deadline for all threads to end; return whether they have."""
+        threads = [thread for group in self.groups for thread in group.threads()]
+        threads.append(self._maintenance.thread)
+        # A list: each is waited for, also after one that has not ended.
         return all([thread.has_ended(deadline) for thread in threads])
 
 
 def _by_outbox(workers: Iterable[OutboxWorker]) -> list[list[OutboxWorker]]:
-    groups: dict[int, list[OutboxWorker]] = {}
+    found: dict[int, list[OutboxWorker]] = {}
     for worker in workers:
-        group = groups.setdefault(id(worker.outbox), [])
-        if any(each.namespace == worker.namespace for each in group):
+        others = found.setdefault(id(worker.outbox), [])
+        if any(each.namespace == worker.namespace for each in others):
             raise ValueError(
                 f"two workers for namespace {worker.namespace!r} of one outbox: each"
                 " would apply only some of its rows; use threads= for more threads"
             )
-        group.append(worker)
-    return list(groups.values())
+        others.append(worker)
+    return list(found.values())
 
 
-# The end of the process
+# The exit of the process
 
 
-def _take_care_of_the_end(pool: WorkerPool) -> None:
+def _stop_at_exit(pool: WorkerPool) -> None:
     _pools.add(pool)
-    if os.getpid() in _ends_of:
+    if os.getpid() in _registered_in:
         return
-    if not _ends_of:
+    if not _registered_in:
         # A forked child that ends by sys.exit() has inherited it.
         atexit.register(_stop_all)
-    _ends_of.add(os.getpid())
+    _registered_in.add(os.getpid())
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         # A child of multiprocessing ends without atexit.
@@ -353,19 +360,19 @@ def _stop_all() -> None:
     for pool in pools:
         if not _ended(pool, deadline):
             logger.warning(
-                "%s did not end within %.0f s; what it had claimed is taken over when"
-                " the claims end",
+                "%s did not end within %.0f s; another worker takes over its rows when"
+                " their claims end",
                 pool,
                 STOP_TIMEOUT,
             )
 
 
 def _ended(pool: WorkerPool, deadline: float) -> bool:
-    """Wait for the threads of a pool that was told to end; tell whether they have."""
+    """Wait for the threads of a pool that was stopped; return whether they ended."""
     while True:
         try:
             return pool.stop(max(0.0, deadline - time.monotonic()))
         except SystemExit:
-            # Told twice to end what is ending: gunicorn's gevent worker, on SIGQUIT,
-            # throws it at whatever its main greenlet waits for 0.1 s later.
-            logger.debug("told again to exit while %s ends", pool)
+            # The process is exiting already. gunicorn's gevent worker, on SIGQUIT,
+            # throws SystemExit a second time, into what its main greenlet waits for.
+            logger.debug("SystemExit while %s ends, which waits on", pool)

@@ -16,7 +16,7 @@ import random
 import time
 from typing import Callable, Iterable, Mapping, Optional, Sequence, TypeVar
 
-from hydracache_sync.backoff import full_jitter
+from hydracache_sync.backoff import FULL_JITTER, Backoff
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
 from hydracache_sync.fork import ProcessLock
 
@@ -95,7 +95,7 @@ class CacheOutages:
     ) -> None:
         self._namespace = namespace
         self._logger = logger
-        self._backoff = backoff
+        self._backoff = Backoff(backoff, MAX_OUTAGE_BACKOFF, FULL_JITTER)
         self._clock = clock
         self._lock = ProcessLock()
         self._outages: dict[NodeName, _Outage] = {}
@@ -275,9 +275,8 @@ class CacheOutages:
                 # Another thread of the worker has just seen its end.
                 return 0.0
             if alone:
-                return full_jitter(self._backoff, MAX_OUTAGE_BACKOFF, outage.batches)
-            doublings = min(outage.batches - 1, 30)
-            longest = min(MAX_OUTAGE_BACKOFF, self._backoff * 2.0**doublings)
+                return self._backoff.pause(outage.batches)
+            longest = self._backoff.bound(outage.batches)
             longest = outage.window(rows, max(longest, LEAST_WAIT), self._clock())
         return random.uniform(longest / 2, longest)
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Callable, Iterator, Mapping, Sequence
 
-from hydracache_sync.backoff import full_jitter
+from hydracache_sync.backoff import FULL_JITTER, Backoff
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
     ApplyPermanent,
@@ -624,7 +624,8 @@ class OutboxWorker:
                 report += PublishReport(released=done, lost=lost)
                 events.append(Released(self.namespace, released, lost, None, 0.0))
             for (error, tries), rows in failed.items():
-                wait = full_jitter(self.backoff, self.max_backoff, tries)
+                backoff = Backoff(self.backoff, self.max_backoff, FULL_JITTER)
+                wait = backoff.pause(tries)
                 done = self.outbox.mark_failed(rows, error, backoff=wait, dead=False)
                 lost = len(rows) - done
                 report += PublishReport(retried=done, lost=lost)

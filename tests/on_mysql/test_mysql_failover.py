@@ -38,7 +38,7 @@ from hydracache_sync import (
 from hydracache_sync.cli import ExitCode
 from hydracache_sync.outbox import mysql_connection
 from hydracache_sync.outbox.connections import keep_apart
-from hydracache_sync.pool import crew
+from hydracache_sync.pool.timing import PoolTiming
 from outbox_contract import SHOP, batch_of, in_threads, keys_of
 from pool_processes import eventually
 from servers import SQLServer
@@ -229,12 +229,9 @@ def test_what_one_thread_has_met_is_known_to_those_of_a_pool(primary, outbox):
     assert seen == [(primary.old.server.port, primary.new.server.port)] * 2
 
 
-# Who only looks
+# Idle pools
 
-
-@pytest.fixture
-def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "CHECK_WRITABLE", 0.1)
+CHECKS_OFTEN = PoolTiming(check_writable_every=0.1)
 
 
 @pytest.fixture
@@ -243,8 +240,16 @@ def applier() -> RecordingApplier:
 
 
 @pytest.fixture
-def pool(outbox: MySQLOutbox, applier: RecordingApplier) -> Iterator[WorkerPool]:
-    with WorkerPool(OutboxWorker(outbox, applier), threads=2) as pool:
+def timing() -> PoolTiming:
+    return PoolTiming()
+
+
+@pytest.fixture
+def pool(
+    outbox: MySQLOutbox, applier: RecordingApplier, timing: PoolTiming
+) -> Iterator[WorkerPool]:
+    worker = OutboxWorker(outbox, applier)
+    with WorkerPool(worker, threads=2, timing=timing) as pool:
         eventually(lambda: pool.health().ok)
         yield pool
 
@@ -259,7 +264,8 @@ def is_carried_on(database: Database) -> None:
         eventually(lambda: outbox.status(SHOP).pending == 0)
 
 
-def test_idle_pool_goes_to_where_the_name_leads_now(looks_often, primary, pool):
+@pytest.mark.parametrize("timing", [CHECKS_OFTEN])
+def test_idle_pool_goes_to_where_the_name_leads_now(primary, pool):
     primary.fail_over()
     write_on(primary.new, "a")
 
@@ -269,8 +275,9 @@ def test_idle_pool_goes_to_where_the_name_leads_now(looks_often, primary, pool):
     assert pool.health().outages == ()
 
 
+@pytest.mark.parametrize("timing", [CHECKS_OFTEN])
 def test_idle_pool_at_a_server_that_takes_no_writes_is_not_well(
-    looks_often, primary, pool, caplog
+    primary, pool, caplog
 ):
     caplog.set_level(logging.INFO, "hydracache_sync")
     primary.old.sql("set global read_only = 1")

@@ -11,7 +11,7 @@ from tracebacks import tracebacks_of_ours
 from web_server import GRACE, WebServer, eventually
 
 #: Two threads of a pool: one carries, one looks after it.
-POOL_THREADS = ["hydracache-keeper", "hydracache-worker-1"]
+POOL_THREADS = ["hydracache-maintenance", "hydracache-worker-1"]
 
 
 def check_pools_before_traffic(

@@ -1,0 +1,115 @@
+"""An outage: it begins, what failed answers again, it calms, it ends.
+
+Something that comes and goes is one outage. So an outage has ended only when its
+subject has answered for a while and has not failed meanwhile. The same rule holds for
+the reads of a cache, the nodes of a worker's cache and the database of a pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Callable
+
+#: Seconds of answers that end the outage of a cache's reads, writes or loads. With several
+#: nodes, calls that need a failing one and calls that do not alternate.
+CALM = 5.0
+
+
+class Outage:
+    """When one thing began to fail, and since when it answers again.
+
+    Takes no lock. Where two threads must not both begin or end it, the caller holds one.
+
+    :param calm: seconds without a failure after the first answer that end the outage.
+    :param clock: seconds that never go back.
+
+    :ivar active: it has begun and has not ended.
+    """
+
+    __slots__ = ("active", "_calm", "_clock", "_began_at", "_answered_at")
+
+    def __init__(
+        self, calm: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.active = False
+        self._calm = calm
+        self._clock = clock
+        self._began_at = 0.0
+        self._answered_at: float | None = None
+
+    @property
+    def failing(self) -> bool:
+        """Whether nothing was answered since the last failure."""
+        return self.active and self._answered_at is None
+
+    def failed(self, since: float | None = None) -> bool:
+        """Note a failure; return whether an outage begins with it.
+
+        :param since: when the call began that failed, if it is known: it counts as the
+            beginning of the outage.
+        """
+        self._answered_at = None
+        if self.active:
+            return False
+        self.active = True
+        self._began_at = self._clock() if since is None else since
+        return True
+
+    def answered(self) -> bool:
+        """Note an answer; return whether it is the first since a failure."""
+        if not self.failing:
+            return False
+        self._answered_at = self._clock()
+        return True
+
+    def end(self) -> float | None:
+        """End the outage if it is calm; return the seconds from failure to answer.
+
+        None if there is none, or if it has not been calm for long enough.
+        """
+        answered_at = self._answered_at
+        if not self.active or answered_at is None:
+            return None
+        if self._clock() - answered_at < self._calm:
+            return None
+        self.active = False
+        self._answered_at = None
+        return answered_at - self._began_at
+
+
+class LoggedOutage:
+    """An outage that logs its beginning and its end. Safe for threads.
+
+    Two threads may both log the same change.
+
+    :param logger: gets a WARNING when it begins and an INFO when it ends.
+    :param what: begins both lines, as in "reading the cache of namespace shop".
+    :param clock: seconds that never go back; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        what: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outage = Outage(CALM, clock=clock)
+        self._logger = logger
+        self._what = what
+
+    @property
+    def active(self) -> bool:
+        return self._outage.active
+
+    def begin(self, error: BaseException) -> None:
+        """Note a failure."""
+        if self._outage.failed():
+            self._logger.warning("%s fails: %s", self._what, error)
+
+    def end(self) -> None:
+        """Note a success; it ends the outage if it is calm."""
+        self._outage.answered()
+        if self._outage.end() is not None:
+            self._logger.info("%s works again", self._what)

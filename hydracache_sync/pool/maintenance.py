@@ -1,0 +1,164 @@
+"""The maintenance of a pool, in a thread beside those that apply rows.
+
+It supervises their threads and deletes rows that were published long ago. It has its
+own thread, so that a pool under load purges too, and a purge delays no row.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import traceback
+from collections import deque
+from typing import Callable, Sequence
+
+from hydracache_sync.errors import OutboxError
+from hydracache_sync.events import Event, Purged
+from hydracache_sync.pool.thread import PoolThread
+from hydracache_sync.pool.thread_group import ThreadGroup
+from hydracache_sync.pool.timing import DEFAULT_TIMING
+from hydracache_sync.printable import printable_logger
+
+logger = printable_logger(__name__)
+
+#: Rows that one statement deletes. On SQLite, which has one writer at a time, producers
+#: wait for it: a few milliseconds.
+PURGE_BATCH = 500
+
+#: A purge pauses this many times as long as its statement took, and at least so many
+#: seconds: others can write for two thirds of the time or more.
+PURGE_PAUSE = 2.0
+SHORTEST_PURGE_PAUSE = 0.005
+
+
+class Maintenance:
+    """Supervises the threads of ``groups`` and purges, until it is stopped.
+
+    :param keep_published: seconds; None purges nothing.
+    :param purge_every: about the seconds between two purges.
+    :param supervise_every: seconds between two checks of the threads.
+    :param emit: called with each event.
+    :param clock: seconds that never go back; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ThreadGroup],
+        *,
+        keep_published: float | None,
+        purge_every: float,
+        emit: Callable[[Event], None],
+        supervise_every: float = DEFAULT_TIMING.supervise_every,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._groups = groups
+        self._keep_published = keep_published
+        self._purge_every = purge_every
+        self._supervise_every = supervise_every
+        self._emit = emit
+        self._clock = clock
+        self._stop = threading.Event()
+        self.thread = PoolThread(self._run, "hydracache-maintenance")
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._maintain()
+            except BaseException as exc:
+                # User code has raised what is no Exception: a subscriber to the event
+                # of a purge, for instance. Nothing supervises this thread, so it goes
+                # on, also if the log raised: a filter may require a web request. It
+                # claims no row, and the purge only deletes published ones.
+                try:
+                    logger.critical("the pool's maintenance restarts", exc_info=exc)
+                except Exception:
+                    traceback.print_exc()
+                self._stop.wait(self._supervise_every)
+
+    def _maintain(self) -> None:
+        # Processes that were started together must not purge together.
+        next_purge = self._clock() + random.uniform(0.0, self._purge_every)
+        next_check = self._clock() + self._supervise_every
+        purges: deque[Purge] = deque()
+        pause = 0.0
+        while not self._stop.wait(pause):
+            now = self._clock()
+            if now >= next_check:
+                next_check = now + self._supervise_every
+                self._supervise()
+            due = self._keep_published is not None and now >= next_purge
+            if due and not purges:
+                next_purge = now + self._purge_every * random.uniform(0.9, 1.1)
+                purges = deque(
+                    Purge(group, namespace, now)
+                    for group in self._groups
+                    for namespace in sorted(group.namespaces)
+                )
+            pause = max(0.0, next_check - self._clock())
+            if purges:
+                pause = min(pause, self.purge_batch(purges))
+
+    def _supervise(self) -> None:
+        for group in self._groups:
+            try:
+                group.supervise()
+                group.outbox.close_idle()
+            except Exception:
+                # The system gives no thread, perhaps: tried again at the next check.
+                # The rows of a thread that died are due again when their claims end.
+                logger.exception("a thread of the pool could not be replaced")
+
+    def purge_batch(self, purges: deque[Purge]) -> float:
+        """Delete a few rows for the first of ``purges``; return the seconds to pause.
+
+        It is put at the end if there is more to delete.
+        """
+        assert self._keep_published is not None
+        purge = purges.popleft()
+        started = self._clock()
+        try:
+            deleted = purge.group.outbox.purge_published(
+                purge.namespace, older_than=self._keep_published, limit=PURGE_BATCH
+            )
+        except Exception as exc:
+            # What is left is purged the next time. An outage is logged already.
+            if purge.group.outage.current is None:
+                logger.warning(
+                    "old rows of namespace %s were not purged: %s",
+                    purge.namespace,
+                    exc,
+                    exc_info=None if isinstance(exc, OutboxError) else exc,
+                )
+            return SHORTEST_PURGE_PAUSE
+        purge.rows += deleted
+        purge.quickest = min(purge.quickest, self._clock() - started)
+        if deleted >= PURGE_BATCH:
+            purges.append(purge)
+        elif purge.rows:
+            seconds = self._clock() - purge.started
+            logger.debug("purged %d rows of namespace %s", purge.rows, purge.namespace)
+            self._emit(Purged(purge.namespace, purge.rows, seconds))
+        return max(SHORTEST_PURGE_PAUSE, PURGE_PAUSE * purge.quickest)
+
+
+class Purge:
+    """How far the purge of one namespace has come.
+
+    :ivar quickest: seconds that the quickest statement took. The others did as much work
+        and waited for writers, under load for most of their time; to pause for that as
+        well would let the table grow.
+    """
+
+    def __init__(self, group: ThreadGroup, namespace: str, started: float) -> None:
+        self.group = group
+        self.namespace = namespace
+        self.rows = 0
+        self.quickest = float("inf")
+        self.started = started
