@@ -23,8 +23,8 @@ from hydracache_sync import (
     TaggedCache,
     collection_tag,
     entity_tag,
+    outage,
 )
-from hydracache_sync import outage
 from hydracache_sync.cache import CacheStore
 from servers import Memcached
 

@@ -13,11 +13,10 @@ from typing import Any, Iterator, Sequence
 import pytest
 
 from faulty_memcached import FaultyMemcached, Mode
-from hydracache_sync import MemcachedStore, MemoryStore, TaggedCache
-from hydracache_sync import outage
+from hydracache_sync import MemcachedStore, MemoryStore, TaggedCache, outage
 from hydracache_sync.cache import Address, Failures, Write
-from hydracache_sync.outage import CALM, LoggedOutage
 from hydracache_sync.errors import ApplyUnavailable
+from hydracache_sync.outage import CALM, LoggedOutage
 from servers import Memcached
 
 TAGS = ("users", "user:42")

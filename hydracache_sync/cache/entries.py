@@ -123,8 +123,12 @@ class Entries:
         self._count_hit = self.tallies.hits.add
         self._count_miss = self.tallies.misses.add
         self.namespace = namespace = keyspace.namespace
-        self._reading = LoggedOutage(logger, f"reading the cache of namespace {namespace}")
-        self._writing = LoggedOutage(logger, f"writing the cache of namespace {namespace}")
+        self._reading = LoggedOutage(
+            logger, f"reading the cache of namespace {namespace}"
+        )
+        self._writing = LoggedOutage(
+            logger, f"writing the cache of namespace {namespace}"
+        )
 
     # Reading
 

@@ -261,6 +261,7 @@ class WorkerPool:
         self.start()
         return self._run
 
+
 def _require_threads() -> None:
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is not None and not getattr(uwsgi, "has_threads", 1):

@@ -276,9 +276,7 @@ def test_idle_pool_goes_to_where_the_name_leads_now(primary, pool):
 
 
 @pytest.mark.parametrize("timing", [CHECKS_OFTEN])
-def test_idle_pool_at_a_server_that_takes_no_writes_is_not_well(
-    primary, pool, caplog
-):
+def test_idle_pool_at_a_server_that_takes_no_writes_is_not_well(primary, pool, caplog):
     caplog.set_level(logging.INFO, "hydracache_sync")
     primary.old.sql("set global read_only = 1")
 
