@@ -1,7 +1,7 @@
 """The threads that run the workers of one outbox, in one process.
 
-Each outbox has its own group, so that a database that hangs delays the rows of no other.
-A group is made, started and stopped once; after a fork the child makes another.
+Each outbox has its own group, so that a database that hangs delays no other's rows. A
+group is made, started and stopped once; after a fork the child makes another.
 """
 
 from __future__ import annotations

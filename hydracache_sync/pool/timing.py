@@ -1,4 +1,4 @@
-"""How long a pool pauses, and after how long it decides: for tests, and rarely others."""
+"""How long a pool pauses, and after how long it decides. For tests, mostly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class PoolTiming:
     :ivar check_writable_every: about the time between two checks whether the database
         takes writes. A failover that leaves a pool at a former primary is noticed then.
     :ivar namespace_backoff: how long a namespace of which no row could be applied is
-        left alone. While its cache is away each batch would only be claimed and released.
+        left alone. In an outage of its cache each batch would only be claimed and
+        released.
     :ivar database_backoff: pauses between polls of a database that fails. Short, so that
         rows are applied within seconds of its return.
     :ivar database_calm: time that a database must have answered for until its outage is
