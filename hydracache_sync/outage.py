@@ -11,15 +11,15 @@ import logging
 import time
 from typing import Callable
 
-#: Seconds of answers that end the outage of a cache's reads, writes or loads. With several
-#: nodes, calls that need a failing one and calls that do not alternate.
+#: Seconds of answers that end the outage of a cache's reads, writes or loads. Calls that
+#: need a failing node alternate with calls that do not.
 CALM = 5.0
 
 
 class Outage:
     """When one thing began to fail, and since when it answers again.
 
-    Takes no lock. Where two threads must not both begin or end it, the caller holds one.
+    Takes no lock. The caller holds one where two threads must not both begin it.
 
     :param calm: seconds without a failure after the first answer that end the outage.
     :param clock: seconds that never go back.

@@ -151,9 +151,9 @@ class Maintenance:
 class Purge:
     """How far the purge of one namespace has come.
 
-    :ivar quickest: seconds that the quickest statement took. The others did as much work
-        and waited for writers, under load for most of their time; to pause for that as
-        well would let the table grow.
+    :ivar quickest: seconds that the quickest statement took. The others did as much
+        work and waited for writers, under load for most of their time; to pause for
+        that as well would let the table grow.
     """
 
     def __init__(self, group: ThreadGroup, namespace: str, started: float) -> None:

@@ -1,8 +1,8 @@
 """Which thread polls for due rows, and when: a leader and its followers.
 
 Of the threads of one outbox one polls, the leader, so that a pool costs the database
-the same however many threads it has. When a poll finds due rows, the leader releases its
-role and applies them. Knows no outbox: how to poll is the caller's.
+the same however many threads it has. When a poll finds due rows, the leader releases
+its role and applies them. Knows no outbox: how to poll is the caller's.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ class PoolTiming:
     :ivar namespace_backoff: how long a namespace of which no row could be applied is
         left alone. In an outage of its cache each batch would only be claimed and
         released.
-    :ivar database_backoff: pauses between polls of a database that fails. Short, so that
-        rows are applied within seconds of its return.
+    :ivar database_backoff: pauses between polls of a database that fails. Short, so
+        that rows are applied within seconds of its return.
     :ivar database_calm: time that a database must have answered for until its outage is
         over: one that flaps is one outage and two log lines, not hundreds.
     """
