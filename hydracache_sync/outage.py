@@ -11,8 +11,8 @@ import logging
 import time
 from typing import Callable
 
-#: Seconds of answers that end the outage of a cache's reads, writes or loads. Calls that
-#: need a failing node alternate with calls that do not.
+#: Seconds of answers that end the outage of a cache's reads, writes or loads. Calls
+#: that need a failing node alternate with calls that do not.
 CALM = 5.0
 
 
