@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Iterator
 
@@ -15,52 +12,20 @@ import pytest
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyUnavailable
 from hydracache_sync.memcached import MemcachedStore
-from servers import Memcached
+from tls_memcached import TLSMemcached, self_signed
 
 SPACE = Keyspace("1", "store")
 ONE, TWO, THREE = [SPACE.entry(name) for name in ("one", "two", "three")]
 
 
-class TLSMemcached(Memcached):
-    """Asked for its process id over TLS: it speaks nothing else."""
-
-    def _answering_pid(self) -> int | None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 5) as plain:
-                with context.wrap_socket(plain) as connection:
-                    connection.sendall(b"stats\r\n")
-                    text = connection.recv(65536)
-        except OSError:
-            return None
-        return int(text.partition(b"STAT pid ")[2].split()[0])
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificate and key for 127.0.0.1, in one file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed: apt-get install openssl")
-    directory = tmp_path_factory.mktemp("tls")
-    key, certificate = directory / "key", directory / "certificate"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        + ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True,
-        capture_output=True,
-    )
-    with certificate.open("a") as both:
-        both.write(key.read_text())
-    return certificate
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
 def server(certificate: Path) -> Iterator[TLSMemcached]:
-    options = ["-o", f"ssl_chain_cert={certificate}", "-o", f"ssl_key={certificate}"]
-    with TLSMemcached(arguments=["-Z", *options]) as server:
+    with TLSMemcached(certificate) as server:
         yield server
 
 
@@ -81,10 +46,9 @@ def test_values_large_and_small_go_over_tls(store: MemcachedStore) -> None:
 
 
 def test_several_nodes_speak_tls(server: TLSMemcached, certificate: Path) -> None:
-    options = ["-o", f"ssl_chain_cert={certificate}", "-o", f"ssl_key={certificate}"]
     context = ssl.create_default_context(cafile=str(certificate))
     addresses = [SPACE.entry(str(number)) for number in range(30)]
-    with TLSMemcached(arguments=["-Z", *options]) as other:
+    with TLSMemcached(certificate) as other:
         store = MemcachedStore(
             [server.address, other.address], tls_context=context, connect_timeout=10
         )

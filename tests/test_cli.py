@@ -275,7 +275,8 @@ def test_every_setting_reaches_the_worker_and_its_store(
 
     taken = {name: value for keywords in given for name, value in keywords.items()}
     weights = {str(shop.settings["memcached"]): 2.0}
-    assert taken == {**values, "escalate": False, "weights": weights}
+    more = {"escalate": False, "weights": weights, "tls_context": None}
+    assert taken == {**values, **more}
 
 
 def test_every_setting_of_a_pool_has_the_pools_own_default() -> None:
@@ -303,7 +304,9 @@ def test_the_table_of_settings_is_complete() -> None:
     ids=lambda setting: setting.name,
 )
 def test_every_default_is_what_its_setting_reads(setting: settings.Setting) -> None:
-    text = "yes" if setting.default is True else str(setting.default)
+    text = str(setting.default)
+    if isinstance(setting.default, bool):
+        text = "yes" if setting.default else "no"
 
     assert setting.parse(text) == setting.default
 
@@ -325,8 +328,8 @@ def test_the_docs_list_every_setting_and_every_exit_code() -> None:
 def _in_the_table(default: object) -> str:
     if default is None:
         return ""
-    if default is True:
-        return "yes"
+    if isinstance(default, bool):
+        return "yes" if default else "no"
     if isinstance(default, (int, float)):
         return f"{default:g}"
     return f"`{default}`" if len(str(default)) > 1 else str(default)

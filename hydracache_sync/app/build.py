@@ -7,10 +7,11 @@ here too, and named as the caller's user knows them: by option or by variable.
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Iterator, Protocol, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from hydracache_sync.app import app_settings, settings
-from hydracache_sync.app.setting import Setting
+from hydracache_sync.app.memcached_tls import OF_TLS, tls_context, tls_contradictions
+from hydracache_sync.app.setting import Setting, SettingValues
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.memcached.store import MemcachedStore
@@ -26,6 +27,7 @@ OF_OUTBOX = (settings.OUTBOX, settings.TABLE, settings.BUSY_TIMEOUT)
 #: What :func:`store` reads.
 OF_STORE = (
     settings.MEMCACHED,
+    *OF_TLS,
     settings.RING,
     settings.WEIGHTS,
     settings.CONNECT_TIMEOUT,
@@ -54,12 +56,6 @@ OF_WORKER = (
 OF_POOL = (settings.POLL_INTERVAL, settings.KEEP_PUBLISHED, settings.PURGE_EVERY)
 
 
-class SettingValues(Protocol):
-    """Values of settings, parsed, defaults filled in: a dict, or an app's config."""
-
-    def __getitem__(self, setting: Setting, /) -> Any: ...
-
-
 def contradictions(
     values: SettingValues, name: Callable[[Setting], str]
 ) -> Iterator[str]:
@@ -68,12 +64,19 @@ def contradictions(
     :param values: those of OF_STORE, OF_PREVIOUS and OF_WORKER.
     :param name: returns what a setting is called where it was set.
     """
+    yield from store_contradictions(values, name)
     first, longest = values[settings.BACKOFF], values[settings.MAX_BACKOFF]
     if first > longest:
         yield (
             f"{name(settings.MAX_BACKOFF)} {longest:g} is below"
             f" {name(settings.BACKOFF)} {first:g}"
         )
+
+
+def store_contradictions(
+    values: SettingValues, name: Callable[[Setting], str]
+) -> Iterator[str]:
+    """As :func:`contradictions`, of what stores are made of."""
     given = [each for each in OF_PREVIOUS if values[each] is not None]
     together = (settings.PREVIOUS_MEMCACHED, settings.PREVIOUS_RING)
     if given and not set(together) <= set(given):
@@ -84,6 +87,7 @@ def contradictions(
             f" {values[settings.RING]!r} names both server lists, and the ring id must"
             " be new at every change"
         )
+    yield from tls_contradictions(values, name)
 
 
 def outbox(values: SettingValues, **changed: Any) -> InvalidationOutbox:
@@ -126,6 +130,7 @@ def _store_on(
         weights=values[weights],
         connect_timeout=values[settings.CONNECT_TIMEOUT],
         timeout=values[settings.TIMEOUT],
+        tls_context=tls_context(values),
     )
 
 

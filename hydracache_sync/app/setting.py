@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
 from hydracache_sync.durations import MAX_SECONDS as LONGEST
 from hydracache_sync.memcached.server_list import (
@@ -54,12 +54,25 @@ class Setting:
         return PREFIX + self.name.upper()
 
 
+class SettingValues(Protocol):
+    """Values of settings, parsed, defaults filled in: a dict, or an app's config."""
+
+    def __getitem__(self, setting: Setting, /) -> Any: ...
+
+
 # What the texts look like
 
 
 def outbox_url(text: str) -> str:
     """Check that an outbox can be made of the text."""
     open_outbox(text)
+    return text
+
+
+def file_path(text: str) -> str:
+    """Take the path of a file; whether it can be read is seen when it is needed."""
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is no path of a file")
     return text
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hydracache_sync.app.setting import (
     Setting,
     count,
+    file_path,
     outbox_url,
     seconds,
     seconds_or_forever,
@@ -73,6 +74,33 @@ MEMCACHED = Setting(
     "SERVERS",
     "host:port, [v6]:port or the path of a unix socket; several separated by commas.",
     servers,
+)
+MEMCACHED_TLS = Setting(
+    "memcached_tls",
+    "YES|NO",
+    "Speak TLS to memcached. The server must prove by its certificate that it is the"
+    " host that it is named by.",
+    switch,
+    default=False,
+)
+MEMCACHED_TLS_CA = Setting(
+    "memcached_tls_ca",
+    "PATH",
+    "Certificates of the CAs that may vouch for a memcached, PEM. Default: the"
+    " system's.",
+    file_path,
+)
+MEMCACHED_TLS_CERT = Setting(
+    "memcached_tls_cert",
+    "PATH",
+    "Certificate to show to memcached, PEM.",
+    file_path,
+)
+MEMCACHED_TLS_KEY = Setting(
+    "memcached_tls_key",
+    "PATH",
+    "Its key, PEM, without a passphrase; the file may be the certificate's.",
+    file_path,
 )
 RING = Setting(
     "ring",
@@ -233,6 +261,10 @@ SETTINGS = (
     BUSY_TIMEOUT,
     NAMESPACE,
     MEMCACHED,
+    MEMCACHED_TLS,
+    MEMCACHED_TLS_CA,
+    MEMCACHED_TLS_CERT,
+    MEMCACHED_TLS_KEY,
     RING,
     WEIGHTS,
     PREVIOUS_MEMCACHED,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Collection, Iterator, Mapping, Sequence
 
+from hydracache_sync.app.settings import MEMCACHED_TLS_CA as _CA
+from hydracache_sync.app.settings import MEMCACHED_TLS_CERT as _CERT
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.tokens import COLD, LIVE, is_live
 from hydracache_sync.cli.exit_codes import ExitCode
@@ -56,7 +59,7 @@ def examine_nodes(
             told = f"memcached {version}, which does not tell its stats"
             yield _incomplete(name, told)
         else:
-            yield from _node(name, version, facts, chosen)
+            yield from _node(name, version, facts, chosen, over_tls=store.over_tls)
             yield from _one_process(name, several[name])
     for namespace in namespaces:
         yield from _tokens(store, namespace, away, namespace in strict)
@@ -69,6 +72,12 @@ def _away(name: str, error: ApplyUnavailable) -> Finding:
             "it is there, so see what it says: it must speak the text protocol, want no"
             " login (its options -Y and -S), and take what it is sent"
         )
+    elif _is_of_tls(error):
+        mend = (
+            f"its certificate must name this host and be of {_CA.variable}, or of the"
+            f" system's; see what it wants of a client ({_CERT.variable}), and whether"
+            " it speaks TLS at all"
+        )
     return problem(
         f"node {name}",
         str(error),
@@ -76,6 +85,18 @@ def _away(name: str, error: ApplyUnavailable) -> Finding:
         " the server list and the ring id",
         ExitCode.CACHE_AWAY,
     )
+
+
+def _is_of_tls(error: BaseException) -> bool:
+    """Whether the node was reached, and TLS failed."""
+    # Where it was never loaded no TLS was spoken.
+    ssl = sys.modules.get("ssl")
+    cause: BaseException | None = error
+    while ssl is not None and cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _incomplete(name: str, text: str) -> Finding:
@@ -97,16 +118,22 @@ def _is_read(store: MemcachedStore, name: str) -> bool:
 
 
 def _node(
-    name: str, version: str, stats: Mapping[str, str], options: Mapping[str, str]
+    name: str,
+    version: str,
+    stats: Mapping[str, str],
+    options: Mapping[str, str],
+    *,
+    over_tls: bool,
 ) -> Iterator[Finding]:
     check = f"node {name}"
     uptime, used = _number(stats, "uptime"), _number(stats, "bytes")
     limit = _number(stats, "limit_maxbytes")
     item = _number(options, "item_size_max")
+    encrypted = " over TLS" if over_tls else ""
     yield ok(
         check,
-        f"memcached {version}, up {duration(uptime)}, {used >> 20} of {limit >> 20} MB,"
-        f" items up to {item >> 10} KB",
+        f"memcached {version}{encrypted}, up {duration(uptime)}, {used >> 20} of"
+        f" {limit >> 20} MB, items up to {item >> 10} KB",
     )
     if options.get("cas_enabled") == "no":
         yield problem(

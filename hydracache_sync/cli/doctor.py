@@ -45,7 +45,7 @@ from hydracache_sync.printable import printable
 )
 @with_outbox
 @setting_option(settings.NAMESPACE)
-@with_settings(*build.OF_STORE)
+@with_settings(*build.OF_STORE, *build.OF_PREVIOUS)
 @setting_option(settings.STRICT)
 @click.option(
     "--role",
@@ -74,13 +74,16 @@ def doctor(
     outbox has is looked at.
     """
     names = list(dict.fromkeys(namespace))
+    for text in build.store_contradictions(values, lambda setting: setting.option):
+        raise click.UsageError(text)
     found: list[Finding] = []
     with contextlib.ExitStack() as stack:
-        store = build.store(values)
-        assert store is None or isinstance(store, MemcachedStore)  # made of text
-        if store is not None:
-            stack.callback(store.close)
-        for finding in _examine(outbox, store, names, strict, role):
+        stores = [build.store(values), *build.previous_stores(values)]
+        # Made of text: no objects of an app.
+        nodes = [each for each in stores if isinstance(each, MemcachedStore)]
+        for each in nodes:
+            stack.callback(each.close)
+        for finding in _examine(outbox, nodes, names, strict, role):
             finding = finding._replace(text=without_passwords(finding.text))
             found.append(finding)
             # One by one: something that hangs shows what was found before.
@@ -104,7 +107,7 @@ def doctor(
 
 def _examine(
     outbox: InvalidationOutbox,
-    store: MemcachedStore | None,
+    stores: Sequence[MemcachedStore],
     namespaces: Sequence[str],
     strict: Sequence[str],
     role: str,
@@ -121,10 +124,17 @@ def _examine(
                 "name it by --namespace too: workers and drains refuse to start",
             )
     yield from examine_outbox(outbox, namespaces, role)
-    if store is None:
+    if not stores:
         yield ok("nodes", "not asked: --memcached names none")
-    else:
-        yield from examine_nodes(store, namespaces, strict)
+        return
+    current, *previous = stores
+    yield from examine_nodes(current, namespaces, strict)
+    # While somebody reads by the list before, rows wait for its nodes, too.
+    seen = set(current.ping())
+    for store in previous:
+        for finding in examine_nodes(store, (), ()):
+            if finding.check.partition(" ")[2] not in seen:
+                yield finding
 
 
 def _python() -> str:

@@ -104,7 +104,9 @@ def setting_option(setting: Setting, *, required: bool = False) -> Callable[[F],
     if setting.default is not None:
         # A default of None would count as a value: nothing would be missing.
         more["default"] = setting.default
-        more["show_default"] = "yes" if setting.default is True else True
+        more["show_default"] = True
+        if isinstance(setting.default, bool):
+            more["show_default"] = "yes" if setting.default else "no"
     return click.option(
         setting.option,
         setting.name,
@@ -255,12 +257,7 @@ def with_outbox(command: F) -> F:
 
 
 #: What is made into workers, in the order of the help.
-_OF_WORKERS = (
-    *build.OF_STORE[:3],
-    *build.OF_PREVIOUS,
-    *build.OF_STORE[3:],
-    *build.OF_WORKER,
-)
+_OF_WORKERS = (*build.OF_STORE, *build.OF_PREVIOUS, *build.OF_WORKER)
 
 
 def with_workers(command: F) -> F:

@@ -139,6 +139,8 @@ class MemcachedStore(CacheStore):
         )
         if retry_after != 0:
             retry_after = _seconds("retry_after", retry_after)
+        #: Whether the nodes are spoken to over TLS.
+        self.over_tls = tls_context is not None
         self._timeout = limits.timeout
         self._max_value = max_value
         self.patience = limits.call_timeout
