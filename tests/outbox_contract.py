@@ -44,7 +44,7 @@ from hydracache_sync.outbox import (
     Pause,
     PendingPhase,
 )
-from hydracache_sync.outbox.row import ABANDONED, ENQUEUED_AGAIN, TRIED_ALONE
+from hydracache_sync.outbox.row import ABANDONED, ENQUEUED_AGAIN, kept_node
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 
 T = TypeVar("T")
@@ -1009,14 +1009,14 @@ class ClaimContract(OutboxHooks):
 
         assert keys_of(outbox.claim(SHOP, "w2", limit=1, claim_ttl=3600)) == ["a"]
 
-    @pytest.mark.parametrize("note, attempts", [(TRIED_ALONE, 2), (None, 0), ("e", 0)])
-    def test_a_claim_that_ended_without_a_word_counts_an_attempt_if_that_was_noted(
-        self, outbox, clock, note, attempts
+    @pytest.mark.parametrize("alone, attempts", [(True, 2), (False, 0)])
+    def test_an_expired_claim_counts_an_attempt_if_the_row_was_tried_alone(
+        self, outbox, clock, alone, attempts
     ):
         outbox.enqueue(SHOP, batch_of("a"))
         for _ in range(2):
             rows = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
-            assert note is None or outbox.note(rows, note) == 1
+            assert not alone or outbox.mark_tried_alone(rows) == 1
             clock.advance(31)
 
         [again] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
@@ -1026,18 +1026,66 @@ class ClaimContract(OutboxHooks):
         assert again.was_abandoned
         assert outbox.row(again.id) == again
 
-    def test_a_note_leaves_the_claim_and_is_for_its_holder_alone(self, outbox, clock):
+    def test_that_a_row_was_tried_alone_is_forgotten_with_its_claim(
+        self, outbox, clock
+    ):
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        ends = (
+            lambda rows: outbox.release(rows),
+            lambda rows: outbox.release(rows, error="away"),
+            lambda rows: outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7"),
+            lambda rows: clock.advance(31),
+        )
+        attempts = []
+
+        for end in ends:
+            rows = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+            outbox.mark_tried_alone(rows)
+            end(rows)
+            outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+            clock.advance(31)
+            [row] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+            attempts.append(row.attempts)
+            outbox.release([row])
+
+        assert attempts == [0, 0, 0, 1]
+
+    def test_an_abandoned_row_that_was_not_tried_is_so_still(self, outbox, clock):
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+        clock.advance(31)
+        rows = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+
+        outbox.release(rows)
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+
+        [row] = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+        assert row.was_abandoned and outbox.row(row.id) == row
+
+    def test_what_was_written_at_a_row_does_not_decide(self, outbox, clock):
+        """However an error is worded: it is for people."""
+        outbox.enqueue(SHOP, batch_of("a"))
+        rows = outbox.claim(SHOP, "worker", limit=10, claim_ttl=30)
+        outbox.release(rows, delay=60, error=ABANDONED, waits_for="one")
+
+        outbox.make_due(SHOP, waits_for="two", limit=10)
+        outbox.make_due(SHOP, waits_for=ABANDONED, limit=10)
+
+        assert outbox.due_namespaces([SHOP]) == []
+        [row] = outbox.rows(SHOP)
+        assert (row.was_abandoned, row.waits_for) == (False, "one")
+
+    def test_to_note_that_rows_are_tried_alone_is_for_their_holder(self, outbox, clock):
         outbox.enqueue(SHOP, batch_of("a"))
         late = outbox.claim(SHOP, "worker", limit=1, claim_ttl=1)
         clock.advance(1)
         held = outbox.claim(SHOP, "worker", limit=1, claim_ttl=30)
 
-        assert outbox.note(held, "noted") == 1
-        assert outbox.note(late, "late") == 0
-        assert outbox.note([], "nothing") == 0
+        assert outbox.mark_tried_alone(held) == 1
+        assert outbox.mark_tried_alone(late) == 0
+        assert outbox.mark_tried_alone([]) == 0
 
         [row] = outbox.rows(SHOP)
-        assert row.last_error == "noted"
         assert claim_of(row) == claim_of(held[0])
         assert outbox.mark_published(held) == 1
 
@@ -1455,31 +1503,79 @@ class MarkContract(OutboxHooks):
 
         assert outbox.rows(SHOP)[0].last_error == "refused"
 
-    def put_off(self, outbox, delay: float, error: str, *keys: str):
+    def test_a_row_tells_which_node_it_waits_for_until_it_fails_otherwise(self, outbox):
+        node = "c\xe9:1"
+        rows = self.claimed(outbox)
+        outbox.release(rows, error="away", waits_for=node)
+        found = []
+
+        [waiting] = outbox.rows(SHOP)
+        for _ in range(2):
+            rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+            found.append(rows[0].waits_for)
+            outbox.release(rows)
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, "refused", backoff=0, dead=False)
+
+        assert waiting.waits_for == node and found == [node, node]
+        assert outbox.rows(SHOP)[0].waits_for is None
+
+    def test_nothing_of_a_rows_trouble_is_left_when_it_is_published(
+        self, outbox, clock
+    ):
+        rows = self.claimed(outbox)
+        outbox.release(rows, error="away", waits_for="one")
+        outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        clock.advance(31)
+        rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+        outbox.mark_published(rows)
+
+        [row] = outbox.rows(SHOP)
+        assert (row.last_error, row.waits_for, row.was_abandoned) == (None, None, False)
+
+    def test_a_node_has_an_error_that_says_why_it_is_waited_for(self, outbox):
+        rows = self.claimed(outbox)
+
+        with pytest.raises(ValueError, match="waits_for needs an error"):
+            outbox.release(rows, waits_for="one")
+
+    @pytest.mark.parametrize("name", ["n" * 300, "\xe9" * 200, "bad \ud800"])
+    def test_a_node_is_found_again_whatever_its_name(self, outbox, name):
+        rows = self.claimed(outbox)
+
+        outbox.release(rows, delay=60, error="away", waits_for=name)
+        outbox.make_due(SHOP, waits_for=name, limit=10)
+
+        [row] = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        assert row.waits_for == kept_node(name) != name
+
+    def put_off(self, outbox, delay: float, node: str, *keys: str):
         rows = self.claimed(outbox, *keys)
-        outbox.release(rows, delay=delay, error=error)
+        outbox.release(rows, delay=delay, error="away", waits_for=node)
         return rows
 
     def test_rows_that_wait_for_what_is_back_are_made_due(self, outbox, clock):
-        self.put_off(outbox, 60, "waits for node one: away", "a", "b")
-        self.put_off(outbox, 60, "waits for node two: away", "c")
+        self.put_off(outbox, 60, "one", "a", "b")
+        self.put_off(outbox, 60, "one two", "c")
+        self.put_off(outbox, 60, "ONE", "d")
 
-        reached = outbox.make_due(SHOP, error="waits for node one: ", limit=10)
+        reached = outbox.make_due(SHOP, waits_for="one", limit=10)
 
         assert reached is None
         assert keys_of(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["a", "b"]
-        assert [row.attempts for row in outbox.rows(SHOP)] == [0, 0, 0]
+        assert [row.attempts for row in outbox.rows(SHOP)] == [0, 0, 0, 0]
 
     def test_they_are_made_due_a_few_at_a_time_the_first_to_be_due_first(
         self, outbox, clock
     ):
         for delay, keys in ((30, "ef"), (10, "ab"), (20, "cd")):
-            self.put_off(outbox, delay, "away", *keys)
+            self.put_off(outbox, delay, "one", *keys)
         began = clock.now_ms
 
         taken, reached, from_ms = [], [], 0
         while from_ms is not None:
-            from_ms = outbox.make_due(SHOP, error="away", limit=3, from_ms=from_ms)
+            from_ms = outbox.make_due(SHOP, waits_for="one", limit=3, from_ms=from_ms)
             reached.append(from_ms)
             rows = outbox.claim(SHOP, "w", limit=9, claim_ttl=30)
             taken.append(sorted(keys_of(rows)))
@@ -1491,20 +1587,19 @@ class MarkContract(OutboxHooks):
         assert reached == [began + 20_000, began + 30_000, None]
 
     def test_nothing_else_is_made_due(self, outbox, clock):
-        error = "waits for node one: away"
-        self.put_off(outbox, 60, error, "waits")
+        self.put_off(outbox, 60, "one", "waits")
         retried, dead, published, held = self.claimed(
             outbox, "retried", "dead", "published", "held"
         )
         outbox.mark_failed([retried], "of its own", backoff=60, dead=False)
-        outbox.mark_failed([dead], error, backoff=0, dead=True)
+        outbox.mark_failed([dead], "away", backoff=0, dead=True)
         outbox.mark_published([published])
         outbox.enqueue("other", batch_of("elsewhere"))
         rows = outbox.claim("other", "w", limit=1, claim_ttl=30)
-        outbox.release(rows, delay=60, error=error)
+        outbox.release(rows, delay=60, error="away", waits_for="one")
         before = {row.id: row for row in outbox.rows(SHOP)}
 
-        outbox.make_due(SHOP, error=error, limit=100)
+        outbox.make_due(SHOP, waits_for="one", limit=100)
 
         after = {row.id: row for row in outbox.rows(SHOP)}
         changed = [id for id in before if after[id] != before[id]]
@@ -1513,23 +1608,23 @@ class MarkContract(OutboxHooks):
         assert outbox.mark_published([held]) == 1
 
     def test_rows_that_failed_since_they_waited_keep_their_backoff(self, outbox, clock):
-        self.put_off(outbox, 1, "waits for node one: away", "a")
+        self.put_off(outbox, 1, "one", "a")
         clock.advance(1)
         rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
         outbox.mark_failed(rows, "of its own", backoff=60, dead=False)
 
-        outbox.make_due(SHOP, error="waits for node one: ", limit=10)
+        outbox.make_due(SHOP, waits_for="one", limit=10)
 
         assert outbox.claim(SHOP, "w", limit=1, claim_ttl=30) == []
 
     def test_to_make_due_asks_for_a_limit_and_takes_none(self, outbox):
-        self.put_off(outbox, 60, "away", "a")
+        self.put_off(outbox, 60, "one", "a")
 
-        assert outbox.make_due(SHOP, error="away", limit=0) is None
+        assert outbox.make_due(SHOP, waits_for="one", limit=0) is None
 
         assert outbox.due_namespaces([SHOP]) == []
         with pytest.raises(ValueError, match="limit"):
-            outbox.make_due(SHOP, error="away", limit=-1)
+            outbox.make_due(SHOP, waits_for="one", limit=-1)
 
     # Of a worker whose claim was lost, each with what must not happen.
     LATE = {

@@ -40,7 +40,7 @@ IDS = tuple(range(1, SOME + 1))
 HASHES = tuple(bytes([n]) * 32 for n in range(SOME))
 SHOP = {"namespace": "shop"}
 COMMIT = {**SHOP, "position": "tx:7"}
-PATTERN = "refused"
+NODE = "10.0.0.1:11211"
 
 CASES = {
     "CLAIM_PEEK": Case(SHOP),
@@ -51,10 +51,13 @@ CASES = {
     "CLAIMED_IDS": Case({"token": 7}, IDS),
     "MARK_PUBLISHED": Case({"token": 7}, IDS),
     "MARK_FAILED": Case({"token": 7, "state": 0, "delay_ms": 1, "error": ""}, IDS),
-    "NOTE": Case({"token": 7, "error": ""}, IDS),
-    "RELEASE": Case({"token": 7, "delay_ms": 1, "error": None}, IDS),
-    "PUT_OFF": Case({**SHOP, "from_ms": 0, "pattern": PATTERN, "limit": SOME}),
-    "MAKE_DUE": Case({"pattern": PATTERN}, IDS),
+    "MARK_TRIED_ALONE": Case({"token": 7}, IDS),
+    "RELEASE": Case({"token": 7, "delay_ms": 1}, IDS),
+    "RELEASE_WITH_ERROR": Case(
+        {"token": 7, "delay_ms": 1, "error": "", "waits_for": None}, IDS
+    ),
+    "WAITING": Case({**SHOP, "from_ms": 0, "waits_for": NODE, "limit": SOME}),
+    "MAKE_DUE": Case({"waits_for": NODE}, IDS),
     "DATED_AHEAD": Case({**SHOP, "limit": SOME}),
     "MAKE_DATED_AHEAD_DUE": Case({}, IDS),
     "CARRY_AGAIN": Case({**COMMIT, "last": KEPT}, HASHES),
@@ -96,14 +99,11 @@ CASES = {
 PARTS = {
     "ABANDONED",
     "ANY_PAUSED_BIT",
-    "CLAIMED_ATTEMPTS",
-    "CLAIMED_ERROR",
     "DUE",
     "DUE_BIT",
     "ENQUEUED_AGAIN",
     "INSERT",
     "ON_DUPLICATE_CARRY_AGAIN",
-    "TRIED_ALONE",
 }
 
 

@@ -182,7 +182,7 @@ def test_a_row_that_fails_just_before_it_is_made_due_keeps_its_backoff() -> None
     class Overtaken(MemoryOutbox):
         def _read(self, template: str, *args: Any, **options: Any) -> Any:
             records = super()._read(template, *args, **options)
-            if template is statements.PUT_OFF:
+            if template is statements.WAITING:
                 clock.advance(10)
                 rows = self.claim(SHOP, "other", limit=1, claim_ttl=30)
                 self.mark_failed(rows, "of its own", backoff=60, dead=False)
@@ -192,9 +192,9 @@ def test_a_row_that_fails_just_before_it_is_made_due_keeps_its_backoff() -> None
     outbox = Overtaken(clock=clock)
     outbox.enqueue(SHOP, batch_of("a"))
     rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
-    outbox.release(rows, delay=10, error="away")
+    outbox.release(rows, delay=10, error="away", waits_for="one")
 
-    outbox.make_due(SHOP, error="away", limit=1)
+    outbox.make_due(SHOP, waits_for="one", limit=1)
 
     assert outbox.due_namespaces([SHOP]) == []
 

@@ -38,6 +38,8 @@ def row_of(**columns: Any) -> OutboxRow:
         "claim_until_ms": None,
         "claim_owner": None,
         "claim_token": None,
+        "waits_for": None,
+        "abandoned": 0,
         "last_error": None,
     }
     record.update(columns)
@@ -92,6 +94,7 @@ def test_drivers_may_give_text_as_bytes_or_as_str(given_as: type) -> None:
         entity_name=text("us\xe9r"),
         reason=text("b\xe9cause"),
         claim_owner=text("w\xe9rker"),
+        waits_for=text("n\xe9:1"),
         last_error=text("t\xe9mps"),
     )
 
@@ -101,6 +104,7 @@ def test_drivers_may_give_text_as_bytes_or_as_str(given_as: type) -> None:
     assert row.intent == InvalidationIntent.entity("us\xe9r", "4\xe92")
     assert row.reason == "b\xe9cause"
     assert row.claim_owner == "w\xe9rker"
+    assert row.waits_for == "n\xe9:1"
     assert row.last_error == "t\xe9mps"
 
 

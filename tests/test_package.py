@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import hydracache_sync
+from hydracache_sync.outbox import statements
 
 PACKAGE = Path(hydracache_sync.__file__).parent
 
@@ -388,6 +389,55 @@ class TestLayers:
         ]
 
         assert len(importers) <= 1
+
+
+#: What asks for the words of an error: in SQL, and in Python.
+READS_AN_ERROR = re.compile(
+    r"""last_error \s+ (like|glob|regexp|rlike|in|between|collate) \b
+    | last_error \s* (!=|<>|<|>|==|\|\|)
+    | \b(and|or|where|when|on|not|having) \s+ \(? last_error \s* (=|is \s+ not \s+ '|\()
+    | \b(instr|locate|position|substr|substring|left|right|length|strcmp)
+      \s* \( [^()]* last_error
+    | \.last_error \s* (\[|\.|in\b|not \s+ in\b)
+    | \bin \s+ [\w.]* \.last_error \b
+    """,
+    re.VERBOSE,
+)
+
+#: Errors, and texts that are written as such, by their names in Python.
+TEXTS = ("last_error", "ABANDONED", "ENQUEUED_AGAIN")
+
+#: An operator looks for dead letters by their errors: the words are for people.
+SEARCHED_BY_PEOPLE = "    matches="
+
+
+class TestErrorsAreForPeople:
+    @pytest.mark.parametrize("name", sorted(modules()))
+    def test_no_program_decides_by_the_words_of_an_error(self, name: str) -> None:
+        lines = modules()[name].read_text("utf-8").splitlines()
+        text = "\n".join(
+            line for line in lines if not line.startswith(SEARCHED_BY_PEOPLE)
+        )
+
+        assert [found.group() for found in READS_AN_ERROR.finditer(text)] == []
+        assert [
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, (ast.Compare, ast.Subscript))
+            and any(
+                getattr(each, "attr", getattr(each, "id", None)) in TEXTS
+                for each in ast.walk(node)
+            )
+        ] == []
+
+    def test_only_those_statements_search_that_operators_run(self) -> None:
+        searching = [
+            name
+            for name, text in vars(statements).items()
+            if isinstance(text, str) and "{matches}" in text
+        ]
+
+        assert searching == ["ROW_IDS"]
 
 
 class TestFiles:

@@ -213,8 +213,8 @@ class TestOutage:
         assert waiting.attempts == 0
         assert waiting.claim_token is None
         node = getattr(failure, "node", None)
-        wait = "" if node is None else f"waits for node {node}: "
-        assert waiting.last_error == f"{wait}{type(failure).__name__}: {failure}"
+        assert waiting.waits_for == node
+        assert waiting.last_error == f"{type(failure).__name__}: {failure}"
         assert waiting.available_at_ms - clock.now_ms == 1000
 
     def test_its_waits_double_up_to_five_seconds_and_begin_anew_after_it(
@@ -1066,15 +1066,17 @@ class TestAbandonedRows:
         sqlite.claim(SHOP, "dead", limit=10, claim_ttl=CLAIM_TTL)
         clock.advance(AFTER_CLAIM)
         with MemcachedStore([f"127.0.0.1:{free_port()}"], timeout=0.5) as store:
-            worker = OutboxWorker(sqlite, MemcachedApplier(store, SHOP))
+            applier = MemcachedApplier(store, SHOP)
+            worker = OutboxWorker(sqlite, applier)
 
             report = worker.run_once()
+            nodes = applier.nodes()
 
         assert report == PublishReport(claimed=1, released=1)
         assert worker.outage is not None
         [row] = sqlite.rows(SHOP)
         assert (row.attempts, row.claim_token) == (0, None)
-        assert "waits for node" in str(row.last_error)
+        assert [row.waits_for] == nodes
 
     def test_a_row_that_another_has_taken_is_not_tried_alone(
         self, sqlite: SQLiteOutbox, clock: FakeClock

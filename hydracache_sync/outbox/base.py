@@ -195,7 +195,7 @@ class InvalidationOutbox(abc.ABC):
         When a claim ends was settled when it was made: another's shorter ``claim_ttl``
         cannot shorten it. A row whose claim has ended, and nobody has said how,
         :attr:`~OutboxRow.was_abandoned`; a failed attempt is counted if
-        :data:`~hydracache_sync.outbox.row.TRIED_ALONE` was noted at it.
+        :meth:`mark_tried_alone` was called for it.
 
         :param owner: 1 to 255 bytes, for operators; the claim is told apart from all
             others by its token, also from those of an equal owner.
@@ -239,33 +239,45 @@ class InvalidationOutbox(abc.ABC):
         """
 
     @abc.abstractmethod
-    def note(self, rows: Sequence[OutboxRow], error: str) -> int:
-        """Write ``error`` at rows that stay claimed.
+    def mark_tried_alone(self, rows: Sequence[OutboxRow]) -> int:
+        """Note at rows, which stay claimed, that a crash from now on is their fault.
+
+        If their claim expires, a failed attempt is counted. For a worker that is about
+        to apply one row alone, whose cache has just answered.
 
         :return: rows that their claim still held; others are not changed.
         """
 
     @abc.abstractmethod
     def release(
-        self, rows: Sequence[OutboxRow], *, delay: float = 0.0, error: str | None = None
+        self,
+        rows: Sequence[OutboxRow],
+        *,
+        delay: float = 0.0,
+        error: str | None = None,
+        waits_for: str | None = None,
     ) -> int:
         """Give rows back without counting an attempt.
 
         :param delay: seconds until they are due again; 0 keeps their place.
-        :param error: why, for operators; None keeps what is there.
+        :param error: why, for operators; None keeps what is known of the rows'
+            trouble: the error, the node that they wait for, and that they were
+            abandoned.
+        :param waits_for: the node of the cache that is away, for :meth:`make_due`; the
+            first 255 bytes of its name count. None for a cache without names.
         :return: rows that their claim still held; others are not changed.
         """
 
     @abc.abstractmethod
     def make_due(
-        self, namespace: str, *, error: str, limit: int, from_ms: int = 0
+        self, namespace: str, *, waits_for: str, limit: int, from_ms: int = 0
     ) -> int | None:
-        """Let rows that wait for a moment wait no longer, if they waited for ``error``.
+        """Let rows wait no longer that were put off because a node was away.
 
         At most ``limit`` of them, those that were to be due first. What is claimed, due
         already or finished is left alone.
 
-        :param error: as for :meth:`row_ids`, of the error that was written last.
+        :param waits_for: the node, as :meth:`release` was told.
         :param from_ms: only rows that were to be due at that moment or later: where the
             call before has ended.
         :return: the moment of the last of them, to go on from; None if there are no

@@ -43,7 +43,7 @@ from hydracache_sync.outbox.mysql_connection import (
 )
 from hydracache_sync.outbox.mysql_question import ask, question
 from hydracache_sync.outbox.packed_row import PACKED_DETAILS, PackedRow
-from hydracache_sync.outbox.row import COLUMNS
+from hydracache_sync.outbox.row import MAX_NODE
 from hydracache_sync.outbox.schema import (
     DEFAULT_TABLE,
     SCHEMA_VERSION,
@@ -111,6 +111,7 @@ _BYTES = {
     "entity_name": 4096,
     "reason": 255,
     "claim_owner": 255,
+    "waits_for": MAX_NODE,
     "last_error": 4096,
 }
 
@@ -712,9 +713,7 @@ class MySQLOutbox(SQLOutbox):
                 f"has engine {engine}, on which rows do not roll back with the data"
             )
         found = self._columns(self._name, timeout)
-        missing = [column for column in COLUMNS if column not in found]
-        if missing:
-            self._altered(f"lacks {', '.join(missing)}")
+        self._require_columns(found)
         self._require_bytes(found, _BYTES)
         for column in _BIG:
             if found[column][0] != "bigint":

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydracache_sync.outbox.row import (
-    ABANDONED,
-    DETAIL_COLUMNS,
-    TARGET_COLUMNS,
-    OutboxRow,
-)
+from hydracache_sync.outbox.row import TARGET_COLUMNS, OutboxRow, readable
 
 #: The clock and :data:`~hydracache_sync.outbox.row.DETAIL_COLUMNS`, as text. In hex,
-#: because anything may be in them; ``concat_ws`` leaves out an error that is null.
+#: because anything may be in them. What is asked of every row is at the end, the others
+#: in their order; an error that is null is told from an empty one.
 PACKED_DETAILS = (
     "concat_ws(',', {now}, hex(commit_position), hex(target_hash), hex(reason),"
-    " created_at_ms, at_ms, {attempts}, hex({last_error}))"
+    " created_at_ms, at_ms, {attempts}, ifnull(hex({last_error}), '-'),"
+    " ifnull(hex({waits_for}), ''), {abandoned})"
 )
 
-#: How the details of a row end whose last attempt ended without a word.
-_ABANDONED = f",{ABANDONED.encode().hex().upper()}"
+#: How the details end of a row that waits for nothing and was not abandoned.
+_PLAIN = ",,0"
 
 
 class PackedRow(OutboxRow):
@@ -42,21 +39,33 @@ class PackedRow(OutboxRow):
         return int(packed[: packed.index(",")])
 
     @property
-    def has_error(self) -> bool:
-        packed: str = self._record[len(TARGET_COLUMNS)]
-        return packed.count(",") == len(DETAIL_COLUMNS)
+    def waits_for(self) -> str | None:
+        if self._record[len(TARGET_COLUMNS)].endswith(_PLAIN):
+            return None
+        node = self._details[6]
+        return None if node is None else readable(node)
 
     @property
     def was_abandoned(self) -> bool:
         packed: str = self._record[len(TARGET_COLUMNS)]
-        return packed.endswith(_ABANDONED)
+        return packed[-1] != "0"
 
     @property
     def _details(self) -> tuple[Any, ...]:
         if self._unpacked is None:
-            _, position, target_hash, reason, created, at, attempts, *error = (
-                self._record[len(TARGET_COLUMNS)].split(",")
-            )
+            packed: str = self._record[len(TARGET_COLUMNS)]
+            (
+                _,
+                position,
+                target_hash,
+                reason,
+                created,
+                at,
+                attempts,
+                error,
+                node,
+                abandoned,
+            ) = packed.split(",")
             self._unpacked = (
                 bytes.fromhex(position),
                 bytes.fromhex(target_hash),
@@ -64,6 +73,8 @@ class PackedRow(OutboxRow):
                 int(created),
                 int(at),
                 int(attempts),
-                bytes.fromhex(error[0]) if error else None,
+                bytes.fromhex(node) if node else None,
+                int(abandoned),
+                None if error == "-" else bytes.fromhex(error),
             )
         return self._unpacked

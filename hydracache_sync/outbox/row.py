@@ -60,6 +60,8 @@ DETAIL_COLUMNS = (
     "created_at_ms",
     "at_ms",
     "attempts",
+    "waits_for",
+    "abandoned",
     "last_error",
 )
 
@@ -77,20 +79,23 @@ CLAIM_COLUMNS = (
 
 COLUMNS = ROW_COLUMNS + CLAIM_COLUMNS
 
+#: All that the table has: of the others only statements make use.
+TABLE_COLUMNS = COLUMNS + ("tried_alone",)
 
-#: Error of a row that was claimed and never settled. What a claim looks like in the
-#: database is the same whether its worker died or hangs.
-ABANDONED = "an attempt ended without a word: its worker died, or hung"
 
-#: Error of a row that a worker tries alone, its nodes having answered a moment ago. If
-#: this claim ends without a word, the row is what it has died of.
-TRIED_ALONE = "tried alone since its last worker died: its cache answered right before"
+#: Error of a row whose claim expired. What a claim looks like in the database is the
+#: same whether its worker crashed or hangs.
+ABANDONED = "claim expired: the worker crashed or hung"
+
+#: Bytes of a node's name that a row keeps.
+MAX_NODE = 255
 
 #: Error of a row that was enqueued again under its position, while it waited or after
 #: it was finished.
 ENQUEUED_AGAIN = "enqueued again under its commit position"
 
-_LAST_ERROR = len(TARGET_COLUMNS) + DETAIL_COLUMNS.index("last_error")
+_WAITS_FOR = len(TARGET_COLUMNS) + DETAIL_COLUMNS.index("waits_for")
+_ABANDONED = len(TARGET_COLUMNS) + DETAIL_COLUMNS.index("abandoned")
 
 
 class OutboxRow:
@@ -218,21 +223,24 @@ class OutboxRow:
     def last_error(self) -> str | None:
         if self.intent is None:
             return self._fault
-        error = self._details[6]
+        error = self._details[8]
         return None if error is None else readable(error)
 
     @property
-    def has_error(self) -> bool:
-        """Whether :attr:`last_error` says anything of a row that is not malformed."""
+    def waits_for(self) -> str | None:
+        """The node that was away when the row was put off last.
+
+        None once it failed otherwise, or where its applier names no nodes.
+        """
         # Asked of every row of a drain.
-        return self._record[_LAST_ERROR] is not None
+        node = self._record[_WAITS_FOR]
+        return None if node is None else readable(node)
 
     @property
     def was_abandoned(self) -> bool:
-        """Whether its last attempt ended without a word, see :data:`ABANDONED`."""
+        """Whether its last claim expired: the worker crashed or hung."""
         # Asked of every row of a drain.
-        error = self._record[_LAST_ERROR]
-        return error is not None and readable(error) == ABANDONED
+        return bool(self._record[_ABANDONED])
 
     @property
     def is_published(self) -> bool:
@@ -305,6 +313,12 @@ def _text(column: str, raw: object) -> str:
         return data.decode()
     except UnicodeDecodeError as exc:
         raise ValueError(f"column {column} is not UTF-8: {exc.reason}") from exc
+
+
+def kept_node(node: str) -> str:
+    """Return the name of a node as a row keeps it: storable, and cut."""
+    name = node.encode("utf-8", "backslashreplace")[:MAX_NODE]
+    return name.decode("utf-8", "ignore")
 
 
 def readable(raw: object) -> str:

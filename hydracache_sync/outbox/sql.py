@@ -17,6 +17,7 @@ from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
     OutboxStatus,
+    kept_node,
 )
 from hydracache_sync.outbox.sql_operators import MAX_ERROR, OperatorsSide
 from hydracache_sync.outbox.sql_producers import ProducersSide
@@ -225,17 +226,28 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             error=self._kept_error(error),
         )
 
-    def note(self, rows: Sequence[OutboxRow], error: str) -> int:
-        return self._mark(statements.NOTE, rows, error=self._kept_error(error))
+    def mark_tried_alone(self, rows: Sequence[OutboxRow]) -> int:
+        return self._mark(statements.MARK_TRIED_ALONE, rows)
 
     def release(
-        self, rows: Sequence[OutboxRow], *, delay: float = 0.0, error: str | None = None
+        self,
+        rows: Sequence[OutboxRow],
+        *,
+        delay: float = 0.0,
+        error: str | None = None,
+        waits_for: str | None = None,
     ) -> int:
+        delay_ms = duration_ms("delay", delay)
+        if error is None:
+            if waits_for is not None:
+                raise ValueError("waits_for needs an error, which says why")
+            return self._mark(statements.RELEASE, rows, delay_ms=delay_ms)
         return self._mark(
-            statements.RELEASE,
+            statements.RELEASE_WITH_ERROR,
             rows,
-            delay_ms=duration_ms("delay", delay),
-            error=None if error is None else self._kept_error(error),
+            delay_ms=delay_ms,
+            error=self._kept_error(error),
+            waits_for=self._kept_node(waits_for) if waits_for else None,
         )
 
     def _mark(self, template: str, rows: Sequence[OutboxRow], **params: Any) -> int:
@@ -264,20 +276,20 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
         return self._run(mark) if len(parts) == 1 else self._transact(mark)
 
     def make_due(
-        self, namespace: str, *, error: str, limit: int, from_ms: int = 0
+        self, namespace: str, *, waits_for: str, limit: int, from_ms: int = 0
     ) -> int | None:
-        pattern = self.dialect.pattern(checked_text("error", error, maximum=MAX_ERROR))
+        node = self._kept_node(waits_for)
         params = self._params(
             namespace=self.dialect.encode(checked_namespace(namespace)),
             from_ms=checked_count("from_ms", from_ms),
             limit=checked_count("limit", limit),
-            pattern=pattern,
+            waits_for=node,
         )
-        records = self._read(statements.PUT_OFF, params)
+        records = self._read(statements.WAITING, params)
         # In the order of the key, as others lock rows too. Each part commits by itself.
         ids = sorted(record[0] for record in records)
         for part in parts_of(ids, IDS_PER_STATEMENT):
-            self._run_with_ids(statements.MAKE_DUE, part, pattern=pattern)
+            self._run_with_ids(statements.MAKE_DUE, part, waits_for=node)
         return int(records[-1][1]) if records and len(records) == limit else None
 
     def publish_commit(
@@ -407,6 +419,9 @@ class SQLOutbox(ProducersSide, OperatorsSide, CheckedTables):
             sum(int(record[state] or 0) for record in records) for state in (1, 2, 3)
         )
         return CommitStatus(pending, published, dead, now_ms)
+
+    def _kept_node(self, node: str) -> Any:
+        return self.dialect.encode(kept_node(node))
 
     def _kept_error(self, error: str) -> Any:
         """Text of an error as a row keeps it: storable, and its cut made visible."""

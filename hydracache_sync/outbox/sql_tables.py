@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
-from typing import NoReturn, Sequence
+from typing import Collection, NoReturn, Sequence
 
 from hydracache_sync.errors import SchemaError
 from hydracache_sync.outbox import statements
+from hydracache_sync.outbox.row import TABLE_COLUMNS
 from hydracache_sync.outbox.schema import SCHEMA_VERSION
 from hydracache_sync.outbox.sql_runner import StatementRunner
 
@@ -46,6 +47,15 @@ class CheckedTables(StatementRunner):
     @abc.abstractmethod
     def _check_tables(self, timeout: float | None) -> None:
         """Raise SchemaError if tables of the right version were altered."""
+
+    def _require_columns(self, found: Collection[str]) -> None:
+        """Raise SchemaError if the table has not all columns of this version."""
+        missing = [column for column in TABLE_COLUMNS if column not in found]
+        if missing:
+            self._altered(
+                f"lacks the columns {', '.join(missing)}: an earlier version made it, or"
+                " it was altered"
+            )
 
     def _require_indexes(
         self, unique: Sequence[list[str]], indexes: Sequence[list[str]]

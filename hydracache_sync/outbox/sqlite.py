@@ -24,7 +24,7 @@ from hydracache_sync.errors import (
 )
 from hydracache_sync.fork import ForkLock, fork_lock
 from hydracache_sync.outbox.connections import ThreadConnections, keep_for_good
-from hydracache_sync.outbox.row import COLUMNS, DETAIL_COLUMNS
+from hydracache_sync.outbox.row import DETAIL_COLUMNS
 from hydracache_sync.outbox.schema import (
     DEFAULT_TABLE,
     SCHEMA_VERSION,
@@ -40,6 +40,7 @@ from hydracache_sync.outbox.sql_runner import (
 )
 from hydracache_sync.outbox.statements import (
     CARRY_AGAIN,
+    CLAIMED,
     PAUSED,
     SCHEMA_VERSION_SELECT,
     Dialect,
@@ -84,7 +85,7 @@ SQLITE = Dialect(
     pattern=lambda text: "*" + re.sub(r"[\[?]", r"[\g<0>]", text) + "*",
     begin="begin immediate",
     details=", ".join(
-        f"{{{column}}}" if column in ("attempts", "last_error") else column
+        f"{{{column}}}" if column in CLAIMED else column
         for column in DETAIL_COLUMNS
     )
     + ", {now}",
@@ -485,9 +486,14 @@ class SQLiteOutbox(SQLOutbox):
         return schema_text("sqlite", self._name)
 
     def _check_tables(self, timeout: float | None) -> None:
-        self._read(
-            f"select {', '.join(COLUMNS)} from {{table}} limit 0", {}, check=False
+        self._read("select 1 from {table} limit 0", {}, check=False)
+        columns = self._read(
+            f"select name from pragma_table_info('{self._name}', 'main')",
+            {},
+            timeout=timeout,
+            check=False,
         )
+        self._require_columns([_str(name) for (name,) in columns])
         self._read(f"{PAUSED}limit 0", {}, check=False)
         indexes = self._read(
             'select list.name, list."unique", info.name, info.coll'

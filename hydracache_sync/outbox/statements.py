@@ -17,7 +17,6 @@ from hydracache_sync.outbox.row import (
     COLUMNS,
     ENQUEUED_AGAIN,
     TARGET_COLUMNS,
-    TRIED_ALONE,
     PendingPhase,
 )
 
@@ -61,6 +60,7 @@ _CARRIED_AGAIN = f"""at_ms = case when state = 0 then at_ms else {{now}} end,
     claim_until_ms = null,
     claim_owner = null,
     claim_token = null,
+    tried_alone = 0,
     state = 0"""
 
 #: Appended to an INSERT, where that gives the number of rows inserted all the same.
@@ -122,12 +122,15 @@ ANY_PAUSED_BIT = """{bit} * exists (
 # Of a row whose claim has ended a failed attempt is counted when it is claimed again:
 # nobody else can. Only if its worker has noted that it tried this row alone, and that
 # the cache was there: any other may have died of a row beside it, or in an outage.
-# The claim's select gives both as its update is about to write them.
-CLAIMED_ATTEMPTS = (
-    "attempts + case when claim_token is not null"
-    f" and last_error = '{TRIED_ALONE}' then 1 else 0 end"
-)
-CLAIMED_ERROR = f"case when claim_token is null then last_error else '{ABANDONED}' end"
+# The claim's select gives all as its update is about to write them.
+CLAIMED = {
+    "attempts": "attempts + tried_alone",
+    "waits_for": "case when claim_token is null then waits_for else null end",
+    "abandoned": "case when claim_token is null then abandoned else 1 end",
+    "last_error": (
+        f"case when claim_token is null then last_error else '{ABANDONED}' end"
+    ),
+}
 
 CLAIM_SELECT = f"""
 select {_TARGET_COLUMNS}, {{details}}
@@ -144,8 +147,8 @@ limit :limit
 # MySQL assigns from left to right: what asks for the old claim comes first.
 CLAIM_UPDATE = f"""
 update {{table}}
-set attempts = {CLAIMED_ATTEMPTS},
-    last_error = {CLAIMED_ERROR},
+set {", ".join(f"{column} = {value}" for column, value in CLAIMED.items())},
+    tried_alone = 0,
     claimed_at_ms = :claimed_at_ms,
     claim_until_ms = :until_ms,
     claim_owner = :owner,
@@ -165,7 +168,12 @@ where id in ({ids})
 _CLEAR_CLAIM = """claimed_at_ms = null,
     claim_until_ms = null,
     claim_owner = null,
-    claim_token = null"""
+    claim_token = null,
+    tried_alone = 0"""
+
+_CLEAR_TROUBLE = """waits_for = null,
+    abandoned = 0,
+    last_error = null"""
 
 # A mark finds rows by primary key, which locks nothing else, and changes only those
 # whose claim is the one it was made with.
@@ -177,7 +185,7 @@ MARK_PUBLISHED = f"""
 update {{table}}
 set state = 1,
     at_ms = {{now}},
-    last_error = null,
+    {_CLEAR_TROUBLE},
     {_CLEAR_CLAIM}
 {_HELD}
 """
@@ -187,28 +195,41 @@ update {{table}}
 set state = :state,
     at_ms = {{now}} + :delay_ms,
     attempts = attempts + 1,
+    waits_for = null,
+    abandoned = 0,
     last_error = :error,
     {_CLEAR_CLAIM}
 {_HELD}
 """
 
-NOTE = f"""
+MARK_TRIED_ALONE = f"""
 update {{table}}
-set last_error = :error
+set tried_alone = 1
 {_HELD}
 """
 
+_RELEASED_AT = "case when :delay_ms = 0 then at_ms else {now} + :delay_ms end"
+
 RELEASE = f"""
 update {{table}}
-set at_ms = case when :delay_ms = 0 then at_ms else {{now}} + :delay_ms end,
-    last_error = coalesce(:error, last_error),
+set at_ms = {_RELEASED_AT},
+    {_CLEAR_CLAIM}
+{_HELD}
+"""
+
+RELEASE_WITH_ERROR = f"""
+update {{table}}
+set at_ms = {_RELEASED_AT},
+    waits_for = :waits_for,
+    abandoned = 0,
+    last_error = :error,
     {_CLEAR_CLAIM}
 {_HELD}
 """
 
 # Read without a lock, in the order of the index, so that a call that goes on where the
 # one before ended reads no row twice.
-PUT_OFF = """
+WAITING = """
 select id, at_ms
 from {table}
 where namespace = :namespace
@@ -216,7 +237,7 @@ where namespace = :namespace
   and at_ms > {now}
   and at_ms >= :from_ms
   and claim_token is null
-  and {matches}
+  and waits_for = :waits_for
 order by at_ms
 limit :limit
 """
@@ -230,7 +251,7 @@ where id in ({ids})
   and state = 0
   and at_ms > {now}
   and claim_token is null
-  and {matches}
+  and waits_for = :waits_for
 """
 
 # A row that no worker has touched is due at the moment it was enqueued. One that waits
@@ -264,7 +285,7 @@ PUBLISH_COMMIT = f"""
 update {{table}}
 set state = 1,
     at_ms = {{now}},
-    last_error = null,
+    {_CLEAR_TROUBLE},
     {_CLEAR_CLAIM}
 where namespace = :namespace
   and commit_position = :position
@@ -278,7 +299,7 @@ PUBLISH_SEEN = f"""
 update {{table}}
 set state = 1,
     at_ms = {{now}},
-    last_error = null,
+    {_CLEAR_TROUBLE},
     {_CLEAR_CLAIM}
 where id in ({{ids}})
   and state = 0
@@ -445,7 +466,7 @@ update {{table}}
 set state = 0,
     at_ms = {{now}},
     attempts = 0,
-    last_error = null,
+    {_CLEAR_TROUBLE},
     {_CLEAR_CLAIM}
 where id in ({{ids}})
   and nullif(namespace, '') = :namespace
@@ -628,8 +649,7 @@ class Statements:
                     # It may have the clock in it.
                     details=dialect.details.format(
                         now=dialect.now,
-                        attempts=CLAIMED_ATTEMPTS,
-                        last_error=CLAIMED_ERROR,
+                        **CLAIMED,
                     ),
                     now=dialect.now,
                     on_paused=dialect.on_paused,

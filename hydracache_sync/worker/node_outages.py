@@ -19,6 +19,7 @@ from typing import Callable, Iterable, Mapping, Optional, Sequence, TypeVar
 from hydracache_sync.backoff import FULL_JITTER, Backoff
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
 from hydracache_sync.fork import ProcessLock
+from hydracache_sync.outbox.row import kept_node
 
 #: A node's name; None for a cache that has none.
 NodeName = Optional[str]
@@ -56,27 +57,6 @@ CALM = 1.0
 FRUITLESS = 1.0
 
 
-#: How the error of a row begins that waits for a node. Errors of its own begin with the
-#: name of a class.
-_WAITING = "waits for node "
-
-#: Characters of a node's name in it.
-_NAME = 200
-
-
-def waiting_for(node: NodeName) -> str:
-    """Return what stands before the error of a row that waits for ``node``.
-
-    For operators, and to find such rows again. Nothing for a cache without names: what
-    else it acknowledges says little of these rows, and none waits for long.
-    """
-    if node is None:
-        return ""
-    # As a row keeps it.
-    name = node[:_NAME].encode("utf-8", "backslashreplace").decode("utf-8")
-    return f"{_WAITING}{name}: "
-
-
 class CacheOutages:
     """The outages that one worker sees. Safe for threads.
 
@@ -99,8 +79,9 @@ class CacheOutages:
         self._clock = clock
         self._lock = ProcessLock()
         self._outages: dict[NodeName, _Outage] = {}
-        #: Rows that wait for what is back, by how their error begins; and when the last
-        #: such recall began, or is to.
+        #: Rows that wait for a node that is back, by its name as rows keep it; and when
+        #: the last such recall began, or is to. None for a cache without names: what
+        #: else it acknowledges says little of these rows, and none waits for long.
         self._recalls: dict[str, Recall] = {}
         self._recalled_at: dict[str, float] = {}
         self._fruitless_since: float | None = None
@@ -152,7 +133,7 @@ class CacheOutages:
                     outage.back_at = now
                     outage.batches = 0
                     if node is not None:
-                        self._plan_recall(waiting_for(node), now)
+                        self._plan_recall(kept_node(node), now)
                 if outage.back_at is not None and now - outage.back_at >= CALM:
                     del self._outages[node]
                     seconds = outage.back_at - outage.since
@@ -163,8 +144,8 @@ class CacheOutages:
                     event = OutageBegan(self._namespace, "cache", error, node)
                     again = self._outages[node] = _Outage(event, now)
                     began.append(event)
-                if not again.batches:
-                    self._recalls.pop(waiting_for(node), None)
+                if not again.batches and node is not None:
+                    self._recalls.pop(kept_node(node), None)
                 again.back_at = None
                 again.batches += 1
         for each in ended:
@@ -192,28 +173,27 @@ class CacheOutages:
                 return []
         return self.note({}, tuple)
 
-    def _plan_recall(self, text: str, now: float) -> None:
-        begins = self._recalled_at.get(text, now)
+    def _plan_recall(self, node: str, now: float) -> None:
+        begins = self._recalled_at.get(node, now)
         if begins < now:  # else it is still to come
             begins = max(now, begins + RECALL_EVERY)
-        self._recalled_at[text] = begins
-        self._recalls[text] = Recall(text, begins)
+        self._recalled_at[node] = begins
+        self._recalls[node] = Recall(node, begins)
 
-    def carried_late(self, errors: Iterable[str]) -> None:
-        """Note what was written at rows that have been carried now.
+    def carried_late(self, nodes: Iterable[str]) -> None:
+        """Note the nodes that rows had waited for which have been carried now.
 
         Others may wait for the same node as they did, put off by a worker that has not
         seen its return, or will see nothing any more.
+
+        :param nodes: as rows keep them.
         """
-        texts = {
-            error[: error.find(": ") + 2]
-            for error in errors
-            if error.startswith(_WAITING)
-        }
-        if texts:
+        waited = set(nodes)
+        if waited:
             with self._lock:
-                for text in texts.difference(map(waiting_for, self._away())):
-                    self._recalls.setdefault(text, Recall(text, self._clock()))
+                away = {kept_node(node) for node in self._away() if node is not None}
+                for node in waited - away:
+                    self._recalls.setdefault(node, Recall(node, self._clock()))
 
     def recalls(self) -> list[Recall]:
         """Return what is to be recalled now; each goes to :meth:`recalled` after it."""
@@ -239,8 +219,8 @@ class CacheOutages:
             recall.running = False
             if reached is not None:
                 recall.from_ms = reached
-            elif self._recalls.get(recall.text) is recall:
-                del self._recalls[recall.text]
+            elif self._recalls.get(recall.node) is recall:
+                del self._recalls[recall.node]
 
     def waits(
         self, node: NodeName, rows: Sequence[T], *, alone: bool
@@ -303,16 +283,16 @@ class CacheOutages:
 
 
 class Recall:
-    """Rows that wait for what is back, and how far they have been made due.
+    """Rows that wait for a node that is back, and how far they have been made due.
 
-    :ivar text: how their error begins.
+    :ivar node: its name, as rows keep it.
     :ivar begins: not before; by the clock of the outages.
     :ivar from_ms: those are next that were to be due then, by the outbox's clock.
     :ivar running: a thread is at it.
     """
 
-    def __init__(self, text: str, begins: float) -> None:
-        self.text = text
+    def __init__(self, node: str, begins: float) -> None:
+        self.node = node
         self.begins = begins
         self.from_ms = 0
         self.running = False

@@ -37,12 +37,12 @@ from hydracache_sync.fork import ProcessLock
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.row import ABANDONED, TRIED_ALONE, OutboxRow, OutboxState
+from hydracache_sync.outbox.row import ABANDONED, OutboxRow, OutboxState
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.subscribers import Subscribers
 from hydracache_sync.worker.appliers import InvalidationApplier
-from hydracache_sync.worker.node_outages import CacheOutages, NodeName, waiting_for
+from hydracache_sync.worker.node_outages import CacheOutages, NodeName
 
 logger = printable_logger(__name__)
 
@@ -320,7 +320,7 @@ class OutboxWorker:
                 batch.failures.append(exc)
                 return False
             # A row that is another's by now is left to that: no mark would find it.
-            return self.outbox.note(rows, TRIED_ALONE) == len(rows)
+            return self.outbox.mark_tried_alone(rows) == len(rows)
         return False
 
     def drain(
@@ -611,15 +611,13 @@ class OutboxWorker:
             for (node, error), rows in unavailable.items():
                 for some, delay in self._outages.waits(node, rows, alone=alone):
                     done = self.outbox.release(
-                        some, delay=delay, error=waiting_for(node) + error
+                        some, delay=delay, error=error, waits_for=node
                     )
                     lost = len(some) - done
                     report += PublishReport(released=done, lost=lost)
                     events.append(Released(self.namespace, some, lost, error, delay))
             if released:
-                # One that is to be tried alone is so still.
-                kept = any(row.was_abandoned for row in released)
-                done = self.outbox.release(released, error=ABANDONED if kept else None)
+                done = self.outbox.release(released)
                 lost = len(released) - done
                 report += PublishReport(released=done, lost=lost)
                 events.append(Released(self.namespace, released, lost, None, 0.0))
@@ -648,16 +646,16 @@ class OutboxWorker:
         So many are due at once as are carried meanwhile, and other rows need not queue
         behind all that an outage has left.
         """
-        if batch.tried:
+        if batch.waited:
             done = {row.id for row in published}
-            errors = [row.last_error for row in batch.tried if row.id in done]
-            self._outages.carried_late(error for error in errors if error)
+            nodes = [row.waits_for for row in batch.waited if row.id in done]
+            self._outages.carried_late(node for node in nodes if node)
         for recall in self._outages.recalls():
             reached: int | None = recall.from_ms
             try:
                 reached = self.outbox.make_due(
                     self.namespace,
-                    error=recall.text,
+                    waits_for=recall.node,
                     limit=self.batch_size,
                     from_ms=recall.from_ms,
                 )
@@ -768,8 +766,8 @@ class _Batch:
         #: Rows that nobody came back from, once too often. Deaths in a batch, which may
         #: have been another row's, and in outages were not counted.
         self.hopeless: list[OutboxRow] = []
-        #: Rows that an error is written at: they failed, or waited.
-        self.tried: list[OutboxRow] = []
+        #: Rows that were put off because a node was away.
+        self.waited: list[OutboxRow] = []
         #: What became of the first targets; of the others nothing is known.
         self.failures: list[Exception | None] = []
         for row in rows:
@@ -777,9 +775,9 @@ class _Batch:
             if intent is None:
                 self.malformed.append(row)
                 continue
-            if row.has_error:
-                if row.was_abandoned and row.attempts >= max_attempts:
-                    self.hopeless.append(row)
-                    continue
-                self.tried.append(row)
+            if row.was_abandoned and row.attempts >= max_attempts:
+                self.hopeless.append(row)
+                continue
+            if row.waits_for is not None:
+                self.waited.append(row)
             self.rows.setdefault(intent, []).append(row)

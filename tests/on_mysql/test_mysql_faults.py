@@ -973,7 +973,11 @@ def test_install_makes_nothing_beside_another_version(own, outbox):
             "no unique index",
         ),
         ("drop key hydracache_outbox_state", "no index"),
-        ("drop column claim_token", "lacks claim_token"),
+        ("drop column claim_token", "lacks the columns claim_token"),
+        (
+            "drop column waits_for, drop column abandoned, drop column tried_alone",
+            "lacks the columns waits_for, abandoned, tried_alone",
+        ),
         ("modify value varbinary(255) null", "value as varbinary of 255"),
         ("modify last_error text null", "last_error as text"),
         ("modify claim_token int null", "claim_token as int"),

@@ -77,7 +77,7 @@ PROTECTIONS = [
         "P2",
         "a row that is enqueued again has no claim any more",
         "outbox/statements.py",
-        "    claim_token = null,\n    state = 0",
+        "    claim_token = null,\n    tried_alone = 0,\n    state = 0",
         "    state = 0",
         _MEMORY
         + "test_a_worker_that_holds_a_row_has_it_no_more_when_it_is_enqueued_again",
@@ -86,8 +86,8 @@ PROTECTIONS = [
         "P2",
         "a death counts only where the row was tried alone and its cache was there",
         "outbox/statements.py",
-        "    f\" and last_error = '{TRIED_ALONE}' then 1 else 0 end\"\n",
-        '    " then 1 else 0 end"\n',
+        '    "attempts": "attempts + tried_alone",\n',
+        '    "attempts": "attempts + (claim_token is not null)",\n',
         "tests/test_worker_faults.py::"
         "test_no_number_of_deaths_in_an_outage_kills_a_row",
     ),

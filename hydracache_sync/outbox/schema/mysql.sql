@@ -25,12 +25,19 @@ create table if not exists hydracache_outbox (
     -- One column for the three, so that one index serves claims, status and purge.
     at_ms bigint not null,
     attempts int not null default 0,
-    -- the claim: all four null while nobody holds the row
+    -- the claim: these four are null while nobody holds the row
     claimed_at_ms bigint null,
     claim_until_ms bigint null,
     claim_owner varbinary(255) null,
     -- new at each claim: a worker that is late finishes nothing
     claim_token bigint null,
+    -- 1: its worker tries the row by itself, and the cache answered right before
+    tried_alone tinyint not null default 0,
+    -- the node of the cache that was away when the row was put off
+    waits_for varbinary(255) null,
+    -- 1: its last claim expired: the worker crashed or hung
+    abandoned tinyint not null default 0,
+    -- for people; no program reads it
     last_error blob null,
     primary key (id),
     -- an intent is enqueued once per commit; waits look here

@@ -23,12 +23,19 @@ create table if not exists hydracache_outbox (
     -- One column for the three, so that one index serves claims, status and purge.
     at_ms integer not null,
     attempts integer not null default 0,
-    -- the claim: all four null while nobody holds the row
+    -- the claim: these four are null while nobody holds the row
     claimed_at_ms integer,
     claim_until_ms integer,
     claim_owner text,
     -- new at each claim: a worker that is late finishes nothing
     claim_token integer,
+    -- 1: its worker tries the row by itself, and the cache answered right before
+    tried_alone integer not null default 0,
+    -- the node of the cache that was away when the row was put off
+    waits_for text,
+    -- 1: its last claim expired: the worker crashed or hung
+    abandoned integer not null default 0,
+    -- for people; no program reads it
     last_error text
 );
 
