@@ -53,8 +53,8 @@ class CheckedTables(StatementRunner):
         missing = [column for column in TABLE_COLUMNS if column not in found]
         if missing:
             self._altered(
-                f"lacks the columns {', '.join(missing)}: an earlier version made it, or"
-                " it was altered"
+                f"lacks the columns {', '.join(missing)}: an earlier version made it,"
+                " or it was altered"
             )
 
     def _require_indexes(

@@ -85,8 +85,7 @@ SQLITE = Dialect(
     pattern=lambda text: "*" + re.sub(r"[\[?]", r"[\g<0>]", text) + "*",
     begin="begin immediate",
     details=", ".join(
-        f"{{{column}}}" if column in CLAIMED else column
-        for column in DETAIL_COLUMNS
+        f"{{{column}}}" if column in CLAIMED else column for column in DETAIL_COLUMNS
     )
     + ", {now}",
     ids_in_text=False,
