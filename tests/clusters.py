@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, Sequence
 
 import pymysql
 
-from servers import MariaDB118, MySQL9, ServerError, SQLServer, free_port
+from servers import SQL_SERVERS, MariaDB118, MySQL9, ServerError, SQLServer, free_port
 
 #: Seconds until a cluster that has not formed is an error.
 PATIENCE = 60.0
@@ -193,3 +193,72 @@ def group_primary(node: SQLServer) -> int | None:
         " where member_role = 'PRIMARY' and member_state = 'ONLINE'",
     )
     return int(found[0][0]) if len(found) == 1 else None
+
+
+@contextlib.contextmanager
+def replication(
+    kind: str, count: int = 2, *, delay: int = 0
+) -> Iterator[list[SQLServer]]:
+    """Asynchronous replication; the first node is the primary, the others read only.
+
+    :param kind: a MariaDB, or the MySQL that knows global transaction ids.
+    :param delay: seconds that a replica waits before it applies what it has received.
+    """
+    with contextlib.ExitStack() as stack:
+        nodes: list[SQLServer] = []
+        for n in range(count):
+            arguments = [f"--server-id={n + 1}", "--log-bin=binlog"]
+            if SQL_SERVERS[kind] is MySQL9:
+                arguments += ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"]
+            else:
+                arguments += ["--log-slave-updates=ON"]
+            node = stack.enter_context(SQL_SERVERS[kind](arguments=arguments))
+            if not node.is_mariadb:
+                # What made the data is not to be replicated.
+                sql(node, "reset binary logs and gtids")
+            if nodes:
+                _follow(node, nodes[0], delay)
+            nodes.append(node)
+        yield nodes
+
+
+def _follow(node: SQLServer, primary: SQLServer, delay: int) -> None:
+    """Make ``node`` a replica of ``primary``."""
+    # MariaDB has kept the word that MySQL has given up.
+    word = "master" if node.is_mariadb else "source"
+    options = {"host": "'127.0.0.1'", "port": primary.port, "user": "'root'"}
+    options.update({"delay": delay, "connect_retry": 1})
+    listed = ", ".join(f"{word}_{name} = {value}" for name, value in options.items())
+    if node.is_mariadb:
+        sql(node, f"change master to {listed}, master_use_gtid = slave_pos")
+        sql(node, "start slave")
+    else:
+        sql(node, f"change replication source to {listed}, source_auto_position = 1")
+        sql(node, "start replica")
+    take_writes(node, False)
+
+
+def take_writes(node: SQLServer, value: bool) -> None:
+    """Have ``node`` take writes, or refuse those of users of all rights too."""
+    name = "read_only" if node.is_mariadb else "super_read_only"
+    sql(node, f"set global {name} = {int(not value)}")
+    if value:
+        sql(node, "set global read_only = 0")
+
+
+def catch_up(node: SQLServer, primary: SQLServer) -> None:
+    """Wait until ``node`` has applied what ``primary`` has committed until now."""
+    position = "@@gtid_binlog_pos" if node.is_mariadb else "@@global.gtid_executed"
+    [(there,)] = sql(primary, f"select {position}")
+    wait = "master_gtid_wait" if node.is_mariadb else "wait_for_executed_gtid_set"
+    [(answer,)] = sql(node, f"select {wait}('{there}', {PATIENCE:g})")
+    if answer != 0:
+        raise ServerError(f"a replica did not catch up with {there}: {answer}")
+
+
+def promote(node: SQLServer) -> None:
+    """Make a primary of a replica, with what it has applied until now."""
+    word = "slave" if node.is_mariadb else "replica"
+    sql(node, f"stop {word}")
+    sql(node, f"reset {word} all")
+    take_writes(node, True)

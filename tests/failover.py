@@ -2,6 +2,8 @@
 
     python tests/failover.py galera --seconds 20
     python tests/failover.py group --seconds 20 --seed 7
+    python tests/failover.py replica --seconds 20
+    python tests/failover.py replica-mysql9 --lose 1
 
 Three producers commit rows of an app with their invalidations, on one name, behind
 which is the primary; a pool and drains, as cron would run them, carry them. In the
@@ -9,6 +11,12 @@ middle the primary is killed with SIGKILL, and the name leads to the next one as
 the cluster has it. At the end every commit that was acknowledged must be there, each
 row of the app with its invalidation and none without, and each invalidation must have
 been applied.
+
+A primary with an asynchronous replica takes no more writes first, and is killed when
+the replica has all. With --lose the replica receives nothing any more for so many
+seconds before the kill, and takes over without waiting: the commits of that time are
+lost, with their invalidations and no others. That is not the library's doing, and the
+exit code does not count them.
 
 Exit code: 0 that is so, 1 it is not. The seed repeats the choices, not the scheduling.
 """
@@ -31,7 +39,17 @@ if __name__ == "__main__":
 import pymysql
 from mysql_proxy import Proxy
 
-from clusters import PATIENCE, galera, group, group_primary, sql
+from clusters import (
+    PATIENCE,
+    catch_up,
+    galera,
+    group,
+    group_primary,
+    promote,
+    replication,
+    sql,
+    take_writes,
+)
 from hydracache_sync import (
     InvalidationIntentBatch,
     MySQLOutbox,
@@ -60,15 +78,20 @@ class Result(NamedTuple):
     without_invalidation: set[str]
     not_applied: set[str]
     pending: int
-    #: Seconds from the kill to the name's move, and from there to the first commit and
-    #: the first row that was carried.
+    #: Seconds from the kill, or what is done before it, to the name's move, and from
+    #: there to the first commit and the first row that was carried.
     moved: float
     committed_again: float
     carried_again: float
 
     @property
     def good(self) -> bool:
-        return not any(self[1:6])
+        return not self.lost and self.consistent
+
+    @property
+    def consistent(self) -> bool:
+        """Whether what is there is whole, whatever was lost."""
+        return not any(self[2:6])
 
 
 def next_of_galera(nodes: list[SQLServer]) -> SQLServer | None:
@@ -90,10 +113,28 @@ def next_of_group(nodes: list[SQLServer]) -> SQLServer | None:
     return None
 
 
+def next_of_replication(nodes: list[SQLServer]) -> SQLServer | None:
+    promote(nodes[0])
+    return nodes[0]
+
+
 CLUSTERS: dict[str, tuple[Any, Callable[[list[SQLServer]], SQLServer | None]]] = {
-    "galera": (galera, next_of_galera),
-    "group": (group, next_of_group),
+    "galera": (lambda: galera(3), next_of_galera),
+    "group": (lambda: group(3), next_of_group),
+    "replica": (lambda: replication("mariadb"), next_of_replication),
+    "replica-mysql9": (lambda: replication("mysql9"), next_of_replication),
 }
+
+
+def hand_over(primary: SQLServer, replica: SQLServer, lose: float) -> None:
+    """What whoever changes an asynchronous primary has to do before, or not."""
+    if lose:
+        what = "slave" if replica.is_mariadb else "replica"
+        sql(replica, f"stop {what} io_thread")
+        time.sleep(lose)
+        return
+    take_writes(primary, False)
+    catch_up(replica, primary)
 
 
 class Run:
@@ -147,7 +188,10 @@ class Run:
                     worker.drain()
 
     def go(
-        self, seconds: float, find: Callable[[list[SQLServer]], SQLServer | None]
+        self,
+        seconds: float,
+        find: Callable[[list[SQLServer]], SQLServer | None],
+        hand_over: Callable[[], None] = lambda: None,
     ) -> Result:
         sql(self.nodes[0], "create database shop")
         sql(self.nodes[0], "create table shop.notes (note varchar(20) primary key)")
@@ -167,6 +211,7 @@ class Run:
         time.sleep(seconds / 2 * self.random.uniform(0.8, 1.2))
         killed = time.monotonic()
         old, *others = self.nodes
+        hand_over()
         old.kill()
         primary = None
         while primary is None:
@@ -218,30 +263,44 @@ def failover(
     *,
     seconds: float,
     seed: int,
+    lose: float = 0.0,
     before: Callable[[list[SQLServer]], None] = lambda nodes: None,
+    after: Callable[[list[SQLServer]], None] = lambda nodes: None,
 ) -> Result:
-    """Make a cluster of three, run on it, end it.
+    """Make a cluster, run on it, end it.
 
+    :param lose: seconds of commits that an asynchronous replica does not get.
     :param before: called with the nodes, the primary first.
+    :param after: called with those that were not killed.
     """
     make, find = CLUSTERS[cluster]
-    with make(3) as nodes, Proxy("127.0.0.1", nodes[0].port) as name:
+    with make() as nodes, Proxy("127.0.0.1", nodes[0].port) as name:
         before(nodes)
-        return Run(nodes, name, seed).go(seconds, find)
+        run = Run(nodes, name, seed)
+        if find is next_of_replication:
+            one, other = nodes
+            result = run.go(seconds, find, lambda: hand_over(one, other, lose))
+        else:
+            result = run.go(seconds, find)
+        after(nodes[1:])
+        return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cluster", choices=CLUSTERS)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--lose", type=float, default=0.0, help="seconds of commits")
     parser.add_argument("--seed", type=int, default=random.randrange(10**9))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    result = failover(options.cluster, seconds=options.seconds, seed=options.seed)
+    result = failover(
+        options.cluster, seconds=options.seconds, seed=options.seed, lose=options.lose
+    )
     for name, value in result._asdict().items():
         shown = f"{value:.2f}" if isinstance(value, float) else value
         print(f"{name}: {len(value) if isinstance(value, set) else shown}")
-    return 0 if result.good else 1
+    return 0 if result.good or options.lose and result.consistent else 1
 
 
 if __name__ == "__main__":

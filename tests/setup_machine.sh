@@ -11,7 +11,9 @@
 #                                           other suites of Debian; and a false clock
 #   tests/setup_machine.sh servers KIND...  those of the latter that are named, and the
 #                                           system's: mysql9 mariadb118 mariadb105
-#                                           memcached-unstable
+#                                           memcached-unstable twemproxy
+#   tests/setup_machine.sh python314        a Python 3.14 of Debian's unstable, beside
+#                                           the system; says what PYTHON has to be
 #
 # PYTHON names the interpreter (default: python3). Missing Debian packages are
 # installed if this is root; otherwise the script names them and fails.
@@ -161,7 +163,7 @@ servers() {
         need mariadb mariadb-client
         mysql56
         [ $# != 0 ] || set -- ${HYDRACACHE_TEST_SERVERS:-mysql9 mariadb118 mariadb105 \
-            memcached-unstable}
+            memcached-unstable} twemproxy
         for kind in "$@"; do
             case $kind in
             mysql9) unpack mysql-unstable usr/sbin/mysqld unstable mysql-server-core ;;
@@ -177,6 +179,7 @@ servers() {
             memcached-unstable)
                 unpack memcached-unstable usr/bin/memcached unstable memcached
                 ;;
+            twemproxy) unpack twemproxy usr/sbin/nutcracker unstable nutcracker ;;
             esac
         done
     fi
@@ -305,6 +308,38 @@ unpack_into() {
     return 1
 }
 
+# python314: unpacked as the servers are. Its program is a script that has the loader of
+# its folder run it, since the system's C library may be older than it wants; the script
+# also says what Python takes for its own path, so that environments can be made with it.
+python314() {
+    home=.servers/python3.14-unstable
+    python=$PWD/$home/root/usr/bin/python3.14
+    if ! grep -qsF "'$python.elf'" "$python"; then
+        # Not there, or of a checkout that was copied from elsewhere.
+        [ ! -e "$python.elf" ] || rm -rf "$home"
+        unpack "${home#*/}" usr/bin/python3.14 unstable \
+            python3.14 python3.14-venv python3.14-dev
+        [ -x "$python" ] || fail "no Python 3.14: $(cat "$home/missing")"
+        usr=$PWD/$home/root/usr
+        loader=$(find "$usr/lib" -name 'ld-linux*.so.*' | sed -n 1p)
+        # Else ensurepip would take the system's pip, which may be too old for it.
+        sed -i "s:'/usr/share/python-wheels/':'$usr/share/python-wheels/':" \
+            "$usr"/lib/python3.14/_sysconfigdata*.py
+        # Its pyconfig.h includes another, which is found by the system's own path only.
+        for made_for in "$usr"/include/*-linux-gnu; do
+            ln -s "../${made_for##*/}" "$usr/include/python3.14/"
+        done
+        cat >"$python.new" <<END
+#!/bin/sh
+exec '$loader' --library-path '${loader%/*}' --argv0 "\$0" '$python.elf' "\$@"
+END
+        chmod +x "$python.new"
+        mv "$python" "$python.elf"
+        mv "$python.new" "$python"
+    fi
+    echo "$python"
+}
+
 # apt_of DIR ARGUMENT...: apt-get with lists, archives and a state of its own.
 apt_of() {
     dir=$1
@@ -326,5 +361,6 @@ servers)
     shift
     servers "$@"
     ;;
-*) fail "say one of: python | venv DIR EXTRA | servers [KIND...]" ;;
+python314) python314 ;;
+*) fail "say one of: python | venv DIR EXTRA | servers [KIND...] | python314" ;;
 esac

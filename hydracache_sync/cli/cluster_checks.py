@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Iterator, Mapping
 
 from hydracache_sync.cli.findings import Finding, ok, warning
+from hydracache_sync.outbox.mysql import Replication
 
 #: What is asked of the server; one that lacks a variable says nothing of it.
 VARIABLES = (
@@ -24,9 +25,18 @@ _FRESH = ("BEFORE", "AFTER", "BEFORE_AND_AFTER")
 
 _OR_ONE_NODE = " in the sessions of loaders, or load from the node of the commits"
 
+_PRIMARY = (
+    "name the primary in --outbox; loaders must read it too, since a replica is late"
+)
 
-def examine_cluster(variables: Mapping[str, str]) -> Iterator[Finding]:
-    """Judge the global settings of the server that the URL leads to."""
+
+def examine_cluster(
+    variables: Mapping[str, str], replication: Replication
+) -> Iterator[Finding]:
+    """Judge the global settings of the server that the URL leads to.
+
+    :param replication: what its threads tell of it, to a login that may see them.
+    """
     cluster = None
     if variables.get("wsrep_on") == "ON":
         wait = int(variables.get("wsrep_sync_wait", "0"))
@@ -46,10 +56,20 @@ def examine_cluster(variables: Mapping[str, str]) -> Iterator[Finding]:
             " value after its invalidation",
             mend + _OR_ONE_NODE,
         )
-    if variables.get("read_only", "OFF") != "OFF":
+    elif replication.replicas:
+        yield ok(
+            "cluster",
+            f"asynchronous replicas: {replication.replicas}. Loaders must read this"
+            " server, or say by since= how late theirs may be. When one takes over"
+            " without the last commits: hydracache flush",
+        )
+    writable = variables.get("read_only", "OFF") == "OFF"
+    if cluster is None and replication.is_replica and writable:
         yield warning(
             "cluster",
-            "the server takes no writes: a replica?",
-            "name the primary in --outbox; loaders must read it too, since a replica is"
-            " late",
+            "the server takes writes and is itself a replica of another",
+            _PRIMARY,
         )
+    elif not writable:
+        what = "it is a replica" if replication.is_replica else "a replica?"
+        yield warning("cluster", f"the server takes no writes: {what}", _PRIMARY)

@@ -38,7 +38,8 @@ def examine_outbox(
             versions = outbox.versions()
             yield ok("outbox", _listed(versions))
         if isinstance(outbox, MySQLOutbox):
-            yield from examine_cluster(outbox.global_variables(VARIABLES))
+            variables = outbox.global_variables(VARIABLES)
+            yield from examine_cluster(variables, outbox.replication())
         yield _clock(outbox)
         outbox.check_schema()
         yield ok("schema", "the tables are there and of this version")

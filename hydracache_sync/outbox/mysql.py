@@ -224,6 +224,27 @@ class Server(NamedTuple):
         return self.version >= ((10, 6) if self.is_mariadb else (8, 0, 1))
 
 
+#: Each replica has a thread that reads the log; a replica has one that asks for it. Only
+#: MariaDB names the latter in its command.
+_REPLICATION = """
+select
+  coalesce(sum(left(command, 11) = 'Binlog Dump'), 0),
+  coalesce(sum(command = 'Slave_IO' or right(state, 13) = 'to send event'), 0)
+from information_schema.processlist
+"""
+
+
+class Replication(NamedTuple):
+    """What a server's threads tell of asynchronous replication.
+
+    :ivar replicas: how many read this server's log now.
+    :ivar is_replica: whether it asks another for its log.
+    """
+
+    replicas: int
+    is_replica: bool
+
+
 class MySQLOutbox(SQLOutbox):
     """Outbox in the MySQL or MariaDB database of the app's data.
 
@@ -629,6 +650,14 @@ class MySQLOutbox(SQLOutbox):
             str(name).lower(): str(value)
             for name, value in self._read(text, {}, check=False)
         }
+
+    def replication(self) -> Replication:
+        """See who replicates this server, and whether it replicates another.
+
+        A login without the right PROCESS sees nothing of both.
+        """
+        [(replicas, is_replica)] = self._read(_REPLICATION, {}, check=False)
+        return Replication(int(replicas), bool(is_replica))
 
     # Errors
 

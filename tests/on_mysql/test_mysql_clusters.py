@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Iterator
+
 import pytest
 from mysql_databases import Database
 
-from clusters import GaleraNode, sql
+from clusters import GaleraNode, replication, sql, take_writes
 from failover import failover
 from servers import SQLServer
+from stale_reads import WAITS as SESSION_WAITS
+from stale_reads import Stale
 from test_cli import run
 
 #: A cluster takes half a minute to form on a busy machine.
@@ -27,6 +31,20 @@ CLUSTERS = [
     pytest.param("group", marks=pytest.mark.needs_server("mysql9")),
 ]
 
+#: Servers that have replicas here, and what failover.py calls a primary with one.
+REPLICATED = [
+    pytest.param(kind, marks=pytest.mark.needs_server(kind))
+    for kind in ("mariadb", "mysql9")
+]
+REPLICATIONS = [
+    pytest.param("replica", marks=pytest.mark.needs_server("mariadb")),
+    pytest.param("replica-mysql9", marks=pytest.mark.needs_server("mysql9")),
+]
+
+#: What doctor says of each of the two, and of a replica that takes writes.
+PRIMARY = "ok       cluster: asynchronous replicas: 1. Loaders must read this"
+REPLICA = "WARNING  cluster: the server takes no writes: it is a replica"
+WRITABLE = "WARNING  cluster: the server takes writes and is itself a replica"
 
 #: What doctor says of a cluster as it is by default, and when it waits for commits.
 LATE = {
@@ -47,7 +65,11 @@ def test_failover_of_the_primary_loses_nothing_and_is_over_soon(cluster: str) ->
         for setting in (None, WAITS[cluster]):
             if setting:
                 sql(nodes[1], setting)
-            said.append(run("doctor", outbox=nodes[1].url("mysql")).out)
+            said.append(said_of(nodes[1]))
+        stale = Stale(nodes[0], nodes[1], SESSION_WAITS[cluster])
+        assert stale.count("primary", 10) == 0
+        assert stale.count("waiting", 10) == 0
+        sql(nodes[0], "drop database shop")
 
     result = failover(cluster, seconds=3, seed=20261129, before=examine)
 
@@ -58,6 +80,83 @@ def test_failover_of_the_primary_loses_nothing_and_is_over_soon(cluster: str) ->
     assert result.good, result
     assert result.committed > 0
     assert result.carried_again < SOON
+
+
+def said_of(node: SQLServer) -> str:
+    return run("doctor", outbox=node.url("mysql")).out
+
+
+@pytest.mark.parametrize("cluster", REPLICATIONS)
+def test_replica_that_has_caught_up_takes_over_without_a_loss(
+    cluster: str,
+) -> None:
+    said: list[str] = []
+
+    result = failover(
+        cluster,
+        seconds=3,
+        seed=20261129,
+        before=lambda nodes: said.extend(map(said_of, nodes)),
+        after=lambda nodes: said.extend(map(said_of, nodes)),
+    )
+
+    assert PRIMARY in said[0] and REPLICA in said[1]
+    assert "cluster" not in said[2]
+    assert result.good, result
+    assert result.committed > 0
+    assert result.carried_again < SOON
+
+
+@pytest.mark.parametrize("cluster", REPLICATIONS[:1])
+def test_replica_without_the_last_commits_has_lost_them_whole(
+    cluster: str,
+) -> None:
+    """That is what hydracache flush is for: no row is left that would tell."""
+    result = failover(cluster, seconds=3, seed=20261129, lose=1.0)
+
+    assert result.lost
+    assert result.consistent, result
+
+
+@pytest.fixture(scope="module", params=REPLICATED)
+def late(request: pytest.FixtureRequest) -> Iterator[list[SQLServer]]:
+    """A primary and a replica that is a second late."""
+    with replication(request.param, delay=1) as nodes:
+        yield nodes
+
+
+def test_loader_on_a_late_replica_leaves_old_values_and_since_does_not(
+    late: list[SQLServer],
+) -> None:
+    stale = Stale(*late, wait=None)
+
+    assert stale.count("primary", 2) == 0
+    assert stale.count("other", 2) == 2
+    assert stale.count("since", 2, late=3.0) == 0
+
+
+def test_login_without_rights_is_told_of_what_it_may_see(
+    late: list[SQLServer],
+) -> None:
+    primary, _ = late
+    sql(primary, "create user app@'%' identified by ''")
+    sql(primary, "create database app")
+    sql(primary, "grant all on app.* to app@'%'")
+
+    said = run("doctor", outbox=f"mysql://app@{primary.address}/app").out
+
+    assert "cluster" not in said
+    assert "schema install" in said
+
+
+def test_doctor_knows_a_replica_that_takes_writes(late: list[SQLServer]) -> None:
+    _, replica = late
+
+    take_writes(replica, True)
+    said = said_of(replica)
+    take_writes(replica, False)
+
+    assert WRITABLE in said
 
 
 def test_server_that_is_alone_is_no_cluster(database: Database) -> None:
