@@ -224,7 +224,7 @@ class Server(NamedTuple):
         return self.version >= ((10, 6) if self.is_mariadb else (8, 0, 1))
 
 
-#: Each replica has a thread that reads the log; a replica has one that asks for it. Only
+#: Each replica has a thread that reads the log; a replica one that asks for it. Only
 #: MariaDB names the latter in its command.
 _REPLICATION = """
 select
