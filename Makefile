@@ -36,7 +36,7 @@ demo: venv-cli
 
 demo-mysql: venv-cli
 	@$(SETUP) servers
-	$(RUN) tests/with_servers.py examples/quickstart.py
+	$(RUN) tests/support/with_servers.py examples/quickstart.py
 
 test: venv-test venv-test-mysql venv-test-web venv-fuzz
 	@$(SETUP) servers

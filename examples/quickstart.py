@@ -1,7 +1,7 @@
 """Shows the main job on SQLite and the in-process store, with no server.
 
 Run it:  python examples/quickstart.py
-     or: python tests/with_servers.py examples/quickstart.py
+     or: python tests/support/with_servers.py examples/quickstart.py
 
 The second runs the same app on private servers of MariaDB and memcached. On servers of
 yours: HYDRACACHE_OUTBOX=mysql://user:password@host/database, an empty one, and

@@ -19,8 +19,14 @@ from typing import Iterator
 import hypothesis
 import pytest
 
-import server_counts
-from servers import SQL_SERVERS, MariaDB, Memcached, SQLServer, servers_of_this_run
+from support import server_counts
+from support.servers import (
+    SQL_SERVERS,
+    MariaDB,
+    Memcached,
+    SQLServer,
+    servers_of_this_run,
+)
 
 # No deadline anywhere: one slow example on a busy machine is not a defect.
 hypothesis.settings.register_profile("dev", deadline=None)

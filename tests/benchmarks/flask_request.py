@@ -38,7 +38,7 @@ from pymemcache.client.base import Client
 
 from hydracache_sync import CommitPosition, SQLiteOutbox
 from hydracache_sync.integrations.flask import HydraCache
-from servers import Memcached, free_port
+from support.servers import Memcached, free_port
 
 hydracache = HydraCache()
 

@@ -41,7 +41,7 @@ from hydracache_sync import (
     WorkerPool,
     open_outbox,
 )
-from servers import SQL_SERVERS, Memcached, SQLServer
+from support.servers import SQL_SERVERS, Memcached, SQLServer
 
 NAMESPACES = [f"namespace{n}" for n in range(8)]
 

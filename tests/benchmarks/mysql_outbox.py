@@ -41,7 +41,7 @@ from _side_by_side import (  # noqa: E402
 )
 
 from hydracache_sync import MemcachedStore, open_outbox  # noqa: E402
-from servers import SQL_SERVERS, Memcached, SQLServer  # noqa: E402
+from support.servers import SQL_SERVERS, Memcached, SQLServer  # noqa: E402
 
 DATABASE = "benchmark"
 

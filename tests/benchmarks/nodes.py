@@ -38,7 +38,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pymemcache.client.base import Client  # noqa: E402
 
-from faulty_memcached import FaultyMemcached  # noqa: E402
 from hydracache_sync import (  # noqa: E402
     InvalidationIntentBatch,
     MemcachedApplier,
@@ -51,8 +50,9 @@ from hydracache_sync import (  # noqa: E402
 from hydracache_sync.cache import Failures, Write, commands  # noqa: E402
 from hydracache_sync.cache.keyspace import Address, Keyspace  # noqa: E402
 from hydracache_sync.memcached.commands import Window  # noqa: E402
-from node_return import Crowd  # noqa: E402
-from servers import Memcached  # noqa: E402
+from support.faulty_memcached import FaultyMemcached  # noqa: E402
+from support.node_return import Crowd  # noqa: E402
+from support.servers import Memcached  # noqa: E402
 
 NAMESPACE = "shop"
 VALUE = os.urandom(100)

@@ -40,7 +40,7 @@ from mysql_outbox import DATABASE, Place, prepare  # noqa: E402
 from hydracache_sync import MemcachedStore, OutboxError  # noqa: E402
 from hydracache_sync.drivers.mysql import error_number  # noqa: E402
 from hydracache_sync.outbox import MySQLOutbox  # noqa: E402
-from servers import SQL_SERVERS, Memcached  # noqa: E402
+from support.servers import SQL_SERVERS, Memcached  # noqa: E402
 
 #: Seconds of a slice, and of its beginning that is not measured.
 SLICE = 3.0

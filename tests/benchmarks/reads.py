@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pymemcache.client.base import Client, PooledClient  # noqa: E402
 
-from faulty_memcached import FaultyMemcached  # noqa: E402
 from hydracache_sync import (  # noqa: E402
     InvalidationIntentBatch,
     MemcachedApplier,
@@ -42,7 +41,8 @@ from hydracache_sync import (  # noqa: E402
     SQLiteOutbox,
     TaggedCache,
 )
-from servers import Memcached  # noqa: E402
+from support.faulty_memcached import FaultyMemcached  # noqa: E402
+from support.servers import Memcached  # noqa: E402
 
 Call = Callable[[], Any]
 

@@ -36,7 +36,7 @@ from _side_by_side import (  # noqa: E402
 )
 
 from hydracache_sync import MemcachedStore, SQLiteOutbox  # noqa: E402
-from servers import Memcached  # noqa: E402
+from support.servers import Memcached  # noqa: E402
 
 INSERT_3 = f"insert into hydracache_outbox ({COLUMNS}) values " + ", ".join(
     ["(?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"] * 3

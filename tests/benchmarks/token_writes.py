@@ -7,8 +7,8 @@
 A token's write takes two round trips: what is there is read, then the token is stored
 on condition that it still is there. "By hand" does just these on a socket, with the
 same SQL. "Before" is the library with a store that overwrites, as it did once
-(``tests/plain_set_store.py``). All sides run in turn in one process and ratios are
-taken round by round: quote their medians.
+(``tests/support/plain_set_store.py``). All sides run in turn in one process and ratios
+are taken round by round: quote their medians.
 
 Goals: a drain of at least 0.90 of the rows a second by hand; from the commit to the
 token by inline publish at most 1.5 of a commit and two round trips by hand; no further
@@ -37,7 +37,6 @@ import sqlite_outbox  # noqa: E402
 from _side_by_side import NAMESPACE, HandTokens, library_worker  # noqa: E402
 from latency import Database, TimedApplier, on_disk  # noqa: E402
 
-from faulty_memcached import FaultyMemcached  # noqa: E402
 from hydracache_sync import (  # noqa: E402
     InvalidationIntent,
     InvalidationIntentBatch,
@@ -49,8 +48,9 @@ from hydracache_sync import (  # noqa: E402
     open_outbox,
 )
 from hydracache_sync.cache import CacheStore, Keyspace  # noqa: E402
-from plain_set_store import PlainSetStore  # noqa: E402
-from servers import MariaDB, Memcached  # noqa: E402
+from support.faulty_memcached import FaultyMemcached  # noqa: E402
+from support.plain_set_store import PlainSetStore  # noqa: E402
+from support.servers import MariaDB, Memcached  # noqa: E402
 
 #: A side of a comparison: runs once, and returns what is to be compared, and the
 #: seconds of processor time that this process took for it.

@@ -30,7 +30,7 @@ from hydracache_sync import (
     entity_tag,
     open_outbox,
 )
-from plain_set_store import PlainSetStore
+from support.plain_set_store import PlainSetStore
 
 NAMESPACE = "chaos"
 STRICT = "chaos-strict"

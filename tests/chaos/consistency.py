@@ -76,7 +76,7 @@ HARM = (
 def main(arguments: Sequence[str] | None = None) -> int:
     from chaos.supervisor import run
     from faults.storm import StormError
-    from servers import ServerError
+    from support.servers import ServerError
 
     options = parser().parse_args(arguments)
     if options.seconds is None and options.reads is None:
@@ -139,7 +139,7 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    from servers import SQL_SERVERS
+    from support.servers import SQL_SERVERS
 
     description, _, notes = (__doc__ or "").partition("\n\n")
     options = argparse.ArgumentParser(

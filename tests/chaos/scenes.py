@@ -28,7 +28,7 @@ from chaos.app import (
 from chaos.records import CACHED, LOADED, LOADED_IN_OLD_SNAPSHOT, Log
 from chaos.transactions import write_one
 from hydracache_sync import HydraCacheError, OutboxWorker, open_outbox
-from late_link import Link
+from support.late_link import Link
 
 #: Seconds between two scenes, on average.
 EVERY = 0.2

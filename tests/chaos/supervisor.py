@@ -16,7 +16,7 @@ from typing import Callable, Iterator, Sequence
 
 from faults.storm import StormError
 from hydracache_sync import OutboxWorker, open_outbox
-from servers import SQL_SERVERS, Memcached, SQLServer, free_port
+from support.servers import SQL_SERVERS, Memcached, SQLServer, free_port
 
 from .app import HOSTS, Settings
 from .judge import Verdict, judge

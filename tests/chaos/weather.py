@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import Sequence
 
 from chaos.records import Log
-from late_link import REPLIES, REQUESTS, Link
+from support.late_link import REPLIES, REQUESTS, Link
 
 #: Seconds between two cuts of a host, on average, and how long one takes.
 CUT_EVERY = 2.5

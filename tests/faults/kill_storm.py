@@ -46,7 +46,7 @@ if __name__ == "__main__":
 def main(arguments: Sequence[str] | None = None) -> int:
     from faults.plan import Settings
     from faults.storm import StormError, run
-    from servers import ServerError
+    from support.servers import ServerError
 
     options = vars(parser().parse_args(arguments))
     keep, json_file = options.pop("keep"), options.pop("json")
@@ -93,7 +93,7 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    from servers import SQL_SERVERS
+    from support.servers import SQL_SERVERS
 
     description, _, notes = (__doc__ or "").partition("\n\n")
     options = argparse.ArgumentParser(

@@ -33,7 +33,7 @@ from hydracache_sync import (
     WorkerPool,
     open_outbox,
 )
-from servers import MariaDB
+from support.servers import MariaDB
 
 FLOOD, CALM = "flood", "calm"
 

@@ -37,7 +37,7 @@ from faults.plan import (
     draw_events,
     fates,
 )
-from servers import SQL_SERVERS, Memcached, Server
+from support.servers import SQL_SERVERS, Memcached, Server
 
 #: Seconds between two looks at the processes.
 TICK = 0.02

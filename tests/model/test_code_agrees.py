@@ -13,7 +13,6 @@ from typing import Any, Callable
 
 import pytest
 
-from clock import FakeClock
 from hydracache_sync import (
     InvalidationIntent,
     InvalidationIntentBatch,
@@ -24,6 +23,7 @@ from hydracache_sync import (
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.cache.codec import MISS
 from hydracache_sync.cache.lifetime import Lifetime
+from support.clock import FakeClock
 
 from . import explore
 from .promises import servable

@@ -10,7 +10,7 @@ import mysql.connector
 import pytest
 from mysql_databases import KINDS, Database, fresh_database, tls_context_made_once
 
-from servers import SQL_SERVERS, MariaDB, SQLServer
+from support.servers import SQL_SERVERS, MariaDB, SQLServer
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

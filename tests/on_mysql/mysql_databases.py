@@ -11,7 +11,7 @@ import pymysql
 import pytest
 
 from hydracache_sync.outbox import MySQLOutbox
-from servers import SQL_SERVERS, SQLServer, servers_of_this_run
+from support.servers import SQL_SERVERS, SQLServer, servers_of_this_run
 
 #: Kinds of servers of this run, that tests may start for themselves.
 KINDS: list[Any] = list(servers_of_this_run()) or [

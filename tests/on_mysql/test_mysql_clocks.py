@@ -19,7 +19,7 @@ import pytest
 from mysql_databases import PATIENCE, Database
 
 from hydracache_sync.outbox import MySQLOutbox, OutboxState
-from outbox_contract import SHOP, batch_of, keys_of, numbered
+from outbox_contract.common import SHOP, batch_of, keys_of, numbered
 
 #: How far off the clock of a host is, and how fast it runs.
 AHEAD, BEHIND, FAST, SLOW = "+3h", "-3h", "+1h x50", "-1h x0.02"

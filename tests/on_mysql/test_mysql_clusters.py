@@ -7,12 +7,12 @@ from typing import Iterator
 import pytest
 from mysql_databases import Database
 
-from clusters import GaleraNode, replication, sql, take_writes
-from failover import failover
-from servers import SQLServer
-from stale_reads import WAITS as SESSION_WAITS
-from stale_reads import Stale
-from test_cli import run
+from faults.failover import failover
+from faults.stale_reads import WAITS as SESSION_WAITS
+from faults.stale_reads import Stale
+from support.clusters import GaleraNode, replication, sql, take_writes
+from support.commands import run
+from support.servers import SQLServer
 
 #: A cluster takes half a minute to form on a busy machine.
 pytestmark = pytest.mark.timeout(400)

@@ -14,8 +14,8 @@ from mysql_grants import grant
 
 from hydracache_sync import InvalidationIntentBatch, MySQLOutbox
 from hydracache_sync.cli import ExitCode
-from servers import Memcached
-from test_cli import PATIENCE, Ended, ended, run, start
+from support.commands import PATIENCE, Ended, ended, run, start
+from support.servers import Memcached
 
 Command = Callable[..., Ended]
 

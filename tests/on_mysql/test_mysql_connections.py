@@ -19,8 +19,9 @@ from hydracache_sync import (
     WorkerPool,
     open_outbox,
 )
-from outbox_contract import SHOP, Child, batch_of, in_threads
-from pool_processes import eventually
+from outbox_contract.common import SHOP, batch_of
+from support.pool_processes import eventually
+from support.processes import Child, in_threads
 
 #: Threads of a web process.
 THREADS = 24

@@ -23,7 +23,7 @@ from hydracache_sync.errors import (
 )
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import MySQLOutbox
-from outbox_contract import ODD_TEXTS, SHOP, batch_of, keys_of, numbered
+from outbox_contract.common import ODD_TEXTS, SHOP, batch_of, keys_of, numbered
 
 #: Bytes of max_allowed_packet that a batch of some hundred keys is beyond.
 SMALL_PACKET = 64 * 1024

@@ -7,8 +7,8 @@ import os
 import pytest
 from mysql_databases import KINDS, fresh_database
 
-from servers import Memcached, SQLServer
-from test_examples import EXAMPLES, check_quickstart
+from support.examples import EXAMPLES, check_quickstart
+from support.servers import Memcached, SQLServer
 
 WITH_SERVERS = EXAMPLES.parent / "tests" / "with_servers.py"
 

@@ -39,10 +39,11 @@ from hydracache_sync.cli import ExitCode
 from hydracache_sync.outbox import mysql_connection
 from hydracache_sync.outbox.connections import keep_apart
 from hydracache_sync.pool.timing import PoolTiming
-from outbox_contract import SHOP, batch_of, in_threads, keys_of
-from pool_processes import eventually
-from servers import SQLServer
-from test_cli import ended, start
+from outbox_contract.common import SHOP, batch_of, keys_of
+from support.commands import ended, start
+from support.pool_processes import eventually
+from support.processes import in_threads
+from support.servers import SQLServer
 
 LOGIN = {"user": "app", "password": "se-cret"}
 

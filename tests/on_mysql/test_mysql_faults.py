@@ -27,16 +27,9 @@ from mysql_grants import grant
 import hydracache_sync.outbox.mysql
 from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
 from hydracache_sync.outbox import MySQLOutbox, OutboxState
-from outbox_contract import (
-    SHOP,
-    Child,
-    batch_of,
-    in_processes,
-    in_threads,
-    keys_of,
-    numbered,
-)
-from servers import SQLServer, free_port
+from outbox_contract.common import SHOP, batch_of, keys_of, numbered
+from support.processes import Child, in_processes, in_threads
+from support.servers import SQLServer, free_port
 
 #: Seconds until an own statement that waits for a lock is told to give up.
 LOCK_WAIT = 1

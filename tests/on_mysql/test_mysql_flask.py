@@ -13,7 +13,7 @@ from mysql_databases import KINDS, PATIENCE, Database, fresh_database, started
 
 from hydracache_sync import MemoryStore
 from hydracache_sync.integrations.flask import HydraCache
-from servers import SQLServer
+from support.servers import SQLServer
 
 hydracache = HydraCache()
 

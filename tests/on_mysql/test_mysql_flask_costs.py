@@ -15,7 +15,7 @@ from mysql_databases import Database, fresh_database, spy_on_statements
 
 from hydracache_sync.integrations.flask import HydraCache
 from hydracache_sync.memcached.transport import Connection
-from servers import MariaDB, Memcached
+from support.servers import MariaDB, Memcached
 
 hydracache = HydraCache()
 

@@ -13,7 +13,7 @@ from mysql_grants import ROLES, Grant, grant, grants_of, revoke
 
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox import MySQLOutbox, rights
-from outbox_contract import SHOP, batch_of
+from outbox_contract.common import SHOP, batch_of
 
 LOGIN = {"password": "se-cret"}
 

@@ -10,7 +10,7 @@ from mysql_databases import KINDS, MARIADBS, one_of
 from faults.checker import P1, P2
 from faults.program import Result, storm
 from faults.reading import P3
-from servers import SQL_SERVERS
+from support.servers import SQL_SERVERS
 
 # Each is half a minute long, and longer on a slow machine.
 pytestmark = pytest.mark.timeout(300)

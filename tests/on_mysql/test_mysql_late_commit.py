@@ -17,7 +17,7 @@ from mysql_callers import CALLERS, Caller
 from mysql_databases import PATIENCE, Database
 
 from hydracache_sync import MySQLOutbox, OutboxWorker, PublishReport, RecordingApplier
-from outbox_contract import SHOP, batch_of
+from outbox_contract.common import SHOP, batch_of
 
 
 def _ping(connection: Any) -> None:

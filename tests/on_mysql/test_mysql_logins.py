@@ -26,8 +26,9 @@ from mysql_databases import (
 
 from hydracache_sync.errors import ConfigurationError, OutboxBusyError, OutboxError
 from hydracache_sync.outbox import MySQLOutbox, open_outbox
-from outbox_contract import SHOP, Child, batch_of, keys_of
-from servers import SQL_SERVERS, SQLServer
+from outbox_contract.common import SHOP, batch_of, keys_of
+from support.processes import Child
+from support.servers import SQL_SERVERS, SQLServer
 
 
 class Certificates:

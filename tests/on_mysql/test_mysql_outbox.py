@@ -13,16 +13,10 @@ from pymysql.cursors import DictCursor
 
 from hydracache_sync.errors import OutboxBusyError, OutboxError
 from hydracache_sync.outbox import MySQLOutbox
-from outbox_contract import (
-    DEADLINE,
-    SHOP,
-    SharedOutboxContract,
-    batch_of,
-    in_threads,
-    keys_of,
-    numbered,
-)
-from servers import SQLServer
+from outbox_contract.common import SHOP, batch_of, keys_of, numbered
+from outbox_contract.whole import SharedOutboxContract
+from support.processes import DEADLINE, in_threads
+from support.servers import SQLServer
 
 
 class TestMySQLOutbox(SharedOutboxContract):

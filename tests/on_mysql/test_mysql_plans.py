@@ -15,8 +15,8 @@ import pytest
 from mysql_databases import fresh_database
 
 from hydracache_sync.outbox import MySQLOutbox
-from servers import SQLServer
-from statement_cases import DEAD, FEW, KEPT, MADE, runs
+from support.servers import SQLServer
+from support.statement_cases import DEAD, FEW, KEPT, MADE, runs
 
 
 @contextlib.contextmanager

@@ -25,11 +25,10 @@ from hydracache_sync import (
     WorkerPool,
 )
 from hydracache_sync.worker import node_outages as outages
-from node_return import Crowd
-from outbox_contract import Child
-from pool_processes import DEADLINE, SHOP, Shop, eventually
-from servers import Memcached, SQLServer
-from test_pool_processes import UnseenChild
+from support.node_return import Crowd
+from support.pool_processes import DEADLINE, SHOP, Shop, eventually
+from support.processes import Child, UnseenChild
+from support.servers import Memcached, SQLServer
 
 #: Seconds, so that a server which hangs is given up soon.
 TIMEOUTS = {"connect_timeout": 0.5, "read_timeout": 0.5, "write_timeout": 0.5}

@@ -17,7 +17,7 @@ from hydracache_sync import (
     PublishReport,
     RecordingApplier,
 )
-from outbox_contract import SHOP, batch_of
+from outbox_contract.common import SHOP, batch_of
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from hydracache_sync import MySQLOutbox, OutboxError, SchemaError
 from hydracache_sync.outbox import mysql as mysql_module
 from hydracache_sync.outbox.mysql_connection import connect
 from hydracache_sync.outbox.mysql_question import StrangeAnswerError, ask, question
-from outbox_contract import SHOP, batch_of
+from outbox_contract.common import SHOP, batch_of
 
 #: What a server says to a select of 17: how many columns, the column, their end, the
 #: record, its end.

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from mysql_databases import KINDS, Database
 
-import servers
-from servers import (
+from support import servers
+from support.probing import PATIENCE, connect, eventually, is_gone
+from support.servers import (
     SQL_SERVERS,
     MariaDB,
     MySQL9,
@@ -22,7 +23,6 @@ from servers import (
     SQLServer,
     servers_of_this_run,
 )
-from test_servers import PATIENCE, connect, eventually, is_gone
 
 TESTS = Path(__file__).resolve().parent.parent
 

@@ -18,7 +18,7 @@ from hydracache_sync import (
     OutboxWorker,
     TaggedCache,
 )
-from servers import Memcached
+from support.servers import Memcached
 
 TAGS = ("users",)
 

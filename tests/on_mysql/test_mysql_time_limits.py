@@ -22,8 +22,8 @@ from hydracache_sync import (
     RecordingApplier,
     TaggedCache,
 )
-from outbox_contract import SHOP, batch_of, keys_of
-from servers import Memcached
+from outbox_contract.common import SHOP, batch_of, keys_of
+from support.servers import Memcached
 
 #: Seconds that a call may take beyond its limit: this machine may be busy.
 SLACK = 0.6

@@ -28,12 +28,12 @@ class Protection(NamedTuple):
     test: str
 
 
-_STALE = "tests/test_cache_staleness.py::"
-_HERD = "tests/test_cache_herd.py::"
-_STRICT = "tests/test_cache_strict.py::"
-_MEMORY = "tests/test_memory_outbox.py::"
+_STALE = "tests/cache/test_cache_staleness.py::"
+_HERD = "tests/cache/test_cache_herd.py::"
+_STRICT = "tests/cache/test_cache_strict.py::"
+_MEMORY = "tests/outbox/test_memory_outbox.py::"
 _MYSQL = "tests/on_mysql/test_mysql_snapshots.py::"
-_LATE = "tests/test_cache_late_tokens.py::"
+_LATE = "tests/cache/test_cache_late_tokens.py::"
 _UNCOMMITTED = "tests/web/test_uncommitted.py::"
 
 #: What a reader does who looks the tokens up once the value is there.
@@ -70,7 +70,7 @@ PROTECTIONS = [
         "        inserted = self._run_in(connection, insert)\n",
         "        inserted = self._run_in(connection, insert)\n"
         "        connection.commit()\n",
-        "tests/test_sqlite_outbox.py::"
+        "tests/outbox/test_sqlite_outbox.py::"
         "test_rows_are_rolled_back_with_the_data_in_each_mode",
     ),
     Protection(
@@ -88,7 +88,7 @@ PROTECTIONS = [
         "outbox/statements.py",
         '    "attempts": "attempts + tried_alone",\n',
         '    "attempts": "attempts + (claim_token is not null)",\n',
-        "tests/test_worker_faults.py::"
+        "tests/worker/test_worker_faults.py::"
         "test_no_number_of_deaths_in_an_outage_kills_a_row",
     ),
     Protection(
@@ -123,7 +123,8 @@ PROTECTIONS = [
         "outbox/statements.py",
         "  and claim_token = :token\n  and state = 0",
         "  and state = 0",
-        "tests/test_memory_outbox.py::test_mark_of_a_claim_taken_over_changes_nothing",
+        "tests/outbox/test_memory_outbox.py"
+        "::test_mark_of_a_claim_taken_over_changes_nothing",
     ),
     Protection(
         "P2",
@@ -131,7 +132,8 @@ PROTECTIONS = [
         "worker/appliers.py",
         "        return [failures.get(address) for address in addresses]\n",
         "        return [None] * len(intents)\n",
-        "tests/test_appliers.py::test_only_the_rows_that_were_not_acknowledged_wait",
+        "tests/worker/test_appliers.py"
+        "::test_only_the_rows_that_were_not_acknowledged_wait",
     ),
     Protection(
         "P3",
@@ -157,7 +159,7 @@ PROTECTIONS = [
         "cache/tokens.py",
         "    randomness = os.urandom(8 * count)\n",
         "    randomness = bytes(8 * count)\n",
-        "tests/test_appliers.py::test_each_attempt_makes_a_token_of_its_own",
+        "tests/worker/test_appliers.py::test_each_attempt_makes_a_token_of_its_own",
     ),
     Protection(
         "P3",
@@ -175,7 +177,7 @@ PROTECTIONS = [
         "cache/herd.py",
         "            self._refreshing.end()\n",
         "            self._refreshing.end()" + _READ_TOKENS_NOW,
-        "tests/test_cache_api.py::"
+        "tests/cache/test_cache_api.py::"
         "test_what_is_invalidated_while_it_is_loaded_anew_is_not_served",
     ),
     Protection(
@@ -216,7 +218,7 @@ PROTECTIONS = [
         "snapshots.py",
         "        if changes is not None and changes != self._changes:\n",
         "        if False:\n",
-        "tests/test_snapshots.py::"
+        "tests/cache/test_snapshots.py::"
         "test_what_a_transaction_has_written_itself_is_never_stored",
     ),
     Protection(
@@ -355,7 +357,7 @@ PROTECTIONS = [
         "            use.node.tell_more(use.connection, use.data, monotonic())\n",
         "            use.node.put_back(use.connection)\n"
         "            use.connection = use.node.tell(use.data, monotonic())\n",
-        "tests/test_cache_replacing.py::"
+        "tests/cache/test_cache_replacing.py::"
         "test_a_condition_is_not_carried_over_to_a_server_that_was_restarted",
     ),
     Protection(
@@ -407,7 +409,8 @@ PROTECTIONS = [
         "worker/wait.py",
         "return _Look(pending == 0 and dead == 0, dead > 0, pending, dead)\n",
         "return _Look(True, False, pending, dead)\n",
-        "tests/test_wait.py::test_a_pending_row_is_waited_for_until_the_time_is_up",
+        "tests/worker/test_wait.py"
+        "::test_a_pending_row_is_waited_for_until_the_time_is_up",
     ),
     Protection(
         "P4",
@@ -415,7 +418,7 @@ PROTECTIONS = [
         "worker/worker.py",
         "            if failure is None:\n                applied.intent(intent)\n",
         "            if True:\n                applied.intent(intent)\n",
-        "tests/test_publish.py::"
+        "tests/worker/test_publish.py::"
         "test_what_cannot_be_applied_now_is_left_to_a_worker_unharmed",
     ),
     Protection(
@@ -428,7 +431,7 @@ PROTECTIONS = [
         "            return False\n"
         "        except BaseException:\n"
         "            self._pool.put(connection)\n",
-        "tests/test_transport_interruptions.py::"
+        "tests/memcached/test_transport_interruptions.py::"
         "test_a_signal_handler_that_raises_anywhere_leaves_no_answer_behind",
     ),
     Protection(

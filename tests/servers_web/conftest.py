@@ -11,7 +11,7 @@ import pymysql
 import pytest
 from served_shop import ServedShop
 
-from servers import MariaDB, Memcached
+from support.servers import MariaDB, Memcached
 
 # uWSGI has no build for them: nothing to test, and so nothing to skip.
 collect_ignore = ["test_uwsgi.py"] if sys.version_info >= (3, 13) else []

@@ -8,7 +8,7 @@ from typing import Any, Sequence
 from web_server import WebServer, eventually, sockets_to
 
 from hydracache_sync import MemcachedStore, TaggedCache, entity_tag, open_outbox
-from servers import Memcached
+from support.servers import Memcached
 
 ITEMS = [str(number) for number in range(1, 11)]
 

@@ -17,7 +17,7 @@ from served_shop import ITEMS, ServedShop
 from web_server import HERE, PROGRAMS, eventually
 
 from hydracache_sync import InvalidationIntentBatch, SQLiteOutbox
-from servers import MariaDB, Memcached
+from support.servers import MariaDB, Memcached
 
 #: Seconds; stated in docs/servers.md. Each wait below is several times as long.
 BOUND = 0.25
@@ -99,7 +99,7 @@ TOLD_TWICE = """if True:
 
     import sys
     import gevent
-    from pool_processes import carry_until_in_flight
+    from support.pool_processes import carry_until_in_flight
 
     carry_until_in_flight(sys.argv[1])
     # What gunicorn does on SIGQUIT; it reaches the main greenlet in the pool's stop.

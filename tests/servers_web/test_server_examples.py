@@ -19,7 +19,7 @@ from tracebacks import tracebacks_of_ours
 from web_server import PATIENCE, PROGRAMS, WebServer, eventually
 
 from hydracache_sync import open_outbox
-from servers import MariaDB, Memcached
+from support.servers import MariaDB, Memcached
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "flask_mysql"
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
-from servers import Server
+from support.servers import Server
 
 #: Seconds until something that should happen counts as never happening.
 PATIENCE = 60.0

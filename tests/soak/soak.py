@@ -42,11 +42,11 @@ if __name__ == "__main__":
 import pymysql
 
 from hydracache_sync import MemcachedStore, MySQLOutbox
-from servers import MariaDB, Memcached
 from soak.carrier import Job
 from soak.gauges import Reading, growth, read, rising
 from soak.shop import ANSWER, INTENTS, Shop, cached, namespace_of, tags_of, version_of
 from soak.weather import Outage, Weather, flapping, hung, killed, stopped
+from support.servers import MariaDB, Memcached
 
 #: Name of the database that the soak makes for itself.
 DATABASE = "soak"

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
-from servers import Server
+from support.servers import Server
 
 #: Seconds of an outage, and of the calm after it.
 AWAY = (0.5, 6.0)

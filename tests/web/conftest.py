@@ -12,7 +12,7 @@ from library import Library
 from shop import Shop
 
 from hydracache_sync import MySQLOutbox, SQLiteOutbox
-from servers import MariaDB
+from support.servers import MariaDB
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any, Iterator
 
 import pymysql
 
-from servers import MariaDB
+from support.servers import MariaDB
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fresh_mariadb import fresh_mariadb
 
-from servers import MariaDB
+from support.servers import MariaDB
 
 PROGRAM = Path(__file__).with_name("django_on_mysql.py")
 

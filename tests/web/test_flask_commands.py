@@ -8,7 +8,7 @@ import pytest
 from shop import Shop
 
 from hydracache_sync import InvalidationIntentBatch
-from servers import Memcached
+from support.servers import Memcached
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from shop import Shop, close_db, hydracache
 
 from hydracache_sync import SQLiteOutbox
 from hydracache_sync.memcached.transport import Connection
-from servers import Memcached
+from support.servers import Memcached
 
 
 class Counted:

@@ -12,9 +12,9 @@ from typing import Any, Iterator
 import pytest
 from shop import Shop, close_db, hydracache
 
-from faulty_memcached import FaultyMemcached, Mode
 from hydracache_sync import MemcachedStore
-from servers import Memcached
+from support.faulty_memcached import FaultyMemcached, Mode
+from support.servers import Memcached
 
 #: Seconds after which a page counts as one that has no limit at all.
 FAR_TOO_LONG = 20.0

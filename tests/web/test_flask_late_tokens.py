@@ -20,8 +20,8 @@ from hydracache_sync import (
     entity_tag,
 )
 from hydracache_sync.integrations.flask import HydraCache
-from late_link import PATIENCE, Link
-from servers import MariaDB, Memcached
+from support.late_link import PATIENCE, Link
+from support.servers import MariaDB, Memcached
 
 NAMESPACE = "shop"
 SKEW = 0.05

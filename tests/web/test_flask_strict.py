@@ -23,7 +23,7 @@ from hydracache_sync import (
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.cache.tokens import COLD, is_live
-from servers import Memcached
+from support.servers import Memcached
 
 
 def strict_shop(path: Path, **config: Any) -> Shop:

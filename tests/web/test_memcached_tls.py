@@ -21,7 +21,7 @@ from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.integrations.flask import HydraCache
-from tls_memcached import TLSMemcached, self_signed
+from support.tls_memcached import TLSMemcached, self_signed
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.integrations.flask import HydraCache as FlaskHydraCache
 from hydracache_sync.integrations.wsgi import HydraCache as WSGIHydraCache
-from servers import Memcached
+from support.servers import Memcached
 
 #: A value other than the default for each setting, and what must be set beside it.
 VALUES: dict[str, dict[str, Any]] = {

@@ -1,0 +1,91 @@
+"""``hydracache pause``, ``resume`` and ``paused``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+from hydracache_sync import InvalidationIntentBatch
+from hydracache_sync.cli import ExitCode
+from support.commands import Ended, Shop, run
+from support.servers import Memcached
+
+
+@pytest.fixture
+def shop(tmp_path: Path, memcached: Memcached, unique: str) -> Iterator[Shop]:
+    with Shop(tmp_path / "shop.db", unique, memcached.address) as shop:
+        yield shop
+
+
+def command(shop: Shop, *arguments: str) -> Ended:
+    return run(*arguments, outbox=shop.settings["outbox"])
+
+
+def test_a_paused_namespace_is_drained_after_its_resume_only(shop: Shop) -> None:
+    shop.invalidate(2)
+
+    paused = command(shop, "pause", shop.namespace, "--reason", "moving")
+    held = shop.drain()
+    resumed = command(shop, "resume", shop.namespace)
+    drained = shop.drain()
+
+    assert paused.out.startswith(f"{shop.namespace} is paused; ")
+    assert (paused.code, paused.err) == (ExitCode.DONE, "")
+    assert held.code == ExitCode.WAITING
+    assert resumed.out == f"{shop.namespace} is resumed\n"
+    assert drained.code == ExitCode.DONE
+
+
+def test_what_is_paused_is_listed_with_its_reason(shop: Shop) -> None:
+    nothing = command(shop, "paused")
+    command(shop, "pause", "b", "a", "--reason", "two\nlines")
+
+    shown, found = command(shop, "paused"), command(shop, "paused", "--json")
+
+    assert nothing.out == "no namespace is paused\n"
+    a, b = shown.out.splitlines()
+    assert a.startswith("a since 20") and a.endswith(": two\\nlines")
+    assert b.startswith("b since ")
+    assert [each["namespace"] for each in found.json["namespaces"]] == ["a", "b"]
+    assert found.json["namespaces"][0]["reason"] == "two\nlines"
+
+
+def test_a_namespace_that_was_not_paused_is_told(shop: Shop) -> None:
+    resumed = command(shop, "resume", "shop")
+
+    assert resumed == Ended(ExitCode.DONE, "shop was not paused\n", "")
+
+
+def test_a_namespace_without_rows_is_paused_with_a_warning(shop: Shop) -> None:
+    shop.invalidate(1)
+
+    paused = command(shop, "pause", shop.namespace + "x", "--quiet")
+
+    assert paused.code == ExitCode.DONE
+    assert paused.out == ""
+    assert "the outbox has no row of namespace" in paused.err
+    assert f"did you mean {shop.namespace}?" in paused.err
+
+
+def test_a_name_from_the_outbox_moves_no_cursor(shop: Shop) -> None:
+    name = f"{shop.namespace}\x1b[2J"
+    shop.outbox.enqueue(name, InvalidationIntentBatch().flush())
+    shop.outbox.pause(name)
+
+    listed = command(shop, "paused")
+    guessed = command(shop, "pause", shop.namespace)
+
+    assert f"{shop.namespace}\\x1b[2J since " in listed.out
+    assert f"did you mean {shop.namespace}\\x1b[2J?" in guessed.err
+
+
+def test_a_bad_namespace_or_reason_pauses_nothing(shop: Shop) -> None:
+    refused = command(shop, "pause", "shop", "n" * 65)
+    too_long = command(shop, "pause", "shop", "--reason", "r" * 256)
+
+    assert refused.code == too_long.code == ExitCode.USAGE
+    assert "1 to 64" in refused.err
+    assert "0 to 255" in too_long.err
+    assert shop.outbox.paused() == {}

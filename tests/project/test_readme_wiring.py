@@ -1,0 +1,273 @@
+"""What the README and docs show for wiring an app is short, and does what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, g, redirect, request, url_for
+from flask_sqlalchemy import SQLAlchemy
+
+from hydracache_sync import MemoryStore, SQLiteOutbox
+from hydracache_sync.app import app_settings
+from hydracache_sync.integrations import wsgi
+from support import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
+
+#: Lines of their own that a newcomer writes.
+MOST_LINES = 15
+
+USE_CASES = ["Flask", "SQLAlchemy", "Plain WSGI", "Django"]
+
+
+def block(title: str) -> str:
+    section = README.split(f"\n### {title}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    found: str = re.findall(r"```python\n(.*?)```", section, re.S)[0]
+    return found
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.db"
+    with closing(SQLiteOutbox(path)) as outbox:
+        outbox.install_schema()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table users (id, name)")
+        connection.execute("insert into users values ('42', 'Ada')")
+        connection.commit()
+    return path
+
+
+def written(path: Path) -> tuple[str, list[Any]]:
+    with closing(SQLiteOutbox(path)) as outbox:
+        rows = [row.intent and tuple(row.intent)[:2] for row in outbox.rows("shop")]
+    with closing(sqlite3.connect(path)) as connection:
+        [(name,)] = connection.execute("select name from users")
+    return name, rows
+
+
+@pytest.mark.parametrize("title", USE_CASES)
+def test_each_use_takes_few_lines(title: str) -> None:
+    lines = [
+        line
+        for line in block(title).splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+
+    assert len(lines) <= MOST_LINES
+
+
+def configured(app: Flask, database: Path) -> str:
+    """The Flask app's block, for ``database`` and a cache in this process."""
+    app.config.update(HYDRACACHE_POOL="none", SECRET_KEY="not secret")
+    code = block("Flask").replace("/srv/shop/shop.db", str(database))
+    return code.replace('["127.0.0.1:11211"]', "MemoryStore()")
+
+
+def test_flask_as_shown(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask("shop")
+
+    def db() -> sqlite3.Connection:
+        if "db" not in g:
+            g.db = sqlite3.connect(database)
+        connection: sqlite3.Connection = g.db
+        return connection
+
+    @app.teardown_appcontext
+    def close(exc: BaseException | None) -> None:
+        db().close()
+
+    names: dict[str, Any] = {"app": app, "g": g, "db": db, "MemoryStore": MemoryStore}
+    # The code is in a module, which is part of the keys of what it caches.
+    names["__name__"] = "shop"
+    exec(configured(app, database), names)
+
+    @app.post("/users/<id>")
+    def view(id: str) -> str:
+        names["rename"](id, "Countess")
+        return str(names["profile"](id))
+
+    assert app.test_client().post("/users/42").status_code == 200
+
+    assert written(database) == ("Countess", [("entity", "42")])
+    assert caplog.records == []
+
+
+def test_sqlalchemy_as_shown(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask("shop")
+    config = configured(app, database).split("hydracache.init_app")[0]
+    exec(config, {"app": app, "MemoryStore": MemoryStore})
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{database}"
+    db = SQLAlchemy()
+
+    class User(db.Model):  # type: ignore[name-defined]
+        __tablename__ = "users"
+        id = db.Column(db.String, primary_key=True)
+        name = db.Column(db.String)
+
+    names: dict[str, Any] = {
+        "app": app,
+        "SQLAlchemy": lambda: db,
+        "User": User,
+        "request": request,
+        "redirect": redirect,
+        "url_for": url_for,
+    }
+    app.add_url_rule("/users/<id>", "profile", lambda id: id)
+    exec(block("SQLAlchemy"), names)
+
+    answer = app.test_client().post("/users/42", data={"name": "Countess"})
+    with app.app_context():
+        db.engine.dispose()
+
+    assert answer.headers["Location"].endswith("/users/42")
+    name, rows = written(database)
+    assert name == "Countess"
+    assert sorted(rows) == [
+        ("collection", "teams"),
+        ("collection", "users:active"),
+        ("entity", "42"),
+    ]
+    assert caplog.records == []
+
+
+def test_plain_wsgi_as_shown(
+    database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = sqlite3.connect(database)
+    monkeypatch.setenv("HYDRACACHE_OUTBOX", f"sqlite:///{database}")
+    monkeypatch.setenv("HYDRACACHE_NAMESPACE", "shop")
+    monkeypatch.setenv("HYDRACACHE_MEMCACHED", "127.0.0.1:1")
+    monkeypatch.setenv("HYDRACACHE_POOL", "none")
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        names["rename"]("42", "Countess")
+        return [b"done"]
+
+    names: dict[str, Any] = {"application": application, "db": connection, "os": os}
+    exec(block("Plain WSGI"), names)
+    body = names["application"]({}, None)
+
+    connection.close()
+    assert body == [b"done"]
+    assert isinstance(names["hydracache"], wsgi.HydraCache)
+    assert written(database) == ("Countess", [("entity", "42")])
+    assert caplog.records == []
+
+
+def test_django_as_shown(database: Path, tmp_path: Path) -> None:
+    module, view = block("Django").split("# in a view, a command, a task\n")
+    assert module.startswith("# shop/cache.py\n")
+    [middleware] = re.findall(r'`"([\w.]+)"` as the first of `MIDDLEWARE`', README)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "cache.py").write_text(module, "utf-8")
+    # In a process of its own: Django is configured once in each.
+    program = f"""if True:
+        import django, sys
+        from django.conf import settings
+        from hydracache_sync import MemoryStore
+        path = {str(database)!r}
+        sys.path.insert(0, {str(tmp_path)!r})
+        settings.configure(
+            SECRET_KEY="not secret",
+            ALLOWED_HOSTS=["*"],
+            ROOT_URLCONF="__main__",
+            MIDDLEWARE=[{middleware!r}],
+            DATABASES={{"default": {{
+                "ENGINE": "django.db.backends.sqlite3", "NAME": path
+            }}}},
+            HYDRACACHE_OUTBOX="sqlite:///" + path,
+            HYDRACACHE_NAMESPACE="shop",
+            HYDRACACHE_MEMCACHED=MemoryStore(),
+            HYDRACACHE_POOL="none",
+        )
+        django.setup()
+        from django.db import connection
+        from django.http import HttpResponse
+        from django.test import Client
+        from django.urls import path as route
+        from shop.cache import hydracache
+
+        class user:
+            pk = 42
+            @staticmethod
+            def save():
+                with connection.cursor() as cursor:
+                    cursor.execute("update users set name = 'Countess'")
+
+        def view(request):
+            exec({view!r}, dict(user=user, hydracache=hydracache))
+            return HttpResponse(str(len(hydracache.receipts)))
+
+        urlpatterns = [route("", view)]
+        print(Client().get("/").content.decode())
+        connection.close()
+        hydracache.outbox.close()
+    """
+
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (ended.stdout, ended.stderr) == ("1\n", "")
+    assert written(database) == ("Countess", [("entity", "42")])
+
+
+def test_the_settings_of_apps_are_all_in_their_table() -> None:
+    rows = dict(re.findall(r"^\| `(HYDRACACHE_\w+)` \| (.*?) ?\|", SETTINGS, re.M))
+    shown = {setting.variable: rows.get(setting.variable) for setting in APP_SETTINGS}
+
+    assert shown == {
+        setting.variable: default_text(setting.default) for setting in APP_SETTINGS
+    }
+
+
+APP_SETTINGS = app_settings.APP_SETTINGS
+
+
+def default_text(default: object) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return f"{default:g}" if isinstance(default, (int, float)) else str(default)
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"], ids=str
+)
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text("utf-8"))
+
+    assert [link for link, _ in links if not (page.parent / link).exists()] == []
+    for link, anchor in links:
+        if anchor:
+            target = page.parent / link if link else page
+            assert anchor in anchors(target), f"{link}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What its headings are called in links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return {
+        re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings
+    }
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+
+    assert len(README.encode()) < 16_000
+    assert pages <= set(re.findall(r"\]\(([^)#]+)", README))
