@@ -81,7 +81,9 @@ class ReceiptCookie:
             return
         options = {"path": environ.get("SCRIPT_NAME") or "/"}
         if not new and not late:
-            response.delete_cookie(self._name, **options)
+            # Another app of this host may use the name: what it wrote stays.
+            if self._received(environ):
+                response.delete_cookie(self._name, **options)
             return
         if not new:
             return  # the browser has it already
