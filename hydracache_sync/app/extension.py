@@ -408,21 +408,22 @@ class Extension(abc.ABC):
         if open_transactions.writing():
             # They may have more to collect at their flush, and what a statement without
             # objects has changed nobody knows.
-            return loader()
+            return self._past_cache(loader)
         collected, has_written = self.collected_if_any(), self._has_written()
         if has_written and (collected is None or not collected.may_be_uncommitted):
             # What it has changed will be collected right before the commit.
-            return loader()
+            return self._past_cache(loader)
         if collected is not None and not isinstance(tags, (str, bytes)):
             tags = tuple(tags)
             if self._is_writing(collected, key, tags):
-                return loader()
+                return self._past_cache(loader)
         if not self.earlier_are_published():
-            return loader()
+            return self._past_cache(loader)
 
         def load() -> T:
             value = loader()
             if not has_written and self._has_uncommitted():
+                self.cache.check_value(value)
                 raise _NotToBeStored(value)
             return value
 
@@ -433,6 +434,15 @@ class Extension(abc.ABC):
         except _NotToBeStored as exc:
             value: T = exc.value
             return value
+
+    def _past_cache(self, loader: Callable[[], T]) -> T:
+        """Load, and raise where the value is of a type that could not be stored.
+
+        A page that works while nothing may be stored must not fail when it may.
+        """
+        value = loader()
+        self.cache.check_value(value)
+        return value
 
     def cached(
         self,

@@ -385,21 +385,22 @@ class Entries:
         look = judgement.look
         return self._encode(value, look.basis, soft_ms, look.addresses[0][1])
 
+    def check_value(self, value: object) -> None:
+        """Raise as :meth:`pack` would, also where nothing is stored.
+
+        Else a mistake in the program shows up at the first load that may be stored,
+        long after the page was tried out.
+        """
+        self._encode(value, b"")
+
     def unpack(self, look: Look, entry: bytes) -> Any:
         """Return a value of one's own from an entry that another load has made."""
         name = look.addresses[0][1]
         return self._decode(entry, look.tag_set.digest, look.tokens or (), name)
 
-    def pack_shared(self, look: Look, value: object) -> bytes | None:
-        """Make an entry under no tokens, to hand a value to other threads alone.
-
-        :return: None if it cannot come back the same.
-        """
-        try:
-            return self._encode(value, basis_of(look.tag_set.digest, ()))
-        except (TypeError, ValueError):
-            # No error where nothing is stored: each gets a value of its own loader.
-            return None
+    def pack_shared(self, look: Look, value: object) -> bytes:
+        """Make an entry under no tokens, to hand a value to other threads alone."""
+        return self._encode(value, basis_of(look.tag_set.digest, ()))
 
     def unpack_shared(self, look: Look, entry: bytes) -> Any:
         """Return a value of one's own from what :meth:`pack_shared` has made."""

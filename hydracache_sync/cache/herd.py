@@ -326,6 +326,8 @@ class Herd:
                 judgement.refused.add()
             if self._limit.is_wanted(key):
                 packed = entries.pack_shared(look, loaded)
+            elif judgement.refused is None:
+                entries.check_value(loaded)
             return loaded
         finally:
             self._limit.leave(key, packed)
@@ -340,6 +342,8 @@ class Herd:
             raise
         if self._raised:
             self._raised.pop(address, None)
+        if judgement.refused is not None:
+            self._entries.check_value(loaded)
         return loaded
 
     def _lead(

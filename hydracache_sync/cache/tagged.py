@@ -233,9 +233,9 @@ class TaggedCache:
         :param stale_on_error: called when the loader raises and an entry is still there
             that was invalidated; its result is returned. The one way to get a value
             that is out of date.
-        :raises TypeError: the loaded value cannot be stored and come back the same. It
-            was not stored. A mistake in the program, so it is not passed over: it would
-            make every read a miss.
+        :raises TypeError: the loaded value cannot be stored and come back the same,
+            also where it would not have been stored. A mistake in the program, so it is
+            not passed over: it would make every read a miss.
         :raises ValueError: the same, for a number that is not finite, a value that
             holds itself or is nested too deeply. Both also for arguments that are not
             as said, before anything is done.
@@ -248,7 +248,7 @@ class TaggedCache:
         if self._open_writes.batches:
             tags = tuple(tags)
             if self._is_writing(key, tags):
-                return loader()
+                return self._checked(loader())
         found = self._find(key, tags)
         value: T = found[1]
         if value is not MISS and lifetime.soft_ttl is None:
@@ -323,9 +323,14 @@ class TaggedCache:
                 entry = b""
                 if judgement.refused is None:
                     entry = self._entries.pack(judgement, value, lifetime)
+                else:
+                    self._entries.check_value(value)
                 packed.append((judgement, entry))
+        others = {key: loaded[key] for key in written if key in loaded}
+        for value in others.values():
+            self._entries.check_value(value)
         self._entries.fill(packed, lifetime)
-        values.update((key, loaded[key]) for key in written if key in loaded)
+        values.update(others)
         return values
 
     # Storing
@@ -514,6 +519,19 @@ class TaggedCache:
         since = self._since(since)
         [look], _ = self._entries.with_missing([look], since)
         return self._entries.judge(look, since)
+
+    def check_value(self, value: object) -> None:
+        """Raise as :meth:`get_or_load` does for a value that cannot be stored.
+
+        For a caller that loads past the cache and wants the same error there.
+
+        :raises TypeError, ValueError: as :meth:`get_or_load`.
+        """
+        self._entries.check_value(value)
+
+    def _checked(self, value: T) -> T:
+        self._entries.check_value(value)
+        return value
 
     def _load_or_stale(
         self,
