@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from servers import free_port
 from shop import Shop, close_db, hydracache
 
 from hydracache_sync import (
@@ -19,7 +20,6 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from servers import free_port
 
 PRICE = {"price": Decimal("9.99")}
 
