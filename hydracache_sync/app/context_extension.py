@@ -11,7 +11,7 @@ import contextlib
 from contextvars import ContextVar
 from typing import Any, Iterator, Mapping
 
-from hydracache_sync.app import app_settings
+from hydracache_sync.app import app_settings, open_transactions
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.request_state import RequestState
@@ -24,7 +24,6 @@ from hydracache_sync.app.teardown import (
     write_into_open_transaction,
 )
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations import open_transactions
 from hydracache_sync.snapshots import NEVER, LocalMoment
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import time
+from contextlib import nullcontext
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,6 +21,7 @@ from typing import (
     Union,
 )
 
+from hydracache_sync.app import open_transactions
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
@@ -29,7 +31,6 @@ from hydracache_sync.cache.writing import touch
 from hydracache_sync.drivers import driver_of
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.durations import duration_ms
-from hydracache_sync.integrations import open_transactions
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
@@ -420,17 +421,25 @@ class Extension(abc.ABC):
         if not self.earlier_are_published():
             return self._past_cache(loader)
 
+        writes = self.request_writes()
+        checking = writes is not None and writes.checks_loads
+
         def load() -> T:
+            before = open_transactions.statements()
             value = loader()
             if not has_written and self._has_uncommitted():
                 self.cache.check_value(value)
                 raise _NotToBeStored(value)
+            if checking and open_transactions.statements() == before:
+                # It has read elsewhere, where the request may have written, too.
+                raise _NotToBeStored(value)
             return value
 
         try:
-            return self.cache.get_or_load(
-                key, load, tags=tags, ttl=ttl, soft_ttl=soft_ttl
-            )
+            with writes.checking() if writes and checking else nullcontext():
+                return self.cache.get_or_load(
+                    key, load, tags=tags, ttl=ttl, soft_ttl=soft_ttl
+                )
         except _NotToBeStored as exc:
             value: T = exc.value
             return value

@@ -7,7 +7,8 @@ some connections; of the rest it knows nothing. Knows no framework.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import contextlib
+from typing import Any, Callable, Iterator
 
 from hydracache_sync.drivers import CallersConnection, driver_of
 from hydracache_sync.drivers.wrappers import own_connection
@@ -19,11 +20,19 @@ SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 class RequestWrites:
     """The connections of one request, or of one run of a script.
 
+    Connections that were only named in passing, by ``write`` or ``transaction``, are
+    watched, but may not be all: then it is not known of the request what it has
+    written.
+
     :param connection_of: returns the connection that the app said is its request's, or
-        None if it is not open yet.
+        a list of all of them; None stands for one that is not open yet.
     :param safe: the request is one that changes nothing, by its method.
     :param followed: transactions of the app are followed by other means, an attached
-        session's: where no connection is known there is none.
+        session's, and the statements in them.
+    :ivar checks_loads: what is read may only be stored if a statement of the load was
+        seen on a connection that is followed: the request may change something on
+        others, of which nobody tells.
+    :ivar load_is_checked: the load that is about to begin is looked at in this way.
     """
 
     def __init__(
@@ -37,10 +46,13 @@ class RequestWrites:
         self._safe = safe
         self._followed = followed
         self._watched: list[_Watched] = []
+        self.checks_loads = followed and not safe and connection_of is None
+        self.load_is_checked = False
 
     def know(self, connection: Any) -> None:
         """State that ``connection`` is one of the request's."""
-        self._watch(connection)
+        if all(each.connection is not connection for each in self._watched):
+            self._watched.append(_Watched(connection))
 
     def has_written(self) -> bool | None:
         """Whether one of the connections has changed something and not committed it.
@@ -50,32 +62,49 @@ class RequestWrites:
         known = self._followed
         if self._connection_of is not None:
             try:
-                connection = self._connection_of()
+                found = self._connection_of()
             except Exception:
                 # The app's own function: an error of it is met where it is needed.
                 known = False
             else:
                 known = True
-                if connection is not None:
-                    self._watch(connection)
-        unknown = False
+                for connection in named_connections(found):
+                    self.know(connection)
         for each in self._watched:
             written = each.has_written()
             if written:
                 return True
-            unknown |= written is None
-        if unknown or not (known or self._watched):
-            return None
-        return False
+            known &= written is not None
+        return False if known else None
+
+    @contextlib.contextmanager
+    def checking(self) -> Iterator[None]:
+        """Say that loads of the block are looked at, as :attr:`checks_loads` wants."""
+        before, self.load_is_checked = self.load_is_checked, True
+        try:
+            yield
+        finally:
+            self.load_is_checked = before
 
     def may_store(self) -> bool:
         """Whether what is read now may be stored; in doubt only in a safe request."""
         written = self.has_written()
-        return self._safe if written is None else not written
+        if written is None:
+            return self._safe
+        return not written and (self.load_is_checked or not self.checks_loads)
 
-    def _watch(self, connection: Any) -> None:
-        if all(each.connection is not connection for each in self._watched):
-            self._watched.append(_Watched(connection))
+
+def named_connections(found: Any) -> list[Any]:
+    """The connections among what an app's ``connection=`` has returned."""
+    named = found if isinstance(found, (list, tuple)) else [found]
+    return [each for each in named if each is not None]
+
+
+def outbox_connection(found: Any) -> Any:
+    """That of the outbox's database, the first of several; None if it is not open."""
+    if isinstance(found, (list, tuple)):
+        return found[0] if found else None
+    return found
 
 
 class _Watched:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Callable
 
+from hydracache_sync.app import open_transactions
 from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.request_writes import RequestWrites
-from hydracache_sync.integrations import open_transactions
 from hydracache_sync.snapshots import NEVER
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Callable, Sequence
 
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
+from hydracache_sync.app.request_writes import outbox_connection
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.drivers import driver_of
 from hydracache_sync.drivers.wrappers import own_connection
@@ -20,7 +21,8 @@ logger = printable_logger(__name__)
 #: Why something is left where there is no other reason.
 NOBODY = "nobody called write() before the commit"
 
-#: Gives the connection of the request; None if it has not opened one.
+#: Gives the connection of the request, None if it has not opened one; or a list of all
+#: that it may write through, the first of which is that of the outbox's database.
 ConnectionOf = Callable[[], Any]
 
 
@@ -38,7 +40,7 @@ def write_into_open_transaction(
     :return: why it is left to the safety net; empty if it is written.
     """
     try:
-        connection = connection_of()
+        connection = outbox_connection(connection_of())
         if connection is None:
             return "the request has no connection open" + _suspects(ran_before)
         open_now = driver_of(own_connection(connection)).has_begun()

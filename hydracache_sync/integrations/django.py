@@ -8,7 +8,7 @@ dropped with the savepoint that is rolled back. Commits nothing by itself.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, ContextManager, Iterator, Mapping
 
 from django.conf import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
     settings,
@@ -19,9 +19,10 @@ from django.db import (  # type: ignore[import-not-found,import-untyped,unused-i
     transaction,
 )
 
-from hydracache_sync.app.context_extension import ContextExtension
+from hydracache_sync.app import open_transactions
+from hydracache_sync.app.context_extension import ContextExtension, Scope
 from hydracache_sync.app.request_writes import RequestWrites
-from hydracache_sync.integrations.statements_seen import changes_data
+from hydracache_sync.integrations.sql_kind import changes_data
 
 View = Callable[[Any], Any]
 
@@ -32,8 +33,10 @@ class _Writes(RequestWrites):
     What goes past Django, by ``connection.connection``, is not seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, safe: bool) -> None:
         super().__init__(None, safe=False, followed=True)
+        self.checks_loads = not safe
+        #: By alias, those that have changed something, or perhaps have.
         self._changed: dict[str, Any] = {}
 
     def know(self, connection: Any) -> None:
@@ -50,9 +53,17 @@ class _Writes(RequestWrites):
         return super().has_written()
 
     @contextlib.contextmanager
-    def watch(self, connection: Any) -> Iterator[None]:
-        """See the statements of ``connection`` in the block."""
+    def watching(self) -> Iterator[None]:
+        """See the statements of all connections in the block."""
+        with contextlib.ExitStack() as watched:
+            for connection in connections.all():
+                if connection.in_atomic_block:
+                    # What was sent before in it, nobody has seen.
+                    self._changed[connection.alias] = connection
+                watched.enter_context(self._watch(connection))
+            yield
 
+    def _watch(self, connection: Any) -> ContextManager[None]:
         def run(
             execute: Callable[..., Any],
             sql: str,
@@ -60,12 +71,13 @@ class _Writes(RequestWrites):
             many: bool,
             context: dict[str, Any],
         ) -> Any:
+            open_transactions.note_statement()
             if _in_transaction(connection) and changes_data(str(sql)):
                 self._changed[connection.alias] = connection
             return execute(sql, params, many, context)
 
-        with connection.execute_wrapper(run):
-            yield
+        watched: ContextManager[None] = connection.execute_wrapper(run)
+        return watched
 
 
 def _in_transaction(connection: Any) -> bool:
@@ -104,11 +116,8 @@ class HydraCache(ContextExtension):
 
         def serve(request: Any) -> Any:
             scope = self.begin(request.method, request.path)
-            scope.writes = writes = _Writes()
             try:
-                with self.current(scope), contextlib.ExitStack() as watched:
-                    for connection in connections.all():
-                        watched.enter_context(writes.watch(connection))
+                with self.current(scope):
                     return get_response(request)
             finally:
                 scope.end()
@@ -121,13 +130,11 @@ class HydraCache(ContextExtension):
                 return True  # which mysqlclient cannot tell
         return super()._is_open(connection)
 
-    def _writes(self) -> _Writes:
-        """What is known in the current scope."""
-        scope = self.current_scope
-        assert scope is not None
-        if not isinstance(scope.writes, _Writes):
-            scope.writes = _Writes()
-        return scope.writes
+    @contextlib.contextmanager
+    def current(self, scope: Scope) -> Iterator[None]:
+        scope.writes = writes = _Writes(safe=scope.safe)
+        with super().current(scope), writes.watching():
+            yield
 
     @contextlib.contextmanager
     def atomic(
@@ -149,7 +156,6 @@ class HydraCache(ContextExtension):
             collected = self.collected()
             before, earlier = collected.intents, len(collected.written)
             connection = connections[using]
-            around_all.enter_context(self._writes().watch(connection))
             around_the_commit = around_all.enter_context(contextlib.ExitStack())
             is_outermost = not connection.in_atomic_block
             try:

@@ -14,7 +14,7 @@ from flask import Flask, Response, current_app, g, has_app_context
 from flask import has_request_context as serving_a_request
 from flask import request
 
-from hydracache_sync.app import app_settings
+from hydracache_sync.app import app_settings, open_transactions
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.receipt_cookie import ReceiptCookie
@@ -30,7 +30,6 @@ from hydracache_sync.app.teardown import (
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.cli.program import app_commands
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations import open_transactions
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.snapshots import NEVER, LocalMoment

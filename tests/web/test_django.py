@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator
 import django
 import pytest
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import path as route
@@ -28,13 +28,19 @@ from hydracache_sync import (
 #: Django is configured once in a process; the file is made anew for each test.
 FILE = Path(tempfile.mkdtemp(prefix="hydracache-django-")) / "site.db"
 
+#: A second database, of a few tests.
+OTHER_FILE = FILE.with_name("other.db")
+
 urlpatterns: list[Any] = []
 
 settings.configure(
     SECRET_KEY="not secret",
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
-    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(FILE)}},
+    DATABASES={
+        "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(FILE)},
+        "other": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(OTHER_FILE)},
+    },
     MIDDLEWARE=[f"{__name__}.middleware"],
     USE_TZ=True,
     HYDRACACHE_OUTBOX=f"sqlite:///{FILE}",
@@ -348,6 +354,65 @@ class TestUncommitted:
         self.serve(fresh, view, method)
 
         assert fresh.cache.get("item:1") == "before"
+
+    @pytest.fixture
+    def other(self) -> Iterator[Any]:
+        """The connection of the second database, which has the table, too."""
+        with closing(sqlite3.connect(OTHER_FILE)) as beside:
+            beside.execute("create table item (name text)")
+            beside.execute("insert into item values ('before')")
+            beside.commit()
+        yield connections["other"]
+        connections["other"].close()
+        OTHER_FILE.unlink()
+
+    def test_a_block_of_one_database_sees_the_changes_in_another(
+        self, fresh: HydraCache, other: Any
+    ) -> None:
+        with fresh.atomic(), transaction.atomic("other"), other.cursor() as cursor:
+            cursor.execute("update item set name = 'never'")
+            seen = fresh.get_or_load("item:1", lambda: "never")
+            transaction.set_rollback(True, "other")
+
+        assert seen == "never"
+        assert fresh.cache.get("item:1") is None
+
+    def test_so_does_a_script(self, fresh: HydraCache, other: Any) -> None:
+        with fresh.collecting(), transaction.atomic("other"):
+            with other.cursor() as cursor:
+                cursor.execute("update item set name = 'never'")
+            fresh.get_or_load("item:1", lambda: "never")
+            transaction.set_rollback(True, "other")
+
+        assert fresh.cache.get("item:1") is None
+
+    def test_what_was_changed_before_the_block_began_is_not_stored(
+        self, fresh: HydraCache
+    ) -> None:
+        with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("update item set name = 'never'")
+            with fresh.collecting():
+                assert self.name(fresh) == "never"
+            raise ZeroDivisionError
+
+        assert fresh.cache.get("item:1") is None
+
+    def test_nor_what_a_raw_connection_has_changed_in_a_post(
+        self, fresh: HydraCache
+    ) -> None:
+        def view() -> str:
+            with closing(sqlite3.connect(FILE)) as raw:
+                raw.execute("update item set name = 'never'")
+                seen = fresh.get_or_load(
+                    "item:1",
+                    lambda: str(raw.execute("select name from item").fetchone()[0]),
+                )
+                raw.rollback()
+            return seen
+
+        assert self.serve(fresh, view) == "never"
+        assert fresh.cache.get("item:1") is None
 
     def test_after_the_commit_it_stores_again(self, fresh: HydraCache) -> None:
         def view() -> str:

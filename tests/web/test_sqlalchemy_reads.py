@@ -20,13 +20,13 @@ from hydracache_sync import (
     TaggedCache,
     entity_tag,
 )
+from hydracache_sync.integrations.sql_kind import changes_data
 from hydracache_sync.integrations.sqlalchemy import (
     Attached,
     attach,
     reads_own_writes,
     snapshot,
 )
-from hydracache_sync.integrations.statements_seen import changes_data
 from hydracache_sync.snapshots import NEVER
 
 TAGS = [entity_tag("author", "ada")]

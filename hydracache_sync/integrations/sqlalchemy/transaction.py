@@ -12,10 +12,10 @@ import contextlib
 import time
 from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 
+from hydracache_sync.app import open_transactions
+from hydracache_sync.app.open_transactions import OpenTransaction
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.errors import NotInTransactionError
-from hydracache_sync.integrations import open_transactions
-from hydracache_sync.integrations.open_transactions import OpenTransaction
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt

@@ -18,17 +18,25 @@ from sqlalchemy.engine import Connection, Engine, TwoPhaseTransaction
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, object_session, scoped_session, sessionmaker
 
+from hydracache_sync.app import open_transactions
+from hydracache_sync.app.open_transactions import OpenTransaction
 from hydracache_sync.app.request_state import EnqueuedBatch
 from hydracache_sync.app.standalone_writer import StandaloneWriter
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.drivers import find_driver
 from hydracache_sync.drivers.sqlite import SQLiteConnection
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations import open_transactions
-from hydracache_sync.integrations.model_intents import ModelIntents, entity_key
-from hydracache_sync.integrations.open_transactions import OpenTransaction
-from hydracache_sync.integrations.statements_seen import changes_data
-from hydracache_sync.integrations.transaction_intents import Home, TransactionIntents
+from hydracache_sync.integrations.sqlalchemy import unattached
+from hydracache_sync.integrations.sqlalchemy.model_intents import (
+    ModelIntents,
+    entity_key,
+)
+from hydracache_sync.integrations.sqlalchemy.transaction import Home, TransactionIntents
+from hydracache_sync.integrations.sqlalchemy.unattached import (
+    changes_something,
+    dbapi_connection,
+    has_committed,
+)
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.printable import printable_logger
@@ -98,6 +106,7 @@ def attach_to(home: Home, target: Target, *, bind: Bind = None) -> Attached:
     attached = Attached(home, resolved, bind=bind)
     _all.add(attached)
     open_transactions.follow(home)
+    unattached.listen()
     return attached
 
 
@@ -309,19 +318,16 @@ class Attached:
         transaction = self._transaction_on(connection)
         if transaction is None:
             return
+        if not changes_something(context, statement):
+            return
+        transaction.changed()
         compiled = getattr(context, "compiled", None)
-        if compiled is None or getattr(compiled, "isplaintext", False):
-            if changes_data(statement):
-                transaction.changed()
-        elif context.isinsert or context.isupdate or context.isdelete:
-            transaction.changed()
-            if self._models:
-                table = getattr(compiled.statement, "table", None)
-                if table is not None:
-                    transaction.add(*self._intents_of(table))
-                    if not _is_of_objects(transaction, context):
-                        for entity in self._entities_of(table):
-                            transaction.changed_in_bulk(entity, table.key)
+        table = getattr(getattr(compiled, "statement", None), "table", None)
+        if self._models and table is not None:
+            transaction.add(*self._intents_of(table))
+            if not _is_of_objects(transaction, context):
+                for entity in self._entities_of(table):
+                    transaction.changed_in_bulk(entity, table.key)
 
     def _has_executed(
         self,
@@ -337,7 +343,7 @@ class Attached:
             return
         if isinstance(connection.get_transaction(), TwoPhaseTransaction):
             return  # when it is prepared none is open, and it may be rolled back
-        if _has_committed(_dbapi_connection(connection)):
+        if has_committed(dbapi_connection(connection)):
             transaction.is_durable()
 
     def _intents_of(self, table: Any) -> tuple[InvalidationIntent, ...]:
@@ -405,7 +411,7 @@ class Attached:
             # rollback would give the connection back with it open, and who gets it
             # next would commit what was refused here.
             with contextlib.suppress(Exception):
-                target = _dbapi_connection(connection)
+                target = dbapi_connection(connection)
                 driver = find_driver(target)
                 (target.rollback if driver is None else driver.roll_back)()
             raise
@@ -421,7 +427,7 @@ class Attached:
     def _write_rest(self, connection: Connection) -> None:
         transaction = self._transaction_on(connection)
         if transaction is not None and self._is_outboxs(connection, transaction):
-            transaction.write(lambda: _dbapi_connection(connection))
+            transaction.write(lambda: dbapi_connection(connection))
 
     def _hold_off(self, connection: Connection) -> None:
         """Of several connections the first that ends: nothing may commit before."""
@@ -473,22 +479,9 @@ def _begin_before_savepoint(connection: Connection, name: str | None) -> None:
     A savepoint outside of one is one itself, and its release commits: then a rollback
     of the session would forget the invalidations of data that is durable.
     """
-    driver = find_driver(_dbapi_connection(connection))
+    driver = find_driver(dbapi_connection(connection))
     if isinstance(driver, SQLiteConnection) and driver.begins_late():
         driver.begin()
-
-
-def _has_committed(dbapi_connection: Any) -> bool:
-    """Whether nothing is open on it; False if that is not known."""
-    driver = find_driver(dbapi_connection)
-    try:
-        return driver is not None and driver.has_committed()
-    except Exception:
-        return False  # it was closed
-
-
-def _dbapi_connection(connection: Connection) -> Any:
-    return connection.connection.driver_connection
 
 
 def _tables_of(model: type) -> set[str]:
@@ -687,7 +680,7 @@ class _SessionEvents:
                     "the session has used no database yet and has no bind of its own:"
                     " attach it with bind=, the engine of the outbox's database"
                 ) from exc
-        return _dbapi_connection(connection)
+        return dbapi_connection(connection)
 
     def _warn_of_others(self, session: Session, others: list[Engine]) -> None:
         if not others or session.twophase or self._attached._said:

@@ -48,6 +48,7 @@ class _ThisThread(threading.local):
     def __init__(self) -> None:
         # Weak: a session that is dropped without an end is told to nobody.
         self.transactions: weakref.WeakSet[OpenTransaction] = weakref.WeakSet()
+        self.statements = 0
 
 
 _this_thread = _ThisThread()
@@ -66,6 +67,19 @@ def ended(transaction: OpenTransaction) -> None:
     """Also where it was opened in another thread: that one sees no ``began`` then."""
     transaction.began = None
     _this_thread.transactions.discard(transaction)
+
+
+def note_statement() -> None:
+    """State that this thread sends a statement on a connection that is followed."""
+    _this_thread.statements += 1
+
+
+def statements() -> int:
+    """How many of them this thread has sent.
+
+    What a load reads on a connection that nobody follows is seen by their lack.
+    """
+    return _this_thread.statements
 
 
 def all_open() -> Iterator[OpenTransaction]:

@@ -1,0 +1,27 @@
+"""Invalidations in the transactions of SQLAlchemy, 1.4 and 2.x: ORM sessions and Core.
+
+Listens to events and writes, right before a commit, through the connection that is
+about to commit: rows and data are one transaction. Commits nothing, and rolls back only
+what must not be committed. What belongs to a savepoint that was rolled back is not
+written.
+"""
+
+from hydracache_sync.integrations.sqlalchemy.attached import (
+    Attached,
+    Engine,
+    attach,
+    attach_to,
+    reads_own_writes,
+    snapshot,
+)
+from hydracache_sync.integrations.sqlalchemy.model_intents import entity_key
+
+__all__ = [
+    "Attached",
+    "Engine",
+    "attach",
+    "attach_to",
+    "entity_key",
+    "reads_own_writes",
+    "snapshot",
+]

@@ -1,0 +1,102 @@
+"""Connections of SQLAlchemy that nothing follows: whether they have changed something.
+
+An app that has attached its session may change more on a connection of another engine,
+or in another session. Nobody wants intents of them, but what they show is not to be
+stored. All engines of the process are listened to, from the first attach on.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.pool import Pool
+
+from hydracache_sync.app import open_transactions
+from hydracache_sync.app.open_transactions import OpenTransaction
+from hydracache_sync.drivers import find_driver
+from hydracache_sync.integrations.sql_kind import changes_data
+from hydracache_sync.integrations.sqlalchemy.transaction import TransactionIntents
+
+#: Where a connection of the driver keeps what is known of it.
+_KEY = "hydracache_sync unattached"
+
+
+class _Unattached(OpenTransaction):
+    """A connection that has changed something since its last commit or rollback."""
+
+    def __init__(self, dbapi_connection: Any) -> None:
+        self._connection = dbapi_connection
+
+    def has_changes(self) -> bool:
+        return not has_committed(self._connection)
+
+
+def listen() -> None:
+    """Begin to look at all engines; harmless to repeat."""
+    if event.contains(Engine, "before_cursor_execute", _executes):
+        return
+    event.listen(Engine, "before_cursor_execute", _executes)
+    for end in ("commit", "rollback", "commit_twophase", "rollback_twophase"):
+        event.listen(Engine, end, _ended)
+    event.listen(Pool, "checkin", _returned)
+
+
+def changes_something(context: Any, statement: str) -> bool:
+    """Whether a statement that is about to be sent does, as far as can be told."""
+    compiled = getattr(context, "compiled", None)
+    if compiled is None or getattr(compiled, "isplaintext", False):
+        return changes_data(statement)
+    return bool(context.isinsert or context.isupdate or context.isdelete)
+
+
+def has_committed(dbapi_connection: Any) -> bool:
+    """Whether nothing is open on it; False if that is not known."""
+    driver = find_driver(dbapi_connection)
+    try:
+        return driver is not None and driver.has_committed()
+    except Exception:
+        return False  # it was closed
+
+
+def dbapi_connection(connection: Connection) -> Any:
+    """The driver's connection of one of SQLAlchemy's."""
+    return connection.connection.driver_connection
+
+
+def _executes(
+    connection: Connection,
+    cursor: Any,
+    statement: str,
+    parameters: Any,
+    context: Any,
+    executemany: bool,
+) -> None:
+    open_transactions.note_statement()
+    info = connection.info
+    if _KEY in info or not changes_something(context, statement):
+        return
+    if any(_is_followed(each) for each in info.values()):
+        return
+    info[_KEY] = unattached = _Unattached(dbapi_connection(connection))
+    open_transactions.opened(unattached)
+
+
+def _is_followed(value: Any) -> bool:
+    return isinstance(value, weakref.ref) and isinstance(value(), TransactionIntents)
+
+
+def _ended(connection: Connection, *_: Any) -> None:
+    _forget(connection.info)
+
+
+def _returned(dbapi_connection: Any, record: Any) -> None:
+    _forget(record.info)
+
+
+def _forget(info: Any) -> None:
+    unattached = info.pop(_KEY, None)
+    if unattached is not None:
+        open_transactions.ended(unattached)
