@@ -105,8 +105,11 @@ def script(path: str) -> Iterator[Script]:
 
 
 @pytest.fixture
-def store(path: str) -> MemcachedStore:
-    return MemcachedStore([path], timeout=10, connect_timeout=10)
+def store(path: str) -> Iterator[MemcachedStore]:
+    store = MemcachedStore([path], timeout=10, connect_timeout=10)
+    yield store
+    # Not left to the collector, which may come in the middle of another test.
+    store.close()
 
 
 def test_each_call_is_one_send(script: Script, store: MemcachedStore) -> None:
