@@ -93,7 +93,9 @@ class HydraCache(Extension):
             or None if it has not opened one: ``lambda: g.get("db")``. What the view has
             collected and not written is then written, at teardown, into the transaction
             that is open on it, which the app commits or rolls back afterwards. For
-            that, register your own teardown functions *before* this call.
+            that, register your own teardown functions *before* this call. May return a
+            list of all that the request writes through, the one of the outbox's
+            database first: what they have changed and not committed is not cached.
         :raises ConfigurationError: ``HYDRACACHE_`` keys are missing, unknown or wrong,
             or the app has the extension already. Nothing was registered.
         """

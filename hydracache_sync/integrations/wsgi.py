@@ -37,7 +37,9 @@ class HydraCache(ContextExtension):
         :param connection: returns the connection of the request that is being served,
             or None if it has not opened one. What was collected and not written is then
             written into the transaction that is open on it when the response is closed,
-            before the ``close()`` of the app's own response, which may commit it.
+            before the ``close()`` of the app's own response, which may commit it. May
+            return a list of all that the request writes through, the one of the
+            outbox's database first.
         """
         if connection is not None and not callable(connection):
             raise TypeError("connection must be a function that returns the connection")
