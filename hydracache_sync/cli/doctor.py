@@ -28,7 +28,7 @@ from hydracache_sync.cli.outbox_checks import examine_outbox
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.rights import ROLES
+from hydracache_sync.outbox.privileges import ROLES
 from hydracache_sync.printable import printable
 
 

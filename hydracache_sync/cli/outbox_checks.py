@@ -13,7 +13,7 @@ from hydracache_sync.cli.row_output import count_of
 from hydracache_sync.errors import OutboxError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.mysql import MySQLOutbox
-from hydracache_sync.outbox.rights import ROLES, Right
+from hydracache_sync.outbox.privileges import ROLES, Privilege
 from hydracache_sync.outbox.row import OutboxStatus
 from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.printable import printable
@@ -100,7 +100,7 @@ def _rights(outbox: SQLOutbox, role: str) -> Iterator[Finding]:
             )
 
 
-def _rights_text(rights: Sequence[Right]) -> str:
+def _rights_text(rights: Sequence[Privilege]) -> str:
     return ", ".join(
         f"{right.verb} on the table{' ...' + right.suffix if right.suffix else ''}"
         for right in rights

@@ -10,7 +10,6 @@ import abc
 from typing import Any, Callable, ContextManager, Iterable, NoReturn, Sequence
 
 from hydracache_sync.intents import InvalidationIntentBatch
-from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.row import (
     CommitStatus,
     OutboxRow,
@@ -485,36 +484,3 @@ class InvalidationOutbox(abc.ABC):
         :return: whether a flush was added; False if one that is still to be applied
             covers the case.
         """
-
-
-def checked_position(
-    position: CommitPosition | str | None,
-) -> tuple[CommitPosition, bool]:
-    """Return the position and whether it is a new one, which nothing collides with."""
-    if position is None:
-        return CommitPosition.generate(), True
-    if isinstance(position, CommitPosition):
-        return position, False
-    return CommitPosition(position), False
-
-
-def checked_batch(
-    namespace: str, batch: InvalidationIntentBatch, limit: int | None = None
-) -> InvalidationIntentBatch:
-    """Check the arguments of an enqueue; return a copy that the receipt may keep.
-
-    :param limit: intents that it may have, each counted once; None without limit.
-    """
-    checked_namespace(namespace)
-    if not isinstance(batch, InvalidationIntentBatch):
-        raise TypeError(
-            f"batch must be InvalidationIntentBatch, not {type(batch).__name__}"
-        )
-    if limit is not None and len(batch) > limit:
-        distinct = len(batch.distinct())
-        if distinct > limit:
-            raise ValueError(
-                f"batch has {distinct} intents, limit {limit} (max_batch): split it, or"
-                " invalidate a tag or collection in place of so many keys, or flush()"
-            )
-    return batch.copy()

@@ -7,16 +7,36 @@ import os
 import sqlite3
 import threading
 import weakref
-from typing import Any, Callable, Iterator, TypeVar
+from typing import Any, Callable, ContextManager, Iterator, Sequence
 
-from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
-from hydracache_sync.outbox.sql_runner import BUSY_BACKOFF
-from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLiteOutbox, _Connection
+from hydracache_sync.drivers.transaction_end import TransactionEnd
+from hydracache_sync.errors import (
+    ConnectionLostError,
+    NotInTransactionError,
+    OutboxBusyError,
+    OutboxError,
+)
+from hydracache_sync.outbox.call_limits import CallLimits
+from hydracache_sync.outbox.database import BUSY_BACKOFF, Database
+from hydracache_sync.outbox.due import Poll
+from hydracache_sync.outbox.row import OutboxRow
+from hydracache_sync.outbox.schema import DEFAULT_TABLE
+from hydracache_sync.outbox.sql import SQLOutbox
+from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLITE
+from hydracache_sync.outbox.sqlite_callers import CallersCursor, SQLiteCallers
+from hydracache_sync.outbox.sqlite_errors import sqlite_error
+from hydracache_sync.outbox.sqlite_inserts import SQLiteInserts
+from hydracache_sync.outbox.sqlite_sessions import (
+    OwnConnection,
+    SQLiteConnector,
+    rolled_back,
+)
+from hydracache_sync.outbox.sqlite_tables import SQLiteTables
 
-T = TypeVar("T")
+_NAME = "MemoryOutbox()"
 
 
-class MemoryOutbox(SQLiteOutbox):
+class MemoryOutbox(SQLOutbox):
     """Outbox without a file: the SQLite one on a private database in memory.
 
     The same statements and so the same behaviour, but nothing outlives the process and
@@ -27,8 +47,6 @@ class MemoryOutbox(SQLiteOutbox):
     Its rows are part of a transaction through :meth:`transaction` only.
     """
 
-    _in_memory = True
-
     def __init__(
         self,
         *,
@@ -36,66 +54,141 @@ class MemoryOutbox(SQLiteOutbox):
         max_batch: int | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(
-            ":memory:", busy_timeout=busy_timeout, max_batch=max_batch, clock=clock
-        )
-        self._pid = os.getpid()
-        self._mutex = threading.Lock()
-        self._connection = self._connect()
+        sessions = MemorySessions()
         # Closed with this object; from 3.13 on Python complains about one that is not.
-        weakref.finalize(self, self._connection.close)
+        weakref.finalize(self, sessions.connection.close)
+        database = Database(
+            sessions,
+            SQLITE,
+            f"main.{DEFAULT_TABLE}",
+            name=_NAME,
+            busy_timeout=busy_timeout,
+            clock=clock,
+            limits=CallLimits(),
+        )
+        super().__init__(
+            database,
+            MemoryTables(database),
+            SQLiteInserts(database.statements),
+            MemoryCallers(database),
+            MemoryClaims(),
+            _as_it_is,
+            max_batch=max_batch,
+        )
         self.install_schema()
 
-    def __repr__(self) -> str:
-        return "MemoryOutbox()"
+    def close(self) -> None:
+        """Do nothing: the rows live as long as this object."""
 
-    def _connect(self, mode: str = "rw") -> _Connection:
-        return sqlite3.connect(
-            ":memory:",
-            timeout=0.0,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=_Connection,
-        )
 
-    def _drop_connection(self) -> None:
-        # The rows live in it: it only changes how it gives them.
-        self._connection.text_factory = self._text_factory
+class MemorySessions:
+    """Lends one connection to one thread at a time."""
+
+    retries_commit = True
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._text_factory: type[str] | type[bytes] = str
+        self.connection = connected()
 
     @contextlib.contextmanager
-    def _session(self) -> Iterator[sqlite3.Connection]:
+    def lend(self) -> Iterator[sqlite3.Connection]:
         if os.getpid() != self._pid:
             raise OutboxError(
                 f"a MemoryOutbox lives in process {self._pid} and this is its child"
                 f" {os.getpid()}; use SQLiteOutbox across processes"
             )
-        self._refuse_in_block()
         # Short: how long to wait in all is the caller's to count.
         if not self._mutex.acquire(timeout=BUSY_BACKOFF.longest):
-            raise OutboxBusyError(f"{self}: another thread is inside transaction()")
+            raise OutboxBusyError(f"{_NAME}: another thread is inside transaction()")
         try:
-            yield self._connection
+            yield self.connection
         finally:
             self._mutex.release()
 
-    def _run_in(self, connection: Any, work: Callable[[sqlite3.Cursor], T]) -> T:
-        block = self._open_block()
+    def close(self) -> None:
+        """Do nothing: the rows live in the connection."""
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = str
+
+    def restore(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = self._text_factory
+        connection.row_factory = None
+
+    def in_transaction(self, connection: sqlite3.Connection) -> bool:
+        return connection.in_transaction
+
+    def abandon(self, connection: sqlite3.Connection, exc: BaseException) -> None:
+        rolled_back(connection)
+
+    def error_of(self, exc: Exception) -> OutboxError | None:
+        if not isinstance(exc, sqlite3.Error):
+            return None
+        if "Could not decode" in str(exc) and self._text_factory is str:
+            # As for a file, only that the connection stays.
+            self.connection.text_factory = self._text_factory = bytes
+            return ConnectionLostError(f"{_NAME}: {exc}")
+        return sqlite_error(exc, _NAME)
+
+
+class MemoryTables(SQLiteTables):
+    """The tables, made on the connection that there is."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, SQLiteConnector(":memory:"), DEFAULT_TABLE)
+
+    def install(self) -> None:
+        with self._database.session() as connection:
+            self.install_on(connection)
+
+
+class MemoryCallers:
+    """The connection of a ``transaction()`` block, and no other."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._callers = SQLiteCallers(None, _NAME)
+
+    def cursor(self, connection: Any) -> CallersCursor:
+        block = self._database.open_block()
         if block is None or block.connection is not connection:
             raise NotInTransactionError(
                 "a MemoryOutbox takes part in no connection but its own: use"
                 " `with outbox.transaction() as connection`"
             )
-        return super()._run_in(connection, work)
+        return CallersCursor(self._callers, connection)
 
-    def _changes(self) -> None:
-        """No file, whatever may be named ``:memory:`` here."""
+    def execute(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
+        cursor.execute(text, values)
 
-    def _require_same_file(self, connection: sqlite3.Connection) -> None:
-        """No other connection gets past :meth:`_run_in`."""
+    def end_of(self, connection: Any) -> TransactionEnd | None:
+        return None
 
-    def install_schema(self) -> None:
-        with self._session() as connection:
-            self._retried(lambda: self._install(connection))
 
-    def close(self) -> None:
-        """Do nothing: the rows live as long as this object."""
+class MemoryClaims:
+    """A claim needs nothing more than its transaction."""
+
+    row: type[OutboxRow] = OutboxRow
+
+    def around(self, cursor: Any) -> ContextManager[None]:
+        return contextlib.nullcontext()
+
+    def locking(self, cursor: Any) -> str:
+        return ""
+
+
+def connected() -> OwnConnection:
+    """Open a database in memory."""
+    return sqlite3.connect(
+        ":memory:",
+        timeout=0.0,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=OwnConnection,
+    )
+
+
+def _as_it_is(poll: Poll) -> Poll:
+    return poll

@@ -122,7 +122,7 @@ class Database:
             return connection
         import pymysql
 
-        options = dict(self.outbox._options)
+        options = dict(self.outbox._sessions._connector.options)
         return pymysql.connect(**options)
 
     def write(self, namespace: str, key: str) -> tuple[Any, float]:

@@ -62,10 +62,13 @@ class CountingOutbox(MySQLOutbox):
             host=place.host, port=place.port, user=place.user, database=DATABASE
         )
         self.errors: Counter[str] = Counter()
+        meaning = self._sessions.error_of
 
-    def _error(self, exc: BaseException, *, own: bool) -> OutboxError:
-        self.errors[str(error_number(exc))] += 1
-        return super()._error(exc, own=own)
+        def counted(exc: Exception) -> OutboxError | None:
+            self.errors[str(error_number(exc))] += 1
+            return meaning(exc)
+
+        self._sessions.error_of = counted  # type: ignore[method-assign]
 
 
 def produce(

@@ -18,6 +18,7 @@ from hydracache_sync import (
 )
 from hydracache_sync.cli import ExitCode
 from hydracache_sync.outbox.base import STATUS_CAP
+from hydracache_sync.outbox.sqlite_sessions import SQLiteConnector
 from support.clock import FakeClock
 from support.commands import PATIENCE, SECRET, Ended, Shop, run
 from support.faulty_memcached import FaultyMemcached
@@ -113,9 +114,9 @@ def test_missing_tables_are_told_with_what_to_run(shop: Shop) -> None:
 def test_a_file_that_must_not_be_written_lacks_rights(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = SQLiteOutbox._connect
+    connect = SQLiteConnector.connect
     monkeypatch.setattr(
-        SQLiteOutbox, "_connect", lambda self, mode="rw": connect(self, "ro")
+        SQLiteConnector, "connect", lambda self, mode="rw": connect(self, "ro")
     )
 
     as_worker, as_producer = found(shop), doctor(shop, "--role", "producer")

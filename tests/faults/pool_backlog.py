@@ -57,7 +57,7 @@ class CountingApplier(InvalidationApplier):
 def insert(outbox: Any, state: int, count: int) -> None:
     """Insert ``count`` rows of namespace FLOOD in ``state``, past the outbox."""
     now_ms = int(time.time() * 1000) - 3_600_000
-    mark = outbox.dialect.marker
+    mark = outbox._database.dialect.marker
     with outbox.transaction() as connection:
         cursor = connection.cursor()
         for start in range(0, count, BULK):

@@ -114,7 +114,7 @@ class TestSharing:
                     target=lambda: outbox.enqueue(SHOP, batch_of("b"))
                 )
                 waiting.start()
-                eventually(lambda: outbox._connections._lendings.waiting)
+                eventually(lambda: outbox._sessions.connections._lendings.waiting)
             waiting.join(PATIENCE)
 
             assert outbox.status(SHOP).pending == 2
@@ -189,11 +189,11 @@ class TestEnds:
         barrier = threading.Barrier(3)
 
         def hold(_: int) -> None:
-            with outbox._session():
+            with outbox._database.session():
                 barrier.wait(PATIENCE)
 
         in_threads(3, hold)
-        for place in outbox._connections._lendings.idle[:2]:
+        for place in outbox._sessions.connections._lendings.idle[:2]:
             place.connection.used_at -= 61.0
 
         outbox.status(SHOP)
@@ -202,7 +202,7 @@ class TestEnds:
 
     def test_idle_ones_end_beside_a_pool_without_being_used(self, database, outbox):
         outbox.status(SHOP)
-        [place] = outbox._connections._lendings.idle
+        [place] = outbox._sessions.connections._lendings.idle
         place.connection.used_at -= 61.0
         worker = OutboxWorker(outbox, RecordingApplier(SHOP))
 
@@ -258,7 +258,7 @@ class TestPools:
 class TestForks:
     def test_a_child_makes_its_own_and_leaves_its_parents_alone(self, database, outbox):
         def ids(_: int) -> int:
-            with outbox._session() as connection:
+            with outbox._database.session() as connection:
                 barrier.wait(PATIENCE)
                 return int(connection.thread_id())
 
@@ -301,6 +301,9 @@ class TestForks:
     ):
         with outbox.transaction() as connection:
             outbox.enqueue_in(connection, SHOP, batch_of("a"))
-            assert Child(lambda: len(outbox._connections._lendings.idle)).result() == 0
+            assert (
+                Child(lambda: len(outbox._sessions.connections._lendings.idle)).result()
+                == 0
+            )
 
         assert outbox.status(SHOP).pending == 1

@@ -38,6 +38,7 @@ from hydracache_sync import (
 from hydracache_sync.cli import ExitCode
 from hydracache_sync.outbox import mysql_connection
 from hydracache_sync.outbox.connections import keep_apart
+from hydracache_sync.outbox.mysql_sessions import MySQLConnector
 from hydracache_sync.pool.timing import PoolTiming
 from outbox_contract.common import SHOP, batch_of, keys_of
 from support.commands import ended, start
@@ -410,16 +411,16 @@ def test_connection_that_is_killed_in_its_set_up_is_made_again(
 
 def test_server_that_ends_every_connection_is_an_outage_at_once(primary, monkeypatch):
     made: list[int] = []
-    set_up = MySQLOutbox._set_up
+    set_up = MySQLConnector.set_up
 
-    def killed(outbox: MySQLOutbox) -> Any:
+    def killed(connector: MySQLConnector) -> Any:
         made.append(1)
         at_statement(
             monkeypatch, "show variables", raising(2013, "Lost connection to server")
         )
-        return set_up(outbox)
+        return set_up(connector)
 
-    monkeypatch.setattr(MySQLOutbox, "_set_up", killed)
+    monkeypatch.setattr(MySQLConnector, "set_up", killed)
     with contextlib.closing(primary.outbox()) as fresh:
         with pytest.raises(OutboxError, match="2013"):
             fresh.status(SHOP)

@@ -27,6 +27,7 @@ from mysql_grants import grant
 import hydracache_sync.outbox.mysql
 from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
 from hydracache_sync.outbox import MySQLOutbox, OutboxState
+from hydracache_sync.outbox.mysql import ClaimTurns
 from outbox_contract.common import SHOP, batch_of, keys_of, numbered
 from support.processes import Child, in_processes, in_threads
 from support.servers import SQLServer, free_port
@@ -53,7 +54,9 @@ def own(own_server: SQLServer) -> Iterator[Database]:
 @pytest.fixture
 def outbox(own: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[MySQLOutbox]:
     """An outbox with its tables, beside a table of the app; by the server's clock."""
-    monkeypatch.setattr(hydracache_sync.outbox.mysql, "LOCK_WAIT_TIMEOUT", LOCK_WAIT)
+    monkeypatch.setattr(
+        hydracache_sync.outbox.mysql_sessions, "LOCK_WAIT_TIMEOUT", LOCK_WAIT
+    )
     own.sql("create table app (id integer primary key, note varchar(20))")
     outbox = own.outbox()
     outbox.install_schema()
@@ -278,7 +281,7 @@ def test_table_that_is_being_altered_keeps_no_connection_waiting(
     own, outbox, monkeypatch
 ):
     """Each try that is given up on this side alone would wait on in the server."""
-    monkeypatch.setattr(hydracache_sync.outbox.mysql, "TABLE_WAIT_TIMEOUT", 1)
+    monkeypatch.setattr(hydracache_sync.outbox.mysql_sessions, "TABLE_WAIT_TIMEOUT", 1)
     outbox.enqueue(SHOP, batch_of("a"))
     impatient = own.outbox(busy_timeout=0)
     impatient.status(SHOP)
@@ -318,7 +321,7 @@ def waiting_for_a_table(database: Database) -> list[int]:
 
 def test_commit_that_was_refused_is_told_and_not_made_again(own, outbox, monkeypatch):
     """The server has rolled back; a second COMMIT would succeed, with nothing in it."""
-    monkeypatch.setattr(hydracache_sync.outbox.mysql, "TABLE_WAIT_TIMEOUT", 1)
+    monkeypatch.setattr(hydracache_sync.outbox.mysql_sessions, "TABLE_WAIT_TIMEOUT", 1)
     outbox = own.outbox()
     with own.connect() as backup:
         with pytest.raises(OutboxBusyError, match="1205"):
@@ -352,7 +355,7 @@ def test_claims_go_on_behind_one_that_is_stuck_in_its_turn(own, outbox):
 def test_workers_that_deadlock_finish_every_row_once(own, outbox, monkeypatch):
     """Without their turns claims deadlock on MySQL 5.6; that costs time, not rows."""
     monkeypatch.setattr(
-        MySQLOutbox, "_claiming", lambda outbox, cursor: contextlib.nullcontext()
+        ClaimTurns, "around", lambda turns, cursor: contextlib.nullcontext()
     )
     outbox.enqueue(SHOP, batch_of(*numbered(150)))
 

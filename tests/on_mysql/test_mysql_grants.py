@@ -12,7 +12,7 @@ from mysql_databases import Database
 from mysql_grants import ROLES, Grant, grant, grants_of, revoke
 
 from hydracache_sync.errors import OutboxError
-from hydracache_sync.outbox import MySQLOutbox, rights
+from hydracache_sync.outbox import MySQLOutbox, privileges
 from outbox_contract.common import SHOP, batch_of
 
 LOGIN = {"password": "se-cret"}
@@ -149,11 +149,11 @@ def test_writer_cannot_take_the_last_id(database, user, tables):
     attempt("writer", database, user)
 
 
-@pytest.mark.parametrize("role", sorted(rights.ROLES))
+@pytest.mark.parametrize("role", sorted(privileges.ROLES))
 def test_readme_and_doctor_say_the_same(role: str) -> None:
     shown = {
         Grant(right.verb, f"hydracache_outbox{right.suffix}")
-        for right in rights.ROLES[role]
+        for right in privileges.ROLES[role]
     }
 
     assert set(grants_of(role)) == shown

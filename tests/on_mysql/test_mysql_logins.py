@@ -315,7 +315,7 @@ def test_own_connection_is_read_committed_strict_and_commits_by_itself(
     outbox.install_schema()
 
     outbox.enqueue(SHOP, batch_of("a"))
-    with outbox._session() as connection, connection.cursor() as cursor:
+    with outbox._database.session() as connection, connection.cursor() as cursor:
         cursor.execute(
             "show variables where variable_name in ('tx_isolation', 'sql_mode',"
             " 'transaction_isolation', 'autocommit', 'innodb_snapshot_isolation')"

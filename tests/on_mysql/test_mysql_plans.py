@@ -64,8 +64,8 @@ def excess(
     found = {}
     outbox.due_namespaces(["shop"])  # connects
     # What was used last is lent first: the connection that all of these are run on.
-    place = outbox._connections.take(monotonic() + 10)
-    outbox._connections.put(place)
+    place = outbox._sessions.connections.take(monotonic() + 10)
+    outbox._sessions.connections.put(place)
     connection = place.connection
     cursor = connection.cursor()
     rows_read(cursor)
@@ -82,7 +82,9 @@ def excess(
     # In the question's own form too, from the second time on.
     for n in range(2):
         reading(f"DUE {n}", FEW, lambda: outbox.due_namespaces(["shop"]))
-    for name, run, at_most in runs(outbox, entries, outbox._lock_rows(cursor)):
+    for name, run, at_most in runs(
+        outbox, entries, outbox._claims._order.locking(cursor)
+    ):
         connection.begin()
         reading(name, at_most, lambda: run(cursor))
         connection.rollback()

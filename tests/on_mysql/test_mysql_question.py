@@ -19,9 +19,13 @@ import pytest
 from mysql_databases import Database
 
 from hydracache_sync import MySQLOutbox, OutboxError, SchemaError
-from hydracache_sync.outbox import mysql as mysql_module
+from hydracache_sync.outbox import mysql_poll
 from hydracache_sync.outbox.mysql_connection import connect
-from hydracache_sync.outbox.mysql_question import StrangeAnswerError, ask, question
+from hydracache_sync.outbox.mysql_poll import (
+    UnexpectedReplyError,
+    encode_query,
+    poll,
+)
 from outbox_contract.common import SHOP, batch_of
 
 #: What a server says to a select of 17: how many columns, the column, their end, the
@@ -114,74 +118,74 @@ def strange() -> Iterator[Callable[..., Any]]:
 class TestAsking:
     @pytest.mark.parametrize("number", [0, 9, 2**60 + 1])
     def test_the_number_comes_back(self, connection, number):
-        assert ask(connection, question(f"select {number} as n")) == number
+        assert poll(connection, encode_query(f"select {number} as n")) == number
 
     def test_the_connection_is_as_it_was(self, connection):
-        ask(connection, question("select 1 as n"))
+        poll(connection, encode_query("select 1 as n"))
 
         with connection.cursor() as cursor:
             cursor.execute("select 17, 'text'")
             assert list(cursor.fetchall()) == [(17, "text")]
-        assert ask(connection, question("select 2 as n")) == 2
+        assert poll(connection, encode_query("select 2 as n")) == 2
 
     def test_answers_that_are_known_by_their_bytes_are_told_from_others(
         self, connection
     ):
         answers = []
         for number in (0, 0, 5, 0, 10, 100, 0):
-            answers.append(ask(connection, question(f"select {number} as n")))
+            answers.append(poll(connection, encode_query(f"select {number} as n")))
         with pytest.raises(pymysql.ProgrammingError):
-            ask(connection, question("select n from no_such_table"))
-        answers.append(ask(connection, question("select 0 as n")))
+            poll(connection, encode_query("select n from no_such_table"))
+        answers.append(poll(connection, encode_query("select 0 as n")))
 
         assert answers == [0, 0, 5, 0, 10, 100, 0, 0]
 
     def test_an_error_is_pymysqls_and_the_connection_stays(self, connection):
         with pytest.raises(pymysql.ProgrammingError) as caught:
-            ask(connection, question("select n from no_such_table"))
+            poll(connection, encode_query("select n from no_such_table"))
 
         assert caught.value.args[0] == 1146
-        assert ask(connection, question("select 3 as n")) == 3
+        assert poll(connection, encode_query("select 3 as n")) == 3
 
     def test_an_error_in_place_of_the_record_is_raised_too(self, connection):
         # The column has been told when the server finds more than one row.
         with pytest.raises(pymysql.Error) as caught:
-            ask(connection, question("select (select 1 union select 2) as n"))
+            poll(connection, encode_query("select (select 1 union select 2) as n"))
 
         assert caught.value.args[0] == 1242
-        assert ask(connection, question("select 3 as n")) == 3
+        assert poll(connection, encode_query("select 3 as n")) == 3
 
     def test_a_connection_that_is_gone_says_so(self, database, connection):
         database.kill(connection.thread_id())
 
         with pytest.raises((pymysql.OperationalError, OSError)):
-            ask(connection, question("select 1 as n"))
+            poll(connection, encode_query("select 1 as n"))
         with pytest.raises(pymysql.InterfaceError):
-            ask(connection, question("select 1 as n"))
+            poll(connection, encode_query("select 1 as n"))
 
     def test_a_server_that_hangs_is_given_up(self, database):
         with contextlib.closing(connected(database, read_timeout=0.05)) as connection:
             with pytest.raises(OSError):
-                ask(connection, question("select sleep(60) as n"))
+                poll(connection, encode_query("select sleep(60) as n"))
 
             assert not connection.open
 
 
 class TestStrangeAnswers:
     def test_a_known_answer_with_more_behind_it_is_not_taken_for_it(self, strange):
-        nought = [*ANSWER[:3], b"\x010", ANSWER[4]]
-        connection = strange(packets_of(*nought, ANSWER[4]))
-        connection.hydracache_nought = packets_of(*nought)
+        empty = [*ANSWER[:3], b"\x010", ANSWER[4]]
+        connection = strange(packets_of(*empty, ANSWER[4]))
+        connection.hydracache_empty_reply = packets_of(*empty)
 
-        with pytest.raises(StrangeAnswerError):
-            ask(connection, b"?")
+        with pytest.raises(UnexpectedReplyError):
+            poll(connection, b"?")
         assert connection.closed
 
     def test_an_answer_may_come_in_pieces(self, strange):
         whole = packets_of(*ANSWER)
         connection = strange(*(whole[n : n + 1] for n in range(len(whole))))
 
-        assert ask(connection, b"?") == 17
+        assert poll(connection, b"?") == 17
         assert not connection.closed
 
     @pytest.mark.parametrize(
@@ -198,8 +202,8 @@ class TestStrangeAnswers:
     def test_what_is_not_one_number_is_refused(self, strange, bodies):
         connection = strange(packets_of(*bodies))
 
-        with pytest.raises(StrangeAnswerError):
-            ask(connection, b"?")
+        with pytest.raises(UnexpectedReplyError):
+            poll(connection, b"?")
 
         assert connection.closed
 
@@ -212,14 +216,14 @@ class TestStrangeAnswers:
             ]
             connection = strange(packets_of(*bodies))
 
-            with contextlib.suppress(StrangeAnswerError, pymysql.Error):
-                assert ask(connection, b"?") >= 0
+            with contextlib.suppress(UnexpectedReplyError, pymysql.Error):
+                assert poll(connection, b"?") >= 0
 
     def test_packets_out_of_turn_are_refused(self, strange):
         connection = strange(packets_of(*ANSWER)[len(packets_of(ANSWER[0])) :])
 
-        with pytest.raises(StrangeAnswerError):
-            ask(connection, b"?")
+        with pytest.raises(UnexpectedReplyError):
+            poll(connection, b"?")
 
         assert connection.closed
 
@@ -227,7 +231,7 @@ class TestStrangeAnswers:
         connection = strange(packets_of(*ANSWER)[:-1])
 
         with pytest.raises(pymysql.OperationalError) as caught:
-            ask(connection, b"?")
+            poll(connection, b"?")
 
         assert caught.value.args[0] == 2013
         assert connection.closed
@@ -269,11 +273,11 @@ class TestLook:
     ):
         def misunderstand(connection: Any, packet: bytes) -> int:
             connection._force_close()
-            raise StrangeAnswerError("of another protocol")
+            raise UnexpectedReplyError("of another protocol")
 
         assert outbox.due_namespaces(["other", SHOP]) == []
         outbox.enqueue(SHOP, batch_of("a"))
-        monkeypatch.setattr(mysql_module, "ask", misunderstand)
+        monkeypatch.setattr(mysql_poll, "poll", misunderstand)
 
         assert outbox.due_namespaces(["other", SHOP]) == [SHOP]
 
@@ -296,7 +300,7 @@ class TestManyQuestions:
     def test_those_who_ask_for_others_each_time_are_answered(self, outbox):
         outbox.enqueue(SHOP, batch_of("a"))
 
-        for n in range(3 * mysql_module.MAX_QUESTIONS):
+        for n in range(3 * mysql_poll.MAX_QUERIES):
             assert outbox.due_namespaces([f"other{n}", SHOP]) == [SHOP]
 
-        assert len(outbox._questions) <= mysql_module.MAX_QUESTIONS
+        assert len(outbox._poll.queries) <= mysql_poll.MAX_QUERIES

@@ -205,11 +205,11 @@ class TestLimitOfAnAnswer:
 
 class TestAgeOfAConnection:
     def session_of(self, outbox: MySQLOutbox) -> int:
-        with outbox._session() as connection:
+        with outbox._database.session() as connection:
             return int(connection.thread_id())
 
     def age(self, outbox: MySQLOutbox, **change: float) -> int:
-        with outbox._session() as connection:
+        with outbox._database.session() as connection:
             pass
         for name, seconds in change.items():
             setattr(connection, name, getattr(connection, name) + seconds)

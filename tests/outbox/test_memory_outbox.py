@@ -14,6 +14,7 @@ import pytest
 
 from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
 from hydracache_sync.outbox import MemoryOutbox, statements
+from hydracache_sync.outbox.database import Database
 from outbox_contract.common import SHOP, batch_of, keys_of
 from outbox_contract.whole import OutboxContract
 from support import ROOT
@@ -172,18 +173,21 @@ class TestMemoryOutbox(OutboxContract):
         assert keys_of(outbox.rows(SHOP)) == ["a"]
 
 
-def test_a_row_that_fails_just_before_it_is_made_due_keeps_its_backoff() -> None:
-    class Overtaken(MemoryOutbox):
-        def _read(self, template: str, *args: Any, **options: Any) -> Any:
-            records = super()._read(template, *args, **options)
-            if template is statements.WAITING:
-                clock.advance(10)
-                rows = self.claim(SHOP, "other", limit=1, claim_ttl=30)
-                self.mark_failed(rows, "of its own", backoff=60, dead=False)
-            return records
+def test_a_row_that_fails_just_before_it_is_made_due_keeps_its_backoff(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def overtaken(database: Database, template: str, *args: Any, **options: Any) -> Any:
+        records = read(database, template, *args, **options)
+        if template is statements.WAITING:
+            clock.advance(10)
+            rows = outbox.claim(SHOP, "other", limit=1, claim_ttl=30)
+            outbox.mark_failed(rows, "of its own", backoff=60, dead=False)
+        return records
 
     clock = FakeClock()
-    outbox = Overtaken(clock=clock)
+    outbox = MemoryOutbox(clock=clock)
+    read = Database.read
+    monkeypatch.setattr(Database, "read", overtaken)
     outbox.enqueue(SHOP, batch_of("a"))
     rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
     outbox.release(rows, delay=10, error="away", waits_for="one")

@@ -25,8 +25,12 @@ from hydracache_sync.errors import (
     SchemaError,
 )
 from hydracache_sync.intents import InvalidationIntentBatch
-from hydracache_sync.outbox import MemoryOutbox, SQLiteOutbox
-from hydracache_sync.outbox import sqlite as sqlite_module
+from hydracache_sync.outbox import (
+    MemoryOutbox,
+    SQLiteOutbox,
+    sqlite_poll,
+    sqlite_sessions,
+)
 from outbox_contract.common import ODD_TEXTS, SHOP, batch_of, keys_of, numbered
 from outbox_contract.whole import SharedOutboxContract
 from support import ROOT
@@ -1274,7 +1278,7 @@ def test_file_that_cannot_be_looked_at_any_more_is_used_on(outbox, path, monkeyp
     def refuse(path: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(sqlite_module.os, "stat", refuse)
+    monkeypatch.setattr(sqlite_sessions.os, "stat", refuse)
 
     assert outbox.status(SHOP).pending == 1
 
@@ -1762,7 +1766,7 @@ class TestQuietFile:
                 connection.execute("create table app (n)")
                 connection.commit()
                 deadline = time.monotonic() + DEADLINE
-                while outbox._quiet is None:
+                while outbox._poll._quiet is None:
                     assert outbox.due_namespaces([SHOP]) == []
                     assert time.monotonic() < deadline
                     time.sleep(0.01)
@@ -1772,15 +1776,15 @@ class TestQuietFile:
         def query(*args: Any) -> None:
             raise AssertionError("a query was sent")
 
-        monkeypatch.setattr(sqlite_module, "LOOK_ANYWAY", DEADLINE)
-        monkeypatch.setattr(quiet, "_due_bits", query)
+        monkeypatch.setattr(sqlite_poll, "LOOK_ANYWAY", DEADLINE)
+        monkeypatch.setattr(quiet._poll._poll, "due", query)
 
         assert quiet.due_namespaces([SHOP]) == []
         with pytest.raises(AssertionError):
             quiet.due_namespaces([SHOP, "blog"])
 
     def test_what_another_commits_is_seen_at_once(self, quiet, monkeypatch):
-        monkeypatch.setattr(sqlite_module, "LOOK_ANYWAY", DEADLINE)
+        monkeypatch.setattr(sqlite_poll, "LOOK_ANYWAY", DEADLINE)
         with contextlib.closing(SQLiteOutbox(quiet.path)) as other:
             other.enqueue(SHOP, batch_of("a"))
 
@@ -1793,7 +1797,7 @@ class TestQuietFile:
             outbox.enqueue(SHOP, batch_of("a"))
             outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
             outbox.due_namespaces([SHOP])
-            time.sleep(2 * sqlite_module.QUIET_AFTER)
+            time.sleep(2 * sqlite_poll.QUIET_AFTER)
             assert outbox.due_namespaces([SHOP]) == []
 
             clock.advance(30)

@@ -58,7 +58,7 @@ def test_no_statement_reads_more_than_it_has_to(
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 connection.execute("analyze")
         entries = {0: due, 1: KEPT - DEAD - due, 2: DEAD}
-        with outbox._session() as connection:
+        with outbox._database.session() as connection:
             steps = [0]
 
             def step() -> int:
@@ -73,7 +73,11 @@ def test_no_statement_reads_more_than_it_has_to(
 
             connection.set_progress_handler(step, 1)
             cursor = connection.cursor()
-            text, values = outbox._statements.due(1), ["shop", MADE * 2, MADE * 2]
+            text, values = outbox._database.statements.due(1), [
+                "shop",
+                MADE * 2,
+                MADE * 2,
+            ]
             reading("DUE", FEW, lambda: cursor.execute(text, values).fetchall())
             for name, run, at_most in runs(outbox, entries):
                 connection.execute("begin")

@@ -118,7 +118,7 @@ class DueContract(OutboxHooks):
         )
         outbox.release([by_key["released"]], delay=60)
         outbox.escalate(SHOP)  # a minute later
-        outbox._ahead_at.clear()
+        outbox._claims._ahead_at.clear()
 
         assert outbox.claim(SHOP, "w", limit=9, claim_ttl=30) == []
 

@@ -200,7 +200,7 @@ class ModelContract(OutboxHooks):
     def test_any_calls_in_any_order_do_as_the_model_does(self, outbox, clock, steps):
         modelled = Modelled(outbox, f"model:{time.monotonic_ns()}", clock)
         # Looked for now and then, by another clock: here, never.
-        outbox._ahead_at[modelled.namespace] = math.inf
+        outbox._claims._ahead_at[modelled.namespace] = math.inf
 
         for name, *arguments in steps:
             getattr(modelled, name)(*arguments)

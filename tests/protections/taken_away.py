@@ -66,10 +66,10 @@ PROTECTIONS = [
     Protection(
         "P1",
         "rows are committed by the caller's commit and by nothing else",
-        "outbox/sql_producers.py",
-        "        inserted = self._run_in(connection, insert)\n",
-        "        inserted = self._run_in(connection, insert)\n"
-        "        connection.commit()\n",
+        "outbox/enqueue.py",
+        "        block = self._database.open_block()\n        if block",
+        "        connection.commit()\n"
+        "        block = self._database.open_block()\n        if block",
         "tests/outbox/test_sqlite_outbox.py::"
         "test_rows_are_rolled_back_with_the_data_in_each_mode",
     ),
@@ -94,8 +94,8 @@ PROTECTIONS = [
     Protection(
         "P2",
         "a row that is dated ahead is found and made due",
-        "outbox/sql.py",
-        "        self._look_ahead((namespace,))\n",
+        "outbox/claims.py",
+        "        self.make_dated_ahead_due((namespace,))\n",
         "",
         _MEMORY + "test_a_row_from_the_future_is_due_at_once",
     ),

@@ -6,8 +6,8 @@ import functools
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 from hydracache_sync.outbox import statements
+from hydracache_sync.outbox.database import IDS_PER_STATEMENT
 from hydracache_sync.outbox.sql import SQLOutbox
-from hydracache_sync.outbox.sql_runner import IDS_PER_STATEMENT
 
 KEPT = 100_000
 
@@ -134,7 +134,7 @@ def runs(
     :param entries: of each state, how many rows the index has.
     :param lock: end of a claim's select.
     """
-    dialect = outbox.dialect
+    dialect = outbox._database.dialect
 
     def stored(name: str, value: Any) -> Any:
         if not isinstance(value, str):
@@ -153,7 +153,7 @@ def runs(
             forms += [(0, ending) for ending in statements.PHASES.values()]
         for state, ending in forms:
             at_most = case.at_most
-            chosen = {**outbox._params(**params)}
+            chosen = {**outbox._database.params(**params)}
             if state is not None:
                 chosen["state"] = state
                 # Of a tenth of them the table itself is the shorter way.
@@ -166,7 +166,7 @@ def runs(
                 chosen: Mapping[str, Any] = chosen,
                 ids: Sequence[Any] = case.ids,
             ) -> None:
-                outbox._statements.run(cursor, text, chosen, ids)
+                outbox._database.statements.run(cursor, text, chosen, ids)
                 if cursor.description:
                     cursor.fetchall()
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from shop import Shop, close_db, hydracache
 
-from hydracache_sync import SQLiteOutbox
 from hydracache_sync.memcached.transport import Connection
+from hydracache_sync.outbox.sqlite_sessions import SQLiteConnector
 from support.servers import Memcached
 
 
@@ -32,16 +32,10 @@ class Counted:
         self.statements: list[str] = []
         self.own: list[str] = []
         self.round_trips = 0
-        self.shop = Shop(
-            path,
-            first=lambda app: app.teardown_appcontext(close_db),
-            HYDRACACHE_MEMCACHED=[memcached.address],
-            HYDRACACHE_MODE="inline",
-        )
-        connect, send = SQLiteOutbox._connect, Connection.send
+        connect, send = SQLiteConnector.connect, Connection.send
 
-        def connect_watched(outbox: SQLiteOutbox, mode: str = "rw") -> Any:
-            connection = connect(outbox, mode)
+        def connect_watched(connector: SQLiteConnector, mode: str = "rw") -> Any:
+            connection = connect(connector, mode)
             connection.set_trace_callback(self.own.append)
             return connection
 
@@ -49,8 +43,14 @@ class Counted:
             self.round_trips += 1
             send(connection, data, deadline)
 
-        monkeypatch.setattr(SQLiteOutbox, "_connect", connect_watched)
+        monkeypatch.setattr(SQLiteConnector, "connect", connect_watched)
         monkeypatch.setattr(Connection, "send", send_counted)
+        self.shop = Shop(
+            path,
+            first=lambda app: app.teardown_appcontext(close_db),
+            HYDRACACHE_MEMCACHED=[memcached.address],
+            HYDRACACHE_MODE="inline",
+        )
 
     def db(self) -> sqlite3.Connection:
         connection = self.shop.db()

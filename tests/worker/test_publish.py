@@ -34,7 +34,7 @@ from hydracache_sync import (
     SQLiteOutbox,
     TaggedCache,
 )
-from hydracache_sync.outbox import sql_runner
+from hydracache_sync.outbox import database
 from hydracache_sync.worker import worker as worker_module
 from support.clock import FakeClock
 
@@ -103,10 +103,16 @@ def applier() -> Applier:
     return Applier()
 
 
+def trace(outbox: SQLiteOutbox, statements: list[str]) -> None:
+    """Append to ``statements`` what this thread's connection runs from now on."""
+    with outbox._database.session() as connection:
+        connection.set_trace_callback(statements.append)
+
+
 @pytest.fixture
 def passing_time(monkeypatch: pytest.MonkeyPatch) -> Time:
     passing = Time()
-    monkeypatch.setattr(sql_runner, "time", passing)
+    monkeypatch.setattr(database, "time", passing)
     return passing
 
 
@@ -221,12 +227,6 @@ class TestAfterTheCommit:
         statements: list[str] = []
         applied: list[int] = []
 
-        class TracedOutbox(SQLiteOutbox):
-            def _connect(self, mode: str = "rw") -> sqlite3.Connection:
-                connection = super()._connect(mode)
-                connection.set_trace_callback(statements.append)
-                return connection
-
         class WholeApplier(Applier):
             def apply_batch(
                 self, intents: Sequence[InvalidationIntent]
@@ -234,8 +234,9 @@ class TestAfterTheCommit:
                 applied.append(len(intents))
                 return [None] * len(intents)
 
-        with contextlib.closing(TracedOutbox(path, clock=clock)) as outbox:
+        with contextlib.closing(SQLiteOutbox(path, clock=clock)) as outbox:
             outbox.install_schema()
+            trace(outbox, statements)
             receipt = outbox.enqueue(SHOP, batch_of(*"abcdef"))
             statements.clear()
 
@@ -247,14 +248,9 @@ class TestAfterTheCommit:
     def test_a_block_that_is_over_needs_no_look(self, path: Path) -> None:
         statements: list[str] = []
 
-        class TracedOutbox(SQLiteOutbox):
-            def _connect(self, mode: str = "rw") -> sqlite3.Connection:
-                connection = super()._connect(mode)
-                connection.set_trace_callback(statements.append)
-                return connection
-
-        with contextlib.closing(TracedOutbox(path)) as outbox:
+        with contextlib.closing(SQLiteOutbox(path)) as outbox:
             outbox.install_schema()
+            trace(outbox, statements)
             with outbox.transaction() as connection:
                 receipt = outbox.enqueue_in(connection, SHOP, batch_of("a", "b"))
                 assert not receipt.is_over
@@ -476,7 +472,7 @@ class TestBeforeTheCommit:
         writer.execute("begin")
         writer.execute("update data set value = 'new'")
         receipt = sqlite.enqueue_in(writer, SHOP, batch_of("price"))
-        monkeypatch.setattr(sql_runner, "time", CommittingTime())
+        monkeypatch.setattr(database, "time", CommittingTime())
         worker.publish(receipt)
         with contextlib.suppress(sqlite3.OperationalError):
             writer.execute("commit")
@@ -667,7 +663,7 @@ class TestFaults:
                     writer.execute("rollback")
 
         monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))
-        monkeypatch.setattr(sql_runner, "time", UnlockingTime())
+        monkeypatch.setattr(database, "time", UnlockingTime())
         receipt = sqlite.enqueue(SHOP, batch_of("a"))
 
         report = OutboxWorker(sqlite, SlowApplier()).publish(receipt, timeout=1.0)

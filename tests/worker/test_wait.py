@@ -31,7 +31,7 @@ from hydracache_sync import (
     WaitDiagnostics,
     WaitOutcome,
 )
-from hydracache_sync.outbox import sql_runner
+from hydracache_sync.outbox import database
 from support.clock import FakeClock
 
 SHOP = "shop"
@@ -638,7 +638,7 @@ class TestBusyDatabase:
     @pytest.fixture(autouse=True)
     def one_time(self, monkeypatch: pytest.MonkeyPatch, passing: Time) -> None:
         """Let the outbox's own pauses pass the same time."""
-        monkeypatch.setattr(sql_runner, "time", passing)
+        monkeypatch.setattr(database, "time", passing)
 
     @pytest.fixture
     def writer(self, sqlite: SQLiteOutbox, path: Path) -> Iterator[sqlite3.Connection]:

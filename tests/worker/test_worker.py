@@ -76,17 +76,19 @@ class FlushlessApplier(Applier):
     can_flush = False
 
 
+def trace(outbox: SQLiteOutbox | MemoryOutbox, statements: list[str]) -> None:
+    """Append to ``statements`` what this thread's connection runs from now on."""
+    with outbox._database.session() as connection:
+        connection.set_trace_callback(statements.append)
+
+
 class TracedMemoryOutbox(MemoryOutbox):
     """Keeps every statement that its connection runs."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.statements: list[str] = []
         super().__init__(clock=clock)
-
-    def _connect(self, mode: str = "rw"):  # type: ignore[no-untyped-def]
-        connection = super()._connect(mode)
-        connection.set_trace_callback(self.statements.append)
-        return connection
+        trace(self, self.statements)
 
 
 class TracedSQLiteOutbox(SQLiteOutbox):
@@ -95,11 +97,8 @@ class TracedSQLiteOutbox(SQLiteOutbox):
     def __init__(self, path: Path, clock: FakeClock) -> None:
         self.statements: list[str] = []
         super().__init__(path, clock=clock)
-
-    def _connect(self, mode: str = "rw"):  # type: ignore[no-untyped-def]
-        connection = super()._connect(mode)
-        connection.set_trace_callback(self.statements.append)
-        return connection
+        self.install_schema()
+        trace(self, self.statements)
 
 
 @pytest.fixture

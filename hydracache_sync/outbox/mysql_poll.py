@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import Any
+from typing import Any, Sequence
+
+from hydracache_sync.outbox.database import Database
+from hydracache_sync.outbox.due import NAMESPACES_PER_STATEMENT, Poll
+from hydracache_sync.outbox.mysql_inserts import literal
 
 _QUERY = 3  # COM_QUERY
 _ERROR = b"\xff"
@@ -23,21 +27,72 @@ _RECORD = 3
 #: Bytes of an answer, beyond which it is not the one expected.
 _LONGEST = 4096
 
+#: Packets with queries for due rows that are kept; a pool has one.
+MAX_QUERIES = 20
 
-class StrangeAnswerError(Exception):
+
+class MySQLPoll:
+    """Asks at little cost, and in the usual way whenever there is more to it.
+
+    An idle worker asks fifty times a second, on cold caches: what is not needed when
+    nothing is due costs more than the query.
+
+    :param usual: asks with an ordinary query.
+    :param database: its sessions are used; the usual way has checked the tables.
+    """
+
+    def __init__(self, usual: Poll, database: Database) -> None:
+        self._usual = usual
+        self._database = database
+        #: Packets that ask which of some namespaces have rows due.
+        self.queries: dict[tuple[str, ...], bytes] = {}
+
+    def due(self, namespaces: Sequence[str]) -> list[str]:
+        packet = self.queries.get(tuple(namespaces))
+        if packet is not None:
+            try:
+                with self._database.session() as connection:
+                    bits = poll(connection, packet)
+                if bits == 0:
+                    return []
+                if not bits >> len(namespaces):  # none is paused
+                    return [name for n, name in enumerate(namespaces) if bits >> n & 1]
+            except Exception:
+                pass  # said by the usual way, if it lasts
+        due = self._usual.due(namespaces)
+        if packet is None:
+            self._prepare(tuple(namespaces))
+        return due
+
+    def _prepare(self, namespaces: tuple[str, ...]) -> None:
+        dialect = self._database.dialect
+        distinct = len(set(namespaces)) == len(namespaces)
+        if dialect.binds_clock or not distinct:
+            return
+        if not 0 < len(namespaces) <= NAMESPACES_PER_STATEMENT:
+            return
+        literals = [literal(dialect.encode(each)) for each in namespaces]
+        text = self._database.statements.due(len(namespaces)) % tuple(literals)
+        # Pools ask for the same ones; whoever asks for others each time must not fill
+        # the memory.
+        kept = self.queries if len(self.queries) < MAX_QUERIES else {}
+        self.queries = {**kept, namespaces: encode_query(text)}
+
+
+class UnexpectedReplyError(Exception):
     """The server, or what stands before it, answered in a form that is not known here.
 
     The connection has been closed.
     """
 
 
-def question(text: str) -> bytes:
+def encode_query(text: str) -> bytes:
     """Return the packet that asks ``text``, a select of one number."""
     body = text.encode("utf-8")
     return struct.pack("<iB", len(body) + 1, _QUERY) + body
 
 
-def ask(connection: Any, packet: bytes) -> int:
+def poll(connection: Any, packet: bytes) -> int:
     """Send ``packet`` on an own connection that is free; return the number.
 
     :raises pymysql.Error, OSError: as ``connection.query`` would; and when no answer
@@ -47,11 +102,11 @@ def ask(connection: Any, packet: bytes) -> int:
         raise _errors().InterfaceError(0, "")
     try:
         connection._write_bytes(packet)
-        nought = getattr(connection, "hydracache_nought", None)
+        empty_reply = getattr(connection, "hydracache_empty_reply", None)
         answer = b""
         while True:
             part = connection.receive()
-            if part == nought:
+            if part == empty_reply:
                 return 0  # the same bytes say the same; it is what they say mostly
             if not part:
                 raise _errors().OperationalError(
@@ -64,10 +119,10 @@ def ask(connection: Any, packet: bytes) -> int:
             if len(packets) >= _PACKETS:
                 number = _number(packets)
                 if number == 0:
-                    connection.hydracache_nought = answer
+                    connection.hydracache_empty_reply = answer
                 return number
             if len(answer) >= _LONGEST:
-                raise StrangeAnswerError(f"{len(answer)} bytes")
+                raise UnexpectedReplyError(f"{len(answer)} bytes")
     except BaseException:
         # What is still on its way would pass for the answer to the next question.
         connection._force_close()
@@ -86,7 +141,7 @@ def _raise(connection: Any, packet: bytes) -> None:
         _errors().raise_mysql_exception(packet)
     except (struct.error, IndexError) as exc:
         connection._force_close()
-        raise StrangeAnswerError(f"an error of {len(packet)} bytes") from exc
+        raise UnexpectedReplyError(f"an error of {len(packet)} bytes") from exc
 
 
 def _taken_apart(answer: bytes) -> list[bytes]:
@@ -96,7 +151,7 @@ def _taken_apart(answer: bytes) -> list[bytes]:
     while start + 4 <= len(answer):
         end = start + 4 + int.from_bytes(answer[start : start + 3], "little")
         if answer[start + 3] != len(packets) + 1:
-            raise StrangeAnswerError(f"packet {answer[start + 3]} is out of turn")
+            raise UnexpectedReplyError(f"packet {answer[start + 3]} is out of turn")
         if end > len(answer):
             break
         packets.append(answer[start + 4 : end])
@@ -113,7 +168,7 @@ def _number(packets: list[bytes]) -> int:
     record = packets[_RECORD]
     digits = record[1:]
     if packets[0] != b"\x01" or record[:1] != bytes((len(digits),)):
-        raise StrangeAnswerError(f"{len(packets)} packets")
+        raise UnexpectedReplyError(f"{len(packets)} packets")
     if len(packets) > _PACKETS or not digits.isdigit():
-        raise StrangeAnswerError("it is not one number")
+        raise UnexpectedReplyError("it is not one number")
     return int(digits)

@@ -1,47 +1,39 @@
-"""Operators: looking at rows, and changing what no worker may."""
+"""Operators: listing rows, dead letters, and purging what is finished."""
 
 from __future__ import annotations
 
-import abc
-import functools
 from typing import Any, Iterable
 
 from hydracache_sync.durations import duration_ms
-from hydracache_sync.errors import (
-    ConnectionLostError,
-    OutboxBusyError,
-    OutboxError,
-    SchemaError,
-)
-from hydracache_sync.intents import MAX_REASON
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
-from hydracache_sync.outbox.base import checked_position
-from hydracache_sync.outbox.rights import PROBES, Right
+from hydracache_sync.outbox.arguments import checked_count, checked_position
+from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
+from hydracache_sync.outbox.error_text import MAX_ERROR
 from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
-    Pause,
     PendingPhase,
     readable,
 )
-from hydracache_sync.outbox.sql_runner import (
-    IDS_PER_STATEMENT,
-    StatementRunner,
-    checked_count,
-    parts_of,
-)
 from hydracache_sync.receipts import CommitPosition
-
-#: Characters of an error that a row keeps; the rest is counted, not kept.
-MAX_ERROR = 1000
+from hydracache_sync.subscribers import Subscribers
 
 
-class OperatorsSide(StatementRunner):
-    """What commands call; each statement commits by itself."""
+class Admin:
+    """What commands call; each statement commits by itself.
+
+    :param on_commit: told of the namespaces whose rows have become due.
+    """
+
+    def __init__(
+        self, database: Database, on_commit: Subscribers[frozenset[str]]
+    ) -> None:
+        self._database = database
+        self._on_commit = on_commit
 
     def row(self, id: int) -> OutboxRow | None:
-        records = self._read(statements.ROW, {"id": checked_count("id", id)})
+        records = self._database.read(statements.ROW, {"id": checked_count("id", id)})
         return OutboxRow(records[0]) if records else None
 
     def rows(
@@ -58,20 +50,20 @@ class OperatorsSide(StatementRunner):
         if state is not None and not isinstance(state, OutboxState):
             raise TypeError(f"state must be OutboxState, not {type(state).__name__}")
         params = {
-            "namespace": self.dialect.encode(checked_namespace(namespace)),
+            "namespace": self._database.dialect.encode(checked_namespace(namespace)),
             "state": None if state is None else state.code,
             "limit": checked_count("limit", limit),
             "after": checked_count("after", after),
         }
         if commit_position is not None:
             position, _ = checked_position(commit_position)
-            params["position"] = self.dialect.encode(position.value)
+            params["position"] = self._database.dialect.encode(position.value)
             template = statements.ROWS_OF_COMMIT
         else:
             template = statements.ROWS if state is None else statements.ROWS_OF_STATE
         if newest:
             template = statements.newest_first(template)
-        records = self._read(template, params, timeout=timeout)
+        records = self._database.read(template, params, timeout=timeout)
         return [OutboxRow(record) for record in records]
 
     def row_ids(
@@ -87,8 +79,8 @@ class OperatorsSide(StatementRunner):
             raise TypeError(f"state must be OutboxState, not {type(state).__name__}")
         if phase is not None and state is not OutboxState.PENDING:
             raise ValueError(f"phase is of pending rows, not of {state.value} ones")
-        params = self._params(
-            namespace=self.dialect.encode(checked_namespace(namespace)),
+        params = self._database.params(
+            namespace=self._database.dialect.encode(checked_namespace(namespace)),
             state=state.code,
             age_ms=(
                 None if older_than is None else duration_ms("older_than", older_than)
@@ -96,7 +88,7 @@ class OperatorsSide(StatementRunner):
             pattern=(
                 None
                 if error is None
-                else self.dialect.pattern(
+                else self._database.dialect.pattern(
                     checked_text("error", error, maximum=MAX_ERROR)
                 )
             ),
@@ -104,72 +96,47 @@ class OperatorsSide(StatementRunner):
         template = statements.ROW_IDS
         if phase is not None:
             template += statements.PHASES[phase]
-        return sorted(record[0] for record in self._read(template, params))
+        return sorted(record[0] for record in self._database.read(template, params))
 
     def rows_by_id(self, namespace: str, ids: Iterable[int]) -> list[OutboxRow]:
-        params = {"namespace": self.dialect.encode(checked_namespace(namespace))}
+        params = {
+            "namespace": self._database.dialect.encode(checked_namespace(namespace))
+        }
         wanted = sorted({checked_count("id", id) for id in ids})
         return [
             OutboxRow(record)
             for part in parts_of(wanted, IDS_PER_STATEMENT)
-            for record in self._read(statements.ROWS_BY_ID, params, part)
+            for record in self._database.read(statements.ROWS_BY_ID, params, part)
         ]
 
     def published_between(
         self, namespace: str, from_ms: int, until_ms: int, *, limit: int
     ) -> list[OutboxRow]:
         params = {
-            "namespace": self.dialect.encode(checked_namespace(namespace)),
+            "namespace": self._database.dialect.encode(checked_namespace(namespace)),
             "from_ms": checked_count("from_ms", from_ms),
             "until_ms": checked_count("until_ms", until_ms),
             "limit": checked_count("limit", limit),
         }
-        records = self._read(statements.PUBLISHED_BETWEEN, params)
+        records = self._database.read(statements.PUBLISHED_BETWEEN, params)
         return [OutboxRow(record) for record in records]
 
     def namespaces(self) -> list[str]:
         found: list[str] = []
-        after: Any = self.dialect.encode("")
+        after: Any = self._database.dialect.encode("")
         while True:
-            [(raw,)] = self._read(statements.NEXT_NAMESPACE, {"after": after})
+            [(raw,)] = self._database.read(statements.NEXT_NAMESPACE, {"after": after})
             if raw is None:
                 return found
             namespace = readable(raw)
             if namespace in found:
                 # A foreign hand's, which is no UTF-8: what is after it, is not to be
                 # said as text.
-                everyone = self._read(statements.ALL_NAMESPACES, {})
+                everyone = self._database.read(statements.ALL_NAMESPACES, {})
                 return sorted({readable(raw) for (raw,) in everyone})
             found.append(namespace)
             # As it was stored: compared as another type it would be the last one.
-            after = self.dialect.encode(namespace)
-
-    def now_ms(self) -> int:
-        [(now_ms,)] = self._read(statements.NOW, self._params(), check=False)
-        return int(now_ms)
-
-    def missing_rights(self) -> dict[Right, str]:
-        """Try each right of :data:`~hydracache_sync.outbox.rights.PROBES`.
-
-        Changes nothing.
-
-        :return: those that this login lacks, and what the database says.
-        :raises OutboxError: it is away or locked; nothing is known.
-        """
-        missing = {}
-        for right, probe in PROBES.items():
-            run = functools.partial(self._statements.run, template=probe, params={})
-            try:
-                self._run(run, check=False)
-            except (OutboxBusyError, ConnectionLostError, SchemaError):
-                raise
-            except OutboxError as exc:
-                missing[right] = str(exc)
-        return missing
-
-    @abc.abstractmethod
-    def versions(self) -> dict[str, str]:
-        """Name the database and the driver, and their versions."""
+            after = self._database.dialect.encode(namespace)
 
     def reset_dead_letters(
         self, namespace: str, ids: Iterable[int] | None = None
@@ -179,60 +146,36 @@ class OperatorsSide(StatementRunner):
             ids = self.row_ids(namespace, OutboxState.DEAD)
         reset = self._change_dead(statements.RESET_DEAD, namespace, ids)
         if reset:
-            self.announce_commit([namespace])
+            self._on_commit.tell(frozenset((namespace,)))
         return reset
 
     def discard_dead_letters(self, namespace: str, ids: Iterable[int]) -> int:
         return self._change_dead(statements.DISCARD_DEAD, namespace, ids)
 
     def _change_dead(self, template: str, namespace: str, ids: Iterable[int]) -> int:
-        encoded = self.dialect.encode(checked_namespace(namespace))
+        database = self._database
+        encoded = database.dialect.encode(checked_namespace(namespace))
         changed = 0
         for part in parts_of(
             [checked_count("id", id) for id in ids], IDS_PER_STATEMENT
         ):
-            changed += self._run_with_ids(template, part, namespace=encoded)
+            params = database.params(namespace=encoded)
+            changed += database.change(template, params, part)
         return changed
 
     def purge_published(
         self, namespace: str, *, older_than: float, limit: int = 5000
     ) -> int:
-        params = self._params(
-            namespace=self.dialect.encode(checked_namespace(namespace)),
+        params = self._database.params(
+            namespace=self._database.dialect.encode(checked_namespace(namespace)),
             age_ms=duration_ms("older_than", older_than),
             limit=checked_count("limit", limit),
         )
-        ids = [record[0] for record in self._read(statements.PURGE_SELECT, params)]
+        ids = [
+            record[0] for record in self._database.read(statements.PURGE_SELECT, params)
+        ]
         # Each part commits by itself: producers wait for 500 rows, not for 5000.
         return sum(
-            self._run_with_ids(statements.PURGE_DELETE, part)
+            self._database.change(statements.PURGE_DELETE, {}, part)
             for part in parts_of(ids, IDS_PER_STATEMENT)
         )
-
-    def pause(self, namespace: str, reason: str = "") -> None:
-        params = self._params(
-            namespace=self.dialect.encode(checked_namespace(namespace)),
-            reason=self.dialect.encode(
-                checked_text("reason", reason, maximum=MAX_REASON)
-            ),
-        )
-        self._run(lambda cursor: self._statements.run(cursor, statements.PAUSE, params))
-
-    def resume(self, namespace: str) -> bool:
-        params = {"namespace": self.dialect.encode(checked_namespace(namespace))}
-
-        def resume(cursor: Any) -> bool:
-            self._statements.run(cursor, statements.RESUME, params)
-            return bool(cursor.rowcount > 0)
-
-        resumed = self._run(resume)
-        if resumed:
-            # Its rows have become due.
-            self.announce_commit([namespace])
-        return resumed
-
-    def paused(self) -> dict[str, Pause]:
-        return {
-            readable(namespace): Pause(int(since_ms), readable(reason))
-            for namespace, since_ms, reason in self._read(statements.PAUSED, {})
-        }

@@ -1,0 +1,49 @@
+"""Checks of what is handed to an outbox."""
+
+from __future__ import annotations
+
+from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.keys import checked_namespace
+from hydracache_sync.receipts import CommitPosition
+
+
+def checked_position(
+    position: CommitPosition | str | None,
+) -> tuple[CommitPosition, bool]:
+    """Return the position and whether it is a new one, which nothing collides with."""
+    if position is None:
+        return CommitPosition.generate(), True
+    if isinstance(position, CommitPosition):
+        return position, False
+    return CommitPosition(position), False
+
+
+def checked_batch(
+    namespace: str, batch: InvalidationIntentBatch, limit: int | None = None
+) -> InvalidationIntentBatch:
+    """Check the arguments of an enqueue; return a copy that the receipt may keep.
+
+    :param limit: intents that it may have, each counted once; None without limit.
+    """
+    checked_namespace(namespace)
+    if not isinstance(batch, InvalidationIntentBatch):
+        raise TypeError(
+            f"batch must be InvalidationIntentBatch, not {type(batch).__name__}"
+        )
+    if limit is not None and len(batch) > limit:
+        distinct = len(batch.distinct())
+        if distinct > limit:
+            raise ValueError(
+                f"batch has {distinct} intents, limit {limit} (max_batch): split it, or"
+                " invalidate a tag or collection in place of so many keys, or flush()"
+            )
+    return batch.copy()
+
+
+def checked_count(name: str, value: int) -> int:
+    """Check a whole number that is not negative and fits a database's integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be int, not {type(value).__name__}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be 0 or more, not {value}")
+    return value

@@ -1,0 +1,103 @@
+"""INSERTs of new rows on MySQL and MariaDB."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+from hydracache_sync.drivers.mysql import only_value
+from hydracache_sync.outbox.enqueue import NewRow, Shared
+from hydracache_sync.outbox.statements import Dialect, Present, Statements
+
+#: Bytes of one INSERT. The smallest default of max_allowed_packet is 1 MB.
+STATEMENT_BYTES = 512 * 1024
+
+#: Rows that stay below that whatever they hold: two texts of 4096 bytes, three shorter
+#: ones, in hex.
+SURE_ROWS = 28
+
+#: Bytes of one INSERT below which the server is not asked for its limit.
+SURE_BYTES = 60_000
+
+#: Bytes of a packet that are not the statement's.
+PACKET_MARGIN = 1024
+
+
+class MySQLInserts:
+    """Inserts rows as literals. Thread-safe."""
+
+    def __init__(self, dialect: Dialect, statements: Statements) -> None:
+        self._dialect = dialect
+        self._statements = statements
+        # What the rows of an enqueue share and end in, by how many values that takes:
+        # due at once, with a delay, or with moments of another clock. Not
+        # "created_at_ms + %s": a producer's user may have the right to insert alone.
+        now = dialect.now
+        self._row_ends = {
+            3: f"%s, %s, %s, {now}, {now}, 0)",
+            4: f"%s, %s, %s, {now}, {now} + %s, 0)",
+            5: "%s, %s, %s, %s, %s, 0)",
+        }
+
+    def is_one_statement(
+        self, rows: Sequence[NewRow], shared: Shared, present: Present
+    ) -> bool:
+        return len(_split(rows, shared, STATEMENT_BYTES)) == 1
+
+    def insert(
+        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, present: Present
+    ) -> int:
+        if len(rows) <= SURE_ROWS:
+            return self._insert_part(cursor, rows, shared, present)
+        return sum(
+            self._insert_part(cursor, part, shared, present)
+            for part in _split(rows, shared, STATEMENT_BYTES)
+        )
+
+    def _insert_part(
+        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, present: Present
+    ) -> int:
+        # Literals in hex, no parameters: what a driver, its converters, the character
+        # set of the connection and the sql_mode make of text does not matter then.
+        # What the rows have in common is written once.
+        end = self._row_ends[len(shared)] % tuple(map(literal, shared))
+        texts = [f"({', '.join(map(literal, row))}, {end}" for row in rows]
+        now = literal(shared[3]) if self._dialect.binds_clock else self._dialect.now
+        statement = self._statements.insert(", ".join(texts), present, now=now)
+        if len(statement) > SURE_BYTES and len(rows) > 1:
+            cursor.execute("select @@max_allowed_packet")
+            if len(statement) + PACKET_MARGIN > only_value(cursor.fetchall()):
+                middle = len(rows) // 2
+                return sum(
+                    self._insert_part(cursor, half, shared, present)
+                    for half in (rows[:middle], rows[middle:])
+                )
+        cursor.execute(statement)
+        if present is Present.CARRIED_AGAIN:
+            # The server counts a row that was changed twice, and each is changed.
+            return 2 * len(rows) - int(cursor.rowcount)
+        return len(rows) if present is Present.IMPOSSIBLE else int(cursor.rowcount)
+
+
+def literal(value: str | bytes | int | None) -> str:
+    """Return ``value`` as SQL: text in hex, whatever the connection makes of text."""
+    if isinstance(value, str):
+        return f"x'{value.encode('utf-8').hex()}'"
+    if isinstance(value, bytes):
+        return f"x'{value.hex()}'"
+    return "null" if value is None else str(value)
+
+
+def _split(rows: Sequence[NewRow], shared: Shared, size: int) -> list[Sequence[NewRow]]:
+    """Split rows so that the literals of each part stay below ``size`` bytes."""
+    if len(rows) <= SURE_ROWS:
+        return [rows]
+    parts: list[list[NewRow]] = [[]]
+    total = 0
+    for row in rows:
+        length = 100 + sum(len(literal(value)) for value in (*row, *shared))
+        if parts[-1] and total + length > size:
+            parts.append([])
+            total = 0
+        parts[-1].append(row)
+        total += length
+    return list(parts)

@@ -1,0 +1,159 @@
+"""Own connections to a SQLite file: how they are made, lent and replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from typing import Iterator
+from urllib.parse import quote
+
+from hydracache_sync.errors import ConnectionLostError, OutboxError
+from hydracache_sync.fork import ForkLock, fork_lock
+from hydracache_sync.outbox.connections import ThreadConnections, keep_for_good
+from hydracache_sync.outbox.sqlite_errors import sqlite_error, to_text
+
+
+class OwnConnection(sqlite3.Connection):
+    """One of our own.
+
+    :ivar logs_ahead: whether the file is in WAL mode. Nobody can end that while a
+        connection is open.
+    :ivar file: which file it has open, as device and inode; None if not known.
+    """
+
+    logs_ahead = False
+    file: tuple[int, int] | None = None
+
+
+class SQLiteConnector:
+    """Opens own connections to the file ``path``.
+
+    :ivar text_factory: of the connections; ``bytes`` once a value was found that is
+        not UTF-8. One such value must not fail the rows beside it: from then on rows
+        decode themselves, which takes longer.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.text_factory: type[str] | type[bytes] = str
+
+    def connect(self, mode: str = "rw") -> OwnConnection:
+        # Before it is opened: should another file come in its place in between, that
+        # is noticed at the next use.
+        file = self.file_there()
+        connection = sqlite3.connect(
+            f"file:{quote(self.path)}?mode={mode}",
+            uri=True,
+            # Waiting is done by Database, in pauses that let greenlets run.
+            timeout=0.0,
+            isolation_level=None,
+            # Used by one thread, closed by any.
+            check_same_thread=False,
+            factory=OwnConnection,
+        )
+        connection.text_factory = self.text_factory
+        connection.file = file
+        try:
+            # In WAL mode the default of some builds may lose the last commits.
+            connection.execute("pragma synchronous = full")
+            [(journal,)] = connection.execute("pragma journal_mode")
+            connection.logs_ahead = to_text(journal) == "wal"
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def file_there(
+        self, unknown: tuple[int, int] | None = None
+    ) -> tuple[int, int] | None:
+        """Device and inode of what is at the path now; None if nothing is.
+
+        :param unknown: returned where it cannot be told, as by a process that has
+            given up its rights on the directory since.
+        """
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return unknown
+        return found.st_dev, found.st_ino
+
+
+class SQLiteSessions:
+    """Lends each thread a connection of its own.
+
+    :param name: of the outbox, for errors.
+    """
+
+    retries_commit = True
+
+    def __init__(self, connector: SQLiteConnector, name: str) -> None:
+        self._connector = connector
+        self._name = name
+        self._connections = ThreadConnections(
+            connector.connect, close_connection, keep_for_good
+        )
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[OwnConnection]:
+        with fork_lock:
+            connection = self._connections.get()
+            if connection.file != self._connector.file_there(connection.file):
+                # A backup was put in its place, or it was deleted. SQLite leaves
+                # alone the log that is at the path now, which is another's.
+                self.discard()
+                connection = self._connections.get()
+            yield connection
+
+    def discard(self) -> None:
+        """Close this thread's connection; the next use opens another."""
+        self._connections.discard()
+
+    def close(self) -> None:
+        self._connections.close_all()
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = str
+
+    def restore(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = self._connector.text_factory
+        connection.row_factory = None
+
+    def in_transaction(self, connection: sqlite3.Connection) -> bool:
+        return connection.in_transaction
+
+    def abandon(self, connection: sqlite3.Connection, exc: BaseException) -> None:
+        if not rolled_back(connection):
+            self.discard()
+
+    def error_of(self, exc: Exception) -> OutboxError | None:
+        if not isinstance(exc, sqlite3.Error):
+            return None
+        if "Could not decode" in str(exc) and self._connector.text_factory is str:
+            self._connector.text_factory = bytes
+            self.discard()
+            return ConnectionLostError(f"{self._name}: {exc}")
+        return sqlite_error(exc, self._name)
+
+
+def rolled_back(connection: sqlite3.Connection) -> bool:
+    """Roll back whatever is open; False if only closing the connection does it."""
+    try:
+        if connection.in_transaction:
+            connection.execute("rollback")
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def close_connection(
+    connection: sqlite3.Connection, lock: ForkLock = fork_lock
+) -> None:
+    """Close a connection of ours, as at the end of its thread; no fork is made then.
+
+    :param lock: bound here, since a module has lost its names at the interpreter's end.
+    """
+    with lock:
+        sqlite3.Connection.close(connection)
