@@ -104,6 +104,12 @@ class AppConfig:
                 "HYDRACACHE_NAMESPACE has a comma: an app has one namespace, and the"
                 " commands would take it for two"
             )
+        if self[settings.NAMESPACE] != self[settings.NAMESPACE].strip():
+            # A file of settings with Windows' ends of lines leaves one, too.
+            found.append(
+                f"HYDRACACHE_NAMESPACE {self[settings.NAMESPACE]!r} begins or ends with"
+                " a blank, which the commands would take away"
+            )
         # An environment may be shared with commands that drain other namespaces, too.
         strict = (self[settings.STRICT] or "").split(",")
         if self[settings.NAMESPACE] in strict and self[app_settings.MODE] != "strict":

@@ -56,6 +56,8 @@ class TestKeys:
             ("HYDRACACHE_OUTBOX", "postgres://db/shop"),
             ("HYDRACACHE_NAMESPACE", "n" * 65),
             ("HYDRACACHE_NAMESPACE", "shop,blog"),
+            ("HYDRACACHE_NAMESPACE", "shop\r"),
+            ("HYDRACACHE_NAMESPACE", " shop"),
             ("HYDRACACHE_MEMCACHED", object()),
             ("HYDRACACHE_MEMCACHED", "host:port"),
             ("HYDRACACHE_POOL", "some"),
