@@ -324,9 +324,7 @@ class Extension(abc.ABC):
             report += PublishReport(
                 claimed=collected.unwritten, unseen=collected.unwritten
             )
-            for written in collected.written:
-                if not written.published:
-                    report += self.runtime.publish(written)
+            report += self.runtime.publish_in_time(collected.written)
             collected.past_cache = False
         return report
 

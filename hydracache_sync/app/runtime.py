@@ -12,32 +12,20 @@ from typing import Any, Callable, ContextManager, Iterable, Sequence
 
 from hydracache_sync.app import app_settings, build, settings
 from hydracache_sync.app.config import AppConfig
+from hydracache_sync.app.fallback_writer import FallbackWriter
 from hydracache_sync.app.hold_offs import held_off, hold_off_late
 from hydracache_sync.app.placement import PoolPlacement
 from hydracache_sync.app.pool_lock import PoolLock
 from hydracache_sync.app.request_state import EnqueuedBatch
 from hydracache_sync.cache.tagged import TaggedCache
-from hydracache_sync.errors import ConfigurationError, HydraCacheError, OutboxError
-from hydracache_sync.fork import ProcessLock
+from hydracache_sync.errors import ConfigurationError, OutboxError
 from hydracache_sync.intents import InvalidationIntentBatch
-from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
-from hydracache_sync.printable import printable, printable_logger
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.worker.worker import OutboxWorker, PublishReport
 
 logger = printable_logger(__name__)
-
-#: Intents that could not be written and are kept in this process for a later try.
-#: Beyond that one flush stands for all of them.
-MOST_LEFT = 10_000
-
-#: Seconds between two tries to write them.
-TRY_AGAIN = 1.0
-
-#: Connections for what views have forgotten to write, beside those of the outbox: it is
-#: rare, and each is in use for milliseconds.
-NET_CONNECTIONS = 2
 
 
 class Runtime:
@@ -54,7 +42,6 @@ class Runtime:
         self.mode: str = config[app_settings.MODE]
         self.strict = self.mode == "strict"
         self.outbox = build.outbox(config)
-        self._net: InvalidationOutbox | None = None
         self._cache: TaggedCache | None = None
         self._worker: OutboxWorker | None = None
         store = build.store(config)
@@ -74,9 +61,14 @@ class Runtime:
         self.placement = PoolPlacement(
             self._make_pool, config[app_settings.POOL], self._pool_lock
         )
-        self._left: list[InvalidationIntentBatch] = []
-        self._left_lock = ProcessLock()
-        self._next_try = 0.0
+        #: Writes what no transaction of the app has written.
+        self.fallback = FallbackWriter(
+            config,
+            self.outbox,
+            hold_off=self._held_off,
+            look=self.look,
+            wake=self.wake,
+        )
 
     # Parts
 
@@ -168,19 +160,37 @@ class Runtime:
     def settle(self, written: Sequence[EnqueuedBatch]) -> None:
         """At the end of a request: publish inline what is committed, or wake the pool.
 
-        Only by now an app that commits in its own teardown has done so.
+        Only by now an app that commits in its own teardown has done so. All of it takes
+        the time of one inline publish at most; the rest is left to a worker.
         """
-        for each in written:
-            if not each.published and self.mode == "inline":
-                self.publish(each)
+        if self.mode == "inline":
+            self.publish_in_time(written)
         if not all(each.published for each in written):
             self.wake()
 
+    def publish_in_time(self, written: Sequence[EnqueuedBatch]) -> PublishReport:
+        """Publish what is not published yet, within one inline budget for all."""
+        limit = self.config[app_settings.INLINE_TIMEOUT]
+        deadline = time.monotonic() + limit
+        report = PublishReport()
+        for each in written:
+            if each.published:
+                continue
+            rest = deadline - time.monotonic()
+            if rest <= 0 < limit:
+                # Left to a worker. It counts: the whole is not complete.
+                targets = each.receipt.targets
+                report += PublishReport(claimed=targets, released=targets)
+            else:
+                report += self._publish(each, max(0.0, rest))
+        return report
+
     def publish(self, written: EnqueuedBatch) -> PublishReport:
         """Publish one receipt now, within the inline budget."""
-        report = self.worker.publish(
-            written.receipt, timeout=self.config[app_settings.INLINE_TIMEOUT]
-        )
+        return self._publish(written, self.config[app_settings.INLINE_TIMEOUT])
+
+    def _publish(self, written: EnqueuedBatch, timeout: float) -> PublishReport:
+        report = self.worker.publish(written.receipt, timeout=timeout)
         written.published = report.complete
         written.committed |= report.unseen < max(1, report.claimed)
         return report
@@ -191,140 +201,11 @@ class Runtime:
         if pool is not None:
             pool.wake()
 
-    # The safety net
-
-    def save(
-        self,
-        batch: InvalidationIntentBatch,
-        where: str,
-        why: str,
-        position: CommitPosition | None = None,
-    ) -> None:
-        """Write what was collected and never written, on an own connection.
-
-        Not atomic with the data any more, so it is said. Over-invalidates where the
-        data was rolled back; that costs a cache miss. Ends in bounded time; never
-        raises: what cannot be written is kept in this process and tried again.
-        """
-        saved = self._save_or_keep(batch, position)
-        logger.warning(
-            "%s collected %s and did not write it in its transaction: %s. %s",
-            where,
-            _listed(batch),
-            why,
-            saved,
-        )
-
-    def save_missing(self, written: Sequence[EnqueuedBatch], where: str) -> None:
-        """Write on an own connection what a transaction took and did not commit.
-
-        Only what was written where perhaps no transaction was open: with one, what is
-        rolled back is rolled back with its data. Never raises.
-        """
-        for each in written:
-            if each.joined is True or each.committed or each.published:
-                continue
-            self.look(each)
-            batch = each.receipt.batch
-            if each.committed or batch is None:
-                continue
-            # By the same position: a browser, or who was given the receipt, waits.
-            saved = self._save_or_keep(batch, each.receipt.commit_position)
-            if each.joined is False:
-                logger.warning(
-                    "%s wrote %s where no transaction was open, after its commit"
-                    " perhaps, and did not commit it: call write() before the commit."
-                    " %s",
-                    where,
-                    _listed(batch),
-                    saved,
-                )
-            else:
-                # Most likely rolled back with the data, which costs a miss then.
-                logger.info(
-                    "%s wrote %s and did not commit it, and its driver cannot tell"
-                    " whether that was before its commit. %s",
-                    where,
-                    _listed(batch),
-                    saved,
-                )
-
-    def _save_or_keep(
-        self, batch: InvalidationIntentBatch, position: CommitPosition | None
-    ) -> str:
-        """Write ``batch`` on an own connection, or later; return what was done."""
-        if self._try_to_save(batch, position):
-            return (
-                "Written now on an own connection; a crash before that would have lost"
-                " it"
-            )
-        self._keep(batch)
-        return "It is kept in this process and tried again"
-
-    def save_left(self) -> None:
-        """Try again to write what an earlier request could not."""
-        if not self._left or time.monotonic() < self._next_try:
-            return
-        with self._left_lock:
-            self._next_try = time.monotonic() + TRY_AGAIN
-            left, self._left = self._left, []
-        for position, batch in enumerate(left):
-            if not self._try_to_save(batch):
-                with self._left_lock:
-                    self._left = left[position:] + self._left
-                return
-        if left:
-            logger.info("%d batches that were kept are written now", len(left))
-
-    def _try_to_save(
-        self, batch: InvalidationIntentBatch, position: CommitPosition | None = None
-    ) -> bool:
-        try:
-            with self._held_off(batch):
-                self._net_outbox().enqueue(
-                    self.namespace,
-                    _within(self.outbox.max_batch, batch),
-                    commit_position=position,
-                )
-        except Exception as exc:
-            # A teardown must not raise. The batch is kept by the caller.
-            logger.error(
-                "the outbox could not be written at the end of a request: %s",
-                exc,
-                # What the outbox does not raise is a mistake: show where.
-                exc_info=None if isinstance(exc, HydraCacheError) else exc,
-            )
-            return False
-        self.wake()
-        return True
-
     def _held_off(self, batch: InvalidationIntentBatch) -> ContextManager[Any]:
         """In mode strict: too late for the data's commit, but reads are right again."""
         if not self.strict:
             return contextlib.nullcontext()
         return self.cache.quarantine(batch, degrade=True)
-
-    def _keep(self, batch: InvalidationIntentBatch) -> None:
-        with self._left_lock:
-            self._next_try = time.monotonic() + TRY_AGAIN
-            self._left.append(batch)
-            if sum(map(len, self._left)) > MOST_LEFT:
-                flush = InvalidationIntentBatch("the outbox was away for long").flush()
-                self._left = [flush]
-
-    def _net_outbox(self) -> InvalidationOutbox:
-        """The outbox once more, with little patience: a visitor waits meanwhile."""
-        if self._net is None:
-            limit = self.config[app_settings.NET_TIMEOUT]
-            more: dict[str, Any] = {}
-            given = self.config[settings.OUTBOX]
-            if isinstance(given, str) and not given.startswith("sqlite:"):
-                more = dict.fromkeys(
-                    ("connect_timeout", "read_timeout", "write_timeout"), limit
-                )
-                more["pool_size"] = NET_CONNECTIONS
-            self._net = build.outbox(self.config, busy_timeout=limit, **more)
-        return self._net
 
     # Reading own writes
 
@@ -347,22 +228,3 @@ class Runtime:
             written.committed |= seen > 0
             written.published = found.published >= receipt.targets
         return written.published
-
-
-def _within(
-    limit: int | None, batch: InvalidationIntentBatch
-) -> InvalidationIntentBatch:
-    """Return ``batch``, or one that covers it where no enqueue would take so many."""
-    if limit is None or len(batch.distinct()) <= limit:
-        return batch
-    return InvalidationIntentBatch(batch.reason).flush()
-
-
-def _listed(batch: InvalidationIntentBatch) -> str:
-    shown = ", ".join(_shown(intent) for intent in batch.intents[:3])
-    return f"{shown} and {len(batch) - 3} more" if len(batch) > 3 else shown
-
-
-def _shown(intent: Any) -> str:
-    text = " ".join(part for part in intent if part is not None)
-    return printable(text, 80)

@@ -6,6 +6,7 @@ safety net has the rest. Neither raises: a teardown must not.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Callable, Sequence
 
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
@@ -82,24 +83,35 @@ def end_request(runtime: Runtime, collected: RequestState | None) -> None:
     Never raises: that would make an error of a page that is done.
     """
     try:
-        runtime.save_left()
-        if collected is not None:
-            _save_what_is_left(runtime, collected)
+        try:
+            runtime.fallback.save_kept()
+        finally:
+            if collected is not None:
+                _save_what_is_left(runtime, collected)
     except Exception:
         # Not even if the reason is a defect of ours.
         logger.exception("the end of a request")
 
 
 def _save_what_is_left(runtime: Runtime, collected: RequestState) -> None:
-    collected.holding.close()
+    with contextlib.ExitStack() as steps:
+        # The last step first. Each is taken whatever becomes of those before it: this
+        # is the last that knows of what was collected.
+        if runtime.strict:
+            steps.callback(runtime.hold_off_late, collected.written, collected.where)
+        steps.callback(runtime.settle, collected.written)
+        steps.callback(
+            runtime.fallback.save_missing, collected.written, collected.where
+        )
+        steps.callback(_save_unwritten, runtime, collected)
+        steps.callback(collected.holding.close)
+
+
+def _save_unwritten(runtime: Runtime, collected: RequestState) -> None:
     batch = collected.pop_unwritten()
     if batch is not None:
         why = collected.why or collected.doubt or NOBODY
-        runtime.save(batch, collected.where, why, collected.promised)
-    runtime.save_missing(collected.written, collected.where)
-    runtime.settle(collected.written)
-    if runtime.strict:
-        runtime.hold_off_late(collected.written, collected.where)
+        runtime.fallback.save(batch, collected.where, why, collected.promised)
 
 
 def _suspects(ran_before: Sequence[str]) -> str:

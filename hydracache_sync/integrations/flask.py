@@ -227,9 +227,7 @@ class _Hooks:
         if collected is None and _ASKED not in kept:
             return response  # most requests, at the cost of one look
         if collected is not None and self._runtime.mode == "inline":
-            for written in collected.written:
-                if not written.published:
-                    self._runtime.publish(written)
+            self._runtime.publish_in_time(collected.written)
         self._state.cookie.answer(request.environ, collected, response)
         return response
 

@@ -553,8 +553,9 @@ PROTECTIONS = [
         "P2",
         "what was written after the commit is looked for at the end",
         "app/teardown.py",
-        "    runtime.save_missing(collected.written, collected.where)\n",
-        "",
+        "            runtime.fallback.save_missing, collected.written,"
+        " collected.where\n",
+        "            len, ()\n",
         "tests/web/test_late_writes.py"
         "::test_what_is_written_after_the_commit_goes_out_with_a_warning",
     ),

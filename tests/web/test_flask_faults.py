@@ -190,7 +190,7 @@ class TestEndOfTheRequest:
             took = time.monotonic() - started
             locked_out = shop.targets()
             own.commit()
-        shop.state.runtime._next_try = 0.0
+        shop.state.runtime.fallback._next_try = 0.0
         shop.client.get("/nothing-here")
 
         assert (status, locked_out) == (200, [])

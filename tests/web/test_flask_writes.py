@@ -384,7 +384,7 @@ class TestNet:
 
         status = self.run(shop, view)
         away.rename(shop.path)
-        shop.state.runtime._next_try = 0.0
+        shop.state.runtime.fallback._next_try = 0.0
         shop.client.get("/nothing-here")
 
         assert status == 200
@@ -411,7 +411,7 @@ class TestNet:
         error, warning = [
             record
             for record in caplog.records
-            if record.name == "hydracache_sync.app.runtime"
+            if record.name == "hydracache_sync.app.fallback_writer"
         ]
         assert "hydracache schema install" in error.getMessage()
         assert (error.levelname, error.exc_info) == ("ERROR", None)
@@ -447,7 +447,7 @@ class TestNet:
         assert self.run(shop, view) == 200
         other.rollback()
         other.close()
-        shop.state.runtime._next_try = 0.0
+        shop.state.runtime.fallback._next_try = 0.0
         shop.client.get("/nothing-here")
 
         assert shop.targets() == ["item:1"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from servers import free_port
+from support.servers import free_port
 from shop import Shop, close_db, hydracache
 
 from hydracache_sync import (

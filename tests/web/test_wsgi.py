@@ -353,7 +353,7 @@ class TestNet:
         site.read()
         locked_out = site.targets()
         site.close_db(commits=True)
-        site.calls.runtime._next_try = 0.0
+        site.calls.runtime.fallback._next_try = 0.0
         site.view = lambda: [b"another"]
 
         site.read()
