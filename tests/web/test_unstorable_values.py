@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from support.servers import free_port
 from shop import Shop, close_db, hydracache
 
 from hydracache_sync import (
@@ -20,6 +19,7 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
+from support.servers import free_port
 
 PRICE = {"price": Decimal("9.99")}
 
