@@ -71,13 +71,14 @@ from hydracache_sync.worker.appliers import (
     PlainKeyApplier,
     RecordingApplier,
 )
+from hydracache_sync.worker.reports import PublishReport, WorkerDiagnostics
 from hydracache_sync.worker.wait import (
     ConsistencyMode,
     InvalidationWait,
     WaitDiagnostics,
     WaitOutcome,
 )
-from hydracache_sync.worker.worker import OutboxWorker, PublishReport, WorkerDiagnostics
+from hydracache_sync.worker.worker import OutboxWorker
 
 __version__ = "0.1.0"
 

@@ -36,8 +36,8 @@ from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
+from hydracache_sync.worker.reports import PublishReport
 from hydracache_sync.worker.wait import ConsistencyMode, InvalidationWait, WaitOutcome
-from hydracache_sync.worker.worker import PublishReport
 
 if TYPE_CHECKING:
     # Only who attaches something has it.

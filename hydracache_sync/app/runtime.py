@@ -23,7 +23,8 @@ from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
-from hydracache_sync.worker.worker import OutboxWorker, PublishReport
+from hydracache_sync.worker.reports import PublishReport
+from hydracache_sync.worker.worker import OutboxWorker
 
 logger = printable_logger(__name__)
 

@@ -27,7 +27,8 @@ from hydracache_sync.cli.signals import StopOnSignals
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
-from hydracache_sync.worker.worker import OutboxWorker, PublishReport
+from hydracache_sync.worker.reports import PublishReport
+from hydracache_sync.worker.worker import OutboxWorker
 
 #: Seconds at most that a drain deletes old rows after it has drained; what is left is
 #: left to the next one. A bite of each namespace is deleted also when the time is up:

@@ -16,7 +16,7 @@ import weakref
 from types import TracebackType
 from typing import Callable, Iterable
 
-from hydracache_sync.durations import duration_ms
+from hydracache_sync.durations import duration_ms, positive_ms
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.events import Event, EventSubscriber
 from hydracache_sync.fork import ProcessLock, abandon_inherited
@@ -104,8 +104,7 @@ class WorkerPool:
             ("purge_every", purge_every),
             ("stuck_after", stuck_after),
         ):
-            if duration_ms(name, seconds) == 0:
-                raise ValueError(f"{name} must be at least 0.001, not {seconds}")
+            positive_ms(name, seconds)
         if keep_published is not None:
             duration_ms("keep_published", keep_published)
         self._workers = _by_outbox(workers)

@@ -1,12 +1,11 @@
-"""Which caches of a namespace are away, and how long the rows for them wait.
+"""Which nodes of a namespace's cache are away, and how long the rows for them wait.
 
-An outage belongs to one node, or to the whole cache where the applier names none. The
-node is back when it acknowledges something, and not because it was not needed; the
-outage has ended when it has been back for a while, so that one that comes and goes is
-one outage. Rows that wait for a node are looked at seldom enough to stay out of the way
-of the rows for the others. When it is back they are recalled: made due, wherever their
-wait would have ended. What tells of its return is what it acknowledges here, or a row
-that had waited for it and was carried: another worker may have put off the others.
+An outage belongs to one node, or to the whole cache where the applier names no nodes. A
+node is back when it acknowledges something; that it was not needed proves nothing. Rows
+that wait for a node are claimed seldom enough to stay out of the way of the rows for
+the others. When the node is back they are requeued, see ``requeues``. Two things prove
+that it is back: an acknowledgement here, or a row that had waited for it and was
+applied now, since another worker may have put off the other rows.
 """
 
 from __future__ import annotations
@@ -14,55 +13,65 @@ from __future__ import annotations
 import logging
 import random
 import time
+from dataclasses import dataclass
 from typing import Callable, Iterable, Mapping, Optional, Sequence, TypeVar
 
 from hydracache_sync.backoff import FULL_JITTER, Backoff
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
 from hydracache_sync.fork import ProcessLock
+from hydracache_sync.outage import Outage
 from hydracache_sync.outbox.row import kept_node
+from hydracache_sync.worker.requeues import Requeues
 
 #: A node's name; None for a cache that has none.
 NodeName = Optional[str]
 
 T = TypeVar("T")
 
-#: Seconds: the longest wait of rows whose node is away while they are few; no attempt
+#: Seconds: the longest wait of rows whose node is away, while they are few. No attempt
 #: is counted meanwhile.
 MAX_OUTAGE_BACKOFF = 5.0
 
-#: Seconds: the least wait that keeps them out of the way of others.
+#: Seconds: the least wait that keeps them out of the way of other rows.
 LEAST_WAIT = 0.1
 
-#: Rows of one node that is away, looked at in a second at most. Each look costs the
-#: database a claim and a release; where so many wait, they wait longer.
-LOOKS_PER_SECOND = 2500
+#: Seconds: where rows wait for longer than ``MAX_OUTAGE_BACKOFF``, one of them waits
+#: only so long, as a probe of the node; and the least time between two such probes.
+PROBE_WAIT = 2.5
+PROBE_EVERY = 1.0
 
-#: Seconds: the longest that many rows make each other wait.
-LONGEST_WAIT = 60.0
+#: Seconds of batches without any progress after which a drain ends: the rows for nodes
+#: that are away come round again.
+MAX_FRUITLESS = 1.0
 
-#: Seconds: the longest wait of a scout, a row that is to tell of the node's return
-#: while the others wait for longer; and the time between two of them.
-SCOUT_WAIT = 2.5
-SCOUT_EVERY = 1.0
 
-#: Seconds between two recalls for one node. One that answers by turns must not have its
-#: rows looked at by turns as well.
-RECALL_EVERY = 1.0
+@dataclass(frozen=True)
+class OutageTiming:
+    """How the outages of a cache's nodes are judged; for tests, and rarely others.
 
-#: Seconds that a node has to be back for its outage to have ended.
-CALM = 1.0
+    :ivar calm: seconds that a node must have answered for until its outage is over.
+    :ivar retries_per_second: of the rows that wait for one node. Each retry costs the
+        database a claim and a release; where more rows wait, each waits longer.
+    :ivar longest_wait: seconds, the bound of that.
+    """
 
-#: Seconds of batches without any progress after which the rows for nodes that are away
-#: come round again, and a drain has nothing more to do.
-FRUITLESS = 1.0
+    calm: float = 1.0
+    retries_per_second: int = 2500
+    longest_wait: float = 60.0
+
+
+#: What a worker uses unless it is given another.
+DEFAULT_OUTAGE_TIMING = OutageTiming()
 
 
 class CacheOutages:
-    """The outages that one worker sees. Safe for threads.
+    """The outages that one worker sees. Safe for threads and forks.
 
     :param logger: gets a WARNING when one begins and an INFO when it ends.
     :param backoff: seconds, the first wait of a row at most.
     :param clock: seconds that never go back; replaced in tests.
+
+    :ivar requeues: of rows that waited for a node that is back.
     """
 
     def __init__(
@@ -71,24 +80,22 @@ class CacheOutages:
         logger: logging.Logger,
         backoff: float,
         *,
+        timing: OutageTiming = DEFAULT_OUTAGE_TIMING,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._namespace = namespace
         self._logger = logger
         self._backoff = Backoff(backoff, MAX_OUTAGE_BACKOFF, FULL_JITTER)
+        self._timing = timing
         self._clock = clock
         self._lock = ProcessLock()
-        self._outages: dict[NodeName, _Outage] = {}
-        #: Rows that wait for a node that is back, by its name as rows keep it; and when
-        #: the last such recall began, or is to. None for a cache without names: what
-        #: else it acknowledges says little of these rows, and none waits for long.
-        self._recalls: dict[str, Recall] = {}
-        self._recalled_at: dict[str, float] = {}
+        self._outages: dict[NodeName, _NodeOutage] = {}
         self._fruitless_since: float | None = None
+        self.requeues = Requeues(clock)
 
     @property
-    def now(self) -> list[OutageBegan]:
-        """How those of nodes that are away began, oldest first."""
+    def current(self) -> list[OutageBegan]:
+        """How the outages of nodes that are away began, oldest first."""
         with self._lock:
             return [self._outages[node].began for node in self._away()]
 
@@ -99,11 +106,9 @@ class CacheOutages:
             return None not in away and not away.keys() >= set(nodes)
 
     def _away(self) -> dict[NodeName, None]:
-        """Those that have not answered since they failed. Its user holds the lock."""
+        """Nodes that have not answered since they failed. The caller holds the lock."""
         return {
-            node: None
-            for node, outage in self._outages.items()
-            if outage.back_at is None
+            node: None for node, each in self._outages.items() if each.outage.failing
         }
 
     def note(
@@ -111,43 +116,18 @@ class CacheOutages:
         failed: Mapping[NodeName, str],
         answered: Callable[[], Iterable[Sequence[NodeName]]],
     ) -> list[Event]:
-        """Take in one batch; log and return what began and what ended.
+        """Note the outcome of one batch; log and return what began and what ended.
 
-        :param failed: nodes that did not answer, and what their first error said.
+        :param failed: nodes that did not answer, and the first error of each.
         :param answered: gives the nodes that have acknowledged each row, None among
             them if the applier names none; called only while there are outages.
         """
         with self._lock:
             waiting = bool(self._outages)
         proofs = [set(nodes) for nodes in answered()] if waiting else []
-        began: list[OutageBegan] = []
-        ended: list[OutageEnded] = []
-        now = self._clock()
         with self._lock:
-            for node, outage in list(self._outages.items()):
-                if node in failed:
-                    continue
-                if outage.back_at is None and any(
-                    None in (node, *nodes) or node in nodes for nodes in proofs
-                ):
-                    outage.back_at = now
-                    outage.batches = 0
-                    if node is not None:
-                        self._plan_recall(kept_node(node), now)
-                if outage.back_at is not None and now - outage.back_at >= CALM:
-                    del self._outages[node]
-                    seconds = outage.back_at - outage.since
-                    ended.append(OutageEnded(self._namespace, "cache", seconds, node))
-            for node, error in failed.items():
-                again = self._outages.get(node)
-                if again is None:
-                    event = OutageBegan(self._namespace, "cache", error, node)
-                    again = self._outages[node] = _Outage(event, now)
-                    began.append(event)
-                if not again.batches and node is not None:
-                    self._recalls.pop(kept_node(node), None)
-                again.back_at = None
-                again.batches += 1
+            ended = self._note_answers(proofs, failed)
+            began = self._note_failures(failed)
         for each in ended:
             self._logger.info(
                 "the cache of namespace %s is back%s after %.1f s",
@@ -166,25 +146,56 @@ class CacheOutages:
             )
         return [*ended, *began]
 
-    def calmed(self) -> list[Event]:
-        """Log and return what has ended since, where there was no batch to note."""
+    def _note_answers(
+        self, proofs: Sequence[set[NodeName]], failed: Mapping[NodeName, str]
+    ) -> list[OutageEnded]:
+        """Note which nodes are back; return what has ended. The lock is held."""
+        ended: list[OutageEnded] = []
+        for node, each in list(self._outages.items()):
+            if node in failed:
+                continue
+            if each.outage.failing and any(
+                node is None or None in nodes or node in nodes for nodes in proofs
+            ):
+                each.outage.answered()
+                each.batches = 0
+                if node is not None:
+                    self.requeues.plan(kept_node(node))
+            seconds = each.outage.end()
+            if seconds is not None:
+                del self._outages[node]
+                ended.append(OutageEnded(self._namespace, "cache", seconds, node))
+        return ended
+
+    def _note_failures(self, failed: Mapping[NodeName, str]) -> list[OutageBegan]:
+        """Note which nodes failed; return what begins with it. The lock is held."""
+        began: list[OutageBegan] = []
+        for node, error in failed.items():
+            each = self._outages.get(node)
+            if each is None:
+                event = OutageBegan(self._namespace, "cache", error, node)
+                outage = Outage(self._timing.calm, clock=self._clock)
+                each = _NodeOutage(event, outage, self._timing, self._clock())
+                self._outages[node] = each
+                began.append(event)
+            if not each.batches and node is not None:
+                self.requeues.cancel(kept_node(node))
+            each.outage.failed()
+            each.batches += 1
+        return began
+
+    def expire(self) -> list[Event]:
+        """Log and return the ends of outages where no batch has noted them."""
         with self._lock:
             if len(self._away()) == len(self._outages):
                 return []
         return self.note({}, tuple)
 
-    def _plan_recall(self, node: str, now: float) -> None:
-        begins = self._recalled_at.get(node, now)
-        if begins < now:  # else it is still to come
-            begins = max(now, begins + RECALL_EVERY)
-        self._recalled_at[node] = begins
-        self._recalls[node] = Recall(node, begins)
+    def note_delayed_success(self, nodes: Iterable[str]) -> None:
+        """Note the nodes that rows had waited for which have been applied now.
 
-    def carried_late(self, nodes: Iterable[str]) -> None:
-        """Note the nodes that rows had waited for which have been carried now.
-
-        Others may wait for the same node as they did, put off by a worker that has not
-        seen its return, or will see nothing any more.
+        Other rows may wait for the same nodes, put off by a worker that has not seen
+        them return, or that has ended.
 
         :param nodes: as rows keep them.
         """
@@ -192,43 +203,16 @@ class CacheOutages:
         if waited:
             with self._lock:
                 away = {kept_node(node) for node in self._away() if node is not None}
-                for node in waited - away:
-                    self._recalls.setdefault(node, Recall(node, self._clock()))
+            self.requeues.add(waited - away)
 
-    def recalls(self) -> list[Recall]:
-        """Return what is to be recalled now; each goes to :meth:`recalled` after it."""
-        if not self._recalls:  # most of the time; what comes just now comes again
-            return []
-        with self._lock:
-            now = self._clock()
-            due = [
-                each
-                for each in self._recalls.values()
-                if not each.running and each.begins <= now
-            ]
-            for each in due:
-                each.running = True
-            return due
-
-    def recalled(self, recall: Recall, reached: int | None) -> None:
-        """Note how far a recall has come.
-
-        :param reached: where to go on; None if nothing waits any more.
-        """
-        with self._lock:
-            recall.running = False
-            if reached is not None:
-                recall.from_ms = reached
-            elif self._recalls.get(recall.node) is recall:
-                del self._recalls[recall.node]
-
-    def waits(
+    def delays(
         self, node: NodeName, rows: Sequence[T], *, alone: bool
     ) -> list[tuple[Sequence[T], float]]:
-        """How long which of ``rows`` wait, that just failed for ``node``, in seconds.
+        """Return how long each part of ``rows``, which failed for ``node``, waits.
 
-        Where they wait for long, one of them comes back sooner now and then: whoever
-        carries it learns that the node is back, and recalls the others.
+        Where they wait for long, one of them comes back sooner now and then, as a
+        probe: the worker that applies it learns that the node is back, and requeues the
+        others.
 
         :param alone: as for :meth:`delay`.
         """
@@ -236,32 +220,32 @@ class CacheOutages:
         if delay <= MAX_OUTAGE_BACKOFF:
             return [(rows, delay)]
         with self._lock:
-            outage = self._outages.get(node)
+            each = self._outages.get(node)
             now = self._clock()
-            if outage is None or now - outage.scout_sent < SCOUT_EVERY:
+            if each is None or now - each.probed_at < PROBE_EVERY:
                 return [(rows, delay)]
-            outage.scout_sent = now
-        scout = rows[:1], random.uniform(SCOUT_WAIT / 2, SCOUT_WAIT)
-        return [scout, (rows[1:], delay)] if len(rows) > 1 else [scout]
+            each.probed_at = now
+        probe = rows[:1], random.uniform(PROBE_WAIT / 2, PROBE_WAIT)
+        return [probe, (rows[1:], delay)] if len(rows) > 1 else [probe]
 
     def delay(self, node: NodeName, rows: int, *, alone: bool) -> float:
-        """How long ``rows`` that just failed for ``node`` wait, in seconds.
+        """Return the seconds that ``rows``, which just failed for ``node``, wait.
 
-        :param alone: nothing else can go on, so that nobody is in their way.
+        :param alone: no other rows can be applied, so these are in no one's way.
         """
         with self._lock:
-            outage = self._outages.get(node)
-            if outage is None:
+            each = self._outages.get(node)
+            if each is None:
                 # Another thread of the worker has just seen its end.
                 return 0.0
             if alone:
-                return self._backoff.pause(outage.batches)
-            longest = self._backoff.bound(outage.batches)
-            longest = outage.window(rows, max(longest, LEAST_WAIT), self._clock())
+                return self._backoff.pause(each.batches)
+            least = max(self._backoff.bound(each.batches), LEAST_WAIT)
+            longest = each.spread(rows, least, self._clock())
         return random.uniform(longest / 2, longest)
 
     def worth_another(self, *, claimed: int, released: int, partly: bool) -> bool:
-        """Whether a drain should take another batch after this one.
+        """Whether a drain should run another batch after this one.
 
         :param partly: some nodes are not away.
         """
@@ -271,62 +255,50 @@ class CacheOutages:
                 self._fruitless_since = None
                 return True
             if not claimed or not partly:
-                # Nothing was due, or nothing can be done: the cache is away.
+                # No row was due, or none can be applied: the cache is away.
                 self._fruitless_since = None
                 return False
             if self._fruitless_since is None:
                 self._fruitless_since = now
-            if now - self._fruitless_since < FRUITLESS:
+            if now - self._fruitless_since < MAX_FRUITLESS:
                 return True
             self._fruitless_since = None
             return False
 
 
-class Recall:
-    """Rows that wait for a node that is back, and how far they have been made due.
+class _NodeOutage:
+    """The outage of one node. The caller holds the lock.
 
-    :ivar node: its name, as rows keep it.
-    :ivar begins: not before; by the clock of the outages.
-    :ivar from_ms: those are next that were to be due then, by the outbox's clock.
-    :ivar running: a thread is at it.
+    :ivar batches: that failed since the node was last back.
+    :ivar probed_at: when a row was last sent ahead as a probe.
     """
 
-    def __init__(self, node: str, begins: float) -> None:
-        self.node = node
-        self.begins = begins
-        self.from_ms = 0
-        self.running = False
-
-
-class _Outage:
-    """One outage. Its user holds the lock.
-
-    :ivar back_at: when the node acknowledged something, the first time after it last
-        failed; None while it is away.
-    :ivar batches: that met it, since the node failed after it had been back.
-    :ivar scout_sent: when.
-    """
-
-    def __init__(self, began: OutageBegan, since: float) -> None:
+    def __init__(
+        self, began: OutageBegan, outage: Outage, timing: OutageTiming, now: float
+    ) -> None:
         self.began = began
-        self.since = since
-        self.back_at: float | None = None
+        self.outage = outage
         self.batches = 0
-        self.scout_sent = float("-inf")
-        # Rows that were looked at since then, and the time between two looks at one.
-        self._seen = 0
-        self._seen_since = since
-        self._window = 0.0
+        self.probed_at = float("-inf")
+        self._timing = timing
+        # Rows that were retried since then, and the time between two retries of one.
+        self._retried = 0
+        self._retried_since = now
+        self._between = 0.0
 
-    def window(self, rows: int, least: float, now: float) -> float:
-        """Count ``rows``; return the seconds in which each that waits is seen once."""
-        if now - self._seen_since >= self._window:
-            # So many waited, since each was looked at about once.
-            crowd = self._seen / LOOKS_PER_SECOND
-            self._window = min(max(least, crowd), LONGEST_WAIT)
-            self._seen, self._seen_since = 0, now
-        self._seen += rows
-        return max(least, self._window)
+    def spread(self, rows: int, least: float, now: float) -> float:
+        """Count ``rows``; return the seconds within which each waiting row is retried.
+
+        It grows with their number, so that the retries of all cost the database no more
+        than ``retries_per_second``.
+        """
+        if now - self._retried_since >= self._between:
+            # So many rows wait, since each was retried about once.
+            seconds = self._retried / self._timing.retries_per_second
+            self._between = min(max(least, seconds), self._timing.longest_wait)
+            self._retried, self._retried_since = 0, now
+        self._retried += rows
+        return max(least, self._between)
 
 
 def _on(node: NodeName) -> str:

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
 
-from hydracache_sync.durations import duration_ms
+from hydracache_sync.durations import duration_ms, positive_ms
 from hydracache_sync.errors import OutboxBusyError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.receipts import InvalidationReceipt
@@ -127,8 +127,7 @@ class InvalidationWait:
 
     def poll_interval(self, seconds: float) -> InvalidationWait:
         """Set the seconds between two looks, above 0; returns the helper."""
-        if duration_ms("poll_interval", seconds) == 0:
-            raise ValueError(f"poll_interval must be at least 0.001, not {seconds}")
+        positive_ms("poll_interval", seconds)
         self._poll_interval = seconds
         return self
 

@@ -24,7 +24,7 @@ from hydracache_sync import (
     ThreadState,
     WorkerPool,
 )
-from hydracache_sync.worker import node_outages as outages
+from hydracache_sync.worker.node_outages import OutageTiming
 from support.node_return import Crowd
 from support.pool_processes import DEADLINE, SHOP, Shop, eventually
 from support.processes import Child, UnseenChild
@@ -344,11 +344,10 @@ class TestFork:
 
 
 def test_rows_that_wait_for_a_node_are_applied_when_it_is_back_beside_producers(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database,
 ) -> None:
     # As long as 150,000 rows make each other wait, and longer.
-    monkeypatch.setattr(outages, "LOOKS_PER_SECOND", 1)
-    monkeypatch.setattr(outages, "LONGEST_WAIT", 600.0)
+    timing = OutageTiming(retries_per_second=1, longest_wait=600.0)
     database.outbox().install_schema()
     ended = threading.Event()
 
@@ -366,7 +365,7 @@ def test_rows_that_wait_for_a_node_are_applied_when_it_is_back_beside_producers(
 
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(Memcached()) for _ in range(3)]
-        crowd = Crowd(database.outbox, servers, pools=2)
+        crowd = Crowd(database.outbox, servers, pools=2, timing=timing)
         crowd.node.stop()
         stack.enter_context(crowd.running())
         crowd.enqueue(20_000)

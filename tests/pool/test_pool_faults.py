@@ -36,7 +36,7 @@ from hydracache_sync import (
 )
 from hydracache_sync.backoff import Backoff
 from hydracache_sync.pool.timing import PoolTiming
-from hydracache_sync.worker import node_outages as outages
+from hydracache_sync.worker.node_outages import OutageTiming
 from support.faulty_memcached import FaultyMemcached, Mode
 from support.node_return import Crowd
 from support.pool_processes import DEADLINE, SHOP, eventually
@@ -837,16 +837,13 @@ class TestFork:
 # Very many rows wait for a node
 
 
-@pytest.fixture
-def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let so many rows make each other wait for minutes, not for seconds."""
-    monkeypatch.setattr(outages, "LOOKS_PER_SECOND", 1)
-    monkeypatch.setattr(outages, "LONGEST_WAIT", 600.0)
+#: So many rows make each other wait for minutes, not for seconds.
+LONG_WAITS = OutageTiming(retries_per_second=1, longest_wait=600.0)
 
 
 @pytest.mark.parametrize("pools", [1, 2])
 def test_twenty_thousand_rows_that_wait_for_a_node_are_applied_when_it_is_back(
-    path: Path, outbox: SQLiteOutbox, pools: int, long_waits: None
+    path: Path, outbox: SQLiteOutbox, pools: int
 ) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("pragma journal_mode = wal")
@@ -856,7 +853,7 @@ def test_twenty_thousand_rows_that_wait_for_a_node_are_applied_when_it_is_back(
 
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(Memcached()) for _ in range(3)]
-        crowd = Crowd(opened, servers, pools=pools)
+        crowd = Crowd(opened, servers, pools=pools, timing=LONG_WAITS)
         crowd.node.stop()
         stack.enter_context(crowd.running())
         crowd.enqueue(20_000)

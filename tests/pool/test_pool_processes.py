@@ -119,7 +119,7 @@ class TestFork:
         self, shop, fork
     ):
         worker = shop.worker
-        locks = [worker._lock, worker._subscribers._lock, shop.pool._lock]
+        locks = [worker._counts._lock, worker._subscribers._lock, shop.pool._lock]
         held, done = threading.Event(), threading.Event()
 
         def hold() -> None:

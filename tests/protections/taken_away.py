@@ -415,7 +415,7 @@ PROTECTIONS = [
     Protection(
         "P4",
         "an inline publish counts what was applied",
-        "worker/worker.py",
+        "worker/publish.py",
         "            if failure is None:\n                applied.intent(intent)\n",
         "            if True:\n                applied.intent(intent)\n",
         "tests/worker/test_publish.py::"

@@ -21,6 +21,10 @@ from hydracache_sync import (
     OutboxWorker,
     WorkerPool,
 )
+from hydracache_sync.worker.node_outages import (
+    DEFAULT_OUTAGE_TIMING,
+    OutageTiming,
+)
 from support.pool_processes import DEADLINE, SHOP
 from support.servers import Memcached
 
@@ -42,13 +46,14 @@ class Crowd:
         servers: list[Memcached],
         *,
         pools: int,
+        timing: OutageTiming = DEFAULT_OUTAGE_TIMING,
     ) -> None:
         self.servers = servers
         self.node = servers[-1]
         self.outbox = open_outbox()
         self._appliers = [self._applier() for _ in range(pools)]
         self._pools = [
-            WorkerPool(OutboxWorker(open_outbox(), applier))
+            WorkerPool(OutboxWorker(open_outbox(), applier, outage_timing=timing))
             for applier in self._appliers
         ]
 

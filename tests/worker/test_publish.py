@@ -13,7 +13,6 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Iterator, Sequence, Union
 
 import pytest
@@ -35,7 +34,6 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.outbox import database
-from hydracache_sync.worker import worker as worker_module
 from support.clock import FakeClock
 
 SHOP = "shop"
@@ -662,11 +660,11 @@ class TestFaults:
                 if self.passed > 0.3 and writer.in_transaction:
                     writer.execute("rollback")
 
-        monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))
         monkeypatch.setattr(database, "time", UnlockingTime())
         receipt = sqlite.enqueue(SHOP, batch_of("a"))
 
-        report = OutboxWorker(sqlite, SlowApplier()).publish(receipt, timeout=1.0)
+        worker = OutboxWorker(sqlite, SlowApplier(), monotonic=clock)
+        report = worker.publish(receipt, timeout=1.0)
 
         assert report == PublishReport(claimed=1, published=1)
 

@@ -43,7 +43,6 @@ from hydracache_sync import (
     SQLiteOutbox,
 )
 from hydracache_sync import backoff as backoff_module
-from hydracache_sync.worker import worker as worker_module
 from support.clock import FakeClock
 from support.faulty_memcached import FaultyMemcached
 
@@ -353,7 +352,7 @@ class TestDrain:
         assert outbox.status(SHOP).pending == 2
 
     def test_time_counts_from_the_call_by_the_monotonic_clock(
-        self, outbox: Outbox, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+        self, outbox: Outbox, clock: FakeClock
     ) -> None:
         enqueue(outbox, *"abcdef")
 
@@ -361,8 +360,7 @@ class TestDrain:
             def apply_invalidation(self, intent: InvalidationIntent) -> None:
                 clock.advance(2)
 
-        monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))
-        worker = OutboxWorker(outbox, SlowApplier(SHOP), batch_size=1)
+        worker = OutboxWorker(outbox, SlowApplier(SHOP), batch_size=1, monotonic=clock)
 
         report = worker.drain(max_seconds=5)
 

@@ -42,8 +42,7 @@ from hydracache_sync import (
 )
 from hydracache_sync import backoff as backoff_module
 from hydracache_sync.outbox.row import ABANDONED
-from hydracache_sync.worker import node_outages as outages_module
-from hydracache_sync.worker import worker as worker_module
+from hydracache_sync.worker.node_outages import OutageTiming
 from support.clock import FakeClock
 from support.processes import DEADLINE, Child
 from support.servers import Memcached, free_port
@@ -142,12 +141,6 @@ def longest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff_module, "random", draw)
 
 
-@pytest.fixture
-def one_time(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
-    """Let the worker's own time be that of the fake clock."""
-    monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=clock))
-
-
 def enqueue(outbox: Outbox, *keys: str) -> list[OutboxRow]:
     batch = InvalidationIntentBatch("test")
     for key in keys:
@@ -236,18 +229,14 @@ class TestOutage:
 
         assert waits == [1000, 2000, 4000, 5000, 5000, 0, 1000]
 
-    @pytest.fixture
-    def no_calm(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let an outage have ended as soon as the cache is back."""
-        monkeypatch.setattr(outages_module, "CALM", 0.0)
-
     def test_ten_thousand_rounds_make_no_dead_letter_and_two_log_lines(
-        self, clock: FakeClock, caplog: pytest.LogCaptureFixture, no_calm: None
+        self, clock: FakeClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         outbox, applier = MemoryOutbox(clock=clock), WholeApplier()
         [row] = enqueue(outbox, "user:42")
         applier.failures[key("user:42")] = ApplyUnavailable("node is away")
-        worker = OutboxWorker(outbox, applier)
+        # An outage has ended as soon as the cache is back.
+        worker = OutboxWorker(outbox, applier, outage_timing=OutageTiming(calm=0.0))
         caplog.set_level(logging.INFO)
 
         for _ in range(10_000):
@@ -277,9 +266,8 @@ class TestOutage:
         applier: Applier,
         clock: FakeClock,
         caplog: pytest.LogCaptureFixture,
-        no_calm: None,
     ) -> None:
-        worker = OutboxWorker(outbox, applier)
+        worker = OutboxWorker(outbox, applier, outage_timing=OutageTiming(calm=0.0))
 
         for failures in ({key("user:42"): OSError("away")}, {}) * 2:
             enqueue(outbox, "user:42")
@@ -384,12 +372,14 @@ class TestEndOfClaim:
         self,
         outbox: Outbox,
         slow: Applier,
-        one_time: None,
+        clock: FakeClock,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         rows = enqueue(outbox, *"abcdefgh")
 
-        report = OutboxWorker(outbox, slow, claim_ttl=CLAIM_TTL).run_once()
+        report = OutboxWorker(
+            outbox, slow, claim_ttl=CLAIM_TTL, monotonic=clock
+        ).run_once()
 
         assert report == PublishReport(claimed=8, published=3, released=5)
         assert slow.applied == [key("a"), key("b"), key("c")]
@@ -406,7 +396,6 @@ class TestEndOfClaim:
         outbox: Outbox,
         applier: Applier,
         clock: FakeClock,
-        one_time: None,
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -420,18 +409,22 @@ class TestEndOfClaim:
 
         monkeypatch.setattr(outbox, "claim", hanging)
 
-        report = OutboxWorker(outbox, applier, claim_ttl=CLAIM_TTL).run_once()
+        report = OutboxWorker(
+            outbox, applier, claim_ttl=CLAIM_TTL, monotonic=clock
+        ).run_once()
 
         assert report == PublishReport(claimed=1, released=1)
         [warning] = messages(caplog, logging.WARNING)
         assert "does the database hang?" in warning and "batch_size" not in warning
 
     def test_a_drain_then_takes_them_up_again(
-        self, outbox: Outbox, slow: Applier, one_time: None
+        self, outbox: Outbox, slow: Applier, clock: FakeClock
     ) -> None:
         enqueue(outbox, *"abcdefgh")
 
-        report = OutboxWorker(outbox, slow, claim_ttl=CLAIM_TTL).drain()
+        report = OutboxWorker(
+            outbox, slow, claim_ttl=CLAIM_TTL, monotonic=clock
+        ).drain()
 
         assert report == PublishReport(claimed=15, published=8, released=7)
         assert slow.applied == [key(name) for name in "abcdefgh"]
@@ -441,7 +434,6 @@ class TestEndOfClaim:
         outbox: Outbox,
         applier: Applier,
         clock: FakeClock,
-        one_time: None,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         enqueue(outbox, *"abc")
@@ -454,7 +446,9 @@ class TestEndOfClaim:
 
         monkeypatch.setattr(outbox, "claim", slow_claim)
 
-        report = OutboxWorker(outbox, applier, claim_ttl=CLAIM_TTL).run_once()
+        report = OutboxWorker(
+            outbox, applier, claim_ttl=CLAIM_TTL, monotonic=clock
+        ).run_once()
 
         assert report == PublishReport(claimed=3, released=3)
         assert applier.applied == []
@@ -522,6 +516,23 @@ class TestEndedFromOutside:
         assert first is not None and first.is_published
         assert second is not None and second.is_published
         assert others == rows[2:]
+
+    def test_an_abandoned_row_that_is_not_reached_is_released_at_once(
+        self, outbox: Outbox, clock: FakeClock, end: type[BaseException]
+    ) -> None:
+        [abandoned] = enqueue(outbox, "abandoned")
+        outbox.claim(SHOP, "a worker that dies", limit=1, claim_ttl=CLAIM_TTL)
+        clock.advance(AFTER_CLAIM)
+        enqueue(outbox, "fresh")
+        applier = Applier()
+        applier.failures[key("fresh")] = end()
+
+        with pytest.raises(end):
+            OutboxWorker(outbox, applier).run_once()
+
+        row = outbox.row(abandoned.id)
+        assert row is not None and row.claim_token is None
+        assert row.was_abandoned and row.attempts == 0
 
     def test_of_a_batch_taken_as_a_whole_nothing_is_known_and_all_comes_again(
         self, outbox: Outbox, end: type[BaseException]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any, Iterator, Sequence
 
 import pytest
@@ -31,22 +30,26 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cache import CacheStore, Copy, Maker
-from hydracache_sync.worker import node_outages as outages_module
 from hydracache_sync.worker.node_outages import (
-    CALM,
-    LONGEST_WAIT,
-    LOOKS_PER_SECOND,
+    DEFAULT_OUTAGE_TIMING,
     MAX_OUTAGE_BACKOFF,
-    RECALL_EVERY,
-    SCOUT_EVERY,
-    SCOUT_WAIT,
+    PROBE_EVERY,
+    PROBE_WAIT,
     CacheOutages,
+    OutageTiming,
 )
+from hydracache_sync.worker.requeues import REQUEUE_EVERY
 from support.clock import FakeClock
 from support.faulty_memcached import FaultyMemcached, Mode
 from support.servers import Memcached
 
 SHOP = "shop"
+CALM = DEFAULT_OUTAGE_TIMING.calm
+LONGEST_WAIT = DEFAULT_OUTAGE_TIMING.longest_wait
+RETRIES_PER_SECOND = DEFAULT_OUTAGE_TIMING.retries_per_second
+
+#: An outage has ended as soon as the node is back.
+NO_CALM = OutageTiming(calm=0.0)
 
 
 @pytest.fixture
@@ -141,22 +144,15 @@ def test_rows_of_healthy_nodes_go_on_and_those_of_one_away_wait_unharmed(
     assert {row.attempts for row in outbox.rows(SHOP)} == {0}
 
 
-@pytest.fixture
-def no_calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let an outage have ended as soon as the node is back."""
-    monkeypatch.setattr(outages_module, "CALM", 0.0)
-
-
 def test_an_outage_is_told_once_for_each_node_and_ends_when_that_node_answers(
     outbox: MemoryOutbox,
     applier: MemcachedApplier,
     servers: list[FaultyMemcached],
     clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
-    no_calm: None,
 ) -> None:
     caplog.set_level(logging.INFO)
-    worker = OutboxWorker(outbox, applier)
+    worker = OutboxWorker(outbox, applier, outage_timing=NO_CALM)
     events: list[object] = []
     worker.subscribe(events.append)
     one, two, three = servers
@@ -294,10 +290,10 @@ def test_a_node_that_comes_and_goes_is_one_outage(
     for _ in range(10):
         clock.advance(0.9 * CALM)
         assert outages.note({}, back("node")) == []
-        assert outages.now == [] and outages.leaves_some(["node"])
+        assert outages.current == [] and outages.leaves_some(["node"])
         clock.advance(0.9 * CALM)
         assert outages.note({"node": "away again"}, back("other")) == []
-        assert [each.error for each in outages.now] == ["away"]
+        assert [each.error for each in outages.current] == ["away"]
         assert not outages.leaves_some(["node"])
     clock.advance(1.0)
     outages.note({}, back("node"))
@@ -315,12 +311,12 @@ def test_an_outage_ends_though_there_is_no_batch_any_more(clock: FakeClock) -> N
     outages.note({}, back("node"))
 
     clock.advance(0.9 * CALM)
-    early = outages.calmed()
+    early = outages.expire()
     clock.advance(0.2 * CALM)
 
     assert early == []
-    assert [type(each) for each in outages.calmed()] == [OutageEnded]
-    assert outages.calmed() == []
+    assert [type(each) for each in outages.expire()] == [OutageEnded]
+    assert outages.expire() == []
 
 
 def test_a_node_that_is_still_away_does_not_calm(clock: FakeClock) -> None:
@@ -328,8 +324,8 @@ def test_a_node_that_is_still_away_does_not_calm(clock: FakeClock) -> None:
 
     clock.advance(100.0)
 
-    assert outages.calmed() == []
-    assert len(outages.now) == 1
+    assert outages.expire() == []
+    assert len(outages.current) == 1
 
 
 # How long rows wait
@@ -379,7 +375,7 @@ def test_many_rows_of_a_node_away_leave_room_for_the_others(
 
     busiest = max(looks[minute] for minute in range(5, minutes))
     # A wait is half of the longest or more.
-    assert busiest / 60 <= 2 * max(LOOKS_PER_SECOND, rows / LONGEST_WAIT)
+    assert busiest / 60 <= 2 * max(RETRIES_PER_SECOND, rows / LONGEST_WAIT)
 
 
 def test_rows_of_a_node_never_wait_longer_than_the_longest(clock: FakeClock) -> None:
@@ -400,18 +396,11 @@ def test_no_wait_is_so_short_that_the_rows_are_in_the_way(clock: FakeClock) -> N
 # Rows of a node that is back
 
 
-@pytest.fixture
-def one_time(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
-    """Let outages last by the fake clock, too."""
-    fake = SimpleNamespace(monotonic=clock)
-    monkeypatch.setattr(outages_module, "time", fake)
-    monkeypatch.setattr(CacheOutages.__init__, "__kwdefaults__", {"clock": clock})
-
-
 def waiting_for_a_minute(
     outbox: MemoryOutbox,
     applier: MemcachedApplier,
     server: FaultyMemcached,
+    clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
     rows: int,
 ) -> OutboxWorker:
@@ -419,7 +408,7 @@ def waiting_for_a_minute(
     monkeypatch.setattr(
         CacheOutages, "delay", lambda *args, **options: LONGEST_WAIT - 0.001
     )
-    worker = OutboxWorker(outbox, applier, batch_size=4)
+    worker = OutboxWorker(outbox, applier, batch_size=4, monotonic=clock)
     server.mode = Mode.REFUSE
     enqueue(outbox, *keys_on(applier, server)[:rows])
     worker.drain()
@@ -439,10 +428,9 @@ def test_rows_of_a_node_are_due_as_soon_as_it_is_back(
     applier: MemcachedApplier,
     servers: list[FaultyMemcached],
     clock: FakeClock,
-    one_time: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    worker = waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 12)
+    worker = waiting_for_a_minute(outbox, applier, servers[0], clock, monkeypatch, 12)
     clock.advance(10)
     assert min(waits(outbox, clock)[3:]) > 40
 
@@ -459,11 +447,10 @@ def test_rows_of_another_node_that_is_away_are_left_alone(
     applier: MemcachedApplier,
     servers: list[FaultyMemcached],
     clock: FakeClock,
-    one_time: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 6)
-    worker = waiting_for_a_minute(outbox, applier, servers[1], monkeypatch, 6)
+    waiting_for_a_minute(outbox, applier, servers[0], clock, monkeypatch, 6)
+    worker = waiting_for_a_minute(outbox, applier, servers[1], clock, monkeypatch, 6)
     clock.advance(10)
 
     servers[0].mode = Mode.WORKING
@@ -479,13 +466,12 @@ def test_a_row_that_failed_by_itself_keeps_its_backoff(
     applier: MemcachedApplier,
     servers: list[FaultyMemcached],
     clock: FakeClock,
-    one_time: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     enqueue(outbox, keys_on(applier, servers[0])[-2])
     rows = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
     outbox.mark_failed(rows, "ApplyTransient: of its own", backoff=60, dead=False)
-    worker = waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 6)
+    worker = waiting_for_a_minute(outbox, applier, servers[0], clock, monkeypatch, 6)
 
     servers[0].mode = Mode.WORKING
     enqueue(outbox, keys_on(applier, servers[0])[-1])
@@ -494,44 +480,43 @@ def test_a_row_that_failed_by_itself_keeps_its_backoff(
     assert pending(outbox) == [keys_on(applier, servers[0])[-2]]
 
 
-def test_what_another_worker_has_put_off_is_recalled_by_whoever_carries_one(
+def test_what_another_worker_has_put_off_is_requeued_after_a_probe(
     outbox: MemoryOutbox,
     applier: MemcachedApplier,
     servers: list[FaultyMemcached],
     clock: FakeClock,
-    one_time: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 12)
+    waiting_for_a_minute(outbox, applier, servers[0], clock, monkeypatch, 12)
     servers[0].mode = Mode.WORKING
-    # That worker is gone. This one has never seen the node away, and finds a scout.
-    other = OutboxWorker(outbox, applier, batch_size=4)
-    clock.advance(SCOUT_WAIT)
+    # That worker is gone. This one has never seen the node away, and claims a probe.
+    other = OutboxWorker(outbox, applier, batch_size=4, monotonic=clock)
+    clock.advance(PROBE_WAIT)
 
     report = other.drain()
 
     assert report.published == 12 and pending(outbox) == []
 
 
-def test_one_of_many_rows_comes_back_soon_to_look_for_the_node(
+def test_one_of_many_rows_comes_back_soon_as_a_probe_of_the_node(
     clock: FakeClock,
 ) -> None:
     outages = outages_of(clock)
     longest: list[float] = []
-    scouts = 0
+    probes = 0
 
     # As many as make each other wait for a minute.
     for _ in range(3000):
-        parts = outages.waits("node", range(2560), alone=False)
+        parts = outages.delays("node", range(2560), alone=False)
         assert [row for rows, _ in parts for row in rows] == list(range(2560))
         longest.append(parts[-1][1])
         if len(parts) > 1:
-            scouts += 1
-            assert len(parts[0][0]) == 1 and parts[0][1] <= SCOUT_WAIT
+            probes += 1
+            assert len(parts[0][0]) == 1 and parts[0][1] <= PROBE_WAIT
         clock.advance(0.1)
 
     assert min(longest[1500:]) > MAX_OUTAGE_BACKOFF
-    assert 150 / SCOUT_EVERY <= scouts <= 300 / SCOUT_EVERY + 1
+    assert 150 / PROBE_EVERY <= probes <= 300 / PROBE_EVERY + 1
 
 
 def test_other_rows_do_not_queue_behind_all_that_waited(
@@ -539,10 +524,9 @@ def test_other_rows_do_not_queue_behind_all_that_waited(
     applier: MemcachedApplier,
     servers: list[FaultyMemcached],
     clock: FakeClock,
-    one_time: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    worker = waiting_for_a_minute(outbox, applier, servers[0], monkeypatch, 16)
+    worker = waiting_for_a_minute(outbox, applier, servers[0], clock, monkeypatch, 16)
     servers[0].mode = Mode.WORKING
     enqueue(outbox, keys_on(applier, servers[0])[-1])
     healthy = keys_on(applier, servers[1])
@@ -560,35 +544,35 @@ def test_a_node_that_answers_by_turns_does_not_have_all_its_rows_looked_at_by_tu
     clock: FakeClock,
 ) -> None:
     outages = outages_of(clock)
-    recalled = 0
+    requeued = 0
 
     for _ in range(100):
         outages.note({}, lambda: [["node"]])
-        for recall in outages.recalls():
-            recalled += 1
-            outages.recalled(recall, None)
+        for requeue in outages.requeues.due():
+            requeued += 1
+            outages.requeues.ran(requeue, None)
         outages.note({"node": "away"}, lambda: [])
         clock.advance(0.1)
 
-    assert recalled <= 10 / RECALL_EVERY + 1
+    assert requeued <= 10 / REQUEUE_EVERY + 1
     outages.note({}, lambda: [["node"]])
-    clock.advance(RECALL_EVERY)
-    assert len(outages.recalls()) == 1
+    clock.advance(REQUEUE_EVERY)
+    assert len(outages.requeues.due()) == 1
 
 
-def test_a_recall_ends_when_the_node_is_away_again(clock: FakeClock) -> None:
+def test_a_requeue_ends_when_the_node_is_away_again(clock: FakeClock) -> None:
     outages = outages_of(clock)
     outages.note({}, lambda: [["node"]])
-    [recall] = outages.recalls()
+    [requeue] = outages.requeues.due()
 
     outages.note({"node": "away"}, lambda: [])
-    outages.recalled(recall, 1234)
-    outages.carried_late(["node"])
+    outages.requeues.ran(requeue, 1234)
+    outages.note_delayed_success(["node"])
 
-    assert outages.recalls() == []
+    assert outages.requeues.due() == []
 
 
-def test_a_recall_goes_on_where_the_database_failed(clock: FakeClock) -> None:
+def test_a_requeue_goes_on_where_the_database_failed(clock: FakeClock) -> None:
     class Failing(MemoryOutbox):
         failing = False
 
