@@ -509,7 +509,7 @@ outbox.close()
         )
 
         # Such a fork goes on after a while all the same, and says what it risks.
-        said = "" if writer == "forking thread" else "a fork in the midst of"
+        said = "" if writer == "forking thread" else "a fork during another "
         assert (ended.returncode, ended.stderr[: len(said)]) == (0, said)
         with raw(storage) as connection:
             assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
