@@ -11,7 +11,6 @@ import contextlib
 import time
 from contextlib import nullcontext
 from typing import (
-    TYPE_CHECKING,
     Any,
     Callable,
     Iterable,
@@ -38,10 +37,6 @@ from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.worker.reports import PublishReport
 from hydracache_sync.worker.wait import ConsistencyMode, InvalidationWait, WaitOutcome
-
-if TYPE_CHECKING:
-    # Only who attaches something has it.
-    from hydracache_sync.integrations.sqlalchemy import Attached, Engine
 
 logger = printable_logger(__name__)
 
@@ -130,23 +125,6 @@ class Extension(abc.ABC):
         At the end of the process this is done anyway.
         """
         return self.runtime.placement.stop(timeout)
-
-    # SQLAlchemy
-
-    def attach(
-        self, target: Any, *, bind: Engine | Callable[[], Engine] | None = None
-    ) -> Attached:
-        """Have SQLAlchemy write what is collected, in the transaction it commits.
-
-        Once, beside the target: ``hydracache.attach(db.session)``. Serves every app
-        that this object serves.
-
-        :param target, bind: as for ``hydracache_sync.integrations.sqlalchemy.attach``.
-        :return: what maps models to intents: ``attached.watch(User, entity="user")``.
-        """
-        from hydracache_sync.integrations.sqlalchemy import attach_to
-
-        return attach_to(self, target, bind=bind)
 
     # Collecting
 

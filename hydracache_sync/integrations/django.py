@@ -22,6 +22,7 @@ from django.db import (  # type: ignore[import-not-found,import-untyped,unused-i
 from hydracache_sync.app import open_transactions
 from hydracache_sync.app.context_extension import ContextExtension, Scope
 from hydracache_sync.app.request_writes import RequestWrites
+from hydracache_sync.integrations.attaching import attach
 from hydracache_sync.integrations.sql_kind import changes_data
 
 View = Callable[[Any], Any]
@@ -97,6 +98,8 @@ class HydraCache(ContextExtension):
 
     :param config: by default the ``HYDRACACHE_`` names of ``django.conf.settings``.
     """
+
+    attach = attach
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         if config is None:

@@ -13,6 +13,7 @@ from typing import Any, Callable, Deque, Iterable, Iterator
 from hydracache_sync.app.context_extension import ContextExtension, Scope
 from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.teardown import ConnectionOf, end_request
+from hydracache_sync.integrations.attaching import attach
 
 #: An app as PEP 3333 has it.
 WSGIApp = Callable[[Any, Any], Iterable[bytes]]
@@ -28,6 +29,8 @@ class HydraCache(ContextExtension):
 
     :param config: as for :class:`ContextExtension`.
     """
+
+    attach = attach
 
     def middleware(
         self, app: WSGIApp, *, connection: ConnectionOf | None = None

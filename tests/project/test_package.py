@@ -369,6 +369,16 @@ class TestLayers:
 
         assert known == {"drivers", "errors"}
 
+    def test_apps_and_commands_know_no_framework_of_ours(self) -> None:
+        importers = [
+            name
+            for name, path in modules().items()
+            if name.partition(".")[0] in ("app", "cli")
+            and "integrations" in parts_imported_by(path)
+        ]
+
+        assert importers == []
+
     def test_nothing_below_imports_the_package_itself(self) -> None:
         importers = [
             name

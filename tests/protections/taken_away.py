@@ -543,7 +543,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "what a session keeps over a commit is as old as its transaction",
-        "integrations/sqlalchemy/attached.py",
+        "integrations/sqlalchemy/orm.py",
         "                state.kept.add(current.began)\n",
         "                pass\n",
         "tests/web/test_sqlalchemy_reads.py"

@@ -6,9 +6,10 @@ what must not be committed. What belongs to a savepoint that was rolled back is 
 written.
 """
 
+from sqlalchemy.engine import Engine
+
 from hydracache_sync.integrations.sqlalchemy.attached import (
     Attached,
-    Engine,
     attach,
     attach_to,
     reads_own_writes,

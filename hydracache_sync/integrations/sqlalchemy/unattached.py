@@ -78,13 +78,14 @@ def _executes(
     info = connection.info
     if _KEY in info or not changes_something(context, statement):
         return
-    if any(_is_followed(each) for each in info.values()):
+    if any(map(is_followed_by, info.values())):
         return
     info[_KEY] = unattached = _Unattached(dbapi_connection(connection))
     open_transactions.opened(unattached)
 
 
-def _is_followed(value: Any) -> bool:
+def is_followed_by(value: Any) -> bool:
+    """Whether what a connection knows says that an attach follows its transaction."""
     return isinstance(value, weakref.ref) and isinstance(value(), TransactionIntents)
 
 

@@ -1,0 +1,79 @@
+"""What is known of one session of the ORM: its transaction, and what it keeps."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import Session
+
+from hydracache_sync.app import open_transactions
+from hydracache_sync.app.open_transactions import OpenTransaction
+from hydracache_sync.integrations.sqlalchemy.transaction import Home, TransactionIntents
+from hydracache_sync.intents import InvalidationIntent
+
+
+class SessionTransaction(TransactionIntents):
+    """The transaction of a session; may have connections to several databases."""
+
+    def __init__(self, home: Home, session: Session) -> None:
+        self.session = weakref.ref(session)
+        super().__init__(
+            home,
+            pending=lambda: bool(session.new or session.dirty or session.deleted),
+        )
+        #: By engine.
+        self.of_engine: dict[Engine, Connection] = {}
+        #: What connections know of their transaction, and what they knew before.
+        self.known_to: list[tuple[Any, Any]] = []
+
+    @property
+    def connections(self) -> int:
+        return len(self.of_engine)
+
+
+class KeptObjects(OpenTransaction):
+    """What a session goes on serving from its memory after a commit.
+
+    With ``expire_on_commit=False`` its objects are as old as the transaction that has
+    loaded them: whoever asks for one by its key gets it without a statement.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = weakref.ref(session)
+        self._since: float | None = None
+
+    def has_changes(self) -> bool:
+        return False  # what changes an object begins a transaction
+
+    def since(self) -> float | None:
+        session = self._session()
+        if session is None or not len(session.identity_map):
+            self._since = None
+        return self._since
+
+    def add(self, began: float) -> None:
+        """A transaction that began then is over, and the session keeps its objects."""
+        session = self._session()
+        if session is None or not len(session.identity_map):
+            return
+        since = self.since()
+        self._since = began if since is None else min(since, began)
+        open_transactions.keep(self)
+
+
+class SessionState:
+    """What is known of one session.
+
+    :ivar waiting: given before its transaction has begun.
+    :ivar released: the savepoint that is ending was released.
+    :ivar over: the transaction that is ending was committed.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.current: SessionTransaction | None = None
+        self.kept = KeptObjects(session)
+        self.waiting: list[InvalidationIntent] = []
+        self.released = False
+        self.over = False
