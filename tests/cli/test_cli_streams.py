@@ -205,7 +205,11 @@ program.hydracache(sys.argv[1:-1])
     ended = run_on(shop, arguments, close(0, 1, 2), (sys.executable, "-c", code))
 
     assert ended == ExitCode.DONE
-    assert Path(f"{shop.path}.fds").read_text() == " ".join(["/dev/null"] * 3)
+    places = Path(f"{shop.path}.fds").read_text().split()
+    # What is opened before the command begins may have one: newer libffi keeps itself
+    # open from when ctypes is imported, to read only.
+    mended = [place for place in places if "/libffi.so" not in place]
+    assert mended == ["/dev/null"] * len(mended) and len(mended) >= 2
 
 
 def test_a_list_ends_when_its_reader_has_gone(shop: Shop) -> None:

@@ -162,7 +162,7 @@ class TestImport:
         self,
     ) -> None:
         program = """if True:
-            import os, pathlib, sqlite3, sys, uuid, random, secrets
+            import os, pathlib, sqlite3, sys, uuid, random, secrets, ctypes
             import concurrent.futures, hashlib, logging, urllib.parse
             import importlib.resources, json, socket, struct, zlib, contextlib
             seen = []

@@ -668,6 +668,51 @@ class UnpackedMemcached(Unpacked):
     executable = "usr/bin/memcached"
 
 
+class Twemproxy(Unpacked, Server):
+    """A twemproxy before one memcached, which must have a port."""
+
+    folder = "twemproxy"
+    executable = "usr/sbin/nutcracker"
+    program = "nutcracker"
+    package = "nutcracker of Debian's unstable"
+
+    def __init__(self, server: Memcached) -> None:
+        self._server = server
+        super().__init__()
+
+    @property
+    def address(self) -> str:
+        return str(self.directory / "socket")
+
+    def _uses_a_port(self) -> bool:
+        return False
+
+    def _prepare(self) -> None:
+        (self.directory / "settings").write_text(
+            f"pool:\n  listen: {self.address}\n  hash: fnv1a_64\n"
+            "  distribution: ketama\n  timeout: 5000\n  auto_eject_hosts: false\n"
+            f"  servers:\n   - {self._server.address}:1\n"
+        )
+
+    def _command(self, program: str) -> list[str]:
+        return [
+            *by_its_loader(program),
+            f"--conf-file={self.directory / 'settings'}",
+            f"--output={self.directory / 'output'}",
+            # Of its own statistics.
+            f"--stats-port={free_port()}",
+        ]
+
+    def _answering_pid(self) -> int | None:
+        try:
+            with _connect(self.address) as connection:
+                pid = _listener(connection)
+                connection.sendall(b"get x\r\n")
+                return pid if connection.recv(100) else None
+        except OSError:
+            return None
+
+
 class UnpackedMariaDB(Unpacked, MariaDB):
     executable = "usr/sbin/mariadbd"
 
