@@ -1,4 +1,4 @@
-"""A real proxy before one server: what the store can do through it, and what it hides."""
+"""A real proxy before one server: what a store can do through it, what it hides."""
 
 from __future__ import annotations
 
