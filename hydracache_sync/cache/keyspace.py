@@ -34,6 +34,10 @@ Address = Tuple[Optional[bytes], bytes]
 #: Changes when keys, tokens or entries change so that old and new must not meet.
 SCHEME = "hc1"
 
+#: Where a memcached keeps the random name that tells it from any other. No ring is
+#: empty, so no keyspace has it.
+NODE_IDENTITY = f"{SCHEME}::node".encode("ascii")
+
 #: Bytes of a name that stays readable. With the longest ring and namespace before it
 #: a key still fits memcached's 250.
 MAX_PLAIN_NAME = 180

@@ -184,6 +184,7 @@ def _one_process(
     In containers all have one process id, and the start tells them apart.
     """
     if isinstance(answers, ApplyUnavailable):
+        yield _away(name, answers)
         return
     pids = {each.get("pid") for each in answers}
     starts = [_number(each, "time") - _number(each, "uptime") for each in answers]

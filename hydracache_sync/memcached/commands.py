@@ -9,7 +9,12 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import Any, Iterator, NamedTuple, Sequence
 
-from hydracache_sync.cache.keyspace import Address, are_app_keys, checked_app_key
+from hydracache_sync.cache.keyspace import (
+    NODE_IDENTITY,
+    Address,
+    are_app_keys,
+    checked_app_key,
+)
 from hydracache_sync.cache.store import (
     GONE,
     Failures,
@@ -100,6 +105,12 @@ def compare_and_set(
             for key, unique, value in zip(keys, uniques, values)
         ]
     )
+
+
+def identity(proposed: bytes) -> bytes:
+    """Give the server this identity unless it has one, and read the one it has."""
+    add = b"add %b 0 0 %d\r\n%b\r\n" % (NODE_IDENTITY, len(proposed), proposed)
+    return add + get([NODE_IDENTITY])
 
 
 def stats(group: bytes) -> bytes:

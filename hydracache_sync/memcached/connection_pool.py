@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from hydracache_sync.fork import abandon_in_children
+from hydracache_sync.memcached.machine import Met, machine_of
 from hydracache_sync.memcached.server_list import Server
 from hydracache_sync.memcached.transport import Connection, Limits
 
@@ -30,6 +31,10 @@ MAX_IDLE = 60.0
 #: Seconds after which a connection is closed when it is next taken, at the latest. A
 #: name that has moved to another machine is looked up anew then, also by who is busy.
 MAX_AGE = 300.0
+
+
+#: Further connections, at most, by which a machine that is new is compared.
+LOOKS = 3
 
 
 class NoFreeConnection(TimeoutError):
@@ -116,6 +121,7 @@ class ConnectionPool:
         self.size = size
         self._tls_context = tls_context
         self._lendings = _Lendings()
+        self._machine = machine_of(server.name)
         # Only tidies up early. What holds is the comparison of process ids in take(),
         # also where a server forks without Python's knowledge.
         abandon_in_children(self)
@@ -127,6 +133,7 @@ class ConnectionPool:
         :param proven: look first whether an idle connection has ended meanwhile. For
             what must not be sent twice.
         :raises NoFreeConnection: all were in use until the deadline.
+        :raises SeveralMachines: connections reach more than one server.
         :raises OSError: could not connect.
         """
         lendings = self._lendings
@@ -141,7 +148,11 @@ class ConnectionPool:
             if connection.used_at is None:
                 return self._opened(connection, now, deadline)
             try:
-                if now - connection.used_at < MAX_IDLE and now < connection.expires_at:
+                if (
+                    now - connection.used_at < MAX_IDLE
+                    and now < connection.expires_at
+                    and connection.identity == self._machine.current
+                ):
                     if not proven or not connection.is_stale():
                         connection.used_at = now
                         connection.reused = True
@@ -256,7 +267,12 @@ class ConnectionPool:
         self, connection: Connection, now: float, deadline: float
     ) -> Connection:
         try:
+            connection.changes = self._machine.changes
             connection.open(self._tls_context, deadline)
+            if self.server.path is None:
+                # A socket of this host is one server, by whatever name.
+                connection.ask_identity()
+                connection.identity = self._machine.current
         except BaseException:
             self.drop(connection)
             raise
@@ -264,6 +280,38 @@ class ConnectionPool:
         # Jitter, so that not all of them are opened anew at once.
         connection.expires_at = now + MAX_AGE * random.uniform(0.5, 1.0)
         return connection
+
+    def identify(self, connection: Connection) -> None:
+        """Read which machine a new connection reaches, and compare.
+
+        :raises SeveralMachines: it is one that was there before another.
+        :raises OSError: it did not answer properly.
+        """
+        machine = self._machine
+        identity = connection.read_identity()
+        met = machine.met(identity, connection.changes)
+        connection.identity = machine.current if identity is None else identity
+        if met is Met.NEW:
+            self._look_again(connection)
+
+    def _look_again(self, connection: Connection) -> None:
+        """Connect again after a machine that is new: a balancer has more of them."""
+        deadline = connection.replies.deadline
+        for _ in range(LOOKS):
+            other = Connection(self.server, self.limits, connection.home)
+            other.changes = self._machine.changes
+            try:
+                other.open(self._tls_context, deadline)
+                other.ask_identity()
+                other.send(b"", deadline)
+                identity = other.read_identity()
+            except OSError:
+                # Says nothing of the machine: it has answered on the first connection.
+                return
+            finally:
+                other.close()
+            if self._machine.met(identity, other.changes) is not Met.NEW:
+                return
 
     def _drop_idle_of(self, lendings: _Lendings) -> None:
         while lendings.idle:

@@ -15,9 +15,13 @@ from hydracache_sync.memcached import commands
 from hydracache_sync.memcached.circuit_breaker import Breaker, Rest
 from hydracache_sync.memcached.commands import KEYS_PER_GET
 from hydracache_sync.memcached.connection_pool import ConnectionPool, NoFreeConnection
-from hydracache_sync.memcached.replies import BrokenReply, WithoutVersions
+from hydracache_sync.memcached.replies import (
+    BrokenReply,
+    WithoutVersions,
+    not_understood,
+)
 from hydracache_sync.memcached.server_list import Server
-from hydracache_sync.memcached.transport import Connection, Limits
+from hydracache_sync.memcached.transport import Connection, Limits, SeveralMachines
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -119,11 +123,11 @@ class Node:
             try:
                 if due is not None:
                     connection.check_answer(due)
-                values = connection.replies.values(keys)
+                values = self._values(connection, keys)
             except BaseException as exc:
                 self._ask_again(connection, exc, commands.get(keys))
                 try:
-                    values = connection.replies.values(keys)
+                    values = self._values(connection, keys)
                 except BaseException:
                     self._pool.drop(connection)
                     raise
@@ -131,6 +135,13 @@ class Node:
             self._give_up(exc, connection.used_at)
         self._answered(connection)
         return values
+
+    def _values(
+        self, connection: Connection, keys: Sequence[bytes]
+    ) -> list[bytes | None]:
+        if connection.question:
+            self._pool.identify(connection)
+        return connection.replies.values(keys)
 
     def _ask_again(
         self, connection: Connection, failure: BaseException, request: bytes
@@ -198,6 +209,8 @@ class Node:
         try:
             if due is not None:
                 connection.check_answer(due)
+            if connection.question:
+                self._pool.identify(connection)
             while answered < len(things):
                 alike = replies.skip(accepted[0], len(things) - answered)
                 answered += alike
@@ -240,6 +253,8 @@ class Node:
             try:
                 if due is not None:
                     connection.check_answer(due)
+                if connection.question:
+                    self._pool.identify(connection)
                 answers = connection.replies.lines(len(keys))
                 if not commands.ADDED.issuperset(answers):
                     failures = self._refusals(answers)
@@ -273,6 +288,8 @@ class Node:
             try:
                 if due is not None:
                     connection.check_answer(due)
+                if connection.question:
+                    self._pool.identify(connection)
                 added = replies.lines(len(keys))
                 if not commands.ADDED.issuperset(added):
                     refused = self._refusals(added)
@@ -310,7 +327,7 @@ class Node:
         for place, answer in enumerate(answers):
             if answer not in commands.ADDED:
                 if not answer.startswith(b"SERVER_ERROR"):
-                    raise _not_understood(answer)
+                    raise not_understood(answer)
                 refused[place] = self._refusal(answer)
         return refused
 
@@ -323,10 +340,12 @@ class Node:
             try:
                 if due is not None:
                     connection.check_answer(due)
+                if connection.question:
+                    self._pool.identify(connection)
                 line = connection.replies.line()
                 connection.replies.finish()
                 if not line.startswith(b"VERSION "):
-                    raise _not_understood(line)
+                    raise not_understood(line)
             except BaseException:
                 self._pool.drop(connection)
                 raise
@@ -359,13 +378,15 @@ class Node:
         lines = 0
         try:
             try:
+                if connection.question:
+                    self._pool.identify(connection)
                 while True:
                     line = connection.replies.line()
                     if line == b"END":
                         break
                     word, _, rest = line.partition(b" ")
                     if word != b"STAT":
-                        raise _not_understood(line)
+                        raise not_understood(line)
                     name, _, value = rest.decode("utf-8", "replace").partition(" ")
                     found[name] = value
                     lines += 1
@@ -426,7 +447,7 @@ class Node:
                 node=self.name,
                 answered=True,
             )
-        raise _not_understood(answer)
+        raise not_understood(answer)
 
     def _give_up(self, failure: OSError, began: float | None) -> NoReturn:
         raise self._unavailable(failure, began) from failure
@@ -440,7 +461,7 @@ class Node:
         return ApplyUnavailable(
             f"memcached node {self.name}: {text}",
             node=self.name,
-            answered=isinstance(failure, BrokenReply),
+            answered=isinstance(failure, (BrokenReply, SeveralMachines)),
         )
 
     def _left_alone(self, rest: Rest) -> ApplyUnavailable:
@@ -457,14 +478,3 @@ class _Refused(BrokenReply):
 
 #: Failures of a node that works.
 _NO_OUTAGE = (NoFreeConnection, WithoutVersions, _Refused)
-
-
-def _not_understood(answer: bytes) -> BrokenReply:
-    # Anything but an error line may be part of a value, and those are never logged.
-    if answer.startswith(b"CLIENT_ERROR unauthenticated"):
-        return BrokenReply(f"it answers {answer[:200]!r}: it wants a login")
-    is_error = answer.startswith((b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"))
-    said = repr(answer[:200]) if is_error else "something else"
-    return BrokenReply(
-        f"it answers {said}: is that a memcached, and its text protocol?"
-    )

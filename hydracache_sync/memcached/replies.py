@@ -105,6 +105,14 @@ class Replies:
         self.finish()
         return [found.get(key) for key in keys]
 
+    def value(self, key: bytes) -> bytes | None:
+        """Read the answer to a ``get`` of one key, which others follow.
+
+        :raises OSError: as :meth:`values`.
+        """
+        buffer = self._buffer or self._more()
+        return self._values_one_by_one(buffer, {key}).get(key)
+
     def versions(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes] | None]:
         """Read the answer to a ``gets``: of each key its value and that one's version.
 
@@ -273,6 +281,17 @@ class Replies:
             pieces.append(data)
             missing -= len(data)
         return b"".join(pieces)
+
+
+def not_understood(answer: bytes) -> BrokenReply:
+    """The error for a line that memcached would not answer."""
+    # Anything but an error line may be part of a value, and those are never logged.
+    if answer.startswith(b"CLIENT_ERROR unauthenticated"):
+        return BrokenReply(f"it answers {answer[:200]!r}: it wants a login")
+    said = repr(answer[:200]) if answer.startswith(_errors) else "something else"
+    return BrokenReply(
+        f"it answers {said}: is that a memcached, and its text protocol?"
+    )
 
 
 _errors = (b"ERROR", b"CLIENT_ERROR ", b"SERVER_ERROR ")

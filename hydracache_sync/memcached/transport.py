@@ -13,14 +13,27 @@ import select
 import socket
 import struct
 import sys
+from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
-from hydracache_sync.memcached.replies import MAX_VALUE, TIMEOUTS, Replies, Unanswered
+from hydracache_sync.cache.keyspace import NODE_IDENTITY
+from hydracache_sync.memcached import commands
+from hydracache_sync.memcached.replies import (
+    MAX_VALUE,
+    TIMEOUTS,
+    Replies,
+    Unanswered,
+    not_understood,
+)
 from hydracache_sync.memcached.server_list import Server
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+
+#: Random bytes of a server's identity.
+IDENTITY_SIZE = 12
 
 
 class Limits(NamedTuple):
@@ -54,6 +67,9 @@ class Connection:
         has been opened; for its pool.
     :ivar expires_at: the moment from which it is not to be taken again; for its pool.
     :ivar home: the pool's record that it belongs to.
+    :ivar identity: of the server that it reaches, as far as known; for its pool.
+    :ivar question: asks for it; empty once it was answered.
+    :ivar changes: see ``Machine.changes``, from before it was opened; for its pool.
     """
 
     __slots__ = (
@@ -64,6 +80,9 @@ class Connection:
         "used_at",
         "expires_at",
         "home",
+        "identity",
+        "question",
+        "changes",
         "_socket",
         "_send",
         "__weakref__",
@@ -79,6 +98,9 @@ class Connection:
         self.reused = False
         self.used_at: float | None = None
         self.expires_at = 0.0
+        self.identity: bytes | None = None
+        self.question = b""
+        self.changes = 0
         self._socket: socket.socket | None = None
 
     def open(self, tls_context: SSLContext | None, deadline: float) -> None:
@@ -109,6 +131,8 @@ class Connection:
         """
         self.replies.deadline = deadline
         self.replies.begun = False
+        if self.question:
+            data = self.question + data
         try:
             sent = self._send(data)
             if sent < len(data):
@@ -121,6 +145,26 @@ class Connection:
             raise TimeoutError("it takes no data; is it overloaded, or hung?") from exc
         except OSError as exc:
             raise Unanswered(f"it ended the connection: {exc}") from exc
+
+    def ask_identity(self) -> None:
+        """Have the next :meth:`send` begin with the question which server it is.
+
+        It costs no round trip; :meth:`read_identity` reads the answer.
+        """
+        # Never the same twice: a copy that arrived late must name no earlier server.
+        self.question = commands.identity(token_hex(IDENTITY_SIZE).encode())
+
+    def read_identity(self) -> bytes | None:
+        """Read the identity that the server holds; it was given one if it had none.
+
+        :return: None if it keeps none now, being out of memory for one.
+        :raises OSError: it did not answer properly.
+        """
+        self.question = b""
+        added = self.replies.line()
+        if added not in commands.ADDED and not added.startswith(b"SERVER_ERROR"):
+            raise not_understood(added)
+        return self.replies.value(NODE_IDENTITY)
 
     def died_idle(self, failure: OSError) -> bool:
         """Tell by how it failed whether it was dead before the last :meth:`send`."""

@@ -21,6 +21,7 @@ from hydracache_sync import (
 from hydracache_sync.cache import CacheStore, Keyspace
 from hydracache_sync.cache.tag_sets import MAX_TAGS
 from hydracache_sync.memcached import node
+from support.node_identity import take_off
 from support.servers import Memcached
 
 KEY = Keyspace("1", "bounds").entry("k")
@@ -42,7 +43,10 @@ class Hostile:
             while True:
                 connection, _ = self._listener.accept()
                 with connection, suppress(OSError):
-                    connection.recv(4096)
+                    answer, asked = take_off(connection.recv(4096))
+                    connection.sendall(answer)
+                    if not asked:
+                        continue
                     beginning, again = self._answer
                     connection.sendall(beginning)
                     while again:

@@ -16,6 +16,7 @@ from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
 from hydracache_sync.memcached import MemcachedStore, connection_pool
 from hydracache_sync.memcached.commands import WINDOW_SIZE
+from support.node_identity import take_off
 from support.servers import free_port
 
 ONE, TWO, THREE = [Keyspace("1", "n").entry(name) for name in ("one", "two", "three")]
@@ -76,6 +77,10 @@ class Script:
                     return
                 if not data:
                     return
+                identity, data = take_off(data)
+                connection.sendall(identity)
+                if not data:
+                    continue
                 self.received.append(data)
                 answer = self.answers.pop(0) if self.answers else None
                 if answer is None:

@@ -341,6 +341,19 @@ class TestLayers:
 
         assert known & {"outbox", "memcached", "worker", "receipts"} == set()
 
+    def test_the_client_knows_the_contract_of_a_store_and_nothing_else(self) -> None:
+        # The seam between the token protocol and a memory for bytes: what a store must
+        # do, and how keys are spelled. A store knows no token and no entry.
+        known = {
+            ".".join(each.split(".")[2:3])
+            for name, path in modules().items()
+            if name.startswith("memcached")
+            for each in imports_of(path)
+            if each.startswith("hydracache_sync.cache")
+        }
+
+        assert known == {"store", "keyspace"}
+
     def test_hooks_at_a_fork_are_registered_in_one_file(self) -> None:
         registers = [
             name

@@ -40,6 +40,9 @@ LONGEST_RELATIVE_EXPIRY = 60 * 60 * 24 * 30
 #: Not a reply in any protocol, and with no line's end.
 GARBAGE = b"\x80\xff\x00HTTP/1.1 400 Bad Request \xfe"
 
+#: Where a client asks which server it is, when it connects.
+IDENTITY = "hc1::node"
+
 STORAGE_COMMANDS = {"set", "add", "replace", "cas"}
 
 
@@ -93,8 +96,10 @@ class FaultyMemcached:
         self.delay = delay
         #: Every command line seen, whatever was answered, without its line's end.
         self.requests: list[str] = []
-        #: Connections accepted.
+        #: Connections accepted, without those that only asked which server it is.
         self.connections = 0
+        #: How often it was asked which server it is; those are no requests.
+        self.questions = 0
         #: Bursts of requests that were answered, with one write each.
         self.round_trips = 0
         #: What is stored, by key. A test may look, and may take items away.
@@ -107,6 +112,7 @@ class FaultyMemcached:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._cas = 0
+        self._identity: bytes | None = None
         self.port = free_port()
         if mode is not Mode.REFUSE:
             self._listen_on_some_port()
@@ -140,12 +146,14 @@ class FaultyMemcached:
             self.requests.clear()
             self.connections = 0
             self.round_trips = 0
+            self.questions = 0
 
     def restart(self) -> None:
         """Lose all items and close all connections, as a restarted server has."""
         self._stop_listening()
         with self._changed:
             self.items.clear()
+            self._identity = None
         if self._mode is not Mode.REFUSE:
             self._listen()
 
@@ -229,21 +237,47 @@ class FaultyMemcached:
                     if closing.is_set():
                         connection.close()
                         return
-                    self.connections += 1
                     self._open.add(connection)
-                    self._changed.notify_all()
                     self._start_thread("connection", self._serve, connection, closing)
 
     def _serve(self, connection: socket.socket, closing: threading.Event) -> None:
         try:
             with connection, contextlib.suppress(OSError):
+                counted = False
                 while True:
                     commands = _receive_burst(connection)
+                    asked = [each for each in commands if IDENTITY in each.words]
+                    if asked:
+                        if self._mode is not Mode.HANG:
+                            self._say_who_it_is(connection, asked)
+                        commands = [each for each in commands if each not in asked]
+                        if not commands:
+                            continue
+                    if commands and not counted:
+                        counted = True
+                        with self._changed:
+                            self.connections += 1
                     if not commands or not self._answer(connection, commands, closing):
                         return
         finally:
             with self._changed:
                 self._open.discard(connection)
+
+    def _say_who_it_is(
+        self, connection: socket.socket, commands: list[Command]
+    ) -> None:
+        """Answer as a part of connecting: rightly, and not counted as a request."""
+        with self._changed:
+            reply = b""
+            self.questions += 1
+            for command in commands:
+                if command.words[0] == "add":
+                    reply += b"NOT_STORED\r\n" if self._identity else b"STORED\r\n"
+                    self._identity = self._identity or command.body
+                elif self._identity is not None:
+                    head = f"VALUE {IDENTITY} 0 {len(self._identity)}\r\n".encode()
+                    reply += head + self._identity + b"\r\nEND\r\n"
+        connection.sendall(reply)
 
     def _answer(
         self,
@@ -295,6 +329,7 @@ class FaultyMemcached:
             return b"VERSION 1.6.18-faulty\r\n"
         if name == "flush_all":
             self.items.clear()
+            self._identity = None
             return b"OK\r\n"
         if name == "quit":
             return b""

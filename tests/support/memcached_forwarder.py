@@ -30,6 +30,10 @@ class Forwarder:
         self.port: int = self._listener.getsockname()[1]
         self._start(self._accept)
 
+    def forward_to(self, ports: Sequence[int]) -> None:
+        """Forward the connections that come from now on to these ports."""
+        self._ports = itertools.cycle(ports)
+
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
