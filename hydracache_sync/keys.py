@@ -49,7 +49,15 @@ def checked_namespace(namespace: object) -> str:
 
 
 def escape_segment(segment: str) -> str:
-    """Make ``segment`` free of the separator ``:``, reversibly."""
+    """Make ``segment`` free of the separator ``:``, reversibly.
+
+    :raises TypeError: not a ``str``. A row of a query, ``(42,)``, would else make a tag
+        that no invalidation has.
+    """
+    if not isinstance(segment, str):
+        raise TypeError(
+            f"a part of a tag must be str, not {type(segment).__name__}: write str(id)"
+        )
     if "%" not in segment and ":" not in segment:
         return segment
     return segment.replace("%", "%25").replace(":", "%3A")
@@ -61,7 +69,10 @@ def unescape_segment(escaped: str) -> str:
 
 
 def entity_tag(entity: str, key: str) -> str:
-    """Tag of one entity, for the intent that invalidates it and the read of it."""
+    """Tag of one entity, for the intent that invalidates it and the read of it.
+
+    :raises TypeError: one of them is no ``str``.
+    """
     return f"{escape_segment(entity)}:{escape_segment(key)}"
 
 

@@ -30,6 +30,17 @@ def test_keys_are_those_of_the_rust_crate(vector: dict) -> None:
     assert CacheKeyBuilder(*vector["segments"]).build_string() == vector["text"]
 
 
+@pytest.mark.parametrize("part", [42, (42,), ["42"], {"42"}, b"42", None])
+def test_a_tag_is_made_of_text_alone(part: object) -> None:
+    for make in (
+        lambda: entity_tag("user", part),  # type: ignore[arg-type]
+        lambda: entity_tag(part, "42"),  # type: ignore[arg-type]
+        lambda: collection_tag(part),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match="must be str, not .*: write str"):
+            make()
+
+
 @given(TEXT)
 def test_escaping_is_reversible_and_free_of_separators(segment: str) -> None:
     escaped = escape_segment(segment)
