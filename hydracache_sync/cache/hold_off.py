@@ -10,10 +10,10 @@ breaks without each of these.
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Sequence
 
 from hydracache_sync.cache.tokens import COLD, LIVE, stamp_ms
+from hydracache_sync.durations import checked_seconds
 
 #: Seconds for which a strict namespace holds off. A COMMIT has to end within it.
 DEFAULT_HOLD_OFF = 2.0
@@ -27,11 +27,7 @@ class HoldOff:
     """
 
     def __init__(self, seconds: float) -> None:
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise TypeError(f"hold_off must be seconds, not {type(seconds).__name__}")
-        if not isfinite(seconds) or seconds <= 0:
-            raise ValueError(f"hold_off must be over 0 and finite, not {seconds!r}")
-        self.seconds = seconds
+        self.seconds = checked_seconds("hold_off", seconds, above_zero=True)
         #: Seconds after which a COMMIT is no longer sent. It has as long to end.
         self.latest_commit = seconds / 2
 

@@ -7,10 +7,10 @@ was promised.
 from __future__ import annotations
 
 import random
-from math import isfinite
 from typing import Callable, NamedTuple
 
 from hydracache_sync.cache.store import whole_seconds
+from hydracache_sync.durations import checked_seconds
 
 #: Seconds an entry lives unless told otherwise. Tokens keep entries right; this bounds
 #: how long a change that bypassed the outbox (a script, a trigger) stays unseen.
@@ -93,8 +93,4 @@ class Lifetimes:
 def _checked_soft(soft_ttl: float | None) -> float | None:
     if soft_ttl is None:
         return None
-    if isinstance(soft_ttl, bool) or not isinstance(soft_ttl, (int, float)):
-        raise TypeError(f"soft_ttl must be seconds, not {type(soft_ttl).__name__}")
-    if not isfinite(soft_ttl) or soft_ttl <= 0:
-        raise ValueError(f"soft_ttl must be over 0 and finite, not {soft_ttl!r}")
-    return soft_ttl
+    return checked_seconds("soft_ttl", soft_ttl, above_zero=True)

@@ -9,7 +9,7 @@ acknowledgement that it has not got.
 from __future__ import annotations
 
 import math
-from math import ceil, isfinite
+from math import ceil
 from types import TracebackType
 from typing import (
     Any,
@@ -23,6 +23,7 @@ from typing import (
 )
 
 from hydracache_sync.cache.keyspace import Address, checked_ring
+from hydracache_sync.durations import checked_seconds
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
 
 #: One thing to store: where, what, and for how many seconds (see ``whole_seconds``).
@@ -186,11 +187,7 @@ def whole_seconds(ttl: Union[float, None]) -> int:
     """
     if ttl is None:
         return 0
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
-        raise TypeError(f"ttl must be seconds or None, not {type(ttl).__name__}")
-    if not isfinite(ttl) or ttl < 0:
-        raise ValueError(f"ttl must be 0 or more seconds and finite, not {ttl!r}")
-    return ceil(ttl)
+    return ceil(checked_seconds("ttl", ttl))
 
 
 def checked_value(value: object) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass
-from math import isfinite
 from typing import (
     Any,
     Callable,
@@ -40,6 +39,7 @@ from hydracache_sync.cache.signed import InnerCodec
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.writing import OpenWrites
+from hydracache_sync.durations import checked_number, checked_seconds
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import InvalidationIntentBatch
 
@@ -145,7 +145,7 @@ class TaggedCache:
         ]
         self._snapshot = snapshot
         self._hold_off = HoldOff(hold_off) if strict else None
-        rule = TokenRule(self._hold_off, _not_negative("clock_skew", clock_skew))
+        rule = TokenRule(self._hold_off, checked_seconds("clock_skew", clock_skew))
         self._lifetimes = Lifetimes(
             ttl=ttl, soft_ttl=soft_ttl, jitter=jitter, clock=clock
         )
@@ -160,7 +160,7 @@ class TaggedCache:
         )
         self._find = self._entries.find
         self._default_lifetime = self._lifetimes.default
-        self._herd = Herd(self._entries, _not_negative("max_wait", max_wait))
+        self._herd = Herd(self._entries, checked_seconds("max_wait", max_wait))
         self._open_writes = OpenWrites()
         self._clock = clock
 
@@ -244,7 +244,7 @@ class TaggedCache:
         if ttl is not None or soft_ttl is not None:
             lifetime = self._lifetimes.of(ttl, soft_ttl)
         if since is not None:
-            _check_since(since)
+            checked_number("since", since)
         if self._open_writes.batches:
             tags = tuple(tags)
             if self._is_writing(key, tags):
@@ -304,7 +304,7 @@ class TaggedCache:
         """
         lifetime = self._lifetimes.of(ttl)
         if since is not None:
-            _check_since(since)
+            checked_number("since", since)
         looks, written = self._look_up_many(keys, tags)
         values = {look.key: look.value for look in looks if look.value is not MISS}
         missing = [look for look in looks if look.value is MISS]
@@ -352,7 +352,7 @@ class TaggedCache:
         :raises TypeError, ValueError: arguments are not as said.
         """
         if since is not None:
-            _check_since(since)
+            checked_number("since", since)
         return Reservation(
             self._entries, self._reserved(key, tags, since), self._lifetimes
         )
@@ -379,7 +379,7 @@ class TaggedCache:
         :return: whether the store has confirmed it.
         :raises TypeError, ValueError: as :meth:`get_or_load`; nothing was stored.
         """
-        _check_since(since)
+        checked_number("since", since)
         self._lifetimes.of(ttl, soft_ttl)
         return self.reserve(key, tags=tags, since=since).fill(
             value, ttl, soft_ttl=soft_ttl
@@ -502,7 +502,7 @@ class TaggedCache:
         if since is None and self._snapshot is not None:
             since = self._snapshot()
             if since is not None:
-                _check_since(since)
+                checked_number("since", since)
         return since
 
     def _reserved(
@@ -592,22 +592,3 @@ def _tags_by_key(tags: TagsOfKeys) -> Callable[[str], Iterable[str]]:
     if not isinstance(tags, (str, bytes)):
         tags = tuple(tags)
     return lambda key: tags
-
-
-def _check_since(since: float) -> None:
-    _checked_seconds("since", since)
-
-
-def _not_negative(name: str, value: object) -> float:
-    seconds = _checked_seconds(name, value)
-    if seconds < 0:
-        raise ValueError(f"{name} must be 0 or more, not {value!r}")
-    return seconds
-
-
-def _checked_seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be seconds, not {type(value).__name__}")
-    if not isfinite(value):
-        raise ValueError(f"{name} must be finite, not {value!r}")
-    return value

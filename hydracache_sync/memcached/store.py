@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from itertools import repeat
-from math import isfinite
 from operator import itemgetter
 from time import monotonic
 from typing import (
@@ -35,6 +34,7 @@ from hydracache_sync.cache.store import (
     Write,
     note,
 )
+from hydracache_sync.durations import checked_seconds
 from hydracache_sync.errors import (
     ApplyError,
     ApplyPermanent,
@@ -544,8 +544,7 @@ def _itself(address: Address) -> Address:
 
 
 def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigurationError(f"{name} must be seconds, not {value!r}")
-    if not isfinite(value) or value <= 0:
-        raise ConfigurationError(f"{name} must be over 0 and finite, not {value!r}")
-    return float(value)
+    try:
+        return float(checked_seconds(name, value, above_zero=True))
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(str(exc)) from None

@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Any, ContextManager, Iterable, Protocol, Sequence
 
-from hydracache_sync.durations import duration_ms
+from hydracache_sync.durations import positive_ms
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.arguments import checked_count
@@ -55,9 +55,7 @@ class Claims:
     ) -> list[OutboxRow]:
         checked_namespace(namespace)
         checked_text("owner", owner, minimum=1, maximum=MAX_OWNER)
-        ttl_ms = duration_ms("claim_ttl", claim_ttl)
-        if ttl_ms == 0:
-            raise ValueError("claim_ttl must be at least 0.001 seconds, not 0")
+        ttl_ms = positive_ms("claim_ttl", claim_ttl)
         if checked_count("limit", limit) == 0:
             return []
         self.make_dated_ahead_due((namespace,))

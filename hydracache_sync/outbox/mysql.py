@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 from hydracache_sync.drivers.mysql import only_value
-from hydracache_sync.durations import duration_ms
+from hydracache_sync.durations import positive_ms
 from hydracache_sync.errors import ConfigurationError, ReadOnlyServerError
 from hydracache_sync.outbox.arguments import checked_count
 from hydracache_sync.outbox.call_limits import CallLimits
@@ -153,8 +153,7 @@ class MySQLOutbox(SQLOutbox):
             ("read_timeout", read_timeout),
             ("write_timeout", write_timeout),
         ):
-            if duration_ms(name, seconds) == 0:
-                raise ValueError(f"{name} must be at least 0.001 seconds")
+            positive_ms(name, seconds)
         if checked_count("pool_size", pool_size) == 0:
             raise ValueError("pool_size must be 1 or more, not 0")
         self.database = database

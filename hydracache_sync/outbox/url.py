@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from hydracache_sync.durations import duration_ms
+from hydracache_sync.durations import positive_ms
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.mysql import MySQLOutbox
@@ -147,8 +147,7 @@ def _mysql_options(url: str) -> dict[str, Any]:
         elif name in _SECONDS:
             try:
                 options[name] = float(value)
-                if duration_ms(name, options[name]) == 0:
-                    raise ValueError
+                positive_ms(name, options[name])
             except ValueError:
                 raise ConfigurationError(
                     f"outbox URL {redacted(url)!r}: {name} must be seconds, not"
