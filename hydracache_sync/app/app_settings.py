@@ -10,6 +10,7 @@ from hydracache_sync.app.setting import (
     choice,
     cookie_name,
     count,
+    file_path,
     seconds,
     some_seconds,
     switch,
@@ -47,7 +48,7 @@ POOL_LOCK = Setting(
     "PATH",
     "File that the process with the one pool keeps locked. Default: named by outbox and"
     " namespace, in a directory of the user's own below the one for temporary files.",
-    str,
+    file_path,
 )
 INLINE_TIMEOUT = Setting(
     "inline_timeout",

@@ -5,6 +5,7 @@ Knows no framework: any mapping will do. Reading it connects to nothing.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Iterator, Mapping
 
 from hydracache_sync.app import app_settings, build, settings
@@ -39,6 +40,9 @@ OF_FLASK = (app_settings.WAIT, app_settings.COOKIE)
 
 #: Settings that may be given as an object in place of text, for tests above all.
 _OBJECTS: dict[str, type] = {"outbox": InvalidationOutbox, "memcached": CacheStore}
+
+#: Settings that may be given as a dict.
+_WEIGHTS = (settings.WEIGHTS, settings.PREVIOUS_WEIGHTS)
 
 _REQUIRED = (settings.OUTBOX, settings.NAMESPACE)
 
@@ -94,6 +98,8 @@ class AppConfig:
         if kind is not None and isinstance(value, kind):
             self.texts[setting.name] = None
             return value
+        if isinstance(value, dict) and setting not in _WEIGHTS:
+            raise TypeError("must be text or a number, not dict")
         text = self.texts[setting.name] = _as_text(value)
         return setting.parse(text)
 
@@ -162,6 +168,8 @@ def _as_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
         return repr(value)
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, dict):
         return ",".join(f"{name}={number}" for name, number in value.items())
     if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):

@@ -212,7 +212,7 @@ class Extension(abc.ABC):
             ``HYDRACACHE_DEGRADE`` is off. All is rolled back.
         """
         runtime, collected = self.runtime, self.collected()
-        before, earlier = collected.intents, len(collected.written)
+        before, earlier = collected.intents, list(collected.written)
         self._know(connection)
         driver = driver_of(own_connection(connection))
         driver.begin()
@@ -225,8 +225,11 @@ class Extension(abc.ABC):
             collected.restore(before, earlier)
             driver.roll_back()
             raise
-        for written in collected.written[earlier:]:
-            runtime.committed(written)
+        for written in collected.written:
+            # Not by its place: what was rolled back before is written again, as one
+            # with the new.
+            if written not in earlier:
+                runtime.committed(written)
 
     @contextlib.contextmanager
     def quarantine(self) -> Iterator[None]:

@@ -156,7 +156,7 @@ class FallbackWriter:
             with self._lock:
                 self._kept = kept[done:] + self._kept
         if done:
-            logger.info("%d batches that were kept are written now", done)
+            logger.info("kept batches written now: %d", done)
 
     def _is_there(self, written: EnqueuedBatch) -> bool:
         self._look(written)
@@ -225,10 +225,10 @@ class FallbackWriter:
         self.save_kept()
         if self._kept:
             logger.error(
-                "%d batches that were kept are lost with process %d, %s among them:"
+                "kept batches lost with process %d: %d, %s among them:"
                 " flush the namespace %s, or wait for the TTL",
-                len(self._kept),
                 pid,
+                len(self._kept),
                 _listed(self._kept[0].batch),
                 self._namespace,
             )

@@ -11,22 +11,33 @@ import stat
 import tempfile
 
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.fork import ProcessLock
+
+#: Files that a lock of this process holds: the process and the namespace. To the system
+#: a process has one lock on a file, however often it takes it, and gives it up by
+#: closing any of its descriptors of it.
+_held: dict[str, tuple[int, str]] = {}
+_held_lock = ProcessLock()
+
+#: Bytes of a namespace that are read.
+_MAX_NAME = 256
 
 
 class LockRefusedError(OSError):
-    """The file, or its directory, may be in the hands of another user."""
+    """The file, or its directory, may be in the hands of another user, or pool."""
 
 
 class PoolLock:
-    """A POSIX file lock; not for threads. Ends with the process that took it.
+    """A POSIX file lock, held by one object of one process. Ends with the process.
 
     :param path: the file; None for one in a directory of this user's own, below the
         directory for temporary files.
     :param name: tells one pool from another there.
+    :param namespace: whose rows its holder carries; written into the file.
     :raises ConfigurationError: there is no directory for temporary files.
     """
 
-    def __init__(self, path: str | None, name: str) -> None:
+    def __init__(self, path: str | None, name: str, namespace: str = "") -> None:
         self._directory: str | None = None
         if path is None:
             try:
@@ -40,20 +51,39 @@ class PoolLock:
             self._directory = os.path.join(shared, f"hydracache-{os.getuid()}")
             path = os.path.join(self._directory, f"{name}.lock")
         self.path = path
+        self._namespace = namespace
+        #: The same file by whatever way it was named.
+        self._real_path = os.path.join(
+            os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path)
+        )
         self._file = -1
         self._pid = 0
 
     def take(self) -> bool:
-        """Take the lock, unless another process has it; tell whether it is ours now.
+        """Take the lock, unless another has it; tell whether it is ours now.
+
+        Another process, or another app of this one.
 
         :raises LockRefusedError: file or directory belong to another user, or are not
             what they should be. Nobody can tell then who carries rows.
         :raises OSError: they could not be made or opened.
         """
+        with _held_lock:
+            if self._file >= 0 and self._pid == os.getpid():
+                return True
+            if self._file >= 0:
+                # The parent's: to close it here takes nothing from there.
+                os.close(self._file)
+                self._file = -1
+            pid, namespace = _held.get(self._real_path, (0, ""))
+            if pid == os.getpid():
+                self._require_same(namespace)
+                return False
+            return self._take()
+
+    def _take(self) -> bool:
         import fcntl
 
-        if self._file >= 0 and self._pid == os.getpid():
-            return True
         if self._directory is not None:
             _own_directory(self._directory)
         file = _own_file(self.path)
@@ -62,16 +92,49 @@ class PoolLock:
             # as it lives.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
+            with open(file, "rb") as held:
+                namespace = held.read(_MAX_NAME).decode("utf-8", "replace")
+            self._require_same(namespace)
+            return False
+        if not _is_at(self.path, file):
+            # Removed meanwhile: whoever comes next would lock another file.
             os.close(file)
             return False
         self._file, self._pid = file, os.getpid()
+        _held[self._real_path] = self._pid, self._namespace
+        os.ftruncate(file, 0)
+        os.pwrite(file, self._namespace.encode(), 0)
         return True
 
+    def _require_same(self, namespace: str) -> None:
+        """Refuse to leave the rows to a pool that does not carry them.
+
+        An older version writes nothing into the file.
+        """
+        if namespace and self._namespace and namespace != self._namespace:
+            raise LockRefusedError(
+                f"{self.path} is locked by the pool of namespace {namespace}, which"
+                f" carries nothing of {self._namespace}: set HYDRACACHE_POOL_LOCK to"
+                " another path for each"
+            )
+
     def release(self) -> None:
-        """Let another process have it."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        """Let another have it."""
+        with _held_lock:
+            if self._file < 0:
+                return
+            file, self._file = self._file, -1
+            os.close(file)
+            if self._pid == os.getpid():
+                _held.pop(self._real_path, None)
+
+
+def _is_at(path: str, file: int) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 def _own_directory(path: str) -> None:

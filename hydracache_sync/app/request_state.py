@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Iterable
+from typing import Iterable, Sequence
 
 from hydracache_sync.intents import (
     MAX_REASON,
@@ -143,11 +143,15 @@ class RequestState:
             batch.intent(intent)
         return batch
 
-    def restore(self, intents: tuple[InvalidationIntent, ...], written: int) -> None:
+    def restore(
+        self,
+        intents: tuple[InvalidationIntent, ...],
+        written: Sequence[EnqueuedBatch],
+    ) -> None:
         """Go back to what was collected, and written, before a failed transaction."""
         self._intents[:] = intents
         self.kept = min(self.kept, len(intents))
-        del self.written[written:]
+        self.written[:] = written
 
     @property
     def intents(self) -> tuple[InvalidationIntent, ...]:

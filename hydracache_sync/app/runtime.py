@@ -95,7 +95,7 @@ class Runtime:
 
     def _pool_lock(self) -> PoolLock:
         name = hashlib.sha256(f"{self.outbox!r} {self.namespace}".encode()).hexdigest()
-        return PoolLock(self.config[app_settings.POOL_LOCK], name[:16])
+        return PoolLock(self.config[app_settings.POOL_LOCK], name[:16], self.namespace)
 
     # Writing
 

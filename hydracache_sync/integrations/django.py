@@ -157,7 +157,7 @@ class HydraCache(ContextExtension):
             if self.current_scope is None:
                 around_all.enter_context(self.collecting())
             collected = self.collected()
-            before, earlier = collected.intents, len(collected.written)
+            before, earlier = collected.intents, list(collected.written)
             connection = connections[using]
             around_the_commit = around_all.enter_context(contextlib.ExitStack())
             is_outermost = not connection.in_atomic_block

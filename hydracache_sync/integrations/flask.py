@@ -208,9 +208,12 @@ class _Hooks:
             # is still open then. The second is for contexts without a request.
             app.teardown_request(self.offer)
             app.teardown_appcontext(self.offer)
-        # A teardown function of ours would not be called after one that has raised.
-        teardown = app.do_teardown_appcontext
-        setattr(app, teardown.__name__, self.with_save(teardown))
+        # Flask has no hook for this: it calls no further teardown function, and sends
+        # no appcontext_tearing_down and no appcontext_popped, once a function of the
+        # app has raised. What the request collected would be lost with it.
+        app.do_teardown_appcontext = (  # type: ignore[method-assign]
+            self.with_save(app.do_teardown_appcontext)
+        )
 
     def begin(self) -> None:
         self._ensure_pool()

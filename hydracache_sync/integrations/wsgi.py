@@ -61,8 +61,7 @@ class _Middleware:
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         calls = self._calls
-        while self._abandoned:
-            end_request(calls.runtime, self._abandoned.popleft())
+        self._end_abandoned()
         method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
         scope = calls.begin(method, path, self._connection_of)
         try:
@@ -82,10 +81,20 @@ class _Middleware:
             calls.runtime.settle(scope.collected.written)
         return _Body(calls, scope, body, self._abandoned)
 
+    def _end_abandoned(self) -> None:
+        while self._abandoned:
+            try:
+                collected = self._abandoned.popleft()
+            except IndexError:
+                return  # another thread was faster
+            end_request(self._calls.runtime, collected)
+
     def _end(self, scope: Scope) -> None:
-        with self._calls.current(scope):
-            scope.offer()
-        scope.end()
+        try:
+            with self._calls.current(scope):
+                scope.offer()
+        finally:
+            scope.end()
 
 
 class _Body:

@@ -65,6 +65,9 @@ class TestKeys:
             ("HYDRACACHE_NET_TIMEOUT", 0),
             ("HYDRACACHE_COOKIE", "a b"),
             ("HYDRACACHE_WAIT", float("nan")),
+            ("HYDRACACHE_NAMESPACE", {"shop": "blog"}),
+            ("HYDRACACHE_TABLE", b"outbox"),
+            ("HYDRACACHE_POOL_LOCK", ""),
         ],
     )
     def test_a_wrong_value_is_refused_with_its_key(self, key: str, value: Any) -> None:
@@ -103,6 +106,13 @@ class TestKeys:
 
         worker = app.extensions["hydracache"].runtime.worker
         assert worker.escalate is False
+
+    def test_a_path_may_be_an_object(self, tmp_path: Path) -> None:
+        app = started_with(
+            HYDRACACHE_POOL="one", HYDRACACHE_POOL_LOCK=tmp_path / "pool.lock"
+        )
+
+        assert app.extensions["hydracache"].pool is None
 
     def test_a_second_init_app_is_refused(self) -> None:
         app = started_with()

@@ -222,4 +222,4 @@ def test_the_end_of_the_process_is_the_last_try(tmp_path: Path, goes_on: bool) -
     with contextlib.closing(sqlite3.connect(path)) as connection:
         rows = list(connection.execute("select 1 from hydracache_outbox"))
     assert len(rows) == goes_on
-    assert ("are lost with process" in ended.stderr) is not goes_on
+    assert ("lost with process" in ended.stderr) is not goes_on

@@ -235,3 +235,119 @@ class TestNobodyCarries:
             timeout=60,
         )
         assert other.stdout == b"locked\n", other.stderr
+
+
+class TestSeveralInOneProcess:
+    """To the system they are one holder, and closing a file gives all of it up."""
+
+    def test_two_apps_have_one_pool(self, shared: Path, made: Any) -> None:
+        first, second = made(HYDRACACHE_POOL="one"), made(HYDRACACHE_POOL="one")
+
+        assert first.start_pool() is not None
+        assert second.start_pool() is None
+        assert second.pool_problem is None
+
+        first.stop_pool()
+        assert second.start_pool() is not None
+
+    def test_what_is_closed_is_not_the_lock_of_another(self, tmp_path: Path) -> None:
+        path = tmp_path / "pool.lock"
+        (tmp_path / "link").symlink_to(tmp_path)
+        holder = PoolLock(str(path), "name")
+        assert holder.take()
+        other = PoolLock(str(tmp_path / "link" / "pool.lock"), "name")
+
+        assert not other.take()
+        other.release()
+
+        assert not _another_process_takes(path)
+        holder.release()
+        assert _another_process_takes(path)
+
+    def test_a_child_closes_what_it_has_inherited(self, tmp_path: Path) -> None:
+        lock = PoolLock(str(tmp_path / "pool.lock"), "name")
+        assert lock.take()
+        pid = os.fork()
+        if pid == 0:
+            taken = lock.take()
+            os._exit(2 * taken + _is_open(tmp_path / "pool.lock"))
+
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert not _another_process_takes(tmp_path / "pool.lock")
+        lock.release()
+
+
+def _is_open(path: Path) -> bool:
+    """Whether this process has a descriptor of the file."""
+    numbers = os.listdir("/proc/self/fd")
+    links = [f"/proc/self/fd/{number}" for number in numbers]
+    return str(path) in [os.readlink(each) for each in links if os.path.lexists(each)]
+
+
+def _another_process_takes(path: Path) -> bool:
+    program = (
+        "import sys; from hydracache_sync.app.pool_lock import PoolLock;"
+        "sys.exit(not PoolLock(sys.argv[1], 'name').take())"
+    )
+    return subprocess.run([sys.executable, "-c", program, path]).returncode == 0
+
+
+class TestOtherPools:
+    """A path that two namespaces share would leave one of them without a pool."""
+
+    def test_another_namespace_of_the_process_is_refused(
+        self, tmp_path: Path, made: Any
+    ) -> None:
+        path = str(tmp_path / "pool.lock")
+        first = made(HYDRACACHE_POOL="one", HYDRACACHE_POOL_LOCK=path)
+        other = made(
+            HYDRACACHE_POOL="one",
+            HYDRACACHE_POOL_LOCK=path,
+            HYDRACACHE_NAMESPACE="blog",
+        )
+
+        assert first.start_pool() is not None
+        assert other.start_pool() is None
+        assert "locked by the pool of namespace shop" in str(other.pool_problem)
+
+    def test_and_one_of_another_process(self, tmp_path: Path) -> None:
+        path = tmp_path / "pool.lock"
+        program = (
+            "import sys; from hydracache_sync.app.pool_lock import PoolLock;"
+            "print(PoolLock(sys.argv[1], 'name', 'blog').take(), flush=True);"
+            "sys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as holder:
+            assert holder.stdout is not None and holder.stdin is not None
+            assert holder.stdout.readline() == b"True\n"
+
+            assert not PoolLock(str(path), "name", "blog").take()
+            with pytest.raises(LockRefusedError, match="of namespace blog"):
+                PoolLock(str(path), "name", "shop").take()
+            holder.stdin.close()
+
+
+def test_a_file_that_is_removed_while_it_is_locked_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    path = tmp_path / "pool.lock"
+    plain = fcntl.lockf
+
+    def removed(file: int, flags: int) -> None:
+        plain(file, flags)
+        path.unlink()
+
+    monkeypatch.setattr(fcntl, "lockf", removed)
+    lock = PoolLock(str(path), "name")
+
+    assert not lock.take()
+
+    monkeypatch.setattr(fcntl, "lockf", plain)
+    assert lock.take()
+    lock.release()

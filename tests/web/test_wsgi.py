@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Deque, Iterable, Iterator
 from wsgiref.handlers import SimpleHandler
 from wsgiref.util import FileWrapper, setup_testing_defaults
 from wsgiref.validate import validator
@@ -616,3 +616,69 @@ class TestReadYourWrites:
 
         assert recipe["earlier_receipt"](text) is None
         assert recipe["is_published"](text) is True
+
+
+class TestEnds:
+    def test_two_threads_may_end_one_abandoned_request(self, site: Site) -> None:
+        class SeenByBoth(Deque[Any]):
+            """Empty by the time that this thread takes what it saw there."""
+
+            def __bool__(self) -> bool:
+                return True
+
+        site.app._abandoned = SeenByBoth()  # type: ignore[attr-defined]
+
+        body = site.get()
+        assert list(body) == [b"done"]
+        body.close()  # type: ignore[attr-defined]
+
+    def test_what_was_collected_outlives_an_exit_of_the_offer(
+        self, tmp_path: Path
+    ) -> None:
+        class Ended(BaseException):
+            pass
+
+        def connection() -> Any:
+            raise Ended
+
+        site = Site(tmp_path / "other.db")
+        site.app = site.calls.middleware(site._app, connection=connection)
+
+        def view() -> Iterable[bytes]:
+            site.change().commit()
+            return [b"done"]
+
+        site.view = view
+        with pytest.raises(Ended):
+            site.get()
+
+        assert site.targets() == ["item:1"]
+        site.close_db()
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_what_is_written_again_is_announced_as_what_is_new(
+        self, tmp_path: Path, fails: bool
+    ) -> None:
+        site = Site(tmp_path / "inline.db", HYDRACACHE_MODE="inline")
+        seen: list[bool] = []
+
+        def view() -> Iterable[bytes]:
+            connection = site.change()
+            site.calls.write(connection)
+            connection.rollback()
+            if fails:
+                with pytest.raises(ZeroDivisionError):
+                    with site.calls.transaction(connection):
+                        1 / 0
+            with site.calls.transaction(connection):
+                site.calls.invalidate_key("item:2")
+            seen.append(site.calls.reads_own_writes())
+            seen.append(site.calls.publish().claimed == 0)
+            return [b"done"]
+
+        site.view = view
+        site.get().close()  # type: ignore[attr-defined]
+
+        assert seen == [True, True]
+        assert sorted(map(str, site.targets())) == ["item:1", "item:2"]
+        site.close_db()
