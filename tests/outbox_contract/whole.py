@@ -23,6 +23,7 @@ from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from outbox_contract.claim import ClaimContract
 from outbox_contract.common import SHOP, batch_of, claims, keys_of, numbered
 from outbox_contract.dead_letters import DeadLetterContract
+from outbox_contract.depth import DepthContract
 from outbox_contract.due import DueContract
 from outbox_contract.enqueue import EnqueueContract
 from outbox_contract.escalation import EscalationContract
@@ -60,6 +61,7 @@ class OutboxContract(
     PauseContract,
     LookingContract,
     SchemaContract,
+    DepthContract,
 ):
     """Everything that an outbox promises to one process."""
 

@@ -414,6 +414,37 @@ class TestLayers:
         assert len(importers) <= 1
 
 
+def bases_of_ours(path: Path) -> dict[str, list[str]]:
+    """The bases of each class in a file that are classes of the package, too."""
+    tree = ast.parse(path.read_text("utf-8"))
+    ours = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            if node.module.startswith("hydracache_sync"):
+                ours |= {alias.asname or alias.name for alias in node.names}
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            names = [
+                base.value if isinstance(base, ast.Subscript) else base
+                for base in node.bases
+            ]
+            found[node.name] = [
+                name.id
+                for name in names
+                if isinstance(name, ast.Name) and name.id in ours
+            ]
+    return found
+
+
+class TestClasses:
+    @pytest.mark.parametrize("name", sorted(modules()))
+    def test_none_has_more_than_one_base_of_ours(self, name: str) -> None:
+        found = bases_of_ours(modules()[name])
+
+        assert {each: bases for each, bases in found.items() if len(bases) > 1} == {}
+
+
 #: What asks for the words of an error: in SQL, and in Python.
 READS_AN_ERROR = re.compile(
     r"""last_error \s+ (like|glob|regexp|rlike|in|between|collate) \b
