@@ -280,7 +280,8 @@ where id in ({{ids}})
 """
 
 # No row that has an error: it may have been enqueued again since, by a commit that came
-# after the apply. "state + 0" keeps SQLite's planner from reading all pending rows.
+# after the apply. So may one that is due later than it was created: a dead letter that
+# was reset. "state + 0" keeps SQLite's planner from reading all pending rows.
 PUBLISH_COMMIT = f"""
 update {{table}}
 set state = 1,
@@ -292,6 +293,7 @@ where namespace = :namespace
   and target_hash in ({{ids}})
   and state + 0 = 0
   and last_error is null
+  and at_ms <= created_at_ms
 """
 
 # As they were seen before they were applied.
@@ -461,9 +463,14 @@ NOW = """
 select {now}
 """
 
+# It was created before it is due again, which keeps PUBLISH_COMMIT away from it.
 RESET_DEAD = f"""
 update {{table}}
 set state = 0,
+    created_at_ms = case
+      when created_at_ms < {{now}} then created_at_ms
+      else {{now}} - 1
+    end,
     at_ms = {{now}},
     attempts = 0,
     {_CLEAR_TROUBLE},

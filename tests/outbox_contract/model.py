@@ -123,6 +123,7 @@ class Modelled:
             if row["target"] in targets
             and row["state"] is OutboxState.PENDING
             and not row["error"]
+            and row["at"] <= row["created"]
         ]
         for row in pending:
             row.update(state=OutboxState.PUBLISHED, at=self.clock.now_ms)
@@ -133,7 +134,7 @@ class Modelled:
         dead = [row for row in self.rows if row["state"] is OutboxState.DEAD]
         for row in dead:
             row.update(state=OutboxState.PENDING, at=self.clock.now_ms, attempts=0)
-            row.update(error=False)
+            row.update(error=False, created=min(row["created"], row["at"] - 1))
         assert self.outbox.reset_dead_letters(self.namespace) == len(dead)
 
     def purge(self, older_than: int) -> None:

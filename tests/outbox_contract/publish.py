@@ -61,6 +61,19 @@ class PublishCommitContract(OutboxHooks):
 
         assert keys_of(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["a"]
 
+    def test_a_row_that_was_enqueued_again_is_left_also_after_it_died_and_was_reset(
+        self, outbox
+    ):
+        receipt = outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:7")
+        held = outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        outbox.mark_failed(held, "broken", backoff=0, dead=True)
+        outbox.reset_dead_letters(SHOP)
+
+        assert outbox.publish_commit(receipt) == 0
+
+        assert keys_of(outbox.claim(SHOP, "w", limit=9, claim_ttl=30)) == ["a"]
+
     @pytest.mark.parametrize("before", ["waiting", "published"])
     def test_a_row_that_was_enqueued_again_since_it_was_seen_is_left(
         self, outbox, before
