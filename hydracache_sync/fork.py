@@ -16,6 +16,7 @@ hold compares process ids at each use. This is the only file that registers hook
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -162,6 +163,18 @@ class ForkLock:
 
 #: One for the process: a fork copies all of it.
 fork_lock = ForkLock()
+
+
+def keep_for_good(connection: Any) -> None:
+    """Keep an inherited connection from ever being closed or collected.
+
+    In SQLite its end would let go of the parent's locks on the file, or play back the
+    journal of the parent's transaction over what the parent has committed since. One
+    reference too many does it, also at the interpreter's end, where a list of them
+    would be emptied.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
 
 _holders: weakref.WeakSet[Any] = weakref.WeakSet()
 

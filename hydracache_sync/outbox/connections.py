@@ -6,7 +6,6 @@ Python (uWSGI) and a thread-local survives a fork.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import weakref
 from typing import Any, Callable
@@ -27,17 +26,6 @@ def keep_apart() -> None:
 
 def is_apart() -> bool:
     return "apart" in _threads.mine().__dict__
-
-
-def keep_for_good(connection: Any) -> None:
-    """Keep an inherited connection from ever being closed or collected.
-
-    In SQLite its end would let go of the parent's locks on the file, or play back the
-    journal of the parent's transaction over what the parent has committed since. One
-    reference too many does it, also at the interpreter's end, where a list of them
-    would be emptied.
-    """
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 class _Slot:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 from hydracache_sync.drivers.mysql import only_value
+from hydracache_sync.drivers.pymysql_own import close
 from hydracache_sync.durations import positive_ms
 from hydracache_sync.errors import ConfigurationError, ReadOnlyServerError
 from hydracache_sync.outbox.arguments import checked_count
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.mysql_callers import MySQLCallers
-from hydracache_sync.outbox.mysql_connection import close
 from hydracache_sync.outbox.mysql_errors import READ_ONLY
 from hydracache_sync.outbox.mysql_inserts import MySQLInserts
 from hydracache_sync.outbox.mysql_poll import MySQLPoll

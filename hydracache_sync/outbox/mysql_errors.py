@@ -6,6 +6,7 @@ import re
 import struct
 
 from hydracache_sync.drivers.mysql import error_number
+from hydracache_sync.drivers.pymysql_own import driver_error, is_cut_short
 from hydracache_sync.errors import (
     ConnectionLostError,
     OutboxBusyError,
@@ -13,7 +14,6 @@ from hydracache_sync.errors import (
     ReadOnlyServerError,
     SchemaError,
 )
-from hydracache_sync.outbox.mysql_connection import driver_error, is_cut_short
 from hydracache_sync.outbox.schema import SCHEMA_VERSION
 
 #: Another transaction was in the way: deadlock, lock wait timeout, the same said of

@@ -8,11 +8,7 @@ import time
 from typing import Any, Iterator, NamedTuple
 
 from hydracache_sync.drivers.pymysql import is_in_transaction
-from hydracache_sync.errors import OutboxBusyError, OutboxError
-from hydracache_sync.outbox.call_limits import CallLimits
-from hydracache_sync.outbox.connections import ThreadConnections, is_apart
-from hydracache_sync.outbox.lent_connections import LentConnections, NoFreeConnection
-from hydracache_sync.outbox.mysql_connection import (
+from hydracache_sync.drivers.pymysql_own import (
     close,
     connect,
     has_plain_cursors,
@@ -20,6 +16,14 @@ from hydracache_sync.outbox.mysql_connection import (
     is_stale,
     let_go,
     was_cut_off,
+)
+from hydracache_sync.errors import OutboxBusyError, OutboxError
+from hydracache_sync.outbox.call_limits import CallLimits
+from hydracache_sync.outbox.connections import ThreadConnections, is_apart
+from hydracache_sync.outbox.lent_connections import (
+    MAX_IDLE,
+    LentConnections,
+    NoFreeConnection,
 )
 from hydracache_sync.outbox.mysql_errors import (
     is_lost,
@@ -137,7 +141,7 @@ class MySQLConnector:
 
     def is_stale(self, connection: Any) -> bool:
         """Whether it is to be closed, and another made."""
-        return connection.made_at <= self._distrusted or is_stale(connection)
+        return connection.made_at <= self._distrusted or is_stale(connection, MAX_IDLE)
 
     def distrust(self) -> None:
         """Have no connection used that was made until now."""

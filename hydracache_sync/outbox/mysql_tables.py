@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hydracache_sync.drivers.pymysql_own import driver_version
 from hydracache_sync.outbox.database import Database
-from hydracache_sync.outbox.mysql_connection import driver_version
 from hydracache_sync.outbox.row import MAX_NODE
 from hydracache_sync.outbox.schema import SCHEMA_VERSION, schema_statements, schema_text
 from hydracache_sync.outbox.schema_checker import (

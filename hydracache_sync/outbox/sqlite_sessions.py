@@ -9,8 +9,8 @@ from typing import Iterator
 from urllib.parse import quote
 
 from hydracache_sync.errors import ConnectionLostError, OutboxError
-from hydracache_sync.fork import ForkLock, fork_lock
-from hydracache_sync.outbox.connections import ThreadConnections, keep_for_good
+from hydracache_sync.fork import ForkLock, fork_lock, keep_for_good
+from hydracache_sync.outbox.connections import ThreadConnections
 from hydracache_sync.outbox.sqlite_errors import sqlite_error, to_text
 
 

@@ -19,13 +19,13 @@ import pytest
 from mysql_databases import Database
 
 from hydracache_sync import MySQLOutbox, OutboxError, SchemaError
-from hydracache_sync.outbox import mysql_poll
-from hydracache_sync.outbox.mysql_connection import connect
-from hydracache_sync.outbox.mysql_poll import (
+from hydracache_sync.drivers.pymysql_own import connect
+from hydracache_sync.drivers.pymysql_poll import (
     UnexpectedReplyError,
     encode_query,
     poll,
 )
+from hydracache_sync.outbox import mysql_poll
 from outbox_contract.common import SHOP, batch_of
 
 #: What a server says to a select of 17: how many columns, the column, their end, the

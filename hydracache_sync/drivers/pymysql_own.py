@@ -1,4 +1,4 @@
-"""The connections that an outbox makes for itself: all that needs PyMySQL for them.
+"""The connections of PyMySQL that an outbox makes for itself.
 
 It is imported here and only when it is used: an app on SQLite never loads it.
 """
@@ -14,8 +14,7 @@ import time
 from importlib import metadata
 from typing import Any
 
-from hydracache_sync.outbox.connections import keep_for_good
-from hydracache_sync.outbox.lent_connections import MAX_IDLE
+from hydracache_sync.fork import keep_for_good
 
 #: Seconds after which an own connection is replaced, at most: the name of a server may
 #: lead elsewhere by then, and nothing but a new connection would follow it. Threads
@@ -48,12 +47,12 @@ def connect(until: float, **options: Any) -> Any:
     return _connection_class()(until, **options)
 
 
-def is_stale(connection: Any) -> bool:
+def is_stale(connection: Any, max_idle: float) -> bool:
     """Whether a connection is closed, or has been idle or there for too long."""
     now = time.monotonic()
     return (
         connection._sock is None
-        or now - connection.used_at >= MAX_IDLE
+        or now - connection.used_at >= max_idle
         or now >= connection.ends_at
     )
 
