@@ -1,7 +1,8 @@
 """The calls that an app's own code makes, the same under every framework.
 
 A framework's integration says where a request's collector is kept; the rest is here.
-Atomic with the data are ``write``, ``enqueue`` and ``transaction`` only.
+Atomic with the data are ``write``, ``enqueue`` and ``transaction`` only. A long file,
+because these are the public calls, each with what its user must know.
 """
 
 from __future__ import annotations
@@ -9,24 +10,21 @@ from __future__ import annotations
 import abc
 import contextlib
 import time
-from contextlib import nullcontext
 from typing import (
     Any,
     Callable,
     Iterable,
     Iterator,
-    Sequence,
     TypeVar,
     Union,
 )
 
-from hydracache_sync.app import open_transactions
+from hydracache_sync.app import own_reads
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.tagged import TaggedCache
-from hydracache_sync.cache.writing import touch
 from hydracache_sync.drivers import driver_of
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.durations import duration_ms
@@ -44,17 +42,6 @@ T = TypeVar("T")
 
 #: What ``enqueue`` takes: intents, and batches of them.
 Invalidations = Union[InvalidationIntent, InvalidationIntentBatch]
-
-
-class _NotToBeStored(Exception):
-    """Ends a load that has itself written: its value may be rolled back.
-
-    :ivar value: for the caller of that load alone.
-    """
-
-    def __init__(self, value: Any) -> None:
-        super().__init__("the loader has written in a transaction that is open")
-        self.value = value
 
 
 class Extension(abc.ABC):
@@ -349,17 +336,7 @@ class Extension(abc.ABC):
         cache may hold the value from before, and a value loaded in an open transaction
         must not get into the cache. Then the database is to be asked.
         """
-        if self._has_uncommitted():
-            return False
-        collected = self.collected_if_any()
-        if collected is not None:
-            if collected:
-                return False
-            if not all(
-                self._is_readable(collected, each) for each in collected.written
-            ):
-                return False
-        return self.earlier_are_published()
+        return own_reads.reads_own_writes(self)
 
     def earlier_are_published(self) -> bool:
         """Whether what the same visitor wrote in earlier requests is published.
@@ -385,52 +362,9 @@ class Extension(abc.ABC):
         long as the request has not committed, nothing that it loads is stored at all.
         The snapshot that the loader reads in is known, see ``HYDRACACHE_SNAPSHOT``.
         """
-        if open_transactions.writing():
-            # They may have more to collect at their flush, and what a statement without
-            # objects has changed nobody knows.
-            return self._past_cache(loader)
-        collected, has_written = self.collected_if_any(), self._has_written()
-        if has_written and (collected is None or not collected.may_be_uncommitted):
-            # What it has changed will be collected right before the commit.
-            return self._past_cache(loader)
-        if collected is not None and not isinstance(tags, (str, bytes)):
-            tags = tuple(tags)
-            if self._is_writing(collected, key, tags):
-                return self._past_cache(loader)
-        if not self.earlier_are_published():
-            return self._past_cache(loader)
-
-        writes = self.request_writes()
-        checking = writes is not None and writes.checks_loads
-
-        def load() -> T:
-            before = open_transactions.statements()
-            value = loader()
-            if not has_written and self._has_uncommitted():
-                self.cache.check_value(value)
-                raise _NotToBeStored(value)
-            if checking and open_transactions.statements() == before:
-                # It has read elsewhere, where the request may have written, too.
-                raise _NotToBeStored(value)
-            return value
-
-        try:
-            with writes.checking() if writes and checking else nullcontext():
-                return self.cache.get_or_load(
-                    key, load, tags=tags, ttl=ttl, soft_ttl=soft_ttl
-                )
-        except _NotToBeStored as exc:
-            value: T = exc.value
-            return value
-
-    def _past_cache(self, loader: Callable[[], T]) -> T:
-        """Load, and raise where the value is of a type that could not be stored.
-
-        A page that works while nothing may be stored must not fail when it may.
-        """
-        value = loader()
-        self.cache.check_value(value)
-        return value
+        return own_reads.get_or_load(
+            self, key, loader, tags=tags, ttl=ttl, soft_ttl=soft_ttl
+        )
 
     def cached(
         self,
@@ -454,15 +388,6 @@ class Extension(abc.ABC):
 
         return decorate
 
-    def _has_uncommitted(self) -> bool:
-        """Whether a transaction of the request has changes that may be rolled back."""
-        return open_transactions.writing() or self._has_written()
-
-    def _has_written(self) -> bool:
-        """Whether one of the connections that the request is known to have, has."""
-        writes = self.request_writes()
-        return writes is not None and bool(writes.has_written())
-
     def _is_open(self, connection: Any) -> bool | None:
         """Whether its transaction has begun before what is written next."""
         self._know(connection)
@@ -475,26 +400,3 @@ class Extension(abc.ABC):
         writes = self.request_writes()
         if writes is not None:
             writes.know(connection)
-
-    def _is_writing(
-        self, collected: RequestState, key: str, tags: Sequence[str]
-    ) -> bool:
-        """Whether an entry may lack what this request has written, or show it early."""
-        if touch(collected.intents, key, tags):
-            return True
-        return any(
-            touch(each.receipt.batch or (), key, tags)
-            and not self._is_readable(collected, each)
-            for each in collected.written
-        )
-
-    def _is_readable(self, collected: RequestState, written: EnqueuedBatch) -> bool:
-        """Whether every cached read shows it; asks the outbox once in a request."""
-        if written.readable:
-            return True
-        if collected.past_cache:
-            return False
-        if not self.runtime.look(written):
-            # Not asked again at each read of the request: wait() and publish() mend it.
-            collected.past_cache = True
-        return written.published

@@ -526,18 +526,18 @@ PROTECTIONS = [
     Protection(
         "P3",
         "nor is it served in place of what the cache has",
-        "app/extension.py",
-        "        if has_written and (collected is None or not"
+        "app/own_reads.py",
+        "    if has_written and (collected is None or not"
         " collected.may_be_uncommitted):\n",
-        "        if False:\n",
+        "    if False:\n",
         _UNCOMMITTED + "test_its_own_change_is_seen_though_another_value_is_cached",
     ),
     Protection(
         "P3",
         "nor is what a loader has changed itself",
-        "app/extension.py",
-        "            if not has_written and self._has_uncommitted():\n",
-        "            if False:\n",
+        "app/own_reads.py",
+        "        if not has_written and _has_uncommitted(app):\n",
+        "        if False:\n",
         _UNCOMMITTED + "test_nor_what_a_loader_has_changed_itself",
     ),
     Protection(
