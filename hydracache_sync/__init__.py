@@ -68,9 +68,9 @@ from hydracache_sync.verify import CachedRead, CacheVerifier, StaleRead, VerifyR
 from hydracache_sync.worker.appliers import (
     InvalidationApplier,
     MemcachedApplier,
-    PlainKeyApplier,
     RecordingApplier,
 )
+from hydracache_sync.worker.plain_keys import PlainKeyApplier
 from hydracache_sync.worker.reports import PublishReport, WorkerDiagnostics
 from hydracache_sync.worker.wait import (
     ConsistencyMode,

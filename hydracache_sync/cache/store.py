@@ -33,6 +33,9 @@ Write = Tuple[Address, bytes, Optional[float]]
 #: something else on the same node are one round trip.
 GONE = -math.inf
 
+#: Address of what every node keeps a copy of, for :meth:`CacheStore.nodes_of`.
+EVERY_NODE: Address = (None, b"")
+
 #: What was *not* acknowledged, and why. Empty: everything was.
 Failures = Dict[Address, ApplyError]
 

@@ -1,6 +1,6 @@
 """Read your writes: wait until the rows of a receipt are seen published.
 
-Each look is a statement by itself, so that it sees what is committed at that moment,
+Each poll is a statement by itself, so that it sees what is committed at that moment,
 and not what an open transaction saw first.
 """
 
@@ -17,7 +17,7 @@ from hydracache_sync.errors import OutboxBusyError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.receipts import InvalidationReceipt
 
-#: Seconds between two looks.
+#: Seconds between two polls.
 POLL_INTERVAL = 0.01
 
 #: Seconds that published rows are kept before a purge. A receipt older than that
@@ -72,12 +72,14 @@ class WaitDiagnostics:
     degraded: int = 0
 
 
-class _Look(NamedTuple):
-    """What one look at the outbox saw."""
+class _Poll(NamedTuple):
+    """What one poll of the outbox saw.
+
+    :ivar final: waiting longer would not make it done.
+    """
 
     done: bool = False
-    #: Nothing that could still happen by itself would make it done.
-    hopeless: bool = False
+    final: bool = False
     pending: int = 0
     dead_lettered: int = 0
 
@@ -117,7 +119,7 @@ class InvalidationWait:
 
     @classmethod
     def local(cls, timeout: float) -> InvalidationWait:
-        """Wait up to ``timeout`` seconds; 0 looks once."""
+        """Wait up to ``timeout`` seconds; 0 polls once."""
         return cls(ConsistencyMode.LOCAL, timeout)
 
     @classmethod
@@ -126,7 +128,7 @@ class InvalidationWait:
         return cls(ConsistencyMode.BEST_EFFORT, timeout)
 
     def poll_interval(self, seconds: float) -> InvalidationWait:
-        """Set the seconds between two looks, above 0; returns the helper."""
+        """Set the seconds between two polls, above 0; returns the helper."""
         positive_ms("poll_interval", seconds)
         self._poll_interval = seconds
         return self
@@ -150,16 +152,16 @@ class InvalidationWait:
     ) -> WaitOutcome:
         """Wait until every row of ``receipt`` is published.
 
-        Call it after the commit. Looks once before and once after the timeout, so that
-        0 is a question and not a refusal. Ends early when a row is dead: waiting will
-        not mend it.
+        Call it after the commit. Polls once before and once after the timeout, so that
+        a timeout of 0 is a question. Ends early when a row is dead: waiting longer
+        would not help.
 
         :raises OutboxError: the outbox could not be read; nothing is known.
         """
 
-        def look(timeout: float) -> _Look:
+        def poll(timeout: float) -> _Poll:
             if receipt.targets == 0:
-                return _Look(done=True)
+                return _Poll(done=True)
             found = outbox.status_for_commit(
                 receipt.namespace,
                 receipt.commit_position,
@@ -173,9 +175,9 @@ class InvalidationWait:
             age_ms = found.now_ms - receipt.created_at_ms
             if found.pending == 0 and age_ms > self._keep_published * 1000:
                 pending = 0
-            return _Look(pending == 0 and dead == 0, dead > 0, pending, dead)
+            return _Poll(pending == 0 and dead == 0, dead > 0, pending, dead)
 
-        return self._until(look)
+        return self._until(poll)
 
     def wait_drained(self, outbox: InvalidationOutbox, namespace: str) -> WaitOutcome:
         """Wait until nothing in ``namespace`` is pending; dead letters degrade it.
@@ -185,21 +187,21 @@ class InvalidationWait:
         :raises OutboxError: the outbox could not be read; nothing is known.
         """
 
-        def look(timeout: float) -> _Look:
+        def poll(timeout: float) -> _Poll:
             status = outbox.status(namespace, timeout=timeout)
             pending, dead = status.pending, status.dead_lettered
-            return _Look(
+            return _Poll(
                 pending == 0 and dead == 0, pending == 0 and dead > 0, pending, dead
             )
 
-        return self._until(look)
+        return self._until(poll)
 
-    def _until(self, look: Callable[[float], _Look]) -> WaitOutcome:
-        """Look until it is done or hopeless, or the time is up."""
+    def _until(self, poll: Callable[[float], _Poll]) -> WaitOutcome:
+        """Poll until it is done or final, or the time is up."""
         started = self._monotonic()
-        seen, timed_out = _Look(done=True), False
+        seen, timed_out = _Poll(done=True), False
         if self._mode is not ConsistencyMode.NO_WAIT:
-            seen, timed_out = self._poll(look, started)
+            seen, timed_out = self._repeat(poll, started)
         outcome = WaitOutcome(
             self._mode,
             satisfied=seen.done,
@@ -219,21 +221,21 @@ class InvalidationWait:
             )
         return outcome
 
-    def _poll(
-        self, look: Callable[[float], _Look], started: float
-    ) -> tuple[_Look, bool]:
+    def _repeat(
+        self, poll: Callable[[float], _Poll], started: float
+    ) -> tuple[_Poll, bool]:
         deadline = started + self._timeout
         last = self._timeout == 0
-        answered: _Look | None = None
+        answered: _Poll | None = None
         while True:
             try:
-                seen = answered = look(max(0.0, deadline - self._monotonic()))
+                seen = answered = poll(max(0.0, deadline - self._monotonic()))
             except OutboxBusyError:
-                # Locked for so long: another look counts, an earlier one at the end.
+                # Locked for so long: poll again; at the end an earlier answer counts.
                 if last and answered is None:
                     raise
-                seen = answered or _Look()
-            if seen.done or seen.hopeless:
+                seen = answered or _Poll()
+            if seen.done or seen.final:
                 return seen, False
             if last:
                 return seen, True

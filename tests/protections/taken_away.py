@@ -407,8 +407,8 @@ PROTECTIONS = [
         "P4",
         "a wait is satisfied by rows that are seen published",
         "worker/wait.py",
-        "return _Look(pending == 0 and dead == 0, dead > 0, pending, dead)\n",
-        "return _Look(True, False, pending, dead)\n",
+        "return _Poll(pending == 0 and dead == 0, dead > 0, pending, dead)\n",
+        "return _Poll(True, False, pending, dead)\n",
         "tests/worker/test_wait.py"
         "::test_a_pending_row_is_waited_for_until_the_time_is_up",
     ),

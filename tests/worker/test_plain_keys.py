@@ -315,7 +315,7 @@ class TestMapping:
         table: dict[str, Any] = {"both": [bad, unique], "bad": bad}
         applier = PlainKeyApplier(client, key=lambda i: table[str(i.value)])
 
-        with caplog.at_level("DEBUG", logger="hydracache_sync.worker.appliers"):
+        with caplog.at_level("DEBUG", logger="hydracache_sync.worker.plain_keys"):
             report = OutboxWorker(outbox, applier, SHOP).run_once()
 
         assert report == PublishReport(claimed=2, published=2)
