@@ -29,7 +29,9 @@ class Event:
 class RowsEvent(Event):
     """Something happened to rows.
 
-    :ivar rows: as they were claimed; a row's ``id`` names it for an operator.
+    :ivar rows: as they were claimed; a row's ``id`` names it for an operator. Some
+        attributes are read from the database when they are asked for first, see
+        :class:`~hydracache_sync.OutboxRow`.
     :ivar lost: how many of them had been taken over by another worker meanwhile, and
         were left to it. Which ones is not known.
     """

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
-from typing import Any, ContextManager, Iterable, Protocol, Sequence
+from typing import Any, ContextManager, Iterable, Iterator, Protocol, Sequence
 
 from hydracache_sync.durations import positive_ms
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.arguments import checked_count
 from hydracache_sync.outbox.base import MAX_OWNER
+from hydracache_sync.outbox.claimed_row import Claim, ClaimedRow
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
 from hydracache_sync.outbox.row import OutboxRow, OutboxState
 from hydracache_sync.printable import printable_logger
@@ -24,9 +26,6 @@ LOOK_AHEAD_EVERY = 10.0
 
 class ClaimOrder(Protocol):
     """How the claims of one database keep out of each other's way."""
-
-    #: What takes the records of a claim, which are as the dialect selects them.
-    row: type[OutboxRow]
 
     def around(self, cursor: Any) -> ContextManager[None]:
         """What a claim needs around its transaction."""
@@ -77,7 +76,7 @@ class Claims:
             records = cursor.fetchall()
             if not records:
                 return []
-            now_ms = order.row.clock(records[0])
+            now_ms = abs(int(records[0][-1]))
             claim = {
                 "claimed_at_ms": now_ms,
                 "until_ms": now_ms + ttl_ms,
@@ -92,8 +91,17 @@ class Claims:
                 # Rows that were not locked while they were read may have been
                 # finished or discarded in between.
                 records = self._still_claimed(cursor, records, token)
-            common = (namespace, OutboxState.PENDING.code, *claim.values())
-            return [order.row(record, common) for record in records]
+            shared = Claim(
+                (namespace, OutboxState.PENDING.code, *claim.values()),
+                [record[0] for record in records],
+                functools.partial(self._read_whole, params),
+            )
+            rows: list[OutboxRow] = [ClaimedRow(record, shared) for record in records]
+            tried = [record[0] for record in records if record[-1] < 0]
+            if tried:
+                whole = self._whole(cursor, params, tried)
+                rows = [whole.get(row.id, row) for row in rows]
+            return rows
 
         rows = database.transact(take, around=order.around)
         if len(rows) < limit:
@@ -112,6 +120,25 @@ class Claims:
             )
             held.update(record[0] for record in cursor.fetchall())
         return [record for record in records if record[0] in held]
+
+    def _whole(
+        self, cursor: Any, params: dict[str, Any], ids: Sequence[int]
+    ) -> dict[int, OutboxRow]:
+        """Read rows as they are in the open transaction."""
+        found: dict[int, OutboxRow] = {}
+        for part in parts_of(ids, IDS_PER_STATEMENT):
+            self._database.statements.run(cursor, statements.ROWS_BY_ID, params, part)
+            for record in cursor.fetchall():
+                found[record[0]] = OutboxRow(record)
+        return found
+
+    def _read_whole(
+        self, params: dict[str, Any], ids: Sequence[int]
+    ) -> Iterator[OutboxRow]:
+        """Read rows as they are now."""
+        for part in parts_of(ids, IDS_PER_STATEMENT):
+            for record in self._database.read(statements.ROWS_BY_ID, params, part):
+                yield OutboxRow(record)
 
     def make_dated_ahead_due(self, namespaces: Sequence[str]) -> None:
         """Make rows due that are dated ahead, now and then, in one of ``namespaces``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, Sequence
 
 from hydracache_sync.durations import duration_ms
@@ -61,11 +62,11 @@ class Marks:
 
     def _mark(self, template: str, rows: Sequence[OutboxRow], **params: Any) -> int:
         """Change the rows that their claim still holds; count them."""
-        held: dict[int, list[int]] = {}
+        held: defaultdict[int, list[int]] = defaultdict(list)
         for row in rows:
             token = row.claim_token
             if token is not None:
-                held.setdefault(token, []).append(row.id)
+                held[token].append(row.id)
         parts = [
             ({**params, "token": token}, part)
             for token, ids in held.items()

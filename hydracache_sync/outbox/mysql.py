@@ -29,8 +29,6 @@ from hydracache_sync.outbox.mysql_sessions import (
     server_of,
 )
 from hydracache_sync.outbox.mysql_tables import MySQLTables
-from hydracache_sync.outbox.packed_row import PACKED_DETAILS, PackedRow
-from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.statements import ON_DUPLICATE_CARRY_AGAIN, Dialect
@@ -65,7 +63,6 @@ MYSQL = Dialect(
     pattern=lambda text: b"%%%s%%"
     % re.sub(r"[%_|]", r"|\g<0>", text).replace("*", "%").encode("utf-8"),
     begin="start transaction",
-    details=PACKED_DETAILS,
     ids_in_text=True,
     encode=lambda text: text.encode("utf-8"),
 )
@@ -240,8 +237,6 @@ class ClaimTurns:
 
     :param name: of the server's lock that stands for a turn.
     """
-
-    row: type[OutboxRow] = PackedRow
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -94,12 +94,18 @@ MAX_NODE = 255
 #: it was finished.
 ENQUEUED_AGAIN = "enqueued again under its commit position"
 
-_WAITS_FOR = len(TARGET_COLUMNS) + DETAIL_COLUMNS.index("waits_for")
-_ABANDONED = len(TARGET_COLUMNS) + DETAIL_COLUMNS.index("abandoned")
-
 
 class OutboxRow:
     """One durable invalidation, as it was when it was read. Immutable.
+
+    Of rows that :meth:`~hydracache_sync.InvalidationOutbox.claim` returns, and so in
+    the events of a worker, these are as they were claimed: :attr:`id`, :attr:`intent`,
+    :attr:`namespace`, :attr:`attempts`, :attr:`waits_for`, :attr:`was_abandoned`,
+    :attr:`last_error`, :attr:`state` and the claim. The others, which are
+    :attr:`commit_position`, :attr:`target_hash`, :attr:`row_id`, :attr:`reason`,
+    :attr:`created_at_ms` and :attr:`available_at_ms`, may be read from the database
+    when one of them is asked for first, with one statement for all rows of the claim;
+    ``OutboxError`` if that fails, or if the row was deleted meanwhile.
 
     Source: ``OutboxRow`` in ``hydracache-db/src/outbox.rs``. Differs: :attr:`id` is the
     table's integer key and the hash is :attr:`row_id`; a row that cannot be decoded is
@@ -119,11 +125,6 @@ class OutboxRow:
         self._common = record[len(ROW_COLUMNS) :] if common is None else common
         self._intent: InvalidationIntent | None = None
         self._fault: str | None = None
-
-    @staticmethod
-    def clock(record: tuple[Any, ...]) -> int:
-        """The database's clock, in ms, of a record that a claim has selected."""
-        return int(record[-1])
 
     @property
     def _details(self) -> tuple[Any, ...]:
@@ -232,15 +233,13 @@ class OutboxRow:
 
         None once it failed otherwise, or where its applier names no nodes.
         """
-        # Asked of every row of a drain.
-        node = self._record[_WAITS_FOR]
+        node = self._details[6]
         return None if node is None else readable(node)
 
     @property
     def was_abandoned(self) -> bool:
         """Whether its last claim expired: the worker crashed or hung."""
-        # Asked of every row of a drain.
-        return bool(self._record[_ABANDONED])
+        return bool(self._details[7])
 
     @property
     def is_published(self) -> bool:
@@ -251,20 +250,11 @@ class OutboxRow:
         return self.state is OutboxState.DEAD
 
     def _decode(self) -> None:
-        # Of every row of a drain: no slice, which would be a tuple more.
         record = self._record
-        kind, value, entity_name = record[1], record[2], record[3]
         try:
             if self._common[1] not in _STORED:
                 raise ValueError(f"unknown state {self._common[1]!r}")
-            if type(kind) is not str:
-                kind = _KINDS.get(kind) or _text("kind", kind)
-            if value is not None and (type(value) is not str or len(value) > _SHORT):
-                value = _text("value", value)
-            if entity_name is not None:
-                if type(entity_name) is not str or len(entity_name) > _SHORT:
-                    entity_name = _text("entity_name", entity_name)
-            self._intent = InvalidationIntent.from_storage(kind, value, entity_name)
+            self._intent = decoded(record[1], record[2], record[3])
         except ValueError as exc:
             # The row stays as it is; the worker dead-letters it with this reason.
             self._fault = f"malformed row: {exc}"
@@ -298,6 +288,27 @@ _KINDS = {kind.encode(): kind for kind in KINDS}
 
 #: Characters that are within the limit whatever their bytes.
 _SHORT = MAX_TARGET // 4
+
+
+def decoded(kind: Any, value: Any, entity_name: Any) -> InvalidationIntent:
+    """Make an intent of the columns of a row.
+
+    :raises ValueError: they do not form one; the message says why.
+    """
+    # Of every row of a drain, mostly like this.
+    if type(value) is str and len(value) <= _SHORT and type(kind) is str:
+        if entity_name is None or (
+            type(entity_name) is str and len(entity_name) <= _SHORT
+        ):
+            return InvalidationIntent.from_storage(kind, value, entity_name)
+    if type(kind) is not str:
+        kind = _KINDS.get(kind) or _text("kind", kind)
+    if value is not None and (type(value) is not str or len(value) > _SHORT):
+        value = _text("value", value)
+    if entity_name is not None:
+        if type(entity_name) is not str or len(entity_name) > _SHORT:
+            entity_name = _text("entity_name", entity_name)
+    return InvalidationIntent.from_storage(kind, value, entity_name)
 
 
 def _text(column: str, raw: object) -> str:

@@ -11,7 +11,6 @@ from typing import Any, Callable, Iterator
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import Database
-from hydracache_sync.outbox.row import DETAIL_COLUMNS, OutboxRow
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.sqlite_callers import SQLiteCallers
@@ -19,7 +18,7 @@ from hydracache_sync.outbox.sqlite_inserts import SQLiteInserts
 from hydracache_sync.outbox.sqlite_poll import FilePoll
 from hydracache_sync.outbox.sqlite_sessions import SQLiteConnector, SQLiteSessions
 from hydracache_sync.outbox.sqlite_tables import SQLiteTables
-from hydracache_sync.outbox.statements import CLAIMED, Dialect
+from hydracache_sync.outbox.statements import Dialect
 
 #: Seconds to go on trying while others hold SQLite's write lock. Producers hold it
 #: for milliseconds; a backup or a long import may hold it for seconds.
@@ -37,10 +36,6 @@ SQLITE = Dialect(
     matches="last_error glob :pattern",
     pattern=lambda text: "*" + re.sub(r"[\[?]", r"[\g<0>]", text) + "*",
     begin="begin immediate",
-    details=", ".join(
-        f"{{{column}}}" if column in CLAIMED else column for column in DETAIL_COLUMNS
-    )
-    + ", {now}",
     ids_in_text=False,
     encode=lambda text: text,
 )
@@ -115,8 +110,6 @@ class UnsyncedClaims:
     WAL mode alone: only there does the next commit that is synced bring all before it
     to the disk, in order, and the file is never broken.
     """
-
-    row: type[OutboxRow] = OutboxRow
 
     def __init__(self, sessions: SQLiteSessions) -> None:
         self._sessions = sessions

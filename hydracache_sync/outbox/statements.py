@@ -122,8 +122,7 @@ ANY_PAUSED_BIT = """{bit} * exists (
 # Of a row whose claim has ended a failed attempt is counted when it is claimed again:
 # nobody else can. Only if its worker has noted that it tried this row alone, and that
 # the cache was there: any other may have died of a row beside it, or in an outage.
-# The claim's select gives all as its update is about to write them.
-CLAIMED = {
+_CLAIMED = {
     "attempts": "attempts + tried_alone",
     "waits_for": "case when claim_token is null then waits_for else null end",
     "abandoned": "case when claim_token is null then abandoned else 1 end",
@@ -132,8 +131,14 @@ CLAIMED = {
     ),
 }
 
+# The clock is negative where something has happened to the row before, so that it has
+# to be read whole: each column of a result costs a worker time.
 CLAIM_SELECT = f"""
-select {_TARGET_COLUMNS}, {{details}}
+select {_TARGET_COLUMNS}, case
+  when claim_token is not null or attempts <> 0 or abandoned <> 0
+    or waits_for is not null or last_error is not null then -{{now}}
+  else {{now}}
+end
 from {{table}}
 where namespace = :namespace
   and state = 0
@@ -147,7 +152,7 @@ limit :limit
 # MySQL assigns from left to right: what asks for the old claim comes first.
 CLAIM_UPDATE = f"""
 update {{table}}
-set {", ".join(f"{column} = {value}" for column, value in CLAIMED.items())},
+set {", ".join(f"{column} = {value}" for column, value in _CLAIMED.items())},
     tried_alone = 0,
     claimed_at_ms = :claimed_at_ms,
     claim_until_ms = :until_ms,
@@ -547,9 +552,6 @@ class Dialect:
     pattern: Callable[[str], Any]
     #: Begins a transaction that may write.
     begin: str
-    #: What a claim selects beside the targets: ``DETAIL_COLUMNS`` and the clock. The
-    #: attempts and the last error are as the claim leaves them.
-    details: str
     #: Whether ids are written into the text of a statement. PyMySQL does that with
     #: parameters anyway, one by one, in Python; SQLite prepares each text anew.
     ids_in_text: bool
@@ -653,11 +655,6 @@ class Statements:
                 part = part.format(
                     # Last of all: a database's name may look like a parameter.
                     table="{table}",
-                    # It may have the clock in it.
-                    details=dialect.details.format(
-                        now=dialect.now,
-                        **CLAIMED,
-                    ),
                     now=dialect.now,
                     on_paused=dialect.on_paused,
                     matches=dialect.matches,

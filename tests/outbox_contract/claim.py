@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hydracache_sync.errors import OutboxError
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import (
     OutboxState,
@@ -35,6 +36,56 @@ class ClaimContract(OutboxHooks):
         assert {row.claim_until_ms for row in rows} == {clock.now_ms + 30_000}
         assert len({row.claim_token for row in rows}) == 1
         assert {row.state for row in rows} == {OutboxState.PENDING}
+
+    def test_what_a_claim_did_not_read_is_read_when_it_is_asked_for(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a", "b", reason="why"), commit_position="tx:7")
+        rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+        outbox.mark_published(rows)
+
+        assert [row.reason for row in rows] == ["why", "why"]
+        assert {row.commit_position.value for row in rows} == {"tx:7"}
+        for row, stored in zip(rows, outbox.rows(SHOP)):
+            assert (row.row_id, row.target_hash) == (stored.row_id, stored.target_hash)
+            assert row.created_at_ms == stored.created_at_ms
+
+    def test_of_a_row_that_was_deleted_since_it_is_known_what_its_claim_read(
+        self, outbox, clock
+    ):
+        outbox.enqueue(SHOP, batch_of("a"))
+        [row] = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+        outbox.mark_published([row])
+        clock.advance(1)
+        outbox.purge_published(SHOP, older_than=0)
+
+        assert (keys_of([row]), row.namespace, row.attempts) == (["a"], SHOP, 0)
+        assert (row.last_error, row.waits_for, row.was_abandoned) == (None, None, False)
+        assert row.claim_owner == "w" and row.state is OutboxState.PENDING
+        assert f"{row.id} pending" in repr(row)
+        with pytest.raises(OutboxError, match=f"row {row.id} is not in the outbox any"):
+            _ = row.reason
+
+    def test_what_had_happened_to_a_row_is_as_it_was_when_it_was_claimed(
+        self, outbox, clock
+    ):
+        outbox.enqueue(SHOP, batch_of("a", "b", "c", "d"))
+        a, b, c, d = outbox.claim(SHOP, "w", limit=10, claim_ttl=1)
+        outbox.mark_failed([a], "refused", backoff=0, dead=False)
+        outbox.release([b], error="away", waits_for="one")
+        clock.advance(2)
+        outbox.enqueue(SHOP, batch_of("e"))
+
+        rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+        stored = outbox.rows(SHOP)
+        outbox.mark_published(rows)
+
+        assert len(rows) == 5
+        found = {row.intent.value: row for row in rows}
+        assert (found["a"].attempts, found["a"].last_error) == (1, "refused")
+        assert found["b"].waits_for == "one"
+        assert found["c"].was_abandoned and found["d"].was_abandoned
+        assert found["e"].last_error is None
+        for row in stored[:4]:
+            assert found[row.intent.value] == row
 
     def test_claimed_rows_are_the_stored_rows(self, outbox):
         outbox.enqueue(SHOP, batch_of("a", reason="r").invalidate_entity("user", "1"))
