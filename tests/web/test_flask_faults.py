@@ -204,7 +204,7 @@ class TestEndOfTheRequest:
         def broken(*_: Any, **__: Any) -> None:
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(shop.state.runtime, "save", broken)
+        monkeypatch.setattr(shop.state.runtime.fallback, "save", broken)
 
         @shop.app.post("/")
         def view() -> str:
