@@ -10,7 +10,7 @@ from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
 from hydracache_sync.cli.moments import counted, duration, utc
 from hydracache_sync.cli.row_output import count_of
-from hydracache_sync.errors import OutboxError, SchemaError
+from hydracache_sync.errors import OutboxError, ReadOnlyServerError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.mysql import MySQLOutbox
 from hydracache_sync.outbox.privileges import ROLES, Privilege
@@ -79,7 +79,17 @@ def _clock(outbox: InvalidationOutbox) -> Finding:
 
 
 def _rights(outbox: SQLOutbox, role: str) -> Iterator[Finding]:
-    missing = outbox.missing_rights()
+    try:
+        missing = outbox.missing_rights()
+    except ReadOnlyServerError as exc:
+        # Says nothing of the login; what can be read is looked at all the same.
+        yield problem(
+            "outbox",
+            str(exc),
+            "name the primary in --outbox, or make this server writable",
+            ExitCode.OUTBOX_AWAY,
+        )
+        return
     for name, needed in ROLES.items():
         lacks = sorted(right for right in needed if right in missing)
         if not lacks:

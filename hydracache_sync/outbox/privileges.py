@@ -2,7 +2,7 @@
 
 Each probe is a statement that needs one privilege and touches no row. Asked like this,
 and not read from SHOW GRANTS, a privilege is found however it was given: to a role, by
-a pattern, by a proxy user; and a server that is read-only says so.
+a pattern, by a proxy user.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hydracache_sync.errors import (
     ConnectionLostError,
     OutboxBusyError,
     OutboxError,
+    ReadOnlyServerError,
     SchemaError,
 )
 from hydracache_sync.outbox.database import Database
@@ -75,13 +76,18 @@ def missing_privileges(database: Database) -> dict[Privilege, str]:
 
     :param database: one that does not check the tables first.
     :return: those that this login lacks, and what the database says.
-    :raises OutboxError: it is away or locked; nothing is known.
+    :raises OutboxError: it is away, locked or read-only; nothing is known.
     """
     missing = {}
     for privilege, probe in PROBES.items():
         try:
             database.change(probe, {})
-        except (OutboxBusyError, ConnectionLostError, SchemaError):
+        except (
+            OutboxBusyError,
+            ConnectionLostError,
+            ReadOnlyServerError,
+            SchemaError,
+        ):
             raise
         except OutboxError as exc:
             missing[privilege] = str(exc)

@@ -256,7 +256,7 @@ class SQLOutbox(InvalidationOutbox):
         """Try each privilege that a role may need. Changes nothing.
 
         :return: those that this login lacks, and what the database says.
-        :raises OutboxError: it is away or locked; nothing is known.
+        :raises OutboxError: it is away, locked or read-only; nothing is known.
         """
         return missing_privileges(self._unchecked)
 

@@ -25,7 +25,15 @@ from mysql_databases import (
 from mysql_grants import grant
 
 import hydracache_sync.outbox.mysql
-from hydracache_sync.errors import OutboxBusyError, OutboxError, SchemaError
+from hydracache_sync.cli.exit_codes import ExitCode
+from hydracache_sync.cli.findings import Level
+from hydracache_sync.cli.outbox_checks import examine_outbox
+from hydracache_sync.errors import (
+    OutboxBusyError,
+    OutboxError,
+    ReadOnlyServerError,
+    SchemaError,
+)
 from hydracache_sync.outbox import MySQLOutbox, OutboxState
 from hydracache_sync.outbox.mysql import ClaimTurns
 from outbox_contract.common import SHOP, batch_of, keys_of, numbered
@@ -798,17 +806,24 @@ def test_rights_that_a_login_lacks_are_found(own, outbox, user, role, missing):
     asking.close()
 
 
-def test_rights_to_write_are_missing_where_the_server_is_read_only(own, outbox, user):
+def test_a_server_that_is_read_only_is_not_taken_for_missing_rights(own, outbox, user):
     grant(own, user, "operator")
+    outbox.enqueue(SHOP, batch_of("a"))
     asking = own.outbox(user=user, password="se-cret")
     own.sql("set global read_only = 1")
     try:
-        found = asking.missing_rights()
+        with pytest.raises(ReadOnlyServerError, match="read-only.*primary"):
+            asking.missing_rights()
+        findings = list(examine_outbox(asking, [], "operator"))
     finally:
         own.sql("set global read_only = 0")
 
-    assert {right.verb for right in found} == {"insert", "update", "delete"}
-    assert all("primary" in text for text in found.values())
+    assert not [each for each in findings if "grant" in (each.mend or "")]
+    [problem] = [each for each in findings if each.level is Level.PROBLEM]
+    assert (problem.check, problem.code) == ("outbox", ExitCode.OUTBOX_AWAY)
+    assert "read-only" in problem.text
+    # What can be read is looked at all the same.
+    assert f"namespace {SHOP}" in {each.check for each in findings}
     asking.close()
 
 
