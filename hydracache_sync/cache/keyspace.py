@@ -73,7 +73,7 @@ def checked_app_key(key: str | bytes) -> bytes:
         blank or a control character, which would let a key carry commands.
     """
     raw = key.encode("utf-8") if isinstance(key, str) else key
-    if not are_app_keys([raw]):
+    if not are_valid_keys([raw]):
         raise ValueError(
             f"{key!r} is no memcached key: 1 to {MAX_APP_KEY} bytes without blanks and"
             " control characters"
@@ -81,7 +81,7 @@ def checked_app_key(key: str | bytes) -> bytes:
     return raw
 
 
-def are_app_keys(keys: Sequence[bytes]) -> bool:
+def are_valid_keys(keys: Sequence[bytes]) -> bool:
     """Tell whether memcached takes every one of these as a key."""
     lengths = set(map(len, keys))
     if lengths and not 1 <= min(lengths) <= max(lengths) <= MAX_APP_KEY:

@@ -1,11 +1,11 @@
-"""Leave a node alone for a while after it failed, then let one caller try it.
+"""A circuit breaker for one node: closed, open, then half-open for one probe.
 
 Waiting for a node that hangs costs each caller its timeout; a page with thirty cached
-reads would wait thirty times. Here the first failure spares the others: until the rest
-is over a call that needs the node fails at once, then one call tries it while the
-others go on failing, and what comes of that decides.
+reads would wait thirty times. The first failure opens the circuit: calls that need the
+node then fail at once. When its time is over, one call is let through as a probe while
+the others go on failing. Its result closes the circuit or opens it for longer.
 
-Nothing here is an answer: that a node was skipped is an error to whoever needed it.
+An open circuit is never an answer: the caller that needed the node gets an error.
 
 Takes no lock, which a fork could copy locked: the state is replaced as a whole.
 """
@@ -18,47 +18,46 @@ from typing import Callable, NamedTuple
 
 from hydracache_sync.backoff import Backoff
 
-#: The first rest is this part of the longest; each further failure doubles it.
+#: The first open time is this part of the longest; each further failure doubles it.
 FIRST_PART = 1 / 16
 
-#: A rest is this many times as long as the failed call took, so that a node that hangs
-#: costs a third of a caller's time at first, and less as the rests grow.
+#: The circuit is open this many times as long as the failed call took, so that a node
+#: that hangs costs a third of a caller's time at first, and less later.
 TIMES_LOST = 2.0
 
 
-class Rest(NamedTuple):
-    """A node is left alone.
+class OpenState(NamedTuple):
+    """The circuit is open, or half-open once ``until`` is over.
 
-    :ivar opened: when it failed; ``time.monotonic``, as all moments here.
-    :ivar until: when the next caller may try.
+    :ivar opened_at: when the node failed; ``time.monotonic``, as all moments here.
+    :ivar until: when the next caller may probe.
     :ivar failures: in a row.
     :ivar reason: what the last failure said.
-    :ivar trying: one caller has been let through, and has not reported yet.
+    :ivar probing: one caller has been let through, and has not reported yet.
     :ivar turn: gives the first caller after ``until`` a 0, the others more.
     """
 
-    opened: float
+    opened_at: float
     until: float
     failures: int
     reason: str
-    trying: bool
+    probing: bool
     turn: Callable[[], int]
 
 
-class Breaker:
-    """Whether one node is to be asked. Safe for threads and forks.
+class CircuitBreaker:
+    """Decides whether calls may go to one node. Safe for threads and forks.
 
-    :param longest: seconds of the longest rest; 0 for no rests.
-    :param patience: seconds after which a try that nobody reported about is taken for
-        abandoned, and the next caller may try.
-
+    :param longest: seconds for which it is open at most; 0 for never.
+    :param patience: seconds after which a probe without a result counts as abandoned,
+        and the next caller may probe.
     :param clock: seconds that never go back; replaced in tests.
 
-    :ivar rest: None while the node is to be asked: the only look that a call pays for.
+    :ivar state: None while closed, which is all that a call looks at then.
     """
 
     __slots__ = (
-        "rest",
+        "state",
         "_longest",
         "_backoff",
         "_patience",
@@ -74,7 +73,7 @@ class Breaker:
         *,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self.rest: Rest | None = None
+        self.state: OpenState | None = None
         self._longest = longest
         self._backoff = Backoff(longest * FIRST_PART, longest)
         self._patience = patience
@@ -83,26 +82,26 @@ class Breaker:
         self._worked_since = float("-inf")
         self._failures_before = 0
 
-    def at_rest(self, now: float) -> Rest | None:
-        """Return the rest that is not over yet, if there is one."""
-        rest = self.rest
-        return rest if rest is not None and now < rest.until else None
+    def open_at(self, now: float) -> OpenState | None:
+        """Return the state that refuses all calls now, None if one may probe or go."""
+        state = self.state
+        return state if state is not None and now < state.until else None
 
-    def refused(self, now: float) -> Rest | None:
-        """Ask to call the node; return the rest that forbids it.
+    def try_acquire(self, now: float) -> OpenState | None:
+        """Ask to call the node.
 
-        None may mean that this caller is the one that tries: it reports what came of
-        it, or calls :meth:`untried`.
+        :return: the state that refuses it. None lets the caller go on, perhaps as the
+            probe: it reports its result, or calls :meth:`cancel_probe`.
         """
-        rest = self.rest
-        if rest is None:
+        state = self.state
+        if state is None:
             return None
-        if now < rest.until:
-            return rest
-        if rest.turn() and now < rest.until + self._patience:
-            return rest
-        self.rest = rest._replace(
-            until=now + self._patience, trying=True, turn=count().__next__
+        if now < state.until:
+            return state
+        if state.turn() and now < state.until + self._patience:
+            return state
+        self.state = state._replace(
+            until=now + self._patience, probing=True, turn=count().__next__
         )
         return None
 
@@ -110,33 +109,33 @@ class Breaker:
         """Note that a call which began at ``began`` got no proper answer."""
         if not self._longest:
             return
-        rest = self.rest
-        if began < (self._worked_since if rest is None else rest.opened):
+        state = self.state
+        if began < (self._worked_since if state is None else state.opened_at):
             # It went out before what is known now. When a node hangs, all callers that
             # wait for it fail at once, and that is one failure.
             return
         now = self._clock()
-        failures = 1 if rest is None else rest.failures + 1
-        if rest is None and now - self._worked_since < self._longest:
-            # It comes and goes: to begin anew each time would be to wait each time.
+        failures = 1 if state is None else state.failures + 1
+        if state is None and now - self._worked_since < self._longest:
+            # It comes and goes: the first, short time would not help then.
             failures = self._failures_before + 1
         length = max(self._backoff.bound(failures), TIMES_LOST * (now - began))
         until = now + self._backoff.jittered(min(self._longest, length))
-        self.rest = Rest(now, until, failures, reason, False, count().__next__)
+        self.state = OpenState(now, until, failures, reason, False, count().__next__)
 
     def succeeded(self, began: float) -> None:
         """Note that a call which began at ``began`` was answered."""
-        rest = self.rest
-        if rest is None or began < rest.opened:
+        state = self.state
+        if state is None or began < state.opened_at:
             return
-        self._failures_before = rest.failures
+        self._failures_before = state.failures
         self._worked_since = self._clock()
-        self.rest = None
+        self.state = None
 
-    def untried(self) -> None:
-        """Note that a call was given up, with no word about the node."""
-        rest = self.rest
-        if rest is not None and rest.trying:
-            self.rest = rest._replace(
-                until=self._clock(), trying=False, turn=count().__next__
+    def cancel_probe(self) -> None:
+        """Note that a call was given up and says nothing about the node."""
+        state = self.state
+        if state is not None and state.probing:
+            self.state = state._replace(
+                until=self._clock(), probing=False, turn=count().__next__
             )

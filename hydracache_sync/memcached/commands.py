@@ -12,7 +12,7 @@ from typing import Any, Iterator, NamedTuple, Sequence
 from hydracache_sync.cache.keyspace import (
     NODE_IDENTITY,
     Address,
-    are_app_keys,
+    are_valid_keys,
     checked_app_key,
 )
 from hydracache_sync.cache.store import (
@@ -186,7 +186,7 @@ def _with_good_keys(
 ) -> Sequence[Address]:
     # The server would answer a bad key in a set with two lines, one for the command
     # and one for the value, and every later answer would be taken for its neighbour's.
-    if are_app_keys([key for _, key in addresses]):
+    if are_valid_keys([key for _, key in addresses]):
         return addresses
     for address in addresses:
         try:

@@ -45,8 +45,8 @@ class NoFreeConnection(TimeoutError):
 LOCK_LOST = 1.0
 
 
-class _Lendings:
-    """What a pool has in one process. Replaced as a whole after a fork."""
+class _PoolState:
+    """The connections of a pool in one process. Replaced as a whole after a fork."""
 
     __slots__ = ("pid", "lock", "waiting", "idle", "all", "__weakref__")
 
@@ -77,15 +77,15 @@ class _Lendings:
             if self.lock is lock:
                 self.lock = threading.Lock()
 
-    def queue_up(self) -> threading.Lock:
-        """Wait for something to come free from now on; acquire what is returned."""
+    def add_waiter(self) -> threading.Lock:
+        """Register a waiter. Its lock is released when something comes free."""
         ticket = threading.Lock()
         ticket.acquire()
         self.waiting.append(ticket)
         return ticket
 
-    def step_out(self, ticket: threading.Lock, *, unused: bool) -> None:
-        """Wait no more. If woken and ``unused``, somebody else is woken instead."""
+    def remove_waiter(self, ticket: threading.Lock, *, unused: bool) -> None:
+        """Take a waiter off. If it was woken and ``unused``, the next one is woken."""
         try:
             self.waiting.remove(ticket)
         except ValueError:
@@ -94,11 +94,11 @@ class _Lendings:
                 self.wake_one()
 
     def wake_one(self) -> None:
-        """Let one of those that wait look again."""
+        """Wake the waiter that came first, if there is one."""
         try:
             self.waiting.popleft().release()
         except IndexError:
-            # Nobody waits.
+            # There is no waiter.
             pass
 
 
@@ -120,7 +120,7 @@ class ConnectionPool:
         self.limits = limits
         self.size = size
         self._tls_context = tls_context
-        self._lendings = _Lendings()
+        self._state = _PoolState()
         self._machine = machine_of(server.name)
         # Only tidies up early. What holds is the comparison of process ids in take(),
         # also where a server forks without Python's knowledge.
@@ -136,15 +136,15 @@ class ConnectionPool:
         :raises SeveralMachines: connections reach more than one server.
         :raises OSError: could not connect.
         """
-        lendings = self._lendings
-        if lendings.pid != getpid():
-            lendings = self.start_anew(lendings)
+        state = self._state
+        if state.pid != getpid():
+            state = self.start_anew(state)
         while True:
             # A list pops and appends whole, so without a crowd no lock is taken.
             try:
-                connection = lendings.idle.pop()
+                connection = state.idle.pop()
             except IndexError:
-                connection = self._wait_or_make(lendings, deadline)
+                connection = self._wait_or_make(state, deadline)
             if connection.used_at is None:
                 return self._opened(connection, now, deadline)
             try:
@@ -165,35 +165,34 @@ class ConnectionPool:
 
     def put(self, connection: Connection) -> None:
         """Give back a connection on which every answer was read to its end."""
-        lendings = self._lendings
-        if connection.home is not lendings:
+        state = self._state
+        if connection.home is not state:
             # It was taken before close() or before a fork.
             self.drop(connection)
             return
-        lendings.idle.append(connection)
-        # Who waits has said so before looking at the list, and so is seen here or has
-        # seen the connection.
-        if lendings.waiting:
-            lendings.wake_one()
+        state.idle.append(connection)
+        # Waiters register before they check ``idle``, so no wake-up is lost.
+        if state.waiting:
+            state.wake_one()
 
     def drop(self, connection: Connection) -> None:
         """Give back a connection that must not be used again."""
         connection.close()
-        lendings: _Lendings = connection.home
-        if lendings.pid != getpid():
-            # Its lock is a copy that nobody may ever give back.
+        state: _PoolState = connection.home
+        if state.pid != getpid():
+            # Its lock is the parent's copy, and may be locked for ever.
             return
         try:
-            lock = lendings.locked()
+            lock = state.locked()
             try:
-                lendings.all.discard(connection)
+                state.all.discard(connection)
             finally:
                 lock.release()
         finally:
-            lendings.wake_one()
+            state.wake_one()
 
     def renew(self, connection: Connection, deadline: float) -> None:
-        """Connect a taken connection anew. It keeps its place: nobody is waited for.
+        """Connect a taken connection anew. It keeps its place in the pool.
 
         :raises OSError: could not connect; the connection is given back.
         """
@@ -203,39 +202,39 @@ class ConnectionPool:
 
     def drop_idle(self) -> None:
         """Close what is idle: one of them had ended, so the others have too."""
-        self._drop_idle_of(self._lendings)
+        self._drop_idle_of(self._state)
 
     def close(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
-        lendings, self._lendings = self._lendings, _Lendings()
-        self._drop_idle_of(lendings)
+        state, self._state = self._state, _PoolState()
+        self._drop_idle_of(state)
 
     def abandon_inherited(self) -> None:
         """In a forked child, close its copies of the parent's connections."""
-        if self._lendings.pid != getpid():
+        if self._state.pid != getpid():
             self.start_anew()
 
-    def start_anew(self, inherited: _Lendings | None = None) -> _Lendings:
+    def start_anew(self, inherited: _PoolState | None = None) -> _PoolState:
         """Forget what belongs to the parent process, after a fork.
 
         The descriptors are this process's copies: closing them leaves the parent's
         connections alive, and nothing is said on them.
         """
         if inherited is None:
-            inherited = self._lendings
-        if self._lendings is inherited:
-            self._lendings = _Lendings()
+            inherited = self._state
+        if self._state is inherited:
+            self._state = _PoolState()
         for connection in list(inherited.all):
             connection.close()
-        return self._lendings
+        return self._state
 
-    def _wait_or_make(self, lendings: _Lendings, deadline: float) -> Connection:
+    def _wait_or_make(self, state: _PoolState, deadline: float) -> Connection:
         """Return an idle connection, or one that is not open yet."""
         while True:
-            ticket = lendings.queue_up()
+            ticket = state.add_waiter()
             unused = True
             try:
-                connection = self._idle_or_new(lendings)
+                connection = self._idle_or_new(state)
                 if connection is not None:
                     return connection
                 remaining = deadline - monotonic()
@@ -247,18 +246,18 @@ class ConnectionPool:
                 ticket.acquire(timeout=remaining)
                 unused = False
             finally:
-                lendings.step_out(ticket, unused=unused)
+                state.remove_waiter(ticket, unused=unused)
 
-    def _idle_or_new(self, lendings: _Lendings) -> Connection | None:
-        lock = lendings.locked()
+    def _idle_or_new(self, state: _PoolState) -> Connection | None:
+        lock = state.locked()
         try:
             try:
-                return lendings.idle.pop()
+                return state.idle.pop()
             except IndexError:
-                if len(lendings.all) >= self.size:
+                if len(state.all) >= self.size:
                     return None
-            connection = Connection(self.server, self.limits, lendings)
-            lendings.all.add(connection)
+            connection = Connection(self.server, self.limits, state)
+            state.all.add(connection)
             return connection
         finally:
             lock.release()
@@ -313,10 +312,10 @@ class ConnectionPool:
             if self._machine.met(identity, other.changes) is not Met.NEW:
                 return
 
-    def _drop_idle_of(self, lendings: _Lendings) -> None:
-        while lendings.idle:
+    def _drop_idle_of(self, state: _PoolState) -> None:
+        while state.idle:
             try:
-                connection = lendings.idle.pop()
+                connection = state.idle.pop()
             except IndexError:
                 return
             self.drop(connection)

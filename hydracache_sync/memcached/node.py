@@ -1,9 +1,9 @@
 """One memcached: what is said to it, and what its answers mean.
 
 Every command is acknowledged, and an answer that is missing, late or odd is never taken
-for one. Sending and reading are separate (``ask`` and ``answers``, ``tell`` and
-``acknowledged``), so that a store of several nodes can send to all of them before it
-waits for the first.
+for one. Sending and reading are separate (``send_get`` and ``read_values``,
+``send_writes`` and ``read_statuses``), so that a store of several nodes can send to all
+of them before it waits for the first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Dict, NoReturn, Sequence, TypeVar
 
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
 from hydracache_sync.memcached import commands
-from hydracache_sync.memcached.circuit_breaker import Breaker, Rest
+from hydracache_sync.memcached.circuit_breaker import CircuitBreaker, OpenState
 from hydracache_sync.memcached.commands import KEYS_PER_GET
 from hydracache_sync.memcached.connection_pool import ConnectionPool, NoFreeConnection
 from hydracache_sync.memcached.replies import (
@@ -42,8 +42,8 @@ class Node:
     the moment at which an answer has been waited for long enough, by waiting for that
     of another node: it must be there then. None says that nothing was waited for yet.
 
-    After a failure the node is left alone for a while, see ``Breaker``: what would ask
-    it fails at once.
+    After a failure the circuit breaker is open for a while: calls that need the node
+    fail at once.
 
     :ivar name: as in the server list; part of every error.
     :ivar index: its place in the store. Connections are taken in this order, so that
@@ -65,7 +65,7 @@ class Node:
         self._call_timeout = limits.call_timeout
         # What a call can take at most: the answer to its last read may be late, too.
         patience = limits.connect_timeout + limits.call_timeout + 2 * limits.timeout
-        self._breaker = Breaker(retry_after, patience)
+        self._breaker = CircuitBreaker(retry_after, patience)
         self._pool = ConnectionPool(
             server, limits, size=pool_size, tls_context=tls_context
         )
@@ -75,32 +75,32 @@ class Node:
         self._pool.close()
 
     def abandon(self, connection: Connection) -> None:
-        """Close a connection whose answer nobody reads: it would be the next one's."""
-        self._breaker.untried()
+        """Close a connection whose answer is not read: the next caller would."""
+        self._breaker.cancel_probe()
         self._pool.drop(connection)
 
     def check(self, now: float) -> None:
-        """Find out before anything is sent whether the node is left alone now.
+        """Check before anything is sent that the circuit breaker is not open.
 
         :raises ApplyUnavailable: it is.
         """
         breaker = self._breaker
-        if breaker.rest is not None:
-            rest = breaker.at_rest(now)
-            if rest is not None:
-                raise self._left_alone(rest)
+        if breaker.state is not None:
+            state = breaker.open_at(now)
+            if state is not None:
+                raise self._circuit_open(state)
 
-    # Reading. A question may be asked twice, so it is, where an idle connection turns
-    # out to have ended: the first read after a restart just works.
+    # Reading. A ``get`` is sent again where an idle connection turns out to have ended,
+    # so the first read after a restart succeeds.
 
-    def ask(self, keys: Sequence[bytes], now: float) -> Connection:
-        """Send a ``get`` for 1 to ``KEYS_PER_GET`` keys; then call :meth:`answers`.
+    def send_get(self, keys: Sequence[bytes], now: float) -> Connection:
+        """Send a ``get`` for 1 to ``KEYS_PER_GET`` keys; then call :meth:`read_values`.
 
         :raises ApplyUnavailable: the node did not take it.
         """
         request = commands.get(keys)
-        if self._breaker.rest is not None:
-            self._take_turn(now)
+        if self._breaker.state is not None:
+            self._acquire(now)
         deadline = now + self._call_timeout
         try:
             connection = self._pool.take(now, deadline)
@@ -112,10 +112,10 @@ class Node:
             self._give_up(exc, now)
         return connection
 
-    def answers(
+    def read_values(
         self, connection: Connection, keys: Sequence[bytes], due: float | None = None
     ) -> list[bytes | None]:
-        """Read the answer to :meth:`ask`: values in the order of the keys.
+        """Read the answer to :meth:`send_get`: values in the order of the keys.
 
         :raises ApplyUnavailable: the node did not answer properly.
         """
@@ -166,8 +166,8 @@ class Node:
     # through a proxy for one, would bring the token back after its successor, and with
     # it the entries loaded under it. Idle connections are looked at before instead.
 
-    def tell(
-        self, data: bytes, now: float, *, even_if_left_alone: bool = False
+    def send_writes(
+        self, data: bytes, now: float, *, even_if_open: bool = False
     ) -> Connection:
         """Send commands that are answered by a line each, and no more than a window.
 
@@ -175,8 +175,8 @@ class Node:
 
         :raises ApplyUnavailable: part of it may have been sent and carried out.
         """
-        if self._breaker.rest is not None and not even_if_left_alone:
-            self._take_turn(now)
+        if self._breaker.state is not None and not even_if_open:
+            self._acquire(now)
         deadline = now + self._call_timeout
         try:
             connection = self._pool.take(now, deadline, proven=True)
@@ -189,7 +189,7 @@ class Node:
             self._give_up(exc, now)
         return connection
 
-    def acknowledged(
+    def read_statuses(
         self,
         connection: Connection,
         things: Sequence[T],
@@ -240,7 +240,7 @@ class Node:
         self._answered(connection)
         return True
 
-    def added(
+    def read_added(
         self, connection: Connection, keys: Sequence[bytes], due: float | None = None
     ) -> list[bytes | None]:
         """Read the answers to an ``add`` of each key and a ``get`` of them all.
@@ -269,12 +269,12 @@ class Node:
             raise failure
         return values
 
-    def versions(
+    def read_versions(
         self, connection: Connection, keys: Sequence[bytes], due: float | None = None
     ) -> tuple[list[tuple[bytes, bytes] | None], dict[int, ApplyError]]:
         """Read the answers to a window of ``commands.versions``.
 
-        The connection then goes to :meth:`tell_more`, or to :meth:`put_back` if there
+        The connection then goes to :meth:`send_more`, or to :meth:`put_back` if there
         is no more to say.
 
         :return: value and version in the order of the keys, None where nothing is; and
@@ -303,8 +303,8 @@ class Node:
             self._give_up(exc, connection.used_at)
         return found, refused
 
-    def tell_more(self, connection: Connection, data: bytes, now: float) -> None:
-        """As :meth:`tell`, on a connection that was held since."""
+    def send_more(self, connection: Connection, data: bytes, now: float) -> None:
+        """As :meth:`send_writes`, on a connection that was held since."""
         try:
             try:
                 connection.send(data, now + self._call_timeout)
@@ -331,7 +331,7 @@ class Node:
                 refused[place] = self._refusal(answer)
         return refused
 
-    def version(self, connection: Connection, due: float | None = None) -> str:
+    def read_version(self, connection: Connection, due: float | None = None) -> str:
         """Read the answer to ``version``.
 
         :raises ApplyUnavailable: the node did not answer properly.
@@ -360,17 +360,17 @@ class Node:
 
         :raises ApplyUnavailable: the node did not answer properly.
         """
-        return self.stats_on(self.ask_stats(now, group))
+        return self.read_stats(self.send_stats(now, group))
 
-    def ask_stats(self, now: float, group: bytes = b"") -> Connection:
-        """Send the question; then call :meth:`stats_on`.
+    def send_stats(self, now: float, group: bytes = b"") -> Connection:
+        """Send the question; then call :meth:`read_stats`.
 
         :raises ApplyUnavailable: the node did not take it.
         """
-        return self.tell(commands.stats(group), now, even_if_left_alone=True)
+        return self.send_writes(commands.stats(group), now, even_if_open=True)
 
-    def stats_on(self, connection: Connection) -> dict[str, str]:
-        """Read the answer to :meth:`ask_stats`.
+    def read_stats(self, connection: Connection) -> dict[str, str]:
+        """Read the answer to :meth:`send_stats`.
 
         :raises ApplyUnavailable: the node did not answer properly.
         """
@@ -405,18 +405,18 @@ class Node:
     # What came of it.
 
     def _answered(self, connection: Connection) -> None:
-        if self._breaker.rest is not None and connection.used_at is not None:
+        if self._breaker.state is not None and connection.used_at is not None:
             self._breaker.succeeded(connection.used_at)
         self._pool.put(connection)
 
-    def _take_turn(self, now: float) -> None:
-        """Go on if this caller is the one that tries a node that failed.
+    def _acquire(self, now: float) -> None:
+        """Go on if this caller is the probe of a node that failed.
 
         :raises ApplyUnavailable: it is not.
         """
-        rest = self._breaker.refused(now)
-        if rest is not None:
-            raise self._left_alone(rest)
+        state = self._breaker.try_acquire(now)
+        if state is not None:
+            raise self._circuit_open(state)
 
     # What went wrong, in words.
 
@@ -455,7 +455,7 @@ class Node:
     def _unavailable(self, failure: OSError, began: float | None) -> ApplyUnavailable:
         text = str(failure) or type(failure).__name__
         if isinstance(failure, _NO_OUTAGE):
-            self._breaker.untried()
+            self._breaker.cancel_probe()
         elif began is not None:
             self._breaker.failed(began, text)
         return ApplyUnavailable(
@@ -464,10 +464,10 @@ class Node:
             answered=isinstance(failure, (BrokenReply, SeveralMachines)),
         )
 
-    def _left_alone(self, rest: Rest) -> ApplyUnavailable:
+    def _circuit_open(self, state: OpenState) -> ApplyUnavailable:
         return ApplyUnavailable(
             f"memcached node {self.name}: left alone for now, since it failed:"
-            f" {rest.reason}",
+            f" {state.reason}",
             node=self.name,
         )
 

@@ -56,7 +56,7 @@ class Replacement:
         # Connections by what is next on them, in the order of their nodes.
         self._asked: list[_Use] = []
         self._answered: list[_Use] = []
-        self._told: list[_Use] = []
+        self._sent: list[_Use] = []
 
     def asked(self, node: Node, connection: Connection, places: Sequence[int]) -> None:
         """State that a window of ``commands.versions`` was sent to ``node``."""
@@ -72,11 +72,11 @@ class Replacement:
         self._each(self._asked, self._read, gave_up)
         self._make(make)
         self._each(self._answered, self._store, gave_up)
-        self._each(self._told, self._settle, gave_up)
+        self._each(self._sent, self._settle, gave_up)
 
     def abandon(self) -> None:
         """Close the connections on which an answer was not read: after an exception."""
-        for use in chain(self._asked, self._answered, self._told):
+        for use in chain(self._asked, self._answered, self._sent):
             use.node.abandon(use.connection)
 
     def fail(self, places: Sequence[int], error: ApplyError) -> None:
@@ -108,7 +108,7 @@ class Replacement:
     def _read(self, use: _Use, due: float | None) -> bool:
         copies = self._copies
         keys = [copies[place][0][1] for place in use.places]
-        answers, refused = use.node.versions(use.connection, keys, due)
+        answers, refused = use.node.read_versions(use.connection, keys, due)
         self._answered.append(use)
         if None in answers:
             for at, error in refused.items():
@@ -156,8 +156,8 @@ class Replacement:
 
     def _store(self, use: _Use, _: float | None) -> bool:
         if use.data:
-            use.node.tell_more(use.connection, use.data, monotonic())
-            self._told.append(use)
+            use.node.send_more(use.connection, use.data, monotonic())
+            self._sent.append(use)
         else:
             use.node.put_back(use.connection)
         return True
@@ -165,7 +165,7 @@ class Replacement:
     def _settle(self, use: _Use, due: float | None) -> bool:
         failed: dict[int, ApplyError] = {}
         overtaken: dict[int, bytes] = {}
-        goes_on = use.node.acknowledged(
+        goes_on = use.node.read_statuses(
             use.connection, use.places, commands.COMPARED, failed, due, overtaken
         )
         for place in use.places:

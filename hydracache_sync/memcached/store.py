@@ -2,7 +2,7 @@
 
 A call sends to every node that it needs before it reads from the first, so it takes the
 time of one round trip however many there are. Which node keeps what is the ring's to
-say and nobody else's: what a node does not answer is not looked for elsewhere.
+say alone: what a node does not answer is not looked for elsewhere.
 """
 
 from __future__ import annotations
@@ -165,14 +165,14 @@ class MemcachedStore(CacheStore):
         node = self._only
         if node is not None and 0 < len(addresses) <= KEYS_PER_GET:
             keys = list(map(_physical_key, addresses))
-            return node.answers(node.ask(keys, monotonic()), keys)
-        parts = self._parts_of_keys(addresses)
+            return node.read_values(node.send_get(keys, monotonic()), keys)
+        parts = self._keys_by_node(addresses)
         if len(parts) == 1:
             # One node again. What it was asked is in the order of the addresses.
             [(node, (keys, _))] = parts.items()
             if len(keys) <= KEYS_PER_GET:
-                return node.answers(node.ask(keys, monotonic()), keys)
-        return self._gathered(len(addresses), parts, _ask, Node.answers)
+                return node.read_values(node.send_get(keys, monotonic()), keys)
+        return self._read_all(len(addresses), parts, _ask, Node.read_values)
 
     def add_many(self, writes: Sequence[Write]) -> list[bytes | None]:
         refused: Failures = {}
@@ -184,17 +184,17 @@ class MemcachedStore(CacheStore):
         if node is not None and 0 < len(writes) <= KEYS_PER_GET:
             keys = list(map(_physical_key, addresses))
             data = b"".join(adds) + commands.get(keys)
-            return node.added(node.tell(data, monotonic()), keys)
-        parts = self._parts_of_keys(addresses)
+            return node.read_added(node.send_writes(data, monotonic()), keys)
+        parts = self._keys_by_node(addresses)
 
         def ask(
             node: Node, keys: Sequence[bytes], places: Sequence[int], now: float
         ) -> Connection:
             # In one go: so few answers always fit into the sockets' buffers.
             data = b"".join([adds[place] for place in places])
-            return node.tell(data + commands.get(keys), now)
+            return node.send_writes(data + commands.get(keys), now)
 
-        return self._gathered(len(writes), parts, ask, Node.added)
+        return self._read_all(len(writes), parts, ask, Node.read_added)
 
     def set_many(self, writes: Sequence[Write]) -> Failures:
         now = time.time()
@@ -210,17 +210,17 @@ class MemcachedStore(CacheStore):
             writes = [write for write in writes if write[0] not in failures]
         windows = {
             node: commands.store(b"set", part, failures, now=now)
-            for node, part in self._shares(writes, _address_of_write).items()
+            for node, part in self._by_node(writes, _address_of_write).items()
         }
-        return self._acknowledged(windows, commands.STORED, failures)
+        return self._write_all(windows, commands.STORED, failures)
 
     def delete_many(self, addresses: Sequence[Address]) -> Failures:
         failures: Failures = {}
         windows = {
             node: commands.delete(part, failures)
-            for node, part in self._shares(addresses, _itself).items()
+            for node, part in self._by_node(addresses, _itself).items()
         }
-        return self._acknowledged(windows, commands.DELETED, failures)
+        return self._write_all(windows, commands.DELETED, failures)
 
     def copies(self, addresses: Sequence[Address]) -> list[Copy]:
         only, slots = self._only, self._ring.slots
@@ -274,8 +274,8 @@ class MemcachedStore(CacheStore):
         try:
             for node in self._nodes:
                 try:
-                    connection = node.tell(
-                        commands.VERSION, now, even_if_left_alone=True
+                    connection = node.send_writes(
+                        commands.VERSION, now, even_if_open=True
                     )
                     asked.append((node, connection))
                 except ApplyUnavailable as exc:
@@ -283,7 +283,7 @@ class MemcachedStore(CacheStore):
             while asked:
                 node, connection = asked.pop()
                 try:
-                    found[node.name] = node.version(connection, due)
+                    found[node.name] = node.read_version(connection, due)
                 except ApplyUnavailable as exc:
                     found[node.name] = exc
                 due = now + self._timeout
@@ -322,10 +322,10 @@ class MemcachedStore(CacheStore):
             asked: list[Connection] = []
             try:
                 for _ in range(connections):
-                    asked.append(node.ask_stats(monotonic()))
+                    asked.append(node.send_stats(monotonic()))
                 answers: list[dict[str, str]] = []
                 while asked:
-                    answers.append(node.stats_on(asked.pop()))
+                    answers.append(node.read_stats(asked.pop()))
                 found[node.name] = answers
             except ApplyUnavailable as exc:
                 found[node.name] = exc
@@ -350,7 +350,7 @@ class MemcachedStore(CacheStore):
 
     # Who gets what
 
-    def _parts_of_keys(self, addresses: Sequence[Address]) -> dict[Node, _Part[bytes]]:
+    def _keys_by_node(self, addresses: Sequence[Address]) -> dict[Node, _Part[bytes]]:
         """Divide the physical keys of a question, which has one place for each."""
         parts: Dict[Node, _Part[bytes]] = {}
         slots = self._ring.slots
@@ -372,7 +372,7 @@ class MemcachedStore(CacheStore):
             places.append(place)
         return parts
 
-    def _shares(
+    def _by_node(
         self, things: Sequence[T], address_of: Callable[[T], Address]
     ) -> Mapping[Node, Sequence[T]]:
         """Divide what is to be written; what belongs on every node goes to each."""
@@ -392,7 +392,7 @@ class MemcachedStore(CacheStore):
 
     # Send to all, then read from all
 
-    def _gathered(
+    def _read_all(
         self,
         count: int,
         parts: Mapping[Node, _Part[bytes]],
@@ -435,7 +435,7 @@ class MemcachedStore(CacheStore):
                 raise
         return found
 
-    def _acknowledged(
+    def _write_all(
         self,
         shares: Mapping[Node, Iterator[Window]],
         accepted: Sequence[bytes],
@@ -453,7 +453,7 @@ class MemcachedStore(CacheStore):
             due: float | None,
         ) -> bool:
             failed: Failures = {}
-            goes_on = node.acknowledged(connection, addresses, accepted, failed, due)
+            goes_on = node.read_statuses(connection, addresses, accepted, failed, due)
             for address, error in failed.items():
                 note(failures, address, error)
             return goes_on
@@ -462,10 +462,10 @@ class MemcachedStore(CacheStore):
             for address in addresses:
                 note(failures, address, error)
 
-        self._told(shares, read, fail)
+        self._write_windows(shares, read, fail)
         return failures
 
-    def _told(
+    def _write_windows(
         self,
         shares: Mapping[Node, Iterator[Window]],
         read: Callable[[Node, Connection, Sequence[Any], "float | None"], bool],
@@ -480,25 +480,25 @@ class MemcachedStore(CacheStore):
         going = dict(sorted(shares.items(), key=_index_of_node))
         while going:
             now = monotonic()
-            told: list[tuple[Node, Connection, Sequence[Any]]] = []
+            sent: list[tuple[Node, Connection, Sequence[Any]]] = []
             due = None
             try:
-                self._send_windows(going, lambda *use: told.append(use), fail)
-                told.reverse()
-                while told:
-                    node, connection, things = told.pop()
+                self._send_windows(going, lambda *use: sent.append(use), fail)
+                sent.reverse()
+                while sent:
+                    node, connection, things = sent.pop()
                     if not read(node, connection, things, due):
                         self._give_up(node, going, fail)
                     due = now + self._timeout
             except BaseException:
-                for node, connection, _ in told:
+                for node, connection, _ in sent:
                     node.abandon(connection)
                 raise
 
     def _send_windows(
         self,
         going: dict[Node, Iterator[Window]],
-        told: Callable[[Node, Connection, Sequence[Any]], None],
+        sent: Callable[[Node, Connection, Sequence[Any]], None],
         fail: Callable[[Sequence[Any], ApplyError], None],
     ) -> None:
         """Send the next window of each node. A node that has none leaves ``going``."""
@@ -509,7 +509,7 @@ class MemcachedStore(CacheStore):
                 del going[node]
                 continue
             try:
-                told(node, node.tell(window.data, now), window.things)
+                sent(node, node.send_writes(window.data, now), window.things)
             except ApplyUnavailable as exc:
                 fail(window.things, exc)
                 self._give_up(node, going, fail)
@@ -528,7 +528,7 @@ class MemcachedStore(CacheStore):
 def _ask(
     node: Node, keys: Sequence[bytes], places: Sequence[int], now: float
 ) -> Connection:
-    return node.ask(keys, now)
+    return node.send_get(keys, now)
 
 
 def _index_of_node(item: tuple[Node, object]) -> int:

@@ -101,32 +101,34 @@ class Straight:
 
     def get_many(self, addresses: Sequence[Address]) -> object:
         keys = [key for _, key in addresses]
-        return self._node.answers(self._node.ask(keys, time.monotonic()), keys)
+        return self._node.read_values(self._node.send_get(keys, time.monotonic()), keys)
 
     def set_many(self, writes: Sequence[Write]) -> object:
         failures: Failures = {}
         windows = commands.store(b"set", writes, failures, now=time.time())
-        return self._told(windows, commands.STORED, failures)
+        return self._write_windows(windows, commands.STORED, failures)
 
     def delete_many(self, addresses: Sequence[Address]) -> object:
         failures: Failures = {}
         windows = commands.delete(addresses, failures)
-        return self._told(windows, commands.DELETED, failures)
+        return self._write_windows(windows, commands.DELETED, failures)
 
     def add_many(self, writes: Sequence[Write]) -> object:
         failures: Failures = {}
         _, adds = commands.each_store(b"add", writes, failures, now=time.time())
         keys = [key for (_, key), _, _ in writes]
         data = b"".join(adds) + commands.get(keys)
-        return self._node.added(self._node.tell(data, time.monotonic()), keys)
+        return self._node.read_added(
+            self._node.send_writes(data, time.monotonic()), keys
+        )
 
     def _told(
         self, windows: Iterable[Window], accepted: Sequence[bytes], failures: Failures
     ) -> Failures:
         node = self._node
         for window in windows:
-            connection = node.tell(window.data, time.monotonic())
-            node.acknowledged(connection, window.addresses, accepted, failures)
+            connection = node.send_writes(window.data, time.monotonic())
+            node.read_statuses(connection, window.addresses, accepted, failures)
         return failures
 
 

@@ -14,7 +14,11 @@ import pytest
 from hydracache_sync import MemcachedStore, TaggedCache
 from hydracache_sync.cache import Address, Keyspace
 from hydracache_sync.errors import ApplyUnavailable
-from hydracache_sync.memcached.circuit_breaker import FIRST_PART, TIMES_LOST, Breaker
+from hydracache_sync.memcached.circuit_breaker import (
+    FIRST_PART,
+    TIMES_LOST,
+    CircuitBreaker,
+)
 from support.clock import FakeClock
 from support.faulty_memcached import FaultyMemcached, Mode
 
@@ -29,49 +33,49 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def breaker(clock: FakeClock) -> Breaker:
+def breaker(clock: FakeClock) -> CircuitBreaker:
     random.seed(1)
-    return Breaker(LONGEST, PATIENCE, clock=clock)
+    return CircuitBreaker(LONGEST, PATIENCE, clock=clock)
 
 
-def fail(breaker: Breaker, clock: FakeClock, took: float = 0.0) -> float:
+def fail(breaker: CircuitBreaker, clock: FakeClock, took: float = 0.0) -> float:
     """Fail once; return the seconds of the rest."""
     began = clock()
     clock.advance(took)
     breaker.failed(began, "away")
-    assert breaker.rest is not None
-    return breaker.rest.until - clock()
+    assert breaker.state is not None
+    return breaker.state.until - clock()
 
 
-def test_a_node_that_works_is_asked(breaker: Breaker, clock: FakeClock) -> None:
-    assert breaker.rest is None
-    assert breaker.refused(clock()) is None
+def test_a_node_that_works_is_asked(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    assert breaker.state is None
+    assert breaker.try_acquire(clock()) is None
 
 
 def test_after_a_failure_everybody_is_refused_until_the_rest_is_over(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     length = fail(breaker, clock)
 
-    rest = breaker.refused(clock())
+    state = breaker.try_acquire(clock())
 
-    assert rest is not None and rest.reason == "away"
+    assert state is not None and state.reason == "away"
     clock.advance(length * 0.99)
-    assert breaker.refused(clock()) is rest
-    assert breaker.at_rest(clock()) is rest
+    assert breaker.try_acquire(clock()) is state
+    assert breaker.open_at(clock()) is state
 
 
 def test_then_one_caller_tries_and_the_others_are_refused(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     clock.advance(fail(breaker, clock) + 0.001)
 
-    answers = [breaker.refused(clock()) for _ in range(5)]
+    answers = [breaker.try_acquire(clock()) for _ in range(5)]
 
     assert [answer is None for answer in answers] == [True] + [False] * 4
 
 
-def test_of_many_threads_one_tries(breaker: Breaker, clock: FakeClock) -> None:
+def test_of_many_threads_one_tries(breaker: CircuitBreaker, clock: FakeClock) -> None:
     for _ in range(50):
         clock.advance(fail(breaker, clock) + 0.001)
         barrier = threading.Barrier(8)
@@ -79,7 +83,7 @@ def test_of_many_threads_one_tries(breaker: Breaker, clock: FakeClock) -> None:
 
         def ask() -> None:
             barrier.wait()
-            if breaker.refused(clock()) is None:
+            if breaker.try_acquire(clock()) is None:
                 tried.append(1)
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -91,24 +95,26 @@ def test_of_many_threads_one_tries(breaker: Breaker, clock: FakeClock) -> None:
         assert len(tried) == 1
 
 
-def test_a_try_that_is_answered_ends_it(breaker: Breaker, clock: FakeClock) -> None:
+def test_a_try_that_is_answered_ends_it(
+    breaker: CircuitBreaker, clock: FakeClock
+) -> None:
     clock.advance(fail(breaker, clock) + 0.001)
-    assert breaker.refused(clock()) is None
+    assert breaker.try_acquire(clock()) is None
 
     breaker.succeeded(clock())
 
-    assert breaker.rest is None
+    assert breaker.state is None
 
 
 def test_rests_grow_to_the_longest_and_are_jittered(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     lengths = []
     for _ in range(12):
         length = fail(breaker, clock)
         lengths.append(length)
         clock.advance(length + 0.001)
-        assert breaker.refused(clock()) is None
+        assert breaker.try_acquire(clock()) is None
 
     for number, length in enumerate(lengths):
         full = min(LONGEST, FIRST * 2**number)
@@ -117,7 +123,7 @@ def test_rests_grow_to_the_longest_and_are_jittered(
 
 
 def test_a_node_that_costs_much_time_rests_longer(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     length = fail(breaker, clock, took=0.5)
 
@@ -125,7 +131,7 @@ def test_a_node_that_costs_much_time_rests_longer(
 
 
 def test_all_who_waited_for_the_same_hang_count_as_one_failure(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     began = clock()
     clock.advance(0.5)
@@ -134,11 +140,11 @@ def test_all_who_waited_for_the_same_hang_count_as_one_failure(
         breaker.failed(began, "away")
         clock.advance(0.001)
 
-    assert breaker.rest is not None and breaker.rest.failures == 1
+    assert breaker.state is not None and breaker.state.failures == 1
 
 
 def test_an_answer_to_what_was_asked_before_the_failure_ends_nothing(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     began = clock()
     clock.advance(0.1)
@@ -146,99 +152,99 @@ def test_an_answer_to_what_was_asked_before_the_failure_ends_nothing(
 
     breaker.succeeded(began)
 
-    assert breaker.rest is not None
+    assert breaker.state is not None
 
 
 def test_a_failure_of_before_it_worked_again_begins_nothing(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     began = clock()
     clock.advance(0.1)
     clock.advance(fail(breaker, clock) + 0.001)
-    assert breaker.refused(clock()) is None
+    assert breaker.try_acquire(clock()) is None
     breaker.succeeded(clock())
 
     breaker.failed(began, "late")
 
-    assert breaker.rest is None
+    assert breaker.state is None
 
 
 def test_one_that_comes_and_goes_rests_longer_each_time(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     for failures in range(1, 6):
         clock.advance(fail(breaker, clock) + 0.001)
-        assert breaker.rest is not None and breaker.rest.failures == failures
-        assert breaker.refused(clock()) is None
+        assert breaker.state is not None and breaker.state.failures == failures
+        assert breaker.try_acquire(clock()) is None
         breaker.succeeded(clock())
         clock.advance(0.001)
 
 
 def test_one_that_worked_for_long_begins_anew(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     for _ in range(4):
         clock.advance(fail(breaker, clock) + 0.001)
-    assert breaker.refused(clock()) is None
+    assert breaker.try_acquire(clock()) is None
     breaker.succeeded(clock())
 
     clock.advance(LONGEST)
     fail(breaker, clock)
 
-    assert breaker.rest is not None and breaker.rest.failures == 1
+    assert breaker.state is not None and breaker.state.failures == 1
 
 
 def test_a_try_that_nobody_reports_about_is_taken_over(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     clock.advance(fail(breaker, clock) + 0.001)
-    assert breaker.refused(clock()) is None
+    assert breaker.try_acquire(clock()) is None
 
     clock.advance(PATIENCE - 0.001)
-    assert breaker.refused(clock()) is not None
+    assert breaker.try_acquire(clock()) is not None
     clock.advance(0.002)
-    assert breaker.refused(clock()) is None
+    assert breaker.try_acquire(clock()) is None
 
 
 def test_a_turn_that_was_taken_and_lost_is_not_lost_for_ever(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     clock.advance(fail(breaker, clock) + 0.001)
-    assert breaker.rest is not None
+    assert breaker.state is not None
     # Interrupted between two lines, or another thread's at a fork.
-    breaker.rest.turn()
+    breaker.state.turn()
 
-    assert breaker.refused(clock()) is not None
+    assert breaker.try_acquire(clock()) is not None
     clock.advance(PATIENCE)
-    assert breaker.refused(clock()) is None
+    assert breaker.try_acquire(clock()) is None
 
 
 def test_a_try_that_was_given_up_is_the_next_callers(
-    breaker: Breaker, clock: FakeClock
+    breaker: CircuitBreaker, clock: FakeClock
 ) -> None:
     clock.advance(fail(breaker, clock) + 0.001)
-    assert breaker.refused(clock()) is None
+    assert breaker.try_acquire(clock()) is None
 
-    breaker.untried()
+    breaker.cancel_probe()
 
-    assert breaker.refused(clock()) is None
-    assert breaker.refused(clock()) is not None
+    assert breaker.try_acquire(clock()) is None
+    assert breaker.try_acquire(clock()) is not None
 
 
-def test_giving_up_shortens_no_rest(breaker: Breaker, clock: FakeClock) -> None:
+def test_giving_up_shortens_no_rest(breaker: CircuitBreaker, clock: FakeClock) -> None:
     fail(breaker, clock)
 
-    breaker.untried()
+    breaker.cancel_probe()
 
-    assert breaker.refused(clock()) is not None
+    assert breaker.try_acquire(clock()) is not None
 
 
 def test_it_can_be_switched_off(clock: FakeClock) -> None:
-    breaker = Breaker(0.0, PATIENCE, clock=clock)
+    breaker = CircuitBreaker(0.0, PATIENCE, clock=clock)
 
     breaker.failed(clock(), "away")
 
-    assert breaker.rest is None
+    assert breaker.state is None
 
 
 # In a store
@@ -273,9 +279,9 @@ def addresses_on(store: MemcachedStore, server: FaultyMemcached) -> list[Address
 def let_try(store: MemcachedStore) -> None:
     """End all rests."""
     for node in store._nodes:
-        rest = node._breaker.rest
-        if rest is not None:
-            node._breaker.rest = rest._replace(until=0.0)
+        state = node._breaker.state
+        if state is not None:
+            node._breaker.state = state._replace(until=0.0)
 
 
 def test_a_hung_node_is_waited_for_once_and_then_fails_at_once(
@@ -359,7 +365,7 @@ def test_one_call_tries_and_everything_works_again(
     else:
         assert store.delete_many([address]) == {}
 
-    assert all(node._breaker.rest is None for node in store._nodes)
+    assert all(node._breaker.state is None for node in store._nodes)
 
 
 def test_ping_asks_also_a_node_left_alone_and_ends_its_rest(
@@ -389,8 +395,8 @@ def test_an_error_of_the_callers_is_none_of_the_nodes(
         store.get_many([(addresses[0][0], b"a b")])
     store.set_many([(addresses[0], large, None)])
 
-    assert node._breaker.rest is None
-    assert store._nodes[0]._breaker.rest is None
+    assert node._breaker.state is None
+    assert store._nodes[0]._breaker.state is None
     node._pool.put(taken)
     assert pool.size == 16
 

@@ -335,11 +335,11 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next_one(
     with pytest.raises(Interrupt):
         CALLS[call](store, addresses)
     monkeypatch.undo()
-    kept = [len(node._pool._lendings.idle) for node in store._nodes]
+    kept = [len(node._pool._state.idle) for node in store._nodes]
 
     # One was closed at least; and none stays that was sent on and not read from.
     assert sum(kept) < len(servers)
-    assert [len(node._pool._lendings.all) for node in store._nodes] == kept
+    assert [len(node._pool._state.all) for node in store._nodes] == kept
     assert store.get_many(others) == [b"old"] * len(others)
     assert store.set_many([(address, b"new", None) for address in others]) == {}
     assert store.delete_many(others) == {}
@@ -390,14 +390,22 @@ def patient(servers: list[Waiting]) -> Node:
 
 #: How each question is asked, and its answer read by when it is due.
 STEPS: dict[str, Callable[[Node, float], object]] = {
-    "get": lambda node, due: node.answers(node.ask([b"k"], monotonic()), [b"k"], due),
-    "set": lambda node, due: node.acknowledged(
-        node.tell(b"set k 0 0 1\r\n1\r\n", monotonic()), [(b"k", b"k")], STORED, {}, due
+    "get": lambda node, due: node.read_values(
+        node.send_get([b"k"], monotonic()), [b"k"], due
     ),
-    "add": lambda node, due: node.added(
-        node.tell(b"add k 0 0 1\r\n1\r\nget k\r\n", monotonic()), [b"k"], due
+    "set": lambda node, due: node.read_statuses(
+        node.send_writes(b"set k 0 0 1\r\n1\r\n", monotonic()),
+        [(b"k", b"k")],
+        STORED,
+        {},
+        due,
     ),
-    "version": lambda node, due: node.version(node.tell(VERSION, monotonic()), due),
+    "add": lambda node, due: node.read_added(
+        node.send_writes(b"add k 0 0 1\r\n1\r\nget k\r\n", monotonic()), [b"k"], due
+    ),
+    "version": lambda node, due: node.read_version(
+        node.send_writes(VERSION, monotonic()), due
+    ),
 }
 
 
@@ -420,8 +428,8 @@ def test_an_answer_that_is_due_and_not_there_is_not_waited_for(
 
 def test_an_answer_that_is_there_is_taken_however_late_it_is(patient: Node) -> None:
     began = monotonic()
-    connection = patient.ask([b"k"], began)
+    connection = patient.send_get([b"k"], began)
     while not connection.is_stale():
         assert monotonic() < began + 60
 
-    assert patient.answers(connection, [b"k"], began) == [None]
+    assert patient.read_values(connection, [b"k"], began) == [None]

@@ -256,7 +256,7 @@ def test_a_lock_that_was_never_released_is_not_waited_for_for_ever(
     """As a signal handler leaves it that raises right at the end of a block."""
     monkeypatch.setattr(connection_pool, "LOCK_LOST", 0.05)
     with MemcachedStore([memcached.address], timeout=5, connect_timeout=5) as store:
-        lendings = store._nodes[0]._pool._lendings
+        lendings = store._nodes[0]._pool._state
         lendings.lock.acquire()
 
         assert store.ping()

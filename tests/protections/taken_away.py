@@ -354,9 +354,9 @@ PROTECTIONS = [
         "P3",
         "a condition is sent where the version was read",
         "memcached/replacement.py",
-        "            use.node.tell_more(use.connection, use.data, monotonic())\n",
+        "            use.node.send_more(use.connection, use.data, monotonic())\n",
         "            use.node.put_back(use.connection)\n"
-        "            use.connection = use.node.tell(use.data, monotonic())\n",
+        "            use.connection = use.node.send_writes(use.data, monotonic())\n",
         "tests/cache/test_cache_replacing.py::"
         "test_a_condition_is_not_carried_over_to_a_server_that_was_restarted",
     ),
