@@ -103,6 +103,23 @@ class AppConfig:
         text = self.texts[setting.name] = _as_text(value)
         return setting.parse(text)
 
+    def _against_objects(self) -> Iterator[str]:
+        """Say what is set of an object that has been made otherwise."""
+        store, outbox = self[settings.MEMCACHED], self[settings.OUTBOX]
+        against: list[tuple[Setting, Setting]] = []
+        if isinstance(store, CacheStore):
+            against.append((settings.WEIGHTS, settings.MEMCACHED))
+            if self[settings.RING] != store.ring:
+                against.append((settings.RING, settings.MEMCACHED))
+        if isinstance(outbox, InvalidationOutbox):
+            against.append((settings.TABLE, settings.OUTBOX))
+        for setting, made in against:
+            if setting.name in self.texts:
+                yield (
+                    f"{setting.variable} has no effect where {made.variable} is an"
+                    " object: make that with it"
+                )
+
     def _contradictions(self) -> list[str]:
         found = []
         if "," in self[settings.NAMESPACE]:
@@ -124,6 +141,7 @@ class AppConfig:
                 " strict"
             )
         found += build.contradictions(self, lambda setting: setting.variable)
+        found += self._against_objects()
         if self[settings.MEMCACHED] is None:
             if self[app_settings.MODE] != "eventual":
                 found.append(

@@ -107,6 +107,27 @@ class TestKeys:
         worker = app.extensions["hydracache"].runtime.worker
         assert worker.escalate is False
 
+    @pytest.mark.parametrize(
+        "key, value",
+        [
+            ("HYDRACACHE_TABLE", "other"),
+            ("HYDRACACHE_RING", "b"),
+            ("HYDRACACHE_WEIGHTS", {"cache1:11211": 2}),
+        ],
+    )
+    def test_what_an_object_has_of_itself_is_not_set_beside_it(
+        self, tmp_path: Path, key: str, value: Any
+    ) -> None:
+        objects = {
+            "HYDRACACHE_OUTBOX": SQLiteOutbox(tmp_path / "shop.db"),
+            "HYDRACACHE_MEMCACHED": MemoryStore(),
+        }
+
+        with pytest.raises(ConfigurationError, match=f"{key} has no effect"):
+            started_with(**objects, **{key: value})
+
+        assert started_with(**objects, HYDRACACHE_RING=MemoryStore().ring)
+
     def test_a_path_may_be_an_object(self, tmp_path: Path) -> None:
         app = started_with(
             HYDRACACHE_POOL="one", HYDRACACHE_POOL_LOCK=tmp_path / "pool.lock"
