@@ -36,17 +36,19 @@ def note(connection: sqlite3.Connection) -> str:
     return str(found)
 
 
+@pytest.fixture
+def engine(other_file: Path) -> Iterator[Any]:
+    """Of the second database."""
+    engine = create_engine(f"sqlite:///{other_file}", future=True)
+    yield engine
+    engine.dispose()
+
+
 class TestBesideAnAttachedSession:
     @pytest.fixture
-    def site(self, tmp_path: Path, other_file: Path) -> Iterator[Site]:
-        site = Site(
-            tmp_path / "site.db",
-            SQLALCHEMY_BINDS={"other": f"sqlite:///{other_file}"},
-            HYDRACACHE_SNAPSHOT="fresh",
-        )
+    def site(self, tmp_path: Path) -> Iterator[Site]:
+        site = Site(tmp_path / "site.db", HYDRACACHE_SNAPSHOT="fresh")
         yield site
-        with site.app.app_context():
-            site.db.engines["other"].dispose()
         site.close()
 
     def posted(self, site: Site, view: Callable[[], str]) -> str:
@@ -76,9 +78,11 @@ class TestBesideAnAttachedSession:
         assert self.posted(site, view) == "never"
         assert self.stored(site) is None
 
-    def test_nor_what_a_connection_of_another_engine_has(self, site: Site) -> None:
+    def test_nor_what_a_connection_of_another_engine_has(
+        self, site: Site, engine: Any
+    ) -> None:
         def view() -> str:
-            with site.db.engines["other"].connect() as connection:
+            with engine.connect() as connection:
                 connection.execute(sql("update note set text = 'never'"))
                 found = site.hydracache.get_or_load(
                     "note",
@@ -90,9 +94,11 @@ class TestBesideAnAttachedSession:
         assert self.posted(site, view) == "never"
         assert self.stored(site) is None
 
-    def test_nor_what_a_session_that_is_not_attached_has(self, site: Site) -> None:
+    def test_nor_what_a_session_that_is_not_attached_has(
+        self, site: Site, engine: Any
+    ) -> None:
         def view() -> str:
-            with sessionmaker(site.db.engines["other"])() as session:
+            with sessionmaker(engine, future=True)() as session:
                 session.execute(sql("update note set text = 'never'"))
                 found = site.hydracache.get_or_load(
                     "note",
@@ -105,17 +111,14 @@ class TestBesideAnAttachedSession:
         assert self.stored(site) is None
 
     def test_nor_what_the_session_itself_has_in_its_other_database(
-        self, site: Site
+        self, site: Site, engine: Any
     ) -> None:
         def view() -> str:
             session = site.db.session
-            other = {"bind": site.db.engines["other"]}
-            session.execute(sql("update note set text = 'never'"), bind_arguments=other)
+            other = session.connection(bind_arguments={"bind": engine})
+            other.execute(sql("update note set text = 'never'"))
             found = site.hydracache.get_or_load(
-                "note",
-                lambda: session.execute(
-                    sql("select text from note"), bind_arguments=other
-                ).scalar(),
+                "note", lambda: other.execute(sql("select text from note")).scalar()
             )
             session.rollback()
             return str(found)
@@ -131,9 +134,11 @@ class TestBesideAnAttachedSession:
 
         assert self.stored(site) == "before"
 
-    def test_so_is_what_a_session_that_is_not_attached_reads(self, site: Site) -> None:
+    def test_so_is_what_a_session_that_is_not_attached_reads(
+        self, site: Site, engine: Any
+    ) -> None:
         def view() -> str:
-            with sessionmaker(site.db.engines["other"])() as session:
+            with sessionmaker(engine, future=True)() as session:
                 session.execute(sql("update note set text = 'after'"))
                 session.commit()
                 return str(
@@ -243,14 +248,10 @@ def test_a_connection_named_in_passing_is_not_taken_for_the_only_one(
 
 
 class TestUnattached:
-    @pytest.fixture
-    def engine(self, tmp_path: Path, other_file: Path) -> Iterator[Any]:
-        """Of a program that has attached something else."""
-        outbox = SQLiteOutbox(tmp_path / "site.db")
-        attach(sessionmaker(), outbox, "shop")
-        engine = create_engine(f"sqlite:///{other_file}")
-        yield engine
-        engine.dispose()
+    @pytest.fixture(autouse=True)
+    def attached(self, tmp_path: Path) -> None:
+        """The program has attached something else."""
+        attach(sessionmaker(), SQLiteOutbox(tmp_path / "site.db"), "shop")
 
     @pytest.mark.parametrize("end", ["commit", "rollback"])
     def test_it_has_changes_until_its_transaction_ends(
@@ -260,7 +261,7 @@ class TestUnattached:
             before = reads_own_writes()
             connection.execute(sql("update note set text = 'after'"))
             during = reads_own_writes()
-            getattr(connection.get_transaction(), end)()
+            getattr(connection, end)()
             after = reads_own_writes()
 
         assert (before, during, after) == (True, False, True)
