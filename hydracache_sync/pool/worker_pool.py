@@ -6,13 +6,11 @@ uWSGI neither ``is_alive()`` nor an at-fork hook says so.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import itertools
 import os
 import sys
 import time
-import weakref
 from types import TracebackType
 from typing import Callable, Iterable
 
@@ -22,6 +20,7 @@ from hydracache_sync.events import Event, EventSubscriber
 from hydracache_sync.fork import ProcessLock, abandon_inherited
 from hydracache_sync.pool.health import PoolHealth
 from hydracache_sync.pool.maintenance import Maintenance
+from hydracache_sync.pool.process_exit import STOP_TIMEOUT, stop_at_exit
 from hydracache_sync.pool.thread_group import ThreadGroup
 from hydracache_sync.pool.timing import DEFAULT_TIMING, PoolTiming
 from hydracache_sync.printable import printable_logger
@@ -38,15 +37,6 @@ POLL_INTERVAL = 0.02
 
 #: Seconds between two purges, about. Each process purges.
 PURGE_EVERY = 60.0
-
-#: Seconds that ``stop`` and the end of the process wait for the batches in flight.
-#: Below the grace that servers give (30 s for gunicorn); a batch takes milliseconds.
-STOP_TIMEOUT = 5.0
-
-#: Every pool of this process; they are stopped at its exit.
-_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
-#: Processes that stop their pools at exit.
-_registered_in: set[int] = set()
 
 
 class WorkerPool:
@@ -147,7 +137,7 @@ class WorkerPool:
         run.start()
         self._run = run
         self._ending = [each for each in self._ending if each.pid == run.pid]
-        _stop_at_exit(self)
+        stop_at_exit(self)
         if not self._unsubscribe:  # else inherited from the parent
             for place, workers in enumerate(self._workers):
                 outbox = workers[0].outbox
@@ -330,49 +320,3 @@ def _by_outbox(workers: Iterable[OutboxWorker]) -> list[list[OutboxWorker]]:
             )
         others.append(worker)
     return list(found.values())
-
-
-# The exit of the process
-
-
-def _stop_at_exit(pool: WorkerPool) -> None:
-    _pools.add(pool)
-    if os.getpid() in _registered_in:
-        return
-    if not _registered_in:
-        # A forked child that ends by sys.exit() has inherited it.
-        atexit.register(_stop_all)
-    _registered_in.add(os.getpid())
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None:
-        # A child of multiprocessing ends without atexit.
-        from multiprocessing.util import Finalize
-
-        Finalize(None, _stop_all, exitpriority=100)
-
-
-def _stop_all() -> None:
-    """Stop every pool of this process, all within one deadline."""
-    pools = [pool for pool in list(_pools) if pool.health().running]
-    for pool in pools:
-        pool.stop(0.0)
-    deadline = time.monotonic() + STOP_TIMEOUT
-    for pool in pools:
-        if not _ended(pool, deadline):
-            logger.warning(
-                "%s did not end within %.0f s; another worker takes over its rows when"
-                " their claims end",
-                pool,
-                STOP_TIMEOUT,
-            )
-
-
-def _ended(pool: WorkerPool, deadline: float) -> bool:
-    """Wait for the threads of a pool that was stopped; return whether they ended."""
-    while True:
-        try:
-            return pool.stop(max(0.0, deadline - time.monotonic()))
-        except SystemExit:
-            # The process is exiting already. gunicorn's gevent worker, on SIGQUIT,
-            # throws SystemExit a second time, into what its main greenlet waits for.
-            logger.debug("SystemExit while %s ends, which waits on", pool)

@@ -7,18 +7,20 @@ the rows are read first, since only rows that are visible are known to be commit
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Callable, Mapping, NamedTuple, Sequence
 
+from hydracache_sync.errors import OutboxError
+from hydracache_sync.events import Event, Published
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow, OutboxState
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
+from hydracache_sync.subscribers import Subscribers
 from hydracache_sync.worker.appliers import InvalidationApplier
 from hydracache_sync.worker.apply import apply_intents
-from hydracache_sync.worker.reports import PublishReport
+from hydracache_sync.worker.reports import PublishReport, WorkerCounts
 
 logger = printable_logger(__name__)
 
@@ -26,7 +28,7 @@ logger = printable_logger(__name__)
 PAGE = 1000
 
 
-class InlinePublish(NamedTuple):
+class _Outcome(NamedTuple):
     """What came of an inline publish.
 
     :ivar rows: those that it finished, as far as they were read.
@@ -41,6 +43,8 @@ class InlinePublish(NamedTuple):
 class InlinePublisher:
     """Publishes receipts with one applier. Thread-safe.
 
+    :param counts: gets the counts of each publish.
+    :param subscribers: get its event.
     :param clock: seconds that never go back; replaced in tests.
     """
 
@@ -49,36 +53,52 @@ class InlinePublisher:
         outbox: InvalidationOutbox,
         applier: InvalidationApplier,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        counts: WorkerCounts,
+        subscribers: Subscribers[Event],
+        clock: Callable[[], float],
     ) -> None:
         self._outbox = outbox
         self._applier = applier
+        self._counts = counts
+        self._subscribers = subscribers
         self._clock = clock
 
-    def publish(
-        self, receipt: InvalidationReceipt, *, deadline: float, want_rows: bool
-    ) -> InlinePublish:
-        """Apply and finish the rows of ``receipt``.
+    def publish(self, receipt: InvalidationReceipt, *, timeout: float) -> PublishReport:
+        """Apply and finish the rows of ``receipt``; count it and emit its event.
 
-        :param deadline: moment of the clock by which the database must have answered;
-            the time that the cache takes is added to it.
-        :param want_rows: read the rows, for an event, also if nothing else needs them.
-        :raises OutboxError: the database failed. What was not marked published is
-            pending still, and a worker applies it once more.
+        :param timeout: seconds within which the database must have answered; the time
+            that the cache takes is added.
         """
+        started = self._clock()
+        try:
+            done = self._publish(receipt, started + timeout)
+        except OutboxError as exc:
+            # Pending rows stay pending: a worker applies them, once more.
+            logger.warning("inline publish left %s to a worker: %s", receipt, exc)
+            targets = receipt.targets
+            done = _Outcome(PublishReport(claimed=targets, released=targets))
+        self._counts.add(done.report)
+        if len(done.rows) > done.lost:
+            seconds = self._clock() - started
+            self._subscribers.tell(
+                Published(receipt.namespace, done.rows, done.lost, seconds, inline=True)
+            )
+        return done.report
+
+    def _publish(self, receipt: InvalidationReceipt, deadline: float) -> _Outcome:
         batch = receipt.batch
         if receipt.is_over and receipt.inserted == receipt.targets and batch:
-            return self._publish_committed(receipt, batch, deadline, want_rows)
+            return self._publish_committed(receipt, batch, deadline)
         if not receipt.is_over and receipt.inserted not in (None, receipt.targets):
             # Some rows are from an earlier enqueue under the same position. That these
             # are visible proves no commit.
             targets = receipt.targets
-            return InlinePublish(PublishReport(claimed=targets, unseen=targets))
+            return _Outcome(PublishReport(claimed=targets, unseen=targets))
         return self._publish_visible(receipt, deadline)
 
     def _publish_visible(
         self, receipt: InvalidationReceipt, deadline: float
-    ) -> InlinePublish:
+    ) -> _Outcome:
         """Publish the rows that are visible now: these are committed."""
         rows = self._rows_of(receipt, deadline)
         waiting: dict[InvalidationIntent, list[OutboxRow]] = {}
@@ -97,15 +117,14 @@ class InlinePublisher:
             released=claimed - published - unseen,
             unseen=unseen,
         )
-        return InlinePublish(report, [row for each in applied for row in waiting[each]])
+        return _Outcome(report, [row for each in applied for row in waiting[each]])
 
     def _publish_committed(
         self,
         receipt: InvalidationReceipt,
         batch: InvalidationIntentBatch,
         deadline: float,
-        want_rows: bool,
-    ) -> InlinePublish:
+    ) -> _Outcome:
         """Publish the rows of a transaction that is over, without reading them first.
 
         If it was rolled back, the cache has lost entries that it could have kept, and
@@ -114,8 +133,8 @@ class InlinePublisher:
         started = self._clock()
         applied, done = self._apply(receipt, batch.distinct(), deadline)
         targets = receipt.targets
-        if done == targets and not want_rows:
-            return InlinePublish(PublishReport(claimed=targets, published=targets))
+        if done == targets and not self._subscribers:
+            return _Outcome(PublishReport(claimed=targets, published=targets))
         # An event needs the rows. Or not all were finished here: they failed, a worker
         # was faster, or they were rolled back.
         rows = self._rows_of(receipt, deadline + self._clock() - started)
@@ -133,7 +152,7 @@ class InlinePublisher:
             unseen=targets - len(rows),
         )
         finished = [row for row in rows if row.is_published and row.intent in applied]
-        return InlinePublish(report, finished, max(0, len(finished) - done))
+        return _Outcome(report, finished, max(0, len(finished) - done))
 
     def _apply(
         self,

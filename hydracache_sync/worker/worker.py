@@ -17,7 +17,7 @@ from typing import Callable, Sequence
 from hydracache_sync.backoff import FULL_JITTER, Backoff
 from hydracache_sync.durations import duration_ms, positive_ms
 from hydracache_sync.errors import OutboxError
-from hydracache_sync.events import Event, EventSubscriber, OutageBegan, Published
+from hydracache_sync.events import Event, EventSubscriber, OutageBegan
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow
@@ -31,7 +31,7 @@ from hydracache_sync.worker.node_outages import (
     CacheOutages,
     OutageTiming,
 )
-from hydracache_sync.worker.publish import InlinePublish, InlinePublisher
+from hydracache_sync.worker.publish import InlinePublisher
 from hydracache_sync.worker.reports import (
     PublishReport,
     WorkerCounts,
@@ -125,7 +125,13 @@ class OutboxWorker:
         self._outages = CacheOutages(
             self.namespace, logger, backoff, timing=outage_timing, clock=monotonic
         )
-        self._publisher = InlinePublisher(outbox, applier, clock=monotonic)
+        self._publisher = InlinePublisher(
+            outbox,
+            applier,
+            counts=self._counts,
+            subscribers=self._subscribers,
+            clock=monotonic,
+        )
         self._settler = Settler(
             outbox,
             applier,
@@ -334,24 +340,7 @@ class OutboxWorker:
         duration_ms("timeout", timeout)
         if receipt.targets == 0:
             return PublishReport()
-        started = self._monotonic()
-        try:
-            done = self._publisher.publish(
-                receipt, deadline=started + timeout, want_rows=bool(self._subscribers)
-            )
-        except OutboxError as exc:
-            # Pending rows stay pending: a worker applies them, once more.
-            logger.warning("inline publish left %s to a worker: %s", receipt, exc)
-            done = InlinePublish(
-                PublishReport(claimed=receipt.targets, released=receipt.targets)
-            )
-        self._counts.add(done.report)
-        if len(done.rows) > done.lost:
-            seconds = self._monotonic() - started
-            self._subscribers.tell(
-                Published(self.namespace, done.rows, done.lost, seconds, inline=True)
-            )
-        return done.report
+        return self._publisher.publish(receipt, timeout=timeout)
 
     def diagnostics(self) -> WorkerDiagnostics:
         """Return the counts so far; a forked child goes on from its parent's."""

@@ -270,10 +270,10 @@ class TestEndOfTheProcess:
 
         said = run_program(
             f"""
-            from hydracache_sync.pool import worker_pool
+            from hydracache_sync.pool import process_exit
             from support.pool_processes import carry_until_in_flight
 
-            worker_pool.STOP_TIMEOUT = 0.2
+            process_exit.STOP_TIMEOUT = 0.2
             carry_until_in_flight({str(outbox.path)!r})
             """,
             cwd=tmp_path,
