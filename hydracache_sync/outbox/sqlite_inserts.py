@@ -7,7 +7,12 @@ from typing import Sequence
 
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, parts_of
 from hydracache_sync.outbox.enqueue import NewRow, Shared
-from hydracache_sync.outbox.statements import CARRY_AGAIN, Present, Statements
+from hydracache_sync.outbox.statements import (
+    CARRY_AGAIN,
+    LAST_BEFORE,
+    Present,
+    Statements,
+)
 
 #: Rows of one INSERT with four parameters each, and five that they share; SQLite takes
 #: 32766, or 999 before 3.32.
@@ -69,14 +74,13 @@ class SQLiteInserts:
         that no purge comes between.
         """
         namespace, position, _, now_ms, _ = shared
-        # New rows have the highest ids, of which the last is known.
-        last = cursor.lastrowid - inserted if inserted and cursor.lastrowid else MAX_ID
-        params = {
-            "namespace": namespace,
-            "position": position,
-            "now": now_ms,
-            "last": last,
-        }
+        commit = {"namespace": namespace, "position": position}
+        last = MAX_ID
+        if inserted:
+            params = {**commit, "inserted": inserted}
+            self._statements.run(cursor, LAST_BEFORE, params)
+            [(last,)] = cursor.fetchall()
+        params = {**commit, "now": now_ms, "last": last}
         for part in parts_of([row[0] for row in rows], IDS_PER_STATEMENT):
             self._statements.run(cursor, CARRY_AGAIN, params, part)
 

@@ -75,6 +75,17 @@ where namespace = :namespace
   and id <= :last
 """
 
+# The highest id that a commit had before this many rows were inserted for it: those are
+# the highest of all, but ids that rows in between were refused are missing among them.
+LAST_BEFORE = """
+select id
+from {table}
+where namespace = :namespace
+  and commit_position = :position
+order by id desc
+limit 1 offset :inserted
+"""
+
 # Read once for the whole statement, by primary key and without a lock: FOR UPDATE
 # locks nothing in a subquery.
 _NOT_PAUSED = """not exists (

@@ -197,6 +197,15 @@ class EnqueueContract(OutboxHooks):
         assert (row.attempts, row.was_abandoned) == (0, False)
         assert outbox.mark_published([row]) == 1
 
+    def test_new_rows_between_known_ones_are_not_carried_again(self, outbox):
+        outbox.enqueue(SHOP, batch_of("a"), commit_position="tx:1")
+        outbox.enqueue(SHOP, batch_of("b", "a", "c"), commit_position="tx:1")
+
+        errors = {row.intent.value: row.last_error for row in outbox.rows(SHOP)}
+
+        assert errors["a"] is not None
+        assert (errors["b"], errors["c"]) == (None, None)
+
     def test_many_rows_of_a_known_position_are_carried_again(self, outbox):
         keys = numbered(1200)
         first = outbox.enqueue(SHOP, batch_of(*keys), commit_position="tx:7")

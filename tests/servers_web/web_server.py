@@ -130,7 +130,9 @@ class WebServer(Server):
 
     @property
     def workers(self) -> list[int]:
-        return children(self.pid)
+        # From Python 3.14 on a lock for several processes brings one that tracks it,
+        # and Werkzeug's debugger has such a lock.
+        return [pid for pid in children(self.pid) if not _tracks_resources(pid)]
 
     @property
     def said(self) -> str:
@@ -143,6 +145,13 @@ class WebServer(Server):
 
     def has_ended(self) -> bool:
         return not self.running
+
+
+def _tracks_resources(pid: int) -> bool:
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return False
 
 
 def children(pid: int) -> list[int]:

@@ -61,6 +61,7 @@ CASES = {
     "DATED_AHEAD": Case({**SHOP, "limit": SOME}),
     "MAKE_DATED_AHEAD_DUE": Case({}, IDS),
     "CARRY_AGAIN": Case({**COMMIT, "last": KEPT}, HASHES),
+    "LAST_BEFORE": Case({**COMMIT, "inserted": 1}),
     "PUBLISH_COMMIT": Case(COMMIT, HASHES),
     "PUBLISH_SEEN": Case({"created_at_ms": MADE}, IDS),
     # Two counts, each up to its cap: read, copied and summed up.
