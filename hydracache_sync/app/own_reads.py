@@ -13,8 +13,8 @@ from hydracache_sync.app import open_transactions
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
+from hydracache_sync.cache.pending_writes import affects
 from hydracache_sync.cache.tagged import TaggedCache
-from hydracache_sync.cache.writing import touch
 
 T = TypeVar("T")
 
@@ -133,10 +133,10 @@ def _is_writing(
     app: RequestCalls, collected: RequestState, key: str, tags: Sequence[str]
 ) -> bool:
     """Whether an entry may lack what this request has written, or show it early."""
-    if touch(collected.intents, key, tags):
+    if affects(collected.intents, key, tags):
         return True
     return any(
-        touch(each.receipt.batch or (), key, tags)
+        affects(each.receipt.batch or (), key, tags)
         and not _is_readable(app, collected, each)
         for each in collected.written
     )

@@ -19,8 +19,8 @@ from hydracache_sync.app.setting import (
     table_name,
     weights,
 )
-from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF
 from hydracache_sync.cache.keyspace import checked_ring
+from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.base import STATUS_CAP
 from hydracache_sync.outbox.schema import DEFAULT_TABLE

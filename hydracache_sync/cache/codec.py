@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from hydracache_sync.cache.entry import pack, unpack
+from hydracache_sync.cache.entry_format import pack, unpack
 from hydracache_sync.cache.json_text import JsonText
 
 #: How to read a payload. A number is never given a second meaning: older entries and
@@ -37,11 +37,12 @@ class Codec:
         self._json = JsonText(use_orjson=use_orjson)
 
     def encode(
-        self, value: object, basis: bytes, soft_ms: int = 0, name: bytes = b""
+        self, value: object, token_prefix: bytes, soft_ms: int = 0, name: bytes = b""
     ) -> bytes:
         """Pack ``value`` so that :meth:`decode` gives back its equal, types included.
 
-        :param basis: of the tokens that it was loaded under, see ``entry.basis_of``.
+        :param token_prefix: of the tokens that it was loaded under, see
+            ``entry_format.token_prefix_of``.
         :param soft_ms: as ``entry.pack`` has it.
         :param name: the entry's name in the store, for codecs that sign it.
         :raises TypeError: the value, or something in it, is of another type or of a
@@ -52,14 +53,16 @@ class Codec:
         kind = type(value)
         if kind is bytes:
             assert isinstance(value, bytes)
-            return pack(basis, BYTES, value, soft_ms)
+            return pack(token_prefix, BYTES, value, soft_ms)
         if kind is str:
             assert isinstance(value, str)
-            return pack(basis, TEXT, value.encode("utf-8", "surrogatepass"), soft_ms)
+            return pack(
+                token_prefix, TEXT, value.encode("utf-8", "surrogatepass"), soft_ms
+            )
         if value is None:
-            return pack(basis, NONE, b"", soft_ms)
+            return pack(token_prefix, NONE, b"", soft_ms)
         text, wide = self._json.dump(value)
-        return pack(basis, WIDE_JSON if wide else JSON, text, soft_ms)
+        return pack(token_prefix, WIDE_JSON if wide else JSON, text, soft_ms)
 
     def decode(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from itertools import count
 
+from hydracache_sync.fork import ProcessLock
+
 
 @dataclass(frozen=True)
 class CacheDiagnostics:
@@ -49,37 +51,41 @@ class CacheDiagnostics:
     stale_on_error: int = 0
 
 
-class Tally:
-    """A number that any thread may add one to. Takes no lock that a fork could keep."""
+class Counter:
+    """A number that any thread may add one to. Adding takes no lock."""
 
     def __init__(self) -> None:
-        self._count = count()
-        #: Call it to add one.
-        self.add = self._count.__next__
+        #: Call it to add one. In C, so that no other thread comes in between.
+        self.add = count().__next__
+        self._lock = ProcessLock()
+        self._looks = 0
 
     @property
     def total(self) -> int:
-        # The only way to look at the next number without taking it.
-        return int(repr(self._count)[len("count(") : -1])
+        with self._lock:
+            # To look takes a number, too.
+            total = self.add() - self._looks
+            self._looks += 1
+            return total
 
 
-class Tallies:
-    """One :class:`Tally` for each field of the diagnostics. Safe for threads."""
+class Counters:
+    """One :class:`Counter` for each field of the diagnostics. Safe for threads."""
 
     def __init__(self) -> None:
-        self.hits = Tally()
-        self.misses = Tally()
-        self.fills = Tally()
-        self.refused_unknown = Tally()
-        self.refused_snapshot = Tally()
-        self.refused_size = Tally()
-        self.refused_hold_off = Tally()
-        self.bypassed = Tally()
-        self.joined = Tally()
-        self.waited_in_vain = Tally()
-        self.refreshed = Tally()
-        self.stale_on_error = Tally()
-        self.errors = Tally()
+        self.hits = Counter()
+        self.misses = Counter()
+        self.fills = Counter()
+        self.refused_unknown = Counter()
+        self.refused_snapshot = Counter()
+        self.refused_size = Counter()
+        self.refused_hold_off = Counter()
+        self.bypassed = Counter()
+        self.joined = Counter()
+        self.waited_in_vain = Counter()
+        self.refreshed = Counter()
+        self.stale_on_error = Counter()
+        self.errors = Counter()
 
     def diagnostics(self) -> CacheDiagnostics:
         """Count what happened so far."""

@@ -1,10 +1,10 @@
 """Entries under tokens: reading one with all it rests on, and storing one.
 
-The rules, and what breaks without each, are in section 6 of the design. In short: an
-entry is served only while all tokens that it was loaded under are still the ones in the
-store; tokens are read before the load and never after; who does not know them all, or
-reads an older snapshot than they are, stores nothing. Never raises because of the
-store. Knows nothing of who loads, and how many at once.
+An entry is served only while all tokens that it was loaded under are still the ones in
+the store. Tokens are read before the load and never after. A reader that does not know
+them all, or whose snapshot is older than one of them, stores nothing. The model in
+``tests/model`` shows what breaks without each rule. Never raises because of the store.
+Knows nothing of which reader loads, and how many at once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from typing import (
 )
 
 from hydracache_sync.cache.codec import MISS
-from hydracache_sync.cache.diagnostics import Tallies, Tally
-from hydracache_sync.cache.entry import basis_of, soft_ms_of, tokens_in
-from hydracache_sync.cache.hold_off import TokenRule
+from hydracache_sync.cache.diagnostics import Counter, Counters
+from hydracache_sync.cache.entry_format import soft_ms_of, token_prefix_of, tokens_in
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.lifetime import Lifetime, Lifetimes
 from hydracache_sync.cache.load_lock import LoadLock
@@ -32,6 +31,7 @@ from hydracache_sync.cache.replacing import replace
 from hydracache_sync.cache.signed import InnerCodec
 from hydracache_sync.cache.store import CacheStore, Copy, Write
 from hydracache_sync.cache.tag_sets import TagSet, TagSets
+from hydracache_sync.cache.token_policy import TokenPolicy
 from hydracache_sync.cache.tokens import (
     is_live,
     is_placeholder,
@@ -45,8 +45,8 @@ from hydracache_sync.printable import printable_logger
 logger = printable_logger(__name__)
 
 
-class Look(NamedTuple):
-    """What one round trip has found out about a key.
+class Lookup(NamedTuple):
+    """What one round trip has read of a key.
 
     :ivar value: of a hit, else ``MISS``.
     :ivar entry: as stored, None where there is none.
@@ -69,12 +69,13 @@ class Look(NamedTuple):
         return self.tokens is not None and None not in self.tokens
 
     @property
-    def basis(self) -> bytes:
-        """What an entry under just these tokens would rest on; all must be known."""
-        return basis_of(self.tag_set.digest, self.tokens)  # type: ignore[arg-type]
+    def token_prefix(self) -> bytes:
+        """The first bytes of an entry under just these tokens; all must be known."""
+        tokens: Any = self.tokens
+        return token_prefix_of(self.tag_set.digest, tokens)
 
 
-#: A look without its names.
+#: A lookup without its names.
 Found = Tuple[
     str,
     Any,
@@ -85,15 +86,15 @@ Found = Tuple[
 ]
 
 
-class Judgement(NamedTuple):
-    """What a load may do that begins now.
+class FillDecision(NamedTuple):
+    """Whether a load that begins now may store its value.
 
-    :ivar look: the tokens that its value would be stored under.
+    :ivar lookup: the tokens that its value would be stored under.
     :ivar refused: why it will not be stored, as what counts it; None if it will.
     """
 
-    look: Look
-    refused: Tally | None
+    lookup: Lookup
+    refused: Counter | None
 
 
 class Entries:
@@ -104,7 +105,7 @@ class Entries:
         store: CacheStore,
         keyspace: Keyspace,
         *,
-        rule: TokenRule,
+        policy: TokenPolicy,
         lifetimes: Lifetimes,
         codec: InnerCodec,
         keep_tags: bool,
@@ -112,16 +113,16 @@ class Entries:
     ) -> None:
         self._store = store
         self._keyspace = keyspace
-        self._rule = rule
+        self._policy = policy
         self._lifetimes = lifetimes
         self._encode = codec.encode
         self._decode = codec.decode
         self._keep_tags = keep_tags
         self._clock = clock
-        self.tag_sets = TagSets(keyspace, strict=rule.strict)
-        self.tallies = Tallies()
-        self._count_hit = self.tallies.hits.add
-        self._count_miss = self.tallies.misses.add
+        self.tag_sets = TagSets(keyspace, strict=policy.strict)
+        self.counters = Counters()
+        self._count_hit = self.counters.hits.add
+        self._count_miss = self.counters.misses.add
         self.namespace = namespace = keyspace.namespace
         self._reading = LoggedOutage(
             logger, f"reading the cache of namespace {namespace}"
@@ -135,7 +136,7 @@ class Entries:
     def find(self, key: str, tags: Iterable[str]) -> Found:
         """Read the entry of ``key`` with all it rests on, in one round trip.
 
-        :return: the fields of a :class:`Look`, in a plain tuple: a hit needs no more
+        :return: the fields of a :class:`Lookup`, in a plain tuple: a hit needs no more
             than its value, and naming the others takes a twentieth of its time.
         """
         tag_set = self.tag_sets.of(tags)
@@ -144,7 +145,7 @@ class Entries:
             entry, *tokens = self._store.get_many(addresses)
         except ApplyError as exc:
             self._failed(self._reading, exc)
-            self.tallies.misses.add()
+            self.counters.misses.add()
             return key, MISS, None, addresses, tag_set, None
         if self._reading.active:
             self._reading.end()
@@ -155,7 +156,7 @@ class Entries:
             self._count_hit()
         return key, value, entry, addresses, tag_set, tokens
 
-    def look_up_many(self, wanted: Sequence[tuple[str, Iterable[str]]]) -> list[Look]:
+    def look_up_many(self, wanted: Sequence[tuple[str, Iterable[str]]]) -> list[Lookup]:
         """Read several entries with all they rest on, together in one round trip."""
         plans = []
         for key, tags in wanted:
@@ -167,17 +168,17 @@ class Entries:
         except ApplyError as exc:
             self._failed(self._reading, exc)
             for _ in plans:
-                self.tallies.misses.add()
-            return [Look(key, MISS, None, at, tags, None) for key, at, tags in plans]
+                self.counters.misses.add()
+            return [Lookup(key, MISS, None, at, tags, None) for key, at, tags in plans]
         if self._reading.active:
             self._reading.end()
-        looks = []
+        lookups = []
         for key, addresses, tag_set in plans:
             entry, *tokens = [found[each] for each in addresses]
             value = self._decode(entry, tag_set.digest, tokens, addresses[0][1])
-            (self.tallies.misses if value is MISS else self.tallies.hits).add()
-            looks.append(Look(key, value, entry, addresses, tag_set, tokens))
-        return looks
+            (self.counters.misses if value is MISS else self.counters.hits).add()
+            lookups.append(Lookup(key, value, entry, addresses, tag_set, tokens))
+        return lookups
 
     def look_up_with_kept_tags(self, key: str) -> Any:
         """Return the value of ``key`` under the tags that were kept with it, or MISS.
@@ -199,25 +200,25 @@ class Entries:
                 value = self._decode(entry, tag_set.digest, tokens, name)
         except ApplyError as exc:
             self._failed(self._reading, exc)
-        (self.tallies.misses if value is MISS else self.tallies.hits).add()
+        (self.counters.misses if value is MISS else self.counters.hits).add()
         return value
 
-    def look_again(self, look: Look, beside: Address) -> tuple[Look, bytes | None]:
-        """Read what ``look`` has read once more, and one address beside it.
+    def reread(self, lookup: Lookup, beside: Address) -> tuple[Lookup, bytes | None]:
+        """Read what ``lookup`` has read once more, and one address beside it.
 
         Counts neither as a hit nor as a miss.
         """
         try:
-            other, *found = self._store.get_many((beside,) + look.addresses)
+            other, *found = self._store.get_many((beside,) + lookup.addresses)
         except ApplyError as exc:
             self._failed(self._reading, exc)
-            return look._replace(value=MISS, entry=None, tokens=None), None
+            return lookup._replace(value=MISS, entry=None, tokens=None), None
         entry, *tokens = found
-        name = look.addresses[0][1]
-        value = self._decode(entry, look.tag_set.digest, tokens, name)
-        return look._replace(value=value, entry=entry, tokens=tokens), other
+        name = lookup.addresses[0][1]
+        value = self._decode(entry, lookup.tag_set.digest, tokens, name)
+        return lookup._replace(value=value, entry=entry, tokens=tokens), other
 
-    def tokens_of(self, key: str, tags: Iterable[str]) -> Look:
+    def tokens_of(self, key: str, tags: Iterable[str]) -> Lookup:
         """Read the tokens alone, for a value that is loaded later."""
         tag_set = self.tag_sets.of(tags)
         addresses = self._keyspace.of_key(key) + tag_set.addresses
@@ -226,47 +227,48 @@ class Entries:
             tokens = self._store.get_many(addresses[1:])
         except ApplyError as exc:
             self._failed(self._reading, exc)
-        return Look(key, MISS, None, addresses, tag_set, tokens)
+        return Lookup(key, MISS, None, addresses, tag_set, tokens)
 
-    def outdated(self, look: Look) -> Any:
+    def outdated(self, lookup: Lookup) -> Any:
         """Return what was cached under other tokens for the same tags, or MISS."""
-        if look.entry is None:
+        if lookup.entry is None:
             return MISS
-        tokens = tokens_in(look.entry, len(look.addresses) - 1)
-        name = look.addresses[0][1]
-        return self._decode(look.entry, look.tag_set.digest, tokens, name)
+        tokens = tokens_in(lookup.entry, len(lookup.addresses) - 1)
+        name = lookup.addresses[0][1]
+        return self._decode(lookup.entry, lookup.tag_set.digest, tokens, name)
 
-    def is_due(self, look: Look) -> bool:
+    def is_due(self, lookup: Lookup) -> bool:
         """Tell whether a hit is past its soft TTL."""
-        assert look.entry is not None and look.tokens is not None
-        return self._lifetimes.is_due(soft_ms_of(look.entry, len(look.tokens)))
+        assert lookup.entry is not None and lookup.tokens is not None
+        return self._lifetimes.is_due(soft_ms_of(lookup.entry, len(lookup.tokens)))
 
     # Before a load
 
     def with_missing(
         self,
-        looks: Sequence[Look],
+        lookups: Sequence[Lookup],
         since: float | None,
         lock: LoadLock | None = None,
-    ) -> tuple[list[Look], bool]:
+    ) -> tuple[list[Lookup], bool]:
         """Create the tokens that are missing, and take ``lock`` in the same round trip.
 
         A load that looks at stamps has them stamped as well, for the loads after it:
         a stamp of now lets itself store nothing.
 
-        :param since: as :meth:`judge` will get it. ``lock`` is None if stamps count.
-        :return: the looks with the tokens that are there now, and whether the lock was
-            taken.
+        :param since: as :meth:`check_fill` will get it. ``lock`` is None if stamps
+            count.
+        :return: the lookups with the tokens that are there now, and whether the lock
+            was taken.
         """
-        stamps = self._rule.needs_stamps(since)
+        stamps = self._policy.needs_stamps(since)
         wanted = dict.fromkeys(
             address
-            for look in looks
-            for address, token in zip(look.addresses[1:], look.tokens or ())
+            for lookup in lookups
+            for address, token in zip(lookup.addresses[1:], lookup.tokens or ())
             if token is None or (stamps and self._lacks_stamp(token))
         )
         if not wanted and lock is None:
-            return list(looks), False
+            return list(lookups), False
         taken = False
         try:
             if stamps:
@@ -277,29 +279,29 @@ class Entries:
             self._failed(self._writing, exc)
             # Also those whose tokens were all there: after one failure this read asks
             # the store for nothing more, so that it ends within its time.
-            return [look._replace(tokens=None) for look in looks], False
+            return [lookup._replace(tokens=None) for lookup in lookups], False
         return [
             (
-                look
-                if look.tokens is None
-                else look._replace(
+                lookup
+                if lookup.tokens is None
+                else lookup._replace(
                     tokens=[
                         there.get(address) if address in wanted else token
-                        for address, token in zip(look.addresses[1:], look.tokens)
+                        for address, token in zip(lookup.addresses[1:], lookup.tokens)
                     ]
                 )
             )
-            for look in looks
+            for lookup in lookups
         ], taken
 
     def _lacks_stamp(self, token: bytes) -> bool:
-        return is_live(token, self._rule.kind) and is_placeholder(token)
+        return is_live(token, self._policy.kind) and is_placeholder(token)
 
     def _added(
         self, missing: Sequence[Address], lock: LoadLock | None
     ) -> tuple[Mapping[Address, bytes | None], bool]:
         """Add a token where none is; return what is there, and if the lock is taken."""
-        tokens = placeholders(len(missing), self._rule.kind)
+        tokens = placeholders(len(missing), self._policy.kind)
         writes: list[Write] = [
             (address, token, None) for address, token in zip(missing, tokens)
         ]
@@ -324,39 +326,41 @@ class Entries:
                 for token in found
             ]
 
-        failures = replace(self._store, wanted, stamp, self._rule.kind, again=False)
+        failures = replace(self._store, wanted, stamp, self._policy.kind, again=False)
         for failure in failures.values():
             raise failure
         return there
 
-    def judge(self, look: Look, since: float | None) -> Judgement:
-        """Settle, before a load, whether its value may be stored under these tokens.
+    def check_fill(self, lookup: Lookup, since: float | None) -> FillDecision:
+        """Decide, before a load, whether its value may be stored under these tokens.
 
         :param since: when its snapshot began, None for one that has yet to begin.
         """
-        if look.tokens is None:
-            return Judgement(look, self.tallies.refused_unknown)
-        rule = self._rule
-        tokens = [token for token in look.tokens if token and is_live(token, rule.kind)]
-        if len(tokens) < len(look.tokens):
-            return Judgement(look, self.tallies.refused_unknown)
-        if since is not None and not rule.are_older_than(since, tokens):
-            return Judgement(look, self.tallies.refused_snapshot)
-        if not rule.are_warm(tokens, self._clock()):
-            return Judgement(look, self.tallies.refused_hold_off)
-        return Judgement(look, None)
+        if lookup.tokens is None:
+            return FillDecision(lookup, self.counters.refused_unknown)
+        policy = self._policy
+        tokens = [
+            token for token in lookup.tokens if token and is_live(token, policy.kind)
+        ]
+        if len(tokens) < len(lookup.tokens):
+            return FillDecision(lookup, self.counters.refused_unknown)
+        if since is not None and not policy.are_older_than(since, tokens):
+            return FillDecision(lookup, self.counters.refused_snapshot)
+        if not policy.are_settled(tokens, self._clock()):
+            return FillDecision(lookup, self.counters.refused_hold_off)
+        return FillDecision(lookup, None)
 
     @property
     def fills_under_new_tokens(self) -> bool:
         """Whether a load may fill under tokens that it has itself created just now."""
-        return not self._rule.strict
+        return not self._policy.strict
 
     # The lock
 
-    def lock_of(self, look: Look, seconds: float) -> LoadLock:
+    def lock_of(self, lookup: Lookup, seconds: float) -> LoadLock:
         """One try to be the one who loads this key."""
-        basis = look.basis if look.knows_all_tokens else None
-        return LoadLock(self._keyspace.load_lock(look.key), basis, seconds)
+        token_prefix = lookup.token_prefix if lookup.knows_all_tokens else None
+        return LoadLock(self._keyspace.load_lock(lookup.key), token_prefix, seconds)
 
     def take(self, lock: LoadLock) -> bytes | None:
         """Try to take ``lock``, and return what is there then.
@@ -376,14 +380,14 @@ class Entries:
 
     # After a load
 
-    def pack(self, judgement: Judgement, value: object, lifetime: Lifetime) -> bytes:
+    def pack(self, decision: FillDecision, value: object, lifetime: Lifetime) -> bytes:
         """Make the entry of a loaded value.
 
         :raises TypeError, ValueError: it cannot be stored and come back the same.
         """
         soft_ms = self._lifetimes.soft_expiry_ms(lifetime)
-        look = judgement.look
-        return self._encode(value, look.basis, soft_ms, look.addresses[0][1])
+        lookup = decision.lookup
+        return self._encode(value, lookup.token_prefix, soft_ms, lookup.addresses[0][1])
 
     def check_value(self, value: object) -> None:
         """Raise as :meth:`pack` would, also where nothing is stored.
@@ -393,22 +397,22 @@ class Entries:
         """
         self._encode(value, b"")
 
-    def unpack(self, look: Look, entry: bytes) -> Any:
+    def unpack(self, lookup: Lookup, entry: bytes) -> Any:
         """Return a value of one's own from an entry that another load has made."""
-        name = look.addresses[0][1]
-        return self._decode(entry, look.tag_set.digest, look.tokens or (), name)
+        name = lookup.addresses[0][1]
+        return self._decode(entry, lookup.tag_set.digest, lookup.tokens or (), name)
 
-    def pack_shared(self, look: Look, value: object) -> bytes:
+    def pack_shared(self, lookup: Lookup, value: object) -> bytes:
         """Make an entry under no tokens, to hand a value to other threads alone."""
-        return self._encode(value, basis_of(look.tag_set.digest, ()))
+        return self._encode(value, token_prefix_of(lookup.tag_set.digest, ()))
 
-    def unpack_shared(self, look: Look, entry: bytes) -> Any:
+    def unpack_shared(self, lookup: Lookup, entry: bytes) -> Any:
         """Return a value of one's own from what :meth:`pack_shared` has made."""
-        return self._decode(entry, look.tag_set.digest, ())
+        return self._decode(entry, lookup.tag_set.digest, ())
 
     def fill(
         self,
-        packed: Sequence[tuple[Judgement, bytes]],
+        packed: Sequence[tuple[FillDecision, bytes]],
         lifetime: Lifetime,
         lock: LoadLock | None = None,
     ) -> bool:
@@ -418,23 +422,23 @@ class Entries:
         """
         writes: list[Write] = []
         refusals = 0
-        for (look, refused), entry in packed:
+        for (lookup, refused), entry in packed:
             if refused is not None:
                 refused.add()
                 refusals += 1
                 continue
             seconds = self._lifetimes.seconds(lifetime)
-            writes.append((look.addresses[0], entry, seconds))
+            writes.append((lookup.addresses[0], entry, seconds))
             if self._keep_tags:
-                names = json.dumps(look.tag_set.tags).encode("ascii")
-                address = self._keyspace.tag_names(look.key)
+                names = json.dumps(lookup.tag_set.tags).encode("ascii")
+                address = self._keyspace.tag_names(lookup.key)
                 writes.append((address, names, seconds))
         if lock is not None:
             writes += lock.releases()
         failures = self._set(writes)
-        for (look, refused), _ in packed:
-            if refused is None and look.addresses[0] not in failures:
-                self.tallies.fills.add()
+        for (lookup, refused), _ in packed:
+            if refused is None and lookup.addresses[0] not in failures:
+                self.counters.fills.add()
         return not failures and not refusals
 
     def delete(self, key: str) -> bool:
@@ -453,7 +457,7 @@ class Entries:
         away = None
         for error in failures.values():
             if isinstance(error, ApplyPermanent):
-                self.tallies.refused_size.add()
+                self.counters.refused_size.add()
             else:
                 away = error
         if away is not None:
@@ -472,5 +476,5 @@ class Entries:
             return None
 
     def _failed(self, outage: LoggedOutage, error: ApplyError) -> None:
-        self.tallies.errors.add()
+        self.counters.errors.add()
         outage.begin(error)

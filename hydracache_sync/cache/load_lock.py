@@ -21,17 +21,19 @@ _NONCE_SIZE = 8
 class LoadLock:
     """One try of one reader to be the one who loads.
 
-    :param basis: what the entry will rest on, None if that is not known yet. Those who
-        see other tokens by then need not wait for it.
+    :param token_prefix: of the entry, None if it is not known yet. Readers that see
+        other tokens by then need not wait for it.
     :param seconds: how long it is kept at most, which is for how long the others wait
         for a holder that was killed.
     """
 
     __slots__ = ("address", "_value", "_seconds", "_taken_at")
 
-    def __init__(self, address: Address, basis: bytes | None, seconds: float) -> None:
+    def __init__(
+        self, address: Address, token_prefix: bytes | None, seconds: float
+    ) -> None:
         self.address = address
-        self._value = os.urandom(_NONCE_SIZE) + _herd_of(basis)
+        self._value = os.urandom(_NONCE_SIZE) + _herd_of(token_prefix)
         self._seconds = seconds
         self._taken_at = monotonic()
 
@@ -55,14 +57,16 @@ class LoadLock:
         return [(self.address, b"", GONE)]
 
 
-def is_worth_waiting_for(held: bytes, basis: bytes) -> bool:
-    """Tell whether the holder of a lock loads what a reader of ``basis`` may use.
+def is_worth_waiting_for(held: bytes, token_prefix: bytes) -> bool:
+    """Return whether the holder of a lock loads what a reader of these tokens may use.
 
     :param held: the lock's value in the store.
     """
     herd = held[_NONCE_SIZE:]
-    return not herd or herd == _herd_of(basis)
+    return not herd or herd == _herd_of(token_prefix)
 
 
-def _herd_of(basis: bytes | None) -> bytes:
-    return b"" if basis is None else blake2b(basis, digest_size=8).digest()
+def _herd_of(token_prefix: bytes | None) -> bytes:
+    return (
+        b"" if token_prefix is None else blake2b(token_prefix, digest_size=8).digest()
+    )

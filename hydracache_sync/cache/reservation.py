@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hydracache_sync.cache.entries import Entries, Judgement
+from hydracache_sync.cache.entries import Entries, FillDecision
 from hydracache_sync.cache.lifetime import Lifetimes
 
 
@@ -10,10 +10,10 @@ class Reservation:
     """What ``TaggedCache.reserve`` returns. Safe for threads."""
 
     def __init__(
-        self, entries: Entries, judgement: Judgement, lifetimes: Lifetimes
+        self, entries: Entries, decision: FillDecision, lifetimes: Lifetimes
     ) -> None:
         self._entries = entries
-        self._judgement = judgement
+        self._judgement = decision
         self._lifetimes = lifetimes
 
     @property
@@ -36,9 +36,9 @@ class Reservation:
         :raises TypeError, ValueError: as ``get_or_load``; nothing was stored.
         """
         lifetime = self._lifetimes.of(ttl, soft_ttl)
-        judgement = self._judgement
-        if judgement.refused is not None:
-            judgement.refused.add()
+        decision = self._judgement
+        if decision.refused is not None:
+            decision.refused.add()
             return False
-        entry = self._entries.pack(judgement, value, lifetime)
-        return self._entries.fill([(judgement, entry)], lifetime)
+        entry = self._entries.pack(decision, value, lifetime)
+        return self._entries.fill([(decision, entry)], lifetime)

@@ -11,7 +11,7 @@ import hmac
 from typing import Any, Protocol, Sequence, Union
 
 from hydracache_sync.cache.codec import MISS, SIGNED, Codec
-from hydracache_sync.cache.entry import basis_of, pack, unpack
+from hydracache_sync.cache.entry_format import pack, token_prefix_of, unpack
 from hydracache_sync.errors import ConfigurationError
 
 #: Bytes of a key below which guessing it is thinkable.
@@ -28,7 +28,7 @@ class InnerCodec(Protocol):
     """What is signed: entries of a codec that signs nothing."""
 
     def encode(
-        self, value: object, basis: bytes, soft_ms: int = 0, name: bytes = b""
+        self, value: object, token_prefix: bytes, soft_ms: int = 0, name: bytes = b""
     ) -> bytes: ...
 
     def decode(
@@ -78,12 +78,12 @@ class SignedCodec:
         self._codec: InnerCodec = Codec() if codec is None else codec
 
     def encode(
-        self, value: object, basis: bytes, soft_ms: int = 0, name: bytes = b""
+        self, value: object, token_prefix: bytes, soft_ms: int = 0, name: bytes = b""
     ) -> bytes:
         """Pack ``value``, signed; see ``Codec.encode``."""
-        data = self._codec.encode(value, basis)[len(basis) :]
-        signature = _sign(self._keys[0], name, basis, soft_ms, data)
-        return pack(basis, SIGNED, signature + data, soft_ms)
+        data = self._codec.encode(value, token_prefix)[len(token_prefix) :]
+        signature = _sign(self._keys[0], name, token_prefix, soft_ms, data)
+        return pack(token_prefix, SIGNED, signature + data, soft_ms)
 
     def decode(
         self,
@@ -98,21 +98,25 @@ class SignedCodec:
             return MISS
         signature = found.payload[:_SIGNATURE_SIZE]
         data = found.payload[_SIGNATURE_SIZE:]
-        basis = basis_of(digest, tokens)  # type: ignore[arg-type]
+        token_prefix = token_prefix_of(digest, tokens)  # type: ignore[arg-type]
         for key in self._keys:
-            wanted = _sign(key, name, basis, found.soft_ms, data)
+            wanted = _sign(key, name, token_prefix, found.soft_ms, data)
             if hmac.compare_digest(signature, wanted):
-                return self._codec.decode(basis + data, digest, tokens)
+                return self._codec.decode(token_prefix + data, digest, tokens)
         return MISS
 
     def __repr__(self) -> str:
         return f"SignedCodec(key=<{len(self._keys)}>)"
 
 
-def _sign(key: bytes, name: bytes, basis: bytes, soft_ms: int, data: bytes) -> bytes:
+def _sign(
+    key: bytes, name: bytes, token_prefix: bytes, soft_ms: int, data: bytes
+) -> bytes:
     # Of known lengths up to the name, whose own is said: nothing can be moved from one
     # part to the next.
     lengths = b"".join(
-        number.to_bytes(8, "big") for number in (len(name), len(basis), soft_ms)
+        number.to_bytes(8, "big") for number in (len(name), len(token_prefix), soft_ms)
     )
-    return hmac.digest(key, b"".join([_PURPOSE, lengths, name, basis, data]), _HASH)
+    return hmac.digest(
+        key, b"".join([_PURPOSE, lengths, name, token_prefix, data]), _HASH
+    )

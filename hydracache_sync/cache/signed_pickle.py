@@ -9,7 +9,7 @@ import pickle
 from typing import Any, Sequence, Union
 
 from hydracache_sync.cache.codec import MISS, PICKLE
-from hydracache_sync.cache.entry import pack, unpack
+from hydracache_sync.cache.entry_format import pack, unpack
 from hydracache_sync.cache.signed import SignedCodec
 
 #: What every Python that runs this library knows.
@@ -40,7 +40,7 @@ class _Pickles:
     """Pickles without a signature: never to be read from a store as they are."""
 
     def encode(
-        self, value: object, basis: bytes, soft_ms: int = 0, name: bytes = b""
+        self, value: object, token_prefix: bytes, soft_ms: int = 0, name: bytes = b""
     ) -> bytes:
         """Pack ``value``.
 
@@ -56,7 +56,7 @@ class _Pickles:
             ) from exc
         except (pickle.PicklingError, AttributeError, TypeError) as exc:
             raise TypeError(f"cannot cache this {kind}: {exc}") from exc
-        return pack(basis, PICKLE, data, soft_ms)
+        return pack(token_prefix, PICKLE, data, soft_ms)
 
     def decode(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Iterable, NamedTuple, Tuple
 
-from hydracache_sync.cache.entry import tag_digest
+from hydracache_sync.cache.entry_format import tag_digest
 from hydracache_sync.cache.keyspace import Address, Keyspace
 
 #: Tags of one entry. Each is a token to be read and compared at every hit: with so many

@@ -1,8 +1,8 @@
 """A cache in front of a database that never serves what was invalidated.
 
-What callers use. The rules of tokens are in ``entries``, who loads for whom is in
-``herd``, and what a strict namespace does before a commit in ``strict``. Knows no
-outbox.
+What callers use. The rules of tokens are in ``entries``, which reader loads is in
+``load_coalescer``, and what a strict namespace does before a commit is in ``strict``.
+Knows no outbox.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from typing import (
 from hydracache_sync.cache.codec import MISS, Codec
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
-from hydracache_sync.cache.entries import Entries, Judgement, Look
-from hydracache_sync.cache.herd import DEFAULT_MAX_WAIT, Herd
-from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF, HoldOff, TokenRule
+from hydracache_sync.cache.entries import Entries, FillDecision, Lookup
 from hydracache_sync.cache.keyspace import Keyspace
 from hydracache_sync.cache.lifetime import (
     DEFAULT_JITTER,
@@ -34,11 +32,13 @@ from hydracache_sync.cache.lifetime import (
     Lifetime,
     Lifetimes,
 )
+from hydracache_sync.cache.load_coalescer import DEFAULT_MAX_WAIT, LoadCoalescer
+from hydracache_sync.cache.pending_writes import PendingWrites
 from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed import InnerCodec
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.strict import Quarantine
-from hydracache_sync.cache.writing import OpenWrites
+from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF, HoldOff, TokenPolicy
 from hydracache_sync.durations import checked_number, checked_seconds
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import InvalidationIntentBatch
@@ -145,14 +145,14 @@ class TaggedCache:
         ]
         self._snapshot = snapshot
         self._hold_off = HoldOff(hold_off) if strict else None
-        rule = TokenRule(self._hold_off, checked_seconds("clock_skew", clock_skew))
+        policy = TokenPolicy(self._hold_off, checked_seconds("clock_skew", clock_skew))
         self._lifetimes = Lifetimes(
             ttl=ttl, soft_ttl=soft_ttl, jitter=jitter, clock=clock
         )
         self._entries = Entries(
             store,
             self._keyspace,
-            rule=rule,
+            policy=policy,
             lifetimes=self._lifetimes,
             codec=Codec() if codec is None else codec,
             keep_tags=keep_tags,
@@ -160,8 +160,10 @@ class TaggedCache:
         )
         self._find = self._entries.find
         self._default_lifetime = self._lifetimes.default
-        self._herd = Herd(self._entries, checked_seconds("max_wait", max_wait))
-        self._open_writes = OpenWrites()
+        self._loads = LoadCoalescer(
+            self._entries, checked_seconds("max_wait", max_wait)
+        )
+        self._pending_writes = PendingWrites()
         self._clock = clock
 
     @property
@@ -187,10 +189,10 @@ class TaggedCache:
             ``keep_tags`` to have stored it.
         :raises TypeError, ValueError: key or tags are not as the class says.
         """
-        if self._open_writes.batches:
+        if self._pending_writes.batches:
             if tags is KEPT_TAGS:
                 # Nobody knows yet whether they are among what is written.
-                self._entries.tallies.bypassed.add()
+                self._entries.counters.bypassed.add()
                 return default
             tags = tuple(tags)
             if self._is_writing(key, tags):
@@ -245,7 +247,7 @@ class TaggedCache:
             lifetime = self._lifetimes.of(ttl, soft_ttl)
         if since is not None:
             checked_number("since", since)
-        if self._open_writes.batches:
+        if self._pending_writes.batches:
             tags = tuple(tags)
             if self._is_writing(key, tags):
                 return self._checked(loader())
@@ -253,17 +255,17 @@ class TaggedCache:
         value: T = found[1]
         if value is not MISS and lifetime.soft_ttl is None:
             return value
-        look = Look._make(found)
+        lookup = Lookup._make(found)
         if value is not MISS:
-            if not self._entries.is_due(look):
+            if not self._entries.is_due(lookup):
                 return value
             if self._since(since) is not None:
                 return value
-            return self._herd.refresh(look, loader, lifetime)
+            return self._loads.refresh(lookup, loader, lifetime)
         since = self._since(since)
         if stale_on_error is None:
-            return self._herd.load(look, loader, lifetime, since)
-        return self._load_or_stale(look, loader, lifetime, since, stale_on_error)
+            return self._loads.load(lookup, loader, lifetime, since)
+        return self._load_or_stale(lookup, loader, lifetime, since, stale_on_error)
 
     def get_many(self, keys: Iterable[str], *, tags: TagsOfKeys = ()) -> dict[str, Any]:
         """Return the cached values of ``keys``, without those that are not cached.
@@ -276,8 +278,10 @@ class TaggedCache:
         :raises TypeError, ValueError: key or tags are not as the class says.
         :raises KeyError: a mapping does not have the tags of a key.
         """
-        looks, _ = self._look_up_many(keys, tags)
-        return {look.key: look.value for look in looks if look.value is not MISS}
+        lookups, _ = self._look_up_many(keys, tags)
+        return {
+            lookup.key: lookup.value for lookup in lookups if lookup.value is not MISS
+        }
 
     def get_many_or_load(
         self,
@@ -305,27 +309,29 @@ class TaggedCache:
         lifetime = self._lifetimes.of(ttl)
         if since is not None:
             checked_number("since", since)
-        looks, written = self._look_up_many(keys, tags)
-        values = {look.key: look.value for look in looks if look.value is not MISS}
-        missing = [look for look in looks if look.value is MISS]
+        lookups, written = self._look_up_many(keys, tags)
+        values = {
+            lookup.key: lookup.value for lookup in lookups if lookup.value is not MISS
+        }
+        missing = [lookup for lookup in lookups if lookup.value is MISS]
         if not missing and not written:
             return values
         since = self._since(since)
         complete, _ = self._entries.with_missing(missing, since)
-        judgements = [self._entries.judge(look, since) for look in complete]
-        loaded = loader([look.key for look in missing] + written)
+        decisions = [self._entries.check_fill(lookup, since) for lookup in complete]
+        loaded = loader([lookup.key for lookup in missing] + written)
         packed = []
-        for judgement in judgements:
-            key = judgement.look.key
+        for decision in decisions:
+            key = decision.lookup.key
             if key in loaded:
                 value = loaded[key]
                 values[key] = value
                 entry = b""
-                if judgement.refused is None:
-                    entry = self._entries.pack(judgement, value, lifetime)
+                if decision.refused is None:
+                    entry = self._entries.pack(decision, value, lifetime)
                 else:
                     self._entries.check_value(value)
-                packed.append((judgement, entry))
+                packed.append((decision, entry))
         others = {key: loaded[key] for key in written if key in loaded}
         for value in others.values():
             self._entries.check_value(value)
@@ -444,7 +450,7 @@ class TaggedCache:
             with cache.writing(batch), outbox.transaction() as connection:
                 ...
         """
-        return self._open_writes.of(batch)
+        return self._pending_writes.of(batch)
 
     def quarantine(
         self, batch: InvalidationIntentBatch, *, degrade: bool = False
@@ -483,18 +489,18 @@ class TaggedCache:
 
     def diagnostics(self) -> CacheDiagnostics:
         """Count what happened so far. Safe at any time, from any thread."""
-        return self._entries.tallies.diagnostics()
+        return self._entries.counters.diagnostics()
 
     def __repr__(self) -> str:
         return f"TaggedCache({self._store!r}, {self.namespace!r})"
 
     def _is_writing(self, key: str, tags: Sequence[str]) -> bool:
-        if not self._open_writes.touch(key, tags):
+        if not self._pending_writes.affects(key, tags):
             return False
         # Wrong arguments are an error here too.
         self._keyspace.entry(key)
         self._entries.tag_sets.of(tags)
-        self._entries.tallies.bypassed.add()
+        self._entries.counters.bypassed.add()
         return True
 
     def _since(self, since: float | None) -> float | None:
@@ -507,18 +513,18 @@ class TaggedCache:
 
     def _reserved(
         self, key: str, tags: Iterable[str], since: float | None
-    ) -> Judgement:
-        if self._open_writes.batches:
+    ) -> FillDecision:
+        if self._pending_writes.batches:
             tags = tuple(tags)
             if self._is_writing(key, tags):
-                nothing = Look(
+                nothing = Lookup(
                     key, MISS, None, (), self._entries.tag_sets.of(tags), None
                 )
-                return Judgement(nothing, self._entries.tallies.bypassed)
-        look = self._entries.tokens_of(key, tags)
+                return FillDecision(nothing, self._entries.counters.bypassed)
+        lookup = self._entries.tokens_of(key, tags)
         since = self._since(since)
-        [look], _ = self._entries.with_missing([look], since)
-        return self._entries.judge(look, since)
+        [lookup], _ = self._entries.with_missing([lookup], since)
+        return self._entries.check_fill(lookup, since)
 
     def check_value(self, value: object) -> None:
         """Raise as :meth:`get_or_load` does for a value that cannot be stored.
@@ -535,7 +541,7 @@ class TaggedCache:
 
     def _load_or_stale(
         self,
-        look: Look,
+        lookup: Lookup,
         loader: Callable[[], T],
         lifetime: Lifetime,
         since: float | None,
@@ -551,20 +557,20 @@ class TaggedCache:
                 raise
 
         try:
-            return self._herd.load(look, watched, lifetime, since)
+            return self._loads.load(lookup, watched, lifetime, since)
         except Exception as exc:
             # Only the loader's own: a value that cannot be stored is the program's.
             if not failures or exc is not failures[-1]:
                 raise
-            value = self._entries.outdated(look)
+            value = self._entries.outdated(lookup)
             if value is MISS:
                 raise
-            self._entries.tallies.stale_on_error.add()
+            self._entries.counters.stale_on_error.add()
             return stale_on_error(Stale(value, exc))
 
     def _look_up_many(
         self, keys: Iterable[str], tags: TagsOfKeys
-    ) -> tuple[list[Look], list[str]]:
+    ) -> tuple[list[Lookup], list[str]]:
         """Look up all ``keys`` but those that this thread is writing; these besides."""
         if isinstance(keys, (str, bytes)):
             raise TypeError(f"keys must be several texts, not one {keys!r}")
@@ -573,7 +579,7 @@ class TaggedCache:
         tags_of = _tags_by_key(tags)
         for key in dict.fromkeys(keys):
             some = tags_of(key)
-            if self._open_writes.batches:
+            if self._pending_writes.batches:
                 some = tuple(some)
                 if self._is_writing(key, some):
                     written.append(key)

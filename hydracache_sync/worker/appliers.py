@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from typing import Callable, Iterable, Sequence
 
-from hydracache_sync.cache.hold_off import DEFAULT_HOLD_OFF, HoldOff
 from hydracache_sync.cache.keyspace import Keyspace
 from hydracache_sync.cache.replacing import replace
 from hydracache_sync.cache.store import CacheStore, Copy
+from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF, HoldOff
 from hydracache_sync.cache.tokens import COLD, LIVE, fresh_tokens
 from hydracache_sync.errors import ApplyUnavailable, ConfigurationError
 from hydracache_sync.intents import InvalidationIntent

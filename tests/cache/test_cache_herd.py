@@ -21,9 +21,9 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import CacheStore, herd, load_limit
-from hydracache_sync.cache.entries import Look
-from hydracache_sync.cache.herd import LOADS_AT_ONCE
+from hydracache_sync.cache import CacheStore, load_coalescer, load_limit
+from hydracache_sync.cache.entries import Lookup
+from hydracache_sync.cache.load_coalescer import LOADS_AT_ONCE
 from hydracache_sync.cache.load_limit import LoadLimit
 from hydracache_sync.cache.tokens import COLD, fresh_tokens
 from hydracache_sync.snapshots import NEVER, LocalMoment
@@ -196,7 +196,7 @@ def test_who_comes_late_to_a_lock_that_is_free_looks_again(
     monkeypatch: pytest.MonkeyPatch,
     tokens_are_there: bool,
 ) -> None:
-    monkeypatch.setattr(herd, "LATE", -1.0)
+    monkeypatch.setattr(load_coalescer, "LATE", -1.0)
     if tokens_are_there:
         cache.reserve("k", tags=TAGS)
     lock_of = cache._entries.lock_of
@@ -272,9 +272,13 @@ def test_a_leader_that_was_lost_delays_nobody_twice(
     store: CacheStore, unique: str
 ) -> None:
     cache = TaggedCache(store, unique, max_wait=0.05)
-    [look], _ = cache._entries.with_missing([cache._entries.tokens_of("k", TAGS)], None)
+    [lookup], _ = cache._entries.with_missing(
+        [cache._entries.tokens_of("k", TAGS)], None
+    )
     # Interrupted right after this, by a signal's handler for instance.
-    Reader(lambda: cache._herd._flights.board((look.addresses[0], look.basis))).end()
+    Reader(
+        lambda: cache._loads._flights.join((lookup.addresses[0], lookup.token_prefix))
+    ).end()
 
     assert cache.get_or_load("k", lambda: "v", tags=TAGS) == "v"
     cache.delete("k")
@@ -286,8 +290,8 @@ def test_a_leader_that_was_lost_delays_nobody_twice(
 def test_the_lock_ends_by_itself(memcached: Memcached, unique: str) -> None:
     store = MemcachedStore([memcached.address], timeout=10, connect_timeout=10)
     cache = TaggedCache(store, unique, max_wait=0.5)
-    look = Look._make(cache._entries.find("k", TAGS))
-    lock, other = (cache._entries.lock_of(look, 0.5) for _ in range(2))
+    lookup = Lookup._make(cache._entries.find("k", TAGS))
+    lock, other = (cache._entries.lock_of(lookup, 0.5) for _ in range(2))
 
     assert lock.is_mine(cache._entries.take(lock))
     assert not other.is_mine(cache._entries.take(other))
@@ -374,7 +378,7 @@ def test_an_error_is_for_its_caller_and_the_others_load_themselves(
         leader.end()
     assert [reader.end() for reader in others] == ["v"] * 5
     assert cache.get("k", tags=TAGS) == "v"
-    assert len(cache._herd._flights) == 0
+    assert len(cache._loads._flights) == 0
 
 
 def test_a_value_that_cannot_be_stored_leaves_nobody_waiting(
@@ -483,7 +487,7 @@ def test_a_reader_of_an_older_snapshot_joins_a_load_that_would_be_its_hit(
     leader = read(cache, fresh)
     assert fresh.started.wait(DEADLINE)
     older = read(cache, never, since=time.time() - 60)
-    [flight] = cache._herd._flights._flights.values()
+    [flight] = cache._loads._flights._flights.values()
     until(lambda: flight._joined)
 
     fresh.go_on.set()
@@ -543,14 +547,14 @@ def test_who_may_store_no_longer_takes_no_lock_that_comes_free(
     assert old.started.wait(DEADLINE)
     lock = cache._keyspace.load_lock("k")
     token = cache._keyspace.tag_token(TAGS[0])
-    look_again = elsewhere._entries.look_again
+    reread = elsewhere._entries.reread
 
     def after_an_eviction(*args: Any) -> Any:
         # Between two looks of who waits: a token is gone, and the lock as well.
         store.delete_many([token, lock])
-        return look_again(*args)
+        return reread(*args)
 
-    monkeypatch.setattr(elsewhere._entries, "look_again", after_an_eviction)
+    monkeypatch.setattr(elsewhere._entries, "reread", after_an_eviction)
     held = read(elsewhere, lambda: store.get_many([lock])).end()
     old.go_on.set()
 
@@ -705,11 +709,11 @@ def test_a_load_that_raises_is_not_waited_for_again(hasty: TaggedCache) -> None:
 
 
 def watched(cache: TaggedCache, looks: list[Any]) -> Callable[..., Any]:
-    """Its ``look_again``, which notes that it has been called."""
-    look_again = cache._entries.look_again
+    """Its ``reread``, which notes that it has been called."""
+    reread = cache._entries.reread
 
     def noted(*args: Any) -> Any:
-        found = look_again(*args)
+        found = reread(*args)
         looks.append(id(cache))
         return found
 
@@ -729,7 +733,7 @@ def test_loads_that_raise_in_other_processes_are_not_waited_for_in_turn(
     assert loads[0].started.wait(DEADLINE)
     looks: list[Any] = []
     for other in others:
-        monkeypatch.setattr(other._entries, "look_again", watched(other, looks))
+        monkeypatch.setattr(other._entries, "reread", watched(other, looks))
     waiting = [read(other, load) for other, load in zip(others, loads[1:])]
     until(lambda: len(set(looks)) == len(others))
 
@@ -760,7 +764,7 @@ def test_a_load_that_hangs_is_relieved_for_all(hasty: TaggedCache) -> None:
     assert relief.calls == 1
     hanging.go_on.set()
     assert leader.end() == "late"
-    assert len(hasty._herd._flights) == 0
+    assert len(hasty._loads._flights) == 0
 
 
 def test_loaders_that_need_each_other_end(hasty: TaggedCache) -> None:
@@ -824,7 +828,7 @@ def test_of_readers_that_may_not_fill_few_load_at_once(cache: TaggedCache) -> No
 
     assert slow.most_at_once == LOADS_AT_ONCE
     assert cache.get("k", tags=TAGS) is None
-    assert len(cache._herd._limit) == 0
+    assert len(cache._loads._limit) == 0
 
 
 def fill_up(cache: TaggedCache) -> tuple[Load, list[Reader]]:
@@ -837,7 +841,7 @@ def fill_up(cache: TaggedCache) -> tuple[Load, list[Reader]]:
 
 
 def waiting(cache: TaggedCache) -> int:
-    return sum(len(each.waiting) for each in cache._herd._limit._keys.values())
+    return sum(len(each.waiting) for each in cache._loads._limit._keys.values())
 
 
 def test_who_waits_takes_the_value_of_a_snapshot_that_began_after_it(
@@ -886,7 +890,7 @@ def test_who_waits_for_a_place_in_vain_loads_all_the_same(hasty: TaggedCache) ->
 
     assert value == "v"
     assert [reader.end() for reader in first] == ["before"] * LOADS_AT_ONCE
-    assert len(hasty._herd._limit) == 0
+    assert len(hasty._loads._limit) == 0
 
 
 def test_who_is_interrupted_on_the_way_to_a_place_gives_it_on(
@@ -975,5 +979,5 @@ def test_behind_a_load_under_way_the_others_gather_for_one_more(
 
 
 def waiting_flight(cache: TaggedCache) -> list[Any]:
-    flights = list(cache._herd._flights._flights.values())
-    return [flight for flight in flights if flight.ahead is not None]
+    flights = list(cache._loads._flights._flights.values())
+    return [flight for flight in flights if flight.previous is not None]

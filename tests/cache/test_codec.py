@@ -15,12 +15,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hydracache_sync.cache.codec import MISS, Codec
-from hydracache_sync.cache.entry import basis_of, soft_ms_of, tag_digest
+from hydracache_sync.cache.entry_format import soft_ms_of, tag_digest, token_prefix_of
 from hydracache_sync.cache.tokens import fresh_tokens
 
 DIGEST = tag_digest(["a", "b"])
 TOKENS = fresh_tokens(4, 1_700_000_000_000)
-BASIS = basis_of(DIGEST, TOKENS)
+BASIS = token_prefix_of(DIGEST, TOKENS)
 
 FAST = Codec(use_orjson=True)
 PLAIN = Codec(use_orjson=False)

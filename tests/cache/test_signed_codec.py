@@ -15,13 +15,13 @@ from hydracache_sync import (
 )
 from hydracache_sync.cache import CacheStore, Codec
 from hydracache_sync.cache.codec import JSON, MISS, SIGNED
-from hydracache_sync.cache.entry import basis_of, pack, tag_digest
+from hydracache_sync.cache.entry_format import pack, tag_digest, token_prefix_of
 from hydracache_sync.cache.tokens import fresh_tokens
 
 KEY = b"k" * 32
 DIGEST = tag_digest(["a"])
 TOKENS = fresh_tokens(3, 1_700_000_000_000)
-BASIS = basis_of(DIGEST, TOKENS)
+BASIS = token_prefix_of(DIGEST, TOKENS)
 
 CODECS = [SignedCodec, PickleCodec]
 

@@ -18,12 +18,17 @@ from hypothesis import strategies as st
 from hydracache_sync import ConfigurationError, MemoryStore, TaggedCache
 from hydracache_sync.cache import Codec, PickleCodec
 from hydracache_sync.cache.codec import MISS, PICKLE, SIGNED
-from hydracache_sync.cache.entry import basis_of, pack, soft_ms_of, tag_digest
+from hydracache_sync.cache.entry_format import (
+    pack,
+    soft_ms_of,
+    tag_digest,
+    token_prefix_of,
+)
 from hydracache_sync.cache.tokens import fresh_tokens
 
 DIGEST = tag_digest(["a", "b"])
 TOKENS = fresh_tokens(4, 1_700_000_000_000)
-BASIS = basis_of(DIGEST, TOKENS)
+BASIS = token_prefix_of(DIGEST, TOKENS)
 
 KEY = b"k" * 32
 OLD_KEY = b"o" * 32
@@ -137,8 +142,8 @@ def test_a_signature_is_no_good_on_other_tokens_tags_or_another_soft_expiry() ->
     payload = entry[len(BASIS) + 14 :]
     others = fresh_tokens(4, 1_700_000_000_000)
 
-    moved = pack(basis_of(DIGEST, others), SIGNED, payload, 1000)
-    retagged = pack(basis_of(tag_digest(["a"]), TOKENS), SIGNED, payload, 1000)
+    moved = pack(token_prefix_of(DIGEST, others), SIGNED, payload, 1000)
+    retagged = pack(token_prefix_of(tag_digest(["a"]), TOKENS), SIGNED, payload, 1000)
     softer = pack(BASIS, SIGNED, payload, 2000)
     same = pack(BASIS, SIGNED, payload, 1000)
 

@@ -13,14 +13,14 @@ from zlib import crc32
 
 from hydracache_sync.cache import Codec, PickleCodec
 from hydracache_sync.cache.codec import MISS
-from hydracache_sync.cache.entry import basis_of, tag_digest
+from hydracache_sync.cache.entry_format import tag_digest, token_prefix_of
 from hydracache_sync.memcached.replies import Replies
 
 KEYS = (b"a", b"key:2", b"k" * 40)
 
 DIGEST = tag_digest(["a", "b"])
 TOKENS = [b"L" + bytes([n]) * 8 + bytes(8) for n in range(4)]
-BASIS = basis_of(DIGEST, TOKENS)
+BASIS = token_prefix_of(DIGEST, TOKENS)
 
 FAST = Codec(use_orjson=True)
 PLAIN = Codec(use_orjson=False)

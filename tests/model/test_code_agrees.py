@@ -1,8 +1,8 @@
 """The code takes the model's steps and comes to the same.
 
 Random walks through the model, each step of it done by the code as well, on a store in
-memory: ``look_up``, ``with_missing``, ``judge`` and ``fill`` of a cache's entries, the
-applier, the quarantine. The model says what a read must find.
+memory: ``look_up``, ``with_missing``, ``check_fill``, ``fill`` of a cache's entries,
+the applier, the quarantine. The model says what a read must find.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ class Code:
     # Readers
 
     def look_up(self, reader: str) -> None:
-        [look] = self.entries.look_up_many([("key", TAGS)])
-        self.looks[reader] = look
-        self.hits += look.value is not MISS
+        [lookup] = self.entries.look_up_many([("key", TAGS)])
+        self.looks[reader] = lookup
+        self.hits += lookup.value is not MISS
 
     def add_missing(self, reader: str) -> None:
         [self.looks[reader]], _ = self.entries.with_missing([self.looks[reader]], None)
@@ -94,19 +94,19 @@ class Code:
     def load(self, reader: str, version: str) -> None:
         # The namespace and the key have tokens of their own, which a restart takes.
         self.add_missing(reader)
-        self.judged[reader] = self.entries.judge(self.looks[reader], None)
+        self.judged[reader] = self.entries.check_fill(self.looks[reader], None)
 
     def load_only(self, reader: str) -> None:
         self.add_missing(reader)
-        judgement = self.entries.judge(self.looks[reader], None)
+        decision = self.entries.check_fill(self.looks[reader], None)
         # A token is cold for three ticks here and for two in the model.
-        assert self.strict or judgement.refused is not None
+        assert self.strict or decision.refused is not None
 
     def fill(self, reader: str, version: str) -> None:
-        judgement = self.judged.pop(reader)
-        if judgement.refused is None and judgement.look.value is MISS:
-            entry = self.entries.pack(judgement, int(version), LIFETIME)
-            assert self.entries.fill([(judgement, entry)], LIFETIME)
+        decision = self.judged.pop(reader)
+        if decision.refused is None and decision.lookup.value is MISS:
+            entry = self.entries.pack(decision, int(version), LIFETIME)
+            assert self.entries.fill([(decision, entry)], LIFETIME)
             self.fills += 1
 
     # Writers, workers

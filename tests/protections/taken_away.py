@@ -38,8 +38,8 @@ _UNCOMMITTED = "tests/web/test_uncommitted.py::"
 
 #: What a reader does who looks the tokens up once the value is there.
 _READ_TOKENS_NOW = """
-            now = entries.tokens_of(judgement.look.key, judgement.look.tag_set.tags)
-            judgement = entries.judge(entries.with_missing([now], None)[0][0], None)
+            now = entries.tokens_of(decision.lookup.key, decision.lookup.tag_set.tags)
+            decision = entries.check_fill(entries.with_missing([now], None)[0][0], None)
 """
 
 #: The loop in which a token's write begins again, and what keeps the first stamp in it.
@@ -138,15 +138,15 @@ PROTECTIONS = [
     Protection(
         "P3",
         "an entry is served under the very tokens it was loaded under",
-        "cache/entry.py",
-        "    if not entry.startswith(basis) or",
+        "cache/entry_format.py",
+        "    if not entry.startswith(token_prefix) or",
         "    if not entry.startswith(_MAGIC + digest) or",
         _STALE + "test_each_invalidation_makes_the_next_read_a_miss",
     ),
     Protection(
         "P3",
         "a missing token equals nothing",
-        "cache/entry.py",
+        "cache/entry_format.py",
         "    if entry is None or None in tokens:\n        return None\n",
         "    if entry is None:\n        return None\n"
         "    held = tokens_in(entry, len(tokens))\n"
@@ -164,17 +164,17 @@ PROTECTIONS = [
     Protection(
         "P3",
         "tokens are read before the load",
-        "cache/herd.py",
-        "shared=judgement.refused is None)\n"
-        "            loaded = self._loaded(judgement, loader)\n",
-        "shared=judgement.refused is None)\n"
-        "            loaded = self._loaded(judgement, loader)" + _READ_TOKENS_NOW,
+        "cache/load_coalescer.py",
+        "shared=decision.refused is None)\n"
+        "            loaded = self._loaded(decision, loader)\n",
+        "shared=decision.refused is None)\n"
+        "            loaded = self._loaded(decision, loader)" + _READ_TOKENS_NOW,
         _STALE + "test_a_value_loaded_before_an_invalidation_is_not_served_after_it",
     ),
     Protection(
         "P3",
         "an early refresh stores under the tokens of the hit",
-        "cache/herd.py",
+        "cache/load_coalescer.py",
         "            self._refreshing.end()\n",
         "            self._refreshing.end()" + _READ_TOKENS_NOW,
         "tests/cache/test_cache_api.py::"
@@ -183,23 +183,23 @@ PROTECTIONS = [
     Protection(
         "P3",
         "an old snapshot fills only under older tokens",
-        "cache/hold_off.py",
-        "        return _all_before(tokens, since - self._cold)\n",
+        "cache/token_policy.py",
+        "        return _all_before(tokens, since - self._cooling)\n",
         "        return True\n",
         _MYSQL + "test_a_reader_in_an_old_snapshot_never_stores_after_the_apply",
     ),
     Protection(
         "P3",
         "... older by more than clocks differ",
-        "cache/hold_off.py",
-        "        return _all_before(tokens, since - self._cold)\n",
+        "cache/token_policy.py",
+        "        return _all_before(tokens, since - self._cooling)\n",
         "        return _all_before(tokens, since)\n",
         _STALE + "test_a_value_is_stored_only_if_its_snapshot_is_younger",
     ),
     Protection(
         "P3",
         "... and by the millisecond that stamps count",
-        "cache/hold_off.py",
+        "cache/token_policy.py",
         "(stamp_ms(token) + 1) / 1000 < moment",
         "stamp_ms(token) / 1000 < moment",
         _STALE + "test_a_value_is_stored_only_if_its_snapshot_is_younger",
@@ -208,7 +208,7 @@ PROTECTIONS = [
         "P3",
         "who is writing goes round the cache",
         "cache/tagged.py",
-        "        if not self._open_writes.touch(key, tags):\n",
+        "        if not self._pending_writes.affects(key, tags):\n",
         "        if True:\n",
         _MYSQL + "test_what_a_transaction_has_written_goes_round_the_cache",
     ),
@@ -326,11 +326,11 @@ PROTECTIONS = [
         "P3",
         "... nor has the one of a reader that needs none",
         "cache/entries.py",
-        "        tokens = placeholders(len(missing), self._rule.kind)\n",
+        "        tokens = placeholders(len(missing), self._policy.kind)\n",
         "        now_ms = int(self._clock() * 1000)\n"
         "        tokens = [\n"
         "            stamped(token, now_ms)\n"
-        "            for token in placeholders(len(missing), self._rule.kind)\n"
+        "            for token in placeholders(len(missing), self._policy.kind)\n"
         "        ]\n",
         _LATE + "test_a_late_token_of_a_reader_lets_no_old_snapshot_in",
     ),
@@ -371,20 +371,20 @@ PROTECTIONS = [
     Protection(
         "P4",
         "a flight is joined under the same tokens only",
-        "cache/herd.py",
-        "            (look.addresses[0], look.basis),\n",
-        '            (look.addresses[0], b""),\n',
+        "cache/load_coalescer.py",
+        "            (lookup.addresses[0], lookup.token_prefix),\n",
+        '            (lookup.addresses[0], b""),\n',
         _HERD + "test_who_comes_after_an_invalidation_does_not_join",
     ),
     Protection(
         "P4",
         "who has waited for the lock compares tokens again",
         "cache/entries.py",
-        "        value = self._decode(entry, look.tag_set.digest, tokens, name)\n"
-        "        return look._replace(value=value",
+        "        value = self._decode(entry, lookup.tag_set.digest, tokens, name)\n"
+        "        return lookup._replace(value=value",
         "        then = tokens_in(entry, len(tokens)) if entry else tokens\n"
-        "        value = self._decode(entry, look.tag_set.digest, then, name)\n"
-        "        return look._replace(value=value",
+        "        value = self._decode(entry, lookup.tag_set.digest, then, name)\n"
+        "        return lookup._replace(value=value",
         _HERD + "test_who_waits_for_the_lock_does_not_take_what_was_invalidated",
     ),
     Protection(
@@ -398,7 +398,7 @@ PROTECTIONS = [
     Protection(
         "P4",
         "who shows rows of its own takes nothing of others",
-        "cache/herd.py",
+        "cache/load_coalescer.py",
         "            or (since is not None and since <= _NEVER)\n",
         "",
         _HERD + "test_who_shows_rows_of_its_own_takes_nothing_of_others",
@@ -464,30 +464,30 @@ PROTECTIONS = [
         "what a reader makes in place of a missing one is cold, too",
         "cache/entries.py",
         "            now_ms = int(self._clock() * 1000)\n",
-        "            now_ms = 0 if self._rule.strict else int(self._clock() * 1000)\n",
+        "            now_ms = int(self._clock() * (not self._policy.strict) * 1000)\n",
         _STRICT + "test_a_marker_that_is_lost_does_not_let_an_old_value_in",
     ),
     Protection(
         "P5",
         "cold for as long again as clocks may differ",
-        "cache/hold_off.py",
-        "        self._cold = clock_skew + (",
-        "        self._cold = 0.0 + (",
+        "cache/token_policy.py",
+        "        self._cooling = clock_skew + (",
+        "        self._cooling = 0.0 + (",
         _STRICT + "test_a_writer_whose_clock_differs_is_waited_for_all_the_same",
     ),
     Protection(
         "P5",
         "cold is judged by when the snapshot began",
-        "cache/hold_off.py",
-        "        return _all_before(tokens, since - self._cold)\n",
+        "cache/token_policy.py",
+        "        return _all_before(tokens, since - self._cooling)\n",
         "        return _all_before(tokens, since - self._skew)\n",
         _STRICT + "test_a_new_token_is_cold_for_snapshots_from_before_that_too",
     ),
     Protection(
         "P5",
         "while a token is cold nobody joins a load that has started",
-        "cache/herd.py",
-        "begin(flight, shared=judgement.refused is None)",
+        "cache/load_coalescer.py",
+        "begin(flight, shared=decision.refused is None)",
         "begin(flight, shared=True)",
         _HERD + "test_who_comes_after_a_commit_does_not_join_a_load_that_had_started",
     ),

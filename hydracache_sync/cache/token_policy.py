@@ -1,11 +1,11 @@
 """When a token may be served and filled under: the rule of a cache, strict or not.
 
-A strict namespace holds off. Each of its tokens is *cold* for some seconds after it was
-made: nothing is filled under it, and so nothing served, until the longest commit that
-it may announce has ended. A writer stores new ones before the commit, and every apply
-after it; nobody takes one back. One that a reader makes where none is may stand for one
-that was evicted, so it is cold as well. The model in ``tests/model`` walks through what
-breaks without each of these.
+In a strict namespace each token is *cooling* for the hold-off after it was made.
+Nothing is filled under it, and so nothing served, until the longest commit that it may
+announce has ended. A writer stores new tokens before the commit, and every apply stores
+new ones after it; none is taken back. A token that a reader makes where none is may
+replace one that was evicted, so it is cooling as well. The model in ``tests/model``
+shows what breaks without each of these.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class HoldOff:
         self.latest_commit = seconds / 2
 
 
-class TokenRule:
-    """What a cache takes for a live token, and when it fills under it. Immutable.
+class TokenPolicy:
+    """Decides which tokens are live, and when a cache fills under them. Immutable.
 
     :param hold_off: of a strict namespace, None for one that is not.
     :param clock_skew: seconds by which the clocks of hosts may differ.
@@ -46,7 +46,7 @@ class TokenRule:
         self.kind = LIVE if hold_off is None else COLD
         self.strict = hold_off is not None
         self._skew = clock_skew
-        self._cold = clock_skew + (0.0 if hold_off is None else hold_off.seconds)
+        self._cooling = clock_skew + (0.0 if hold_off is None else hold_off.seconds)
 
     def needs_stamps(self, since: float | None) -> bool:
         """Tell whether a load of a snapshot of ``since`` looks at stamps."""
@@ -54,11 +54,11 @@ class TokenRule:
 
     def are_older_than(self, since: float, tokens: Sequence[bytes]) -> bool:
         """Tell whether a snapshot of ``since`` has all that these tokens stand for."""
-        return _all_before(tokens, since - self._cold)
+        return _all_before(tokens, since - self._cooling)
 
-    def are_warm(self, tokens: Sequence[bytes], now: float) -> bool:
-        """Tell whether nothing is held off, for a load that begins now."""
-        return not self.strict or _all_before(tokens, now - self._cold)
+    def are_settled(self, tokens: Sequence[bytes], now: float) -> bool:
+        """Return whether none is cooling, for a load that begins now."""
+        return not self.strict or _all_before(tokens, now - self._cooling)
 
 
 def _all_before(tokens: Sequence[bytes], moment: float) -> bool:

@@ -1,10 +1,10 @@
 """One load in this process for all threads that want the same value at once.
 
-Whom a thread may join is what makes this safe, and the caller decides the two facts
-that it rests on: the *key* of a flight holds the tokens its load began under, so that
-nobody joins a load older than an invalidation that he must see; and a flight that is
-not *shared* takes nobody in once its loader has started, since its tokens are cold
-and do not tell what was committed meanwhile. Knows no store.
+Safety rests on which flight a thread may join, by two facts that the caller decides.
+The *key* of a flight holds the tokens its load began under, so no thread joins a load
+older than an invalidation that it must see. A flight that is not *shared* cannot be
+joined once its loader has started: its tokens are cooling, and do not show what was
+committed meanwhile. Knows no store.
 
 A flight may have several loaders, since the first one may be slow, or hang: a thread
 that waits may *relieve* it, and begins to load as well. It begins later than the first
@@ -26,17 +26,17 @@ _this_thread = ProcessLocal()
 class Flight:
     """One load and those who wait for it.
 
-    :ivar landed: set when a load has given an outcome, or the last one has ended.
+    :ivar finished: set when a load has given an outcome, or the last one has ended.
     :ivar outcome: what it gave to those who joined, None if nothing.
-    :ivar ahead: a flight that this one should let land first, or None.
+    :ivar previous: a flight that this one should let finish first, or None.
     :ivar began_at: moment of ``time.monotonic`` when the last of its loaders started,
         or None before the first.
     """
 
     __slots__ = (
-        "landed",
+        "finished",
         "outcome",
-        "ahead",
+        "previous",
         "began_at",
         "_key",
         "_made_at",
@@ -46,10 +46,10 @@ class Flight:
         "_joined",
     )
 
-    def __init__(self, key: Hashable, leader: int, ahead: Flight | None) -> None:
-        self.landed = threading.Event()
+    def __init__(self, key: Hashable, leader: int, previous: Flight | None) -> None:
+        self.finished = threading.Event()
         self.outcome: Any = None
-        self.ahead = ahead
+        self.previous = previous
         self.began_at: float | None = None
         self._key = key
         self._made_at = monotonic()
@@ -59,19 +59,19 @@ class Flight:
         self._joined = False
 
 
-class Flights:
+class SingleFlight:
     """The loads under way in this process. Safe for threads; a fork begins anew."""
 
     def __init__(self) -> None:
         self._lock = ProcessLock()
-        # The leaders of the parent's flights are not in a child: none would ever land.
+        # The leaders of the parent's flights are not in a child: none would finish.
         self._flights_of: PerProcess[dict[Hashable, Flight]] = PerProcess(dict)
 
     @property
     def _flights(self) -> dict[Hashable, Flight]:
         return self._flights_of.mine()
 
-    def board(
+    def join(
         self, key: Hashable, *, must_lead: bool = False, may_lead: bool = True
     ) -> tuple[Flight | None, bool]:
         """Join the flight of ``key``, or lead a new one.
@@ -80,13 +80,13 @@ class Flights:
             leader may be waiting for what this caller has.
         :param may_lead: otherwise there may be no flight.
         :return: the flight and whether the caller leads it. A leader calls
-            :meth:`begin` before the load, then :meth:`close` and :meth:`land`. No
+            :meth:`begin` before the load, then :meth:`close` and :meth:`finish`. No
             flight for a loader that asks for what it is itself loading.
         """
         thread = threading.get_ident()
         with self._lock:
             current = self._flights.get(key)
-            ahead = None
+            previous = None
             if current is not None and must_lead and current.began_at is None:
                 return current, True
             if current is not None and not must_lead:
@@ -95,10 +95,10 @@ class Flights:
                 if current.began_at is None or current._shared:
                     current._joined = True
                     return current, False
-                ahead = current
+                previous = current
             if not may_lead:
                 return None, False
-            flight = self._flights[key] = Flight(key, thread, ahead)
+            flight = self._flights[key] = Flight(key, thread, previous)
             return flight, True
 
     def begin(self, flight: Flight, *, shared: bool) -> None:
@@ -114,11 +114,11 @@ class Flights:
 
         :param patience: seconds from one beginning to the next. As much time has a
             leader that has not begun: it may be waiting itself.
-        :return: 0 if the caller has begun, which then calls :meth:`land`; else the
+        :return: 0 if the caller has begun, which then calls :meth:`finish`; else the
             seconds until one of those who wait may.
         """
         with self._lock:
-            if flight.landed.is_set():
+            if flight.finished.is_set():
                 return patience
             last = flight.began_at
             if last is None:
@@ -135,11 +135,11 @@ class Flights:
         return threading.get_ident() in flight._loaders
 
     def close(self, flight: Flight) -> bool:
-        """Take nobody in from now on; tell whether anybody waits."""
+        """Let no thread join from now on; return whether any has joined."""
         with self._lock:
             return self._close(flight)
 
-    def land(self, flight: Flight, outcome: Any) -> None:
+    def finish(self, flight: Flight, outcome: Any) -> None:
         """End a load of this thread, and release those who wait.
 
         Without an outcome they go on waiting while another loader is under way, and
@@ -152,11 +152,11 @@ class Flights:
                 mine = _this_thread.mine()
                 # None of this process: it was forked in the middle of the load.
                 mine.flights = max(0, getattr(mine, "flights", 0) - 1)
-            if flight.landed.is_set() or (outcome is None and flight._loaders):
+            if flight.finished.is_set() or (outcome is None and flight._loaders):
                 return
             self._close(flight)
             flight.outcome = outcome
-            flight.landed.set()
+            flight.finished.set()
 
     @staticmethod
     def is_waited_for() -> bool:
@@ -172,7 +172,7 @@ class Flights:
         flight._loaders.add(threading.get_ident())
         flight.began_at = monotonic()
         flight._shared = shared
-        flight.ahead = None
+        flight.previous = None
 
     def _close(self, flight: Flight) -> bool:
         if self._flights.get(flight._key) is flight:

@@ -1,4 +1,4 @@
-"""One load for a herd: of the readers that miss a key at once, one asks the database.
+"""Coalesce loads: of the readers that miss a key at once, one asks the database.
 
 Within a process the others join its flight, in other processes one waits for the entry
 that the holder of the lock will store. A load too many is a cost, never a wrong value;
@@ -11,26 +11,26 @@ What may be joined:
 - a flight under the same tokens, all of them known, whose value may be stored under
   them. An entry of these tokens would be a hit for whoever has read them, so its load
   is as good as a hit, also for a reader of an older snapshot.
-- Where a token is cold it does not tell what has been committed since it was
+- Where a token is cooling it does not show what has been committed since it was
   set: there only a flight whose loader has not started. Readers then gather
   behind the load that is under way, and the next one serves all of them.
 - A reader of an older snapshot leads a flight only if it may store what it loads. If it
   may not it takes a value that is not younger than its own read for what it is: see
   ``load_limit``, which also keeps such loads few.
-- Who shows rows of its own, not committed yet, shares nothing.
-- Who may not store takes no lock: the others would wait for an entry that never comes.
-- Nor does anybody wait for a holder of the lock who loads under other tokens: what he
-  stores is no use to him. Nor for a value that the store has lately not taken. Then it
-  is one load for each process.
+- A reader that shows rows of its own, not committed yet, shares nothing.
+- A reader that may not store takes no lock: others would wait for an entry that never
+  comes.
+- No reader waits for a lock whose holder loads under other tokens: its entry would be a
+  miss for that reader. Nor for a value that the store has lately not taken. Then there
+  is one load in each process.
 
-A loader that raises does so for its own caller. Those who have joined it then load each
-for himself, since the error may be of that caller alone, and so does for a while
-whoever comes: to wait for such a load, and then for the next one, would be worse than
-no cache.
+A loader that raises does so for its own caller. The readers that joined it then load by
+themselves, since the error may be of that caller alone. For a while so do all readers
+that come: waiting for such a load, and then for the next, would be worse than no cache.
 
 The walks of the model (docs/model.md) have readers of old snapshots lead and join, with
-cold tokens and without. A load that relieves another is there as one more reader that
-began later; ``load_limit`` is not there: it compares no tokens.
+cooling tokens and without. A load that relieves another is there as one more reader
+that began later; ``load_limit`` is not there: it compares no tokens.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from typing import Any, Callable, TypeVar
 
 from hydracache_sync.backoff import Backoff
 from hydracache_sync.cache.codec import MISS
-from hydracache_sync.cache.entries import Entries, Judgement, Look
-from hydracache_sync.cache.flights import Flight, Flights
+from hydracache_sync.cache.entries import Entries, FillDecision, Lookup
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.lifetime import Lifetime
 from hydracache_sync.cache.load_limit import UNKNOWN, LoadLimit
 from hydracache_sync.cache.load_lock import LoadLock, is_worth_waiting_for
+from hydracache_sync.cache.single_flight import Flight, SingleFlight
 from hydracache_sync.errors import ApplyError
 from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.printable import printable_logger
@@ -86,7 +86,7 @@ MAX_UNSTORED = 1024
 LOOKS = Backoff(0.002, 0.05)
 
 
-class Herd:
+class LoadCoalescer:
     """The loads of one cache. Safe for threads and forks.
 
     :param max_wait: seconds; 0 to load always and at once.
@@ -95,7 +95,7 @@ class Herd:
     def __init__(self, entries: Entries, max_wait: float) -> None:
         self._entries = entries
         self._max_wait = max_wait
-        self._flights = Flights()
+        self._flights = SingleFlight()
         self._limit = LoadLimit(LOADS_AT_ONCE)
         # Address of an entry -> until when.
         self._unstored: dict[Address, float] = {}
@@ -106,7 +106,7 @@ class Herd:
 
     def load(
         self,
-        look: Look,
+        lookup: Lookup,
         loader: Callable[[], T],
         lifetime: Lifetime,
         since: float | None,
@@ -118,68 +118,68 @@ class Herd:
         alone = (
             not self._max_wait
             or (since is not None and since <= _NEVER)
-            or _is_within(self._raised, look.addresses[0])
+            or _is_within(self._raised, lookup.addresses[0])
         )
         lock = None
-        if look.tokens is not None:
-            missing = not look.knows_all_tokens and entries.fills_under_new_tokens
+        if lookup.tokens is not None:
+            missing = not lookup.knows_all_tokens and entries.fills_under_new_tokens
             if missing and since is None and not alone:
-                lock = entries.lock_of(look, self._max_wait)
-            [look], taken = entries.with_missing([look], since, lock)
+                lock = entries.lock_of(lookup, self._max_wait)
+            [lookup], taken = entries.with_missing([lookup], since, lock)
             if not taken:
                 lock = None
-        judgement = entries.judge(look, since)
-        if lock is not None and judgement.refused is not None:
+        decision = entries.check_fill(lookup, since)
+        if lock is not None and decision.refused is not None:
             entries.release(lock)
             lock = None
         if alone:
-            return self._load(judgement, loader, lifetime, lock)
-        if not look.knows_all_tokens:
-            return self._load_in_turn(judgement, loader, lifetime, since)
-        may_lead = since is None or judgement.refused is None
-        flight, leading = self._flights.board(
-            (look.addresses[0], look.basis),
+            return self._load(decision, loader, lifetime, lock)
+        if not lookup.knows_all_tokens:
+            return self._load_in_turn(decision, loader, lifetime, since)
+        may_lead = since is None or decision.refused is None
+        flight, leading = self._flights.join(
+            (lookup.addresses[0], lookup.token_prefix),
             must_lead=lock is not None,
             may_lead=may_lead,
         )
         if flight is None:
             if may_lead:
-                return self._load(judgement, loader, lifetime, lock)
-            return self._load_in_turn(judgement, loader, lifetime, since)
+                return self._load(decision, loader, lifetime, lock)
+            return self._load_in_turn(decision, loader, lifetime, since)
         if leading:
             return self._lead(
-                flight, judgement, loader, lifetime, since, lock, missed_at
+                flight, decision, loader, lifetime, since, lock, missed_at
             )
-        return self._join(flight, judgement, loader, lifetime, since)
+        return self._await(flight, decision, loader, lifetime, since)
 
-    def _join(
+    def _await(
         self,
         flight: Flight,
-        judgement: Judgement,
+        decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
         since: float | None,
     ) -> T:
         """Wait for the load of others, and load where that does not come."""
         entries = self._entries
-        may_relieve = since is None or judgement.refused is None
-        if self._waits_for(flight, may_relieve, shared=judgement.refused is None):
+        may_relieve = since is None or decision.refused is None
+        if self._waits_for(flight, may_relieve, shared=decision.refused is None):
             if flight.outcome is not None:
                 value: T = entries.unpack(*flight.outcome)
                 if value is not MISS:
-                    entries.tallies.joined.add()
+                    entries.counters.joined.add()
                     return value
         else:
-            entries.tallies.waited_in_vain.add()
+            entries.counters.waited_in_vain.add()
             if self._flights.is_loaded_by_this(flight):
-                return self._relieve(flight, judgement, loader, lifetime, since)
+                return self._relieve(flight, decision, loader, lifetime, since)
             if not may_relieve:
-                return self._load_in_turn(judgement, loader, lifetime, since)
+                return self._load_in_turn(decision, loader, lifetime, since)
         # Its tokens were read before the wait and so before this load: they still do.
-        return self._load(judgement, loader, lifetime, None)
+        return self._load(decision, loader, lifetime, None)
 
     def _waits_for(self, flight: Flight, may_relieve: bool, *, shared: bool) -> bool:
-        """Wait until ``flight`` lands; tell if it did.
+        """Wait until ``flight`` is finished; return whether it is.
 
         If not this reader loads: for all, if it is one of the loaders of ``flight``
         now. One that others wait for does so after ``max_wait`` in any case, so that
@@ -188,7 +188,7 @@ class Herd:
         flights = self._flights
         pause = self._max_wait
         until = monotonic() + PATIENCE * pause
-        while not flight.landed.wait(pause):
+        while not flight.finished.wait(pause):
             if not may_relieve:
                 return False
             pause = flights.relieve(flight, self._max_wait, shared=shared)
@@ -199,7 +199,7 @@ class Herd:
     def _relieve(
         self,
         flight: Flight,
-        judgement: Judgement,
+        decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
         since: float | None,
@@ -209,47 +209,49 @@ class Herd:
         Unless the entry has come meanwhile: a loader in another process tells nobody.
         """
         entries = self._entries
-        known = judgement.look
+        known = decision.lookup
         outcome = None
         try:
-            if judgement.refused is None:
-                look, _ = entries.look_again(known, known.addresses[0])
-                if look.value is not MISS:
-                    outcome = look, look.entry
-                    entries.tallies.joined.add()
-                    value: T = look.value
+            if decision.refused is None:
+                lookup, _ = entries.reread(known, known.addresses[0])
+                if lookup.value is not MISS:
+                    outcome = lookup, lookup.entry
+                    entries.counters.joined.add()
+                    value: T = lookup.value
                     return value
-                judgement = entries.judge(look, since)
-            loaded = self._loaded(judgement, loader)
-            if judgement.refused is None:
-                entry = entries.pack(judgement, loaded, lifetime)
-                outcome = judgement.look, entry
-                entries.fill([(judgement, entry)], lifetime)
+                decision = entries.check_fill(lookup, since)
+            loaded = self._loaded(decision, loader)
+            if decision.refused is None:
+                entry = entries.pack(decision, loaded, lifetime)
+                outcome = decision.lookup, entry
+                entries.fill([(decision, entry)], lifetime)
             else:
-                judgement.refused.add()
+                decision.refused.add()
                 if since is None:
                     # It began after all who wait here had asked.
                     outcome = self._packed_for_others(known, loaded, lifetime)
             return loaded
         finally:
-            self._flights.land(flight, outcome)
+            self._flights.finish(flight, outcome)
 
-    def refresh(self, look: Look, loader: Callable[[], T], lifetime: Lifetime) -> T:
+    def refresh(self, lookup: Lookup, loader: Callable[[], T], lifetime: Lifetime) -> T:
         """Load anew for a hit that is due, or return its value if another does.
 
         Stored under the tokens of the hit, which were read before this load. If the
         loader raises, the hit is still right and is returned; the log says so once.
         """
         entries = self._entries
-        judgement = entries.judge(look, None)
-        value: T = look.value
-        if judgement.refused is not None:
+        decision = entries.check_fill(lookup, None)
+        value: T = lookup.value
+        if decision.refused is not None:
             return value
-        flight, leading = self._flights.board((look.addresses[0], look.basis, "due"))
+        flight, leading = self._flights.join(
+            (lookup.addresses[0], lookup.token_prefix, "due")
+        )
         if flight is None or not leading:
             return value
         try:
-            lock = entries.lock_of(look, self._max_wait or DEFAULT_MAX_WAIT)
+            lock = entries.lock_of(lookup, self._max_wait or DEFAULT_MAX_WAIT)
             try:
                 if not lock.is_mine(entries.take(lock)):
                     return value
@@ -262,16 +264,16 @@ class Herd:
                 self._refreshing.begin(exc)
                 return value
             self._refreshing.end()
-            entry = entries.pack(judgement, loaded, lifetime)
-            if entries.fill([(judgement, entry)], lifetime, lock):
-                entries.tallies.refreshed.add()
+            entry = entries.pack(decision, loaded, lifetime)
+            if entries.fill([(decision, entry)], lifetime, lock):
+                entries.counters.refreshed.add()
             return loaded
         finally:
-            self._flights.land(flight, None)
+            self._flights.finish(flight, None)
 
     def _load(
         self,
-        judgement: Judgement,
+        decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
         lock: LoadLock | None,
@@ -279,21 +281,21 @@ class Herd:
         """Load for oneself, and store if that may be."""
         entries = self._entries
         try:
-            loaded = self._loaded(judgement, loader)
-            if judgement.refused is not None:
-                judgement.refused.add()
+            loaded = self._loaded(decision, loader)
+            if decision.refused is not None:
+                decision.refused.add()
                 return loaded
-            entry = entries.pack(judgement, loaded, lifetime)
+            entry = entries.pack(decision, loaded, lifetime)
         except BaseException:
             if lock is not None:
                 entries.release(lock)
             raise
-        entries.fill([(judgement, entry)], lifetime, lock)
+        entries.fill([(decision, entry)], lifetime, lock)
         return loaded
 
     def _load_in_turn(
         self,
-        judgement: Judgement,
+        decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
         since: float | None,
@@ -303,8 +305,8 @@ class Herd:
         Stores nothing: tokens are unknown, or may be younger than the snapshot.
         """
         entries = self._entries
-        look = judgement.look
-        key = look.addresses[0], look.tag_set.digest
+        lookup = decision.lookup
+        key = lookup.addresses[0], lookup.tag_set.digest
         # A moment of another clock says nothing of when the others here have asked.
         snapshot = None if since is None else getattr(since, "steady", UNKNOWN)
         packed = self._limit.enter(
@@ -314,27 +316,27 @@ class Herd:
             at_once=self._flights.is_waited_for(),
         )
         if packed is not None:
-            value: T = entries.unpack_shared(look, packed)
+            value: T = entries.unpack_shared(lookup, packed)
             if value is not MISS:
-                entries.tallies.joined.add()
+                entries.counters.joined.add()
                 return value
             # Cannot be read here, as it cannot be from the store.
-            return self._load(judgement, loader, lifetime, None)
+            return self._load(decision, loader, lifetime, None)
         try:
-            loaded = self._loaded(judgement, loader)
-            if judgement.refused is not None:
-                judgement.refused.add()
+            loaded = self._loaded(decision, loader)
+            if decision.refused is not None:
+                decision.refused.add()
             if self._limit.is_wanted(key):
-                packed = entries.pack_shared(look, loaded)
-            elif judgement.refused is None:
+                packed = entries.pack_shared(lookup, loaded)
+            elif decision.refused is None:
                 entries.check_value(loaded)
             return loaded
         finally:
             self._limit.leave(key, packed)
 
-    def _loaded(self, judgement: Judgement, loader: Callable[[], T]) -> T:
+    def _loaded(self, decision: FillDecision, loader: Callable[[], T]) -> T:
         """Call the loader, and remember whether it raised."""
-        address = judgement.look.addresses[0]
+        address = decision.lookup.addresses[0]
         try:
             loaded = loader()
         except Exception:
@@ -342,14 +344,14 @@ class Herd:
             raise
         if self._raised:
             self._raised.pop(address, None)
-        if judgement.refused is not None:
+        if decision.refused is not None:
             self._entries.check_value(loaded)
         return loaded
 
     def _lead(
         self,
         flight: Flight,
-        judgement: Judgement,
+        decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
         since: float | None,
@@ -358,71 +360,73 @@ class Herd:
     ) -> T:
         """Load for oneself and for those who join."""
         entries = self._entries
-        basis = judgement.look.basis
+        token_prefix = decision.lookup.token_prefix
         outcome = None
         try:
-            if judgement.refused is not None:
-                if flight.ahead is not None:
-                    flight.ahead.landed.wait(self._max_wait)
+            if decision.refused is not None:
+                if flight.previous is not None:
+                    flight.previous.finished.wait(self._max_wait)
             elif lock is None and not _is_within(
-                self._unstored, judgement.look.addresses[0]
+                self._unstored, decision.lookup.addresses[0]
             ):
-                judgement, lock = self._wait_for_turn(judgement, since)
-                look = judgement.look
-                if look.value is not MISS:
-                    outcome = look, look.entry
-                    value: T = look.value
+                decision, lock = self._wait_for_turn(decision, since)
+                lookup = decision.lookup
+                if lookup.value is not MISS:
+                    outcome = lookup, lookup.entry
+                    value: T = lookup.value
                     return value
-                same = judgement.refused is None and look.basis == basis
+                same = decision.refused is None and lookup.token_prefix == token_prefix
                 if lock is None and flight.began_at is not None and same:
                     # Another thread here got the lock, and this flight with it.
-                    return self._join(flight, judgement, loader, lifetime, since)
+                    return self._await(flight, decision, loader, lifetime, since)
             if lock is not None and monotonic() - missed_at > LATE:
-                known = judgement.look
-                look, _ = entries.look_again(known, known.addresses[0])
-                if look.value is not MISS:
-                    entries.tallies.joined.add()
-                    outcome = look, look.entry
-                    came: T = look.value
+                known = decision.lookup
+                lookup, _ = entries.reread(known, known.addresses[0])
+                if lookup.value is not MISS:
+                    entries.counters.joined.add()
+                    outcome = lookup, lookup.entry
+                    came: T = lookup.value
                     return came
-            if judgement.refused is not None and since is not None:
+            if decision.refused is not None and since is not None:
                 # No longer what others may see, also those who have joined already.
-                self._flights.land(flight, None)
+                self._flights.finish(flight, None)
             else:
-                self._flights.begin(flight, shared=judgement.refused is None)
-            loaded = self._loaded(judgement, loader)
-            if judgement.refused is None:
-                entry = entries.pack(judgement, loaded, lifetime)
-                outcome = judgement.look, entry
-                stored = entries.fill([(judgement, entry)], lifetime, lock)
+                self._flights.begin(flight, shared=decision.refused is None)
+            loaded = self._loaded(decision, loader)
+            if decision.refused is None:
+                entry = entries.pack(decision, loaded, lifetime)
+                outcome = decision.lookup, entry
+                stored = entries.fill([(decision, entry)], lifetime, lock)
                 lock = None
                 if not stored:
-                    _note(self._unstored, judgement.look.addresses[0], UNSTORED_TTL)
+                    _note(self._unstored, decision.lookup.addresses[0], UNSTORED_TTL)
             else:
-                judgement.refused.add()
+                decision.refused.add()
                 if self._flights.close(flight) and since is None:
-                    outcome = self._packed_for_others(judgement.look, loaded, lifetime)
+                    outcome = self._packed_for_others(decision.lookup, loaded, lifetime)
             return loaded
         finally:
-            self._flights.land(flight, outcome)
+            self._flights.finish(flight, outcome)
             if lock is not None:
                 entries.release(lock)
 
     def _packed_for_others(
-        self, look: Look, loaded: Any, lifetime: Lifetime
-    ) -> tuple[Look, bytes] | None:
-        if not look.knows_all_tokens:
+        self, lookup: Lookup, loaded: Any, lifetime: Lifetime
+    ) -> tuple[Lookup, bytes] | None:
+        if not lookup.knows_all_tokens:
             return None
         try:
-            return look, self._entries.pack(Judgement(look, None), loaded, lifetime)
+            return lookup, self._entries.pack(
+                FillDecision(lookup, None), loaded, lifetime
+            )
         except (TypeError, ValueError):
             # Cannot be stored, which is no error where nothing is stored. Each of the
             # others gets one of his own.
             return None
 
     def _wait_for_turn(
-        self, judgement: Judgement, since: float | None
-    ) -> tuple[Judgement, LoadLock | None]:
+        self, decision: FillDecision, since: float | None
+    ) -> tuple[FillDecision, LoadLock | None]:
         """Take the lock, or wait for the entry that its holder will store.
 
         Everything is read anew at each look: what comes is served as any hit, and what
@@ -433,10 +437,10 @@ class Herd:
         :return: with a look that is a hit if the entry has come.
         """
         entries = self._entries
-        look = judgement.look
-        lock = entries.lock_of(look, self._max_wait)
+        lookup = decision.lookup
+        lock = entries.lock_of(lookup, self._max_wait)
         deadline = monotonic() + self._max_wait
-        looks = 0
+        lookups = 0
         held: bytes | None = None
         waits_for: tuple[bytes, bytes] | None = None
         while True:
@@ -445,29 +449,29 @@ class Herd:
                     held = entries.take(lock)
                 except ApplyError:
                     # It is asked for nothing more in this read.
-                    unknown = look._replace(tokens=None)
-                    return entries.judge(unknown, None), None
+                    unknown = lookup._replace(tokens=None)
+                    return entries.check_fill(unknown, None), None
             if held is None or lock.is_mine(held):
-                return judgement, lock
-            basis, other = waits_for or (b"", held)
-            if basis == look.basis and other != held:
-                return judgement, None
-            if not is_worth_waiting_for(held, look.basis):
-                return judgement, None
-            waits_for = look.basis, held
+                return decision, lock
+            token_prefix, other = waits_for or (b"", held)
+            if token_prefix == lookup.token_prefix and other != held:
+                return decision, None
+            if not is_worth_waiting_for(held, lookup.token_prefix):
+                return decision, None
+            waits_for = lookup.token_prefix, held
             remaining = deadline - monotonic()
             if remaining <= 0:
-                entries.tallies.waited_in_vain.add()
-                return judgement, None
-            looks += 1
-            sleep(min(LOOKS.pause(looks), remaining))
-            look, held = entries.look_again(look, lock.address)
-            if look.value is not MISS:
-                entries.tallies.joined.add()
-                return Judgement(look, None), None
-            judgement = entries.judge(look, since)
-            if judgement.refused is not None:
-                return judgement, None
+                entries.counters.waited_in_vain.add()
+                return decision, None
+            lookups += 1
+            sleep(min(LOOKS.pause(lookups), remaining))
+            lookup, held = entries.reread(lookup, lock.address)
+            if lookup.value is not MISS:
+                entries.counters.joined.add()
+                return FillDecision(lookup, None), None
+            decision = entries.check_fill(lookup, since)
+            if decision.refused is not None:
+                return decision, None
 
 
 def _note(until: dict[Address, float], address: Address, seconds: float) -> None:

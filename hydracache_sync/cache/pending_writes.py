@@ -17,7 +17,7 @@ from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 _Writer = Tuple[int, int]
 
 
-class OpenWrites:
+class PendingWrites:
     """The batches of open transactions; each thread has its own.
 
     Not a ``threading.local``: see ``hydracache_sync.fork``.
@@ -47,12 +47,12 @@ class OpenWrites:
             if batches:
                 self._open[writer] = tuple(batches)
 
-    def touch(self, key: str, tags: Sequence[str]) -> bool:
-        """Tell whether an entry of ``key`` with ``tags`` rests on what is written."""
-        return any(touch(batch, key, tags) for batch in self.batches)
+    def affects(self, key: str, tags: Sequence[str]) -> bool:
+        """Return whether a pending write invalidates an entry of ``key``, ``tags``."""
+        return any(affects(batch, key, tags) for batch in self.batches)
 
 
-def touch(
+def affects(
     intents: Iterable[InvalidationIntent], key: str, tags: Collection[str]
 ) -> bool:
     """Tell whether one of ``intents`` invalidates an entry of ``key`` with ``tags``."""

@@ -10,7 +10,7 @@ Layout, big-endian:
     1    version
     16   digest of the sorted tags
     9n   kind and random part of each token: namespace, key, tags in sorted order
-         -- so far the *basis*: a reader knows it, and compares it whole
+         -- so far the *token prefix*: a reader knows it, and compares it whole
     4    CRC-32 of all that follows
     1    form of the payload
     1    flags, 0 in this version; what they mean would change how to read
@@ -28,7 +28,7 @@ from zlib import crc32
 
 from hydracache_sync.cache.tokens import TOKEN_ID_SIZE
 
-#: Magic and version. Another version is another basis, hence a miss.
+#: Magic and version. Another version is another prefix, hence a miss.
 _MAGIC = b"HC\x01"
 
 _DIGEST_SIZE = 16
@@ -69,10 +69,10 @@ def tag_digest(tags: Sequence[str]) -> bytes:
     return digest.digest()
 
 
-def basis_of(digest: bytes, tokens: Sequence[bytes]) -> bytes:
+def token_prefix_of(digest: bytes, tokens: Sequence[bytes]) -> bytes:
     """What an entry rests on: its tags and the tokens it was loaded under.
 
-    An entry may be *stored* only on live tokens. Their kind is in the basis, so that
+    An entry may be *stored* only on live tokens. Their kind is in the prefix, so that
     the same bytes found in the store later are live as well.
 
     :param tokens: namespace, key, then tags in the order of the digest.
@@ -80,7 +80,7 @@ def basis_of(digest: bytes, tokens: Sequence[bytes]) -> bytes:
     return b"".join([_MAGIC, digest, *map(_token_id, tokens)])
 
 
-def pack(basis: bytes, form: int, payload: bytes, soft_ms: int = 0) -> bytes:
+def pack(token_prefix: bytes, form: int, payload: bytes, soft_ms: int = 0) -> bytes:
     """Make an entry.
 
     :param form: 0 to 255, says how the payload is to be read.
@@ -88,7 +88,7 @@ def pack(basis: bytes, form: int, payload: bytes, soft_ms: int = 0) -> bytes:
         never.
     """
     body = _FIELDS.pack(form, 0, soft_ms) + payload
-    return b"".join([basis, crc32(body).to_bytes(_CHECKSUM_SIZE, "big"), body])
+    return b"".join([token_prefix, crc32(body).to_bytes(_CHECKSUM_SIZE, "big"), body])
 
 
 def unpack(
@@ -100,9 +100,11 @@ def unpack(
     """
     if entry is None or None in tokens:
         return None
-    basis = _join([_MAGIC, digest, *map(_token_id, tokens)])  # type: ignore[arg-type]
-    start = len(basis)
-    if not entry.startswith(basis) or len(entry) < start + _HEAD_SIZE:
+    token_prefix = _join(
+        [_MAGIC, digest, *map(_token_id, tokens)]  # type: ignore[arg-type]
+    )
+    start = len(token_prefix)
+    if not entry.startswith(token_prefix) or len(entry) < start + _HEAD_SIZE:
         return None
     checksum, form, flags, soft_ms = _unpack_head(entry, start)
     if flags or crc32(entry[start + _CHECKSUM_SIZE :]) != checksum:
