@@ -15,11 +15,12 @@ from typing import (
     Callable,
     Iterable,
     Iterator,
+    Sequence,
     TypeVar,
     Union,
 )
 
-from hydracache_sync.app import own_reads
+from hydracache_sync.app import app_settings, own_reads
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
@@ -209,14 +210,59 @@ class Extension(abc.ABC):
             with runtime.quarantine(collected.written):
                 driver.commit()
         except BaseException:
-            collected.restore(before, earlier)
-            driver.roll_back()
+            try:
+                driver.roll_back()
+            finally:
+                self._go_back(collected, before, earlier)
             raise
         for written in collected.written:
             # Not by its place: what was rolled back before is written again, as one
             # with the new.
             if written not in earlier:
                 runtime.committed(written)
+
+    def _go_back(
+        self,
+        collected: RequestState,
+        intents: tuple[InvalidationIntent, ...],
+        written: Sequence[EnqueuedBatch],
+    ) -> None:
+        """Forget what a block has collected and written that has raised.
+
+        Not what is committed all the same: by a block within it, by a COMMIT whose
+        answer was lost, or before a hook that runs after the commit has raised. A read
+        or a wait of this request would take the old value for what it wrote.
+        """
+        of_block = [each for each in collected.written if each not in written]
+        kept = [each for each in of_block if self._may_be_committed(each)]
+        # What was collected before the block may have been written with it.
+        done = {
+            intent
+            for each in kept
+            if each.committed
+            for intent in each.receipt.batch or ()
+        }
+        left = tuple(intent for intent in intents if intent not in done)
+        collected.restore(left, [*written, *kept])
+
+    def _may_be_committed(self, written: EnqueuedBatch) -> bool:
+        receipt = written.receipt
+        if not written.committed:
+            try:
+                found = self.outbox.status_for_commit(
+                    receipt.namespace,
+                    receipt.commit_position,
+                    batch=receipt.batch,
+                    timeout=self.runtime.config[app_settings.NET_TIMEOUT],
+                )
+            except Exception:
+                # Nothing may take the place of what the block has raised.
+                logger.debug("after a rollback", exc_info=True)
+                return True
+            written.committed = bool(
+                found.pending or found.published or found.dead_lettered
+            )
+        return written.committed
 
     @contextlib.contextmanager
     def quarantine(self) -> Iterator[None]:

@@ -174,5 +174,5 @@ class HydraCache(ContextExtension):
                             self.runtime.quarantine(collected.written)
                         )
             except BaseException:
-                collected.restore(before, earlier)
+                self._go_back(collected, before, earlier)
                 raise

@@ -127,6 +127,22 @@ class TestAtomic:
         assert written(outbox) == ("before", [])
         assert "did not write it" not in caplog.text
 
+    def test_an_error_after_the_commit_forgets_nothing(
+        self, outbox: SQLiteOutbox
+    ) -> None:
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        with hydracache.collecting():
+            with pytest.raises(ZeroDivisionError), hydracache.atomic():
+                change()
+                transaction.on_commit(fail)
+
+            assert written(outbox) == ("after", ["item:1"])
+            assert not hydracache.wait(0).satisfied
+            assert not hydracache.reads_own_writes()
+            assert hydracache.publish().complete
+
     def test_a_durable_one_refuses_to_be_nested_and_leaves_the_outer_one(
         self, outbox: SQLiteOutbox
     ) -> None:

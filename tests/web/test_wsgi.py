@@ -524,6 +524,44 @@ class TestReads:
         assert site.calls.cache.diagnostics().fills == 0
 
 
+class TestAfterAnError:
+    """What a block has written is forgotten if it is rolled back, and only then."""
+
+    @pytest.mark.parametrize("commits", ["an inner block", "the block itself"])
+    def test_what_is_committed_all_the_same_is_waited_for(
+        self, site: Site, commits: str
+    ) -> None:
+        calls = site.calls
+        with calls.collecting("a script"):
+            with pytest.raises(KeyError), calls.transaction(site.change()) as outer:
+                if commits == "an inner block":
+                    with calls.transaction(outer):
+                        pass
+                else:
+                    calls.write(outer)
+                    outer.commit()
+                raise KeyError
+
+            assert site.written() == ("after", ["item:1"])
+            assert not calls.wait(0).satisfied
+            read = calls.get_or_load("item:1", lambda: "loaded")
+            assert (read, calls.reads_own_writes()) == ("loaded", False)
+            assert calls.publish().complete
+
+    def test_what_is_rolled_back_is_forgotten(self, site: Site) -> None:
+        calls = site.calls
+        with calls.collecting("a script"):
+            connection = sqlite3.connect(site.path)
+            with pytest.raises(KeyError), calls.transaction(connection):
+                connection.execute("update item set name = 'after'")
+                calls.invalidate_key("item:1")
+                calls.write(connection)
+                raise KeyError
+
+            assert site.written() == ("before", [])
+            assert calls.receipts == [] and calls.wait(0).satisfied
+
+
 class TestScript:
     def test_a_block_collects_and_writes(self, site: Site) -> None:
         with site.calls.collecting("nightly import"):
