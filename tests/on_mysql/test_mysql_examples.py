@@ -10,7 +10,7 @@ from mysql_databases import KINDS, fresh_database
 from support.examples import EXAMPLES, check_quickstart
 from support.servers import Memcached, SQLServer
 
-WITH_SERVERS = EXAMPLES.parent / "tests" / "with_servers.py"
+WITH_SERVERS = EXAMPLES.parent / "tests" / "support" / "with_servers.py"
 
 
 @pytest.mark.parametrize("kind", KINDS)
