@@ -4,7 +4,7 @@
 # which the whole suite has to pass; what changed is a commit of its own.
 #
 # tools is what builds and installs the rest; oldest is what the oldest Python tests
-# with besides; each other file is an extra of setup.cfg with all that it needs.
+# with besides, the oldest drivers; each other file is an extra of setup.cfg with all that it needs.
 # No file says where a package comes from: pip asks the index that it is set up for.
 set -eu
 cd "$(dirname "$0")/.."
@@ -44,7 +44,9 @@ lock test-web-oldest setup.cfg --extra test-web-oldest
 printf '%s\n' 'pip>=21.3' setuptools wheel >"$scratch/tools.in"
 lock tools "$scratch/tools.in" --constraint "$scratch/all.txt"
 {
-    sed -n 's/^ *pymysql>=\([0-9.]*\)$/pymysql==\1/p' setup.cfg
+    # The floors of the drivers and of the client, from their first lines in setup.cfg.
+    sed -n -E 's/^ *(pymysql|pymemcache|mysqlclient)>=([0-9.]+).*/\1==\2/p' setup.cfg
+    sed -n -E 's/^ *(mysql-connector-python)>=([0-9.]+),.*/\1==\2/p' setup.cfg
     echo "uwsgi==$UWSGI_WITHOUT_THREADS"
 } >"$scratch/oldest.in"
 lock oldest "$scratch/oldest.in"

@@ -93,13 +93,19 @@ def test_every_extra_that_make_installs_has_a_file() -> None:
     assert {"tools", "oldest", "test-web-oldest"} <= named
 
 
-def test_the_oldest_python_is_tested_with_the_oldest_driver() -> None:
-    [floor] = re.findall(r"^pymysql>=(\S+)$", BASE, re.M)
+@pytest.mark.parametrize(
+    "name", ["pymysql", "pymemcache", "mysqlclient", "mysql-connector-python"]
+)
+def test_the_oldest_python_is_tested_with_the_oldest_drivers(name: str) -> None:
+    setup = (ROOT / "setup.cfg").read_text("utf-8")
+    floors = re.findall(rf"^ *{name}>=([\d.]+)", setup, re.M)
     locked = entries(ROOT / "tests" / "locked" / "oldest.txt")
 
-    [driver] = (each for each, _ in locked if each.name == "pymysql")
+    [driver] = (each for each, _ in locked if each.name == name)
     [version] = (each.version for each in driver.specifier)
-    assert Version(version) == Version(floor), "run `make locks`"
+    assert {Version(floor) for floor in floors} == {
+        Version(version)
+    }, "run `make locks`"
 
 
 def test_every_archive_of_npm_has_its_hash() -> None:

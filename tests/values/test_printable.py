@@ -89,6 +89,11 @@ class Hostile(socketserver.StreamRequestHandler):
         for line in self.rfile:
             if line.startswith(b"version"):
                 self.wfile.write(b"VERSION 1.6.\x1b[2J\x9b31m18\r\n")
+            elif line.startswith(b"add"):
+                self.rfile.readline()
+                self.wfile.write(b"NOT_STORED\r\n")
+            elif line.startswith(b"get"):
+                self.wfile.write(b"END\r\n")
             else:
                 self.wfile.write(b"ERROR\r\n")
 
