@@ -93,9 +93,7 @@ def test_every_extra_that_make_installs_has_a_file() -> None:
     assert {"tools", "oldest", "test-web-oldest"} <= named
 
 
-@pytest.mark.parametrize(
-    "name", ["pymysql", "pymemcache", "mysqlclient", "mysql-connector-python"]
-)
+@pytest.mark.parametrize("name", ["pymysql", "pymemcache", "mysqlclient"])
 def test_the_oldest_python_is_tested_with_the_oldest_drivers(name: str) -> None:
     setup = (ROOT / "setup.cfg").read_text("utf-8")
     floors = re.findall(rf"^ *{name}>=([\d.]+)", setup, re.M)
