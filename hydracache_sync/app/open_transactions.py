@@ -6,10 +6,10 @@ shows may be older than an invalidation, and newer than what others may see.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import Any, Iterator
 
+from hydracache_sync.fork import ProcessLocal
 from hydracache_sync.snapshots import NEVER
 
 
@@ -44,34 +44,43 @@ def are_followed(app: Any) -> bool:
     return app in _followed
 
 
-class _ThisThread(threading.local):
+class _OfThread:
     def __init__(self) -> None:
         # Weak: a session that is dropped without an end is told to nobody.
         self.transactions: weakref.WeakSet[OpenTransaction] = weakref.WeakSet()
         self.statements = 0
 
 
-_this_thread = _ThisThread()
+_local = ProcessLocal()
+
+
+def _this_thread() -> _OfThread:
+    mine = _local.mine()
+    try:
+        found: _OfThread = mine.kept
+    except AttributeError:
+        found = mine.kept = _OfThread()
+    return found
 
 
 def opened(transaction: OpenTransaction) -> None:
-    _this_thread.transactions.add(transaction)
+    _this_thread().transactions.add(transaction)
 
 
 def keep(objects: OpenTransaction) -> None:
     """State that this thread still has what ``objects`` says was read before."""
-    _this_thread.transactions.add(objects)
+    _this_thread().transactions.add(objects)
 
 
 def ended(transaction: OpenTransaction) -> None:
     """Also where it was opened in another thread: that one sees no ``began`` then."""
     transaction.began = None
-    _this_thread.transactions.discard(transaction)
+    _this_thread().transactions.discard(transaction)
 
 
 def note_statement() -> None:
     """State that this thread sends a statement on a connection that is followed."""
-    _this_thread.statements += 1
+    _this_thread().statements += 1
 
 
 def statements() -> int:
@@ -79,16 +88,16 @@ def statements() -> int:
 
     What a load reads on a connection that nobody follows is seen by their lack.
     """
-    return _this_thread.statements
+    return _this_thread().statements
 
 
 def all_open() -> Iterator[OpenTransaction]:
-    return iter(_this_thread.transactions)
+    return iter(_this_thread().transactions)
 
 
 def writing() -> bool:
     """Whether one of them has changes: a cached read must go round the cache then."""
-    transactions = _this_thread.transactions
+    transactions = _this_thread().transactions
     return bool(transactions) and any(each.has_changes() for each in transactions)
 
 
@@ -101,7 +110,7 @@ def snapshot() -> float | None:
         begins a fresh snapshot; ``NEVER`` if one of them has changes.
     """
     began = None
-    for each in _this_thread.transactions:
+    for each in _this_thread().transactions:
         if each.has_changes():
             return NEVER
         since = each.since()

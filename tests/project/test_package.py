@@ -367,6 +367,18 @@ class TestLayers:
 
         assert registers == ["fork"]
 
+    def test_what_is_a_threads_own_is_a_greenlets_too(self) -> None:
+        # gevent may replace threading.local after the import: see fork.ProcessLocal.
+        users = {
+            name
+            for name, path in modules().items()
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if (isinstance(node, ast.Attribute) and ast.unparse(node) == "threading.local")
+            or (isinstance(node, ast.ImportFrom) and node.module == "threading")
+        }
+
+        assert users == {"fork"}
+
     def test_what_only_a_driver_knows_is_used_among_the_drivers_alone(self) -> None:
         users = {
             name.partition(".")[0]

@@ -123,3 +123,42 @@ def test_batch_is_finished_though_the_process_is_told_again_to_exit(
         )
 
         assert outbox.status("shop").pending == 0
+
+
+IMPORTED_BEFORE = """if True:
+    from hydracache_sync.app import open_transactions
+    from gevent import monkey
+    monkey.patch_all()
+
+    import gevent
+
+    opened = open_transactions.OpenTransaction()
+
+    def one():
+        open_transactions.opened(opened)
+        open_transactions.note_statement()
+        gevent.sleep(0)
+        return len(list(open_transactions.all_open())), open_transactions.statements()
+
+    greenlets = gevent.spawn(one), gevent.spawn(
+        lambda: (len(list(open_transactions.all_open())), open_transactions.statements())
+    )
+    gevent.joinall(greenlets, raise_error=True)
+    print([each.value for each in greenlets])
+"""
+
+
+def test_greenlets_share_no_transactions_though_the_library_was_imported_before() -> (
+    None
+):
+    """As gunicorn's gevent worker does with --preload."""
+    printed = subprocess.run(
+        [sys.executable, "-c", IMPORTED_BEFORE],
+        env={"PYTHONPATH": str(TESTS.parent)},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+        text=True,
+    ).stdout
+
+    assert printed == "[(1, 1), (0, 0)]\n"
