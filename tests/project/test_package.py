@@ -373,7 +373,10 @@ class TestLayers:
             name
             for name, path in modules().items()
             for node in ast.walk(ast.parse(path.read_text("utf-8")))
-            if (isinstance(node, ast.Attribute) and ast.unparse(node) == "threading.local")
+            if (
+                isinstance(node, ast.Attribute)
+                and ast.unparse(node) == "threading.local"
+            )
             or (isinstance(node, ast.ImportFrom) and node.module == "threading")
         }
 
