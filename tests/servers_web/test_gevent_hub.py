@@ -134,15 +134,16 @@ IMPORTED_BEFORE = """if True:
 
     opened = open_transactions.OpenTransaction()
 
-    def one():
+    def seen():
+        return len(list(open_transactions.all_open())), open_transactions.statements()
+
+    def writer():
         open_transactions.opened(opened)
         open_transactions.note_statement()
         gevent.sleep(0)
-        return len(list(open_transactions.all_open())), open_transactions.statements()
+        return seen()
 
-    greenlets = gevent.spawn(one), gevent.spawn(
-        lambda: (len(list(open_transactions.all_open())), open_transactions.statements())
-    )
+    greenlets = gevent.spawn(writer), gevent.spawn(seen)
     gevent.joinall(greenlets, raise_error=True)
     print([each.value for each in greenlets])
 """
