@@ -89,7 +89,9 @@ def get_or_load(
 
     def load() -> T:
         before = open_transactions.statements()
-        value = loader()
+        # What it loads by the plain cache in its turn is looked at by nobody.
+        with writes.checking(False) if writes and checking else nullcontext():
+            value = loader()
         if not has_written and _has_uncommitted(app):
             raise _NotToBeStored(value)
         if checking and open_transactions.statements() == before:

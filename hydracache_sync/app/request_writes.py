@@ -78,9 +78,9 @@ class RequestWrites:
         return False if known else None
 
     @contextlib.contextmanager
-    def checking(self) -> Iterator[None]:
-        """Say that loads of the block are looked at, as :attr:`checks_loads` wants."""
-        before, self.load_is_checked = self.load_is_checked, True
+    def checking(self, checked: bool = True) -> Iterator[None]:
+        """Say whether loads of the block are looked at, as :attr:`checks_loads` wants."""
+        before, self.load_is_checked = self.load_is_checked, checked
         try:
             yield
         finally:

@@ -78,6 +78,27 @@ class TestBesideAnAttachedSession:
         assert self.posted(site, view) == "never"
         assert self.stored(site) is None
 
+    def test_nor_what_it_has_if_a_loader_calls_another(
+        self, site: Site, other_file: Path
+    ) -> None:
+        """The statements of the outer one say nothing of the inner one."""
+
+        def view() -> str:
+            with closing(sqlite3.connect(other_file)) as raw:
+                raw.execute("update note set text = 'never'")
+
+                def load() -> str:
+                    assert site.item.name == "before"
+                    cache = site.hydracache.cache
+                    return str(cache.get_or_load("note", lambda: note(raw)))
+
+                found = site.hydracache.get_or_load("page", load)
+                raw.rollback()
+            return str(found)
+
+        assert self.posted(site, view) == "never"
+        assert self.stored(site) is None
+
     def test_nor_what_a_connection_of_another_engine_has(
         self, site: Site, engine: Any
     ) -> None:
