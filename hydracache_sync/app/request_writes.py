@@ -79,7 +79,7 @@ class RequestWrites:
 
     @contextlib.contextmanager
     def checking(self, checked: bool = True) -> Iterator[None]:
-        """Say whether loads of the block are looked at, as :attr:`checks_loads` wants."""
+        """Say whether the block checks its loads, as :attr:`checks_loads` wants."""
         before, self.load_is_checked = self.load_is_checked, checked
         try:
             yield
