@@ -21,7 +21,6 @@ import os
 import threading
 import time
 import weakref
-from types import TracebackType
 from typing import Any, Callable, Generic, TypeVar
 
 from hydracache_sync.printable import printable_logger
@@ -75,23 +74,16 @@ class ProcessLocal(PerProcess[Any]):
 
 
 class ProcessLock(PerProcess[Any]):
-    """A ``threading.Lock`` of each process's own, for ``with``."""
+    """A ``threading.Lock`` of each process's own: ``with lock.mine():``.
+
+    Not itself for ``with``: that would be two methods in Python, and a signal handler
+    that raises between their lines would leave the lock locked for good.
+    """
 
     __slots__ = ()
 
     def __init__(self) -> None:
         super().__init__(lambda: threading.Lock())
-
-    def __enter__(self) -> None:
-        self.mine().acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.mine().release()
 
 
 class ForkLock:

@@ -31,11 +31,11 @@ class Subscribers(Generic[T]):
         """Have ``callback`` told from now on; call what is returned to end that."""
         # A key of its own: the same callback may be added twice.
         key = object()
-        with self._lock:
+        with self._lock.mine():
             self._callbacks = {**self._callbacks, key: callback}
 
         def remove() -> None:
-            with self._lock:
+            with self._lock.mine():
                 self._callbacks = {
                     other: each
                     for other, each in self._callbacks.items()

@@ -140,7 +140,7 @@ class FallbackWriter:
         """
         if not self._kept or time.monotonic() < self._next_try:
             return
-        with self._lock:
+        with self._lock.mine():
             self._next_try = time.monotonic() + RETRY_AFTER
             kept, self._kept = self._kept, []
         deadline = time.monotonic() + self._timeout
@@ -153,7 +153,7 @@ class FallbackWriter:
         finally:
             # Also what was being written when a signal or a timeout came in between:
             # written twice is too much, and never is wrong.
-            with self._lock:
+            with self._lock.mine():
                 self._kept = kept[done:] + self._kept
         if done:
             logger.info("kept batches written now: %d", done)
@@ -207,7 +207,7 @@ class FallbackWriter:
         return True
 
     def _keep(self, kept: _Kept) -> None:
-        with self._lock:
+        with self._lock.mine():
             self._next_try = time.monotonic() + RETRY_AFTER
             self._kept.append(kept)
             if sum(len(each.batch) for each in self._kept) > MAX_KEPT:
@@ -235,7 +235,7 @@ class FallbackWriter:
 
     def _own_outbox(self) -> InvalidationOutbox:
         """The outbox once more, with little patience: a visitor waits meanwhile."""
-        with self._lock:
+        with self._lock.mine():
             if self._outbox is None:
                 limit = self._timeout
                 more: dict[str, Any] = {}

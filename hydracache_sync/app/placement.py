@@ -71,7 +71,7 @@ class PoolPlacement:
         if self._where == "none":
             self._settled = pid
         elif self._looked_in != pid or time.monotonic() >= self._next_look:
-            with self._mutex:
+            with self._mutex.mine():
                 if self._settled != pid:
                     self._looked_in = pid
                     self._next_look = time.monotonic() + LOOK_INTERVAL
@@ -85,7 +85,7 @@ class PoolPlacement:
 
     def stop(self, timeout: float) -> bool:
         """Stop this process's pool and keep it stopped; tell whether it has ended."""
-        with self._mutex:
+        with self._mutex.mine():
             self._settled = os.getpid()
             pool, self._pool_pid = self.pool, 0
         if pool is None:

@@ -68,7 +68,7 @@ class PoolLock:
             what they should be. Nobody can tell then who carries rows.
         :raises OSError: they could not be made or opened.
         """
-        with _held_lock:
+        with _held_lock.mine():
             if self._file >= 0 and self._pid == os.getpid():
                 return True
             if self._file >= 0:
@@ -120,7 +120,7 @@ class PoolLock:
 
     def release(self) -> None:
         """Let another have it."""
-        with _held_lock:
+        with _held_lock.mine():
             if self._file < 0:
                 return
             file, self._file = self._file, -1

@@ -62,7 +62,7 @@ class Counter:
 
     @property
     def total(self) -> int:
-        with self._lock:
+        with self._lock.mine():
             # To look takes a number, too.
             total = self.add() - self._looks
             self._looks += 1

@@ -97,7 +97,7 @@ class LoadLimit:
             calls :meth:`leave` whatever comes of it.
         """
         mine = _Load(snapshot)
-        with self._lock:
+        with self._lock.mine():
             loads = self._keys.setdefault(key, _Key())
             # A thread that was interrupted between two of our lines never leaves.
             lost = monotonic() - EXPIRY * patience
@@ -113,13 +113,13 @@ class LoadLimit:
         try:
             mine.released.wait(patience)
         except BaseException:
-            with self._lock:
+            with self._lock.mine():
                 if mine in loads.waiting:
                     loads.waiting.remove(mine)
                 if mine.has_place:
                     self._end(key, loads, mine)
             raise
-        with self._lock:
+        with self._lock.mine():
             if mine in loads.waiting:
                 loads.waiting.remove(mine)
                 self._give_place(loads, mine)
@@ -127,7 +127,7 @@ class LoadLimit:
 
     def is_wanted(self, key: Hashable) -> bool:
         """Whether somebody waits who may take the value of this thread's load."""
-        with self._lock:
+        with self._lock.mine():
             loads = self._keys.get(key)
             mine = None if loads is None else _of_this_thread(loads)
             if loads is None or mine is None:
@@ -139,7 +139,7 @@ class LoadLimit:
 
         :param outcome: None if there is nothing to take.
         """
-        with self._lock:
+        with self._lock.mine():
             loads = self._keys.get(key)
             mine = None if loads is None else _of_this_thread(loads)
             if loads is None or mine is None:

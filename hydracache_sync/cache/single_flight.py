@@ -84,7 +84,7 @@ class SingleFlight:
             flight for a loader that asks for what it is itself loading.
         """
         thread = threading.get_ident()
-        with self._lock:
+        with self._lock.mine():
             current = self._flights.get(key)
             previous = None
             if current is not None and must_lead and current.began_at is None:
@@ -106,7 +106,7 @@ class SingleFlight:
 
         :param shared: whether it may be joined from now on as well.
         """
-        with self._lock:
+        with self._lock.mine():
             self._begin(flight, shared)
 
     def relieve(self, flight: Flight, patience: float, *, shared: bool) -> float:
@@ -117,7 +117,7 @@ class SingleFlight:
         :return: 0 if the caller has begun, which then calls :meth:`finish`; else the
             seconds until one of those who wait may.
         """
-        with self._lock:
+        with self._lock.mine():
             if flight.finished.is_set():
                 return patience
             last = flight.began_at
@@ -136,7 +136,7 @@ class SingleFlight:
 
     def close(self, flight: Flight) -> bool:
         """Let no thread join from now on; return whether any has joined."""
-        with self._lock:
+        with self._lock.mine():
             return self._close(flight)
 
     def finish(self, flight: Flight, outcome: Any) -> None:
@@ -146,7 +146,7 @@ class SingleFlight:
         else each goes on by itself.
         """
         thread = threading.get_ident()
-        with self._lock:
+        with self._lock.mine():
             if thread in flight._loaders:
                 flight._loaders.discard(thread)
                 mine = _this_thread.mine()

@@ -52,12 +52,16 @@ class _Known(NamedTuple):
     earlier: Mapping[bytes, int]
 
     def replaced_by(self, identity: bytes | None) -> _Known:
-        if self.current is None:
-            return self._replace(current=identity)
+        if self.current is None and identity is None:
+            return self
+        # The first identity counts as well: an answer of a connection that was begun
+        # before it is of no use any more.
         changes = self.changes + 1
-        earlier = {**self.earlier, self.current: changes}
-        if len(earlier) > REMEMBERED:
-            del earlier[next(iter(earlier))]
+        earlier = self.earlier
+        if self.current is not None:
+            earlier = {**earlier, self.current: changes}
+            if len(earlier) > REMEMBERED:
+                del earlier[next(iter(earlier))]
         return _Known(identity, changes, earlier)
 
 

@@ -124,7 +124,7 @@ class WorkerPool:
         :raises RuntimeError: the system gives no thread.
         """
         _require_threads()
-        with self._lock:
+        with self._lock.mine():
             if self._run is None or self._run.pid != os.getpid():
                 self._start()
         return self
@@ -165,7 +165,7 @@ class WorkerPool:
         """
         duration_ms("timeout", timeout)
         deadline = time.monotonic() + timeout
-        with self._lock:
+        with self._lock.mine():
             run, self._run = self._run, None
             for unsubscribe in self._unsubscribe:
                 unsubscribe()
@@ -176,7 +176,7 @@ class WorkerPool:
         for each in ending:
             each.stop()
         left = [each for each in ending if not each.ended(deadline)]
-        with self._lock:
+        with self._lock.mine():
             self._ending = left
         if ending and (not left or timeout > 0):
             logger.info("pool stopped: %s", "finished" if not left else "not yet ended")
@@ -212,7 +212,7 @@ class WorkerPool:
 
         As :meth:`OutboxWorker.subscribe`.
         """
-        with self._lock:
+        with self._lock.mine():
             if not self._is_subscribed:
                 self._is_subscribed = True
                 for worker in itertools.chain.from_iterable(self._workers):

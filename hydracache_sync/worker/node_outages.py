@@ -96,12 +96,12 @@ class CacheOutages:
     @property
     def current(self) -> list[OutageBegan]:
         """How the outages of nodes that are away began, oldest first."""
-        with self._lock:
+        with self._lock.mine():
             return [self._outages[node].began for node in self._away()]
 
     def leaves_some(self, nodes: Sequence[str]) -> bool:
         """Whether some of ``nodes``, which are all, are not away."""
-        with self._lock:
+        with self._lock.mine():
             away = self._away()
             return None not in away and not away.keys() >= set(nodes)
 
@@ -122,10 +122,10 @@ class CacheOutages:
         :param answered: gives the nodes that have acknowledged each row, None among
             them if the applier names none; called only while there are outages.
         """
-        with self._lock:
+        with self._lock.mine():
             waiting = bool(self._outages)
         proofs = [set(nodes) for nodes in answered()] if waiting else []
-        with self._lock:
+        with self._lock.mine():
             ended = self._note_answers(proofs, failed)
             began = self._note_failures(failed)
         for each in ended:
@@ -186,7 +186,7 @@ class CacheOutages:
 
     def expire(self) -> list[Event]:
         """Log and return the ends of outages where no batch has noted them."""
-        with self._lock:
+        with self._lock.mine():
             if len(self._away()) == len(self._outages):
                 return []
         return self.note({}, tuple)
@@ -201,7 +201,7 @@ class CacheOutages:
         """
         waited = set(nodes)
         if waited:
-            with self._lock:
+            with self._lock.mine():
                 away = {kept_node(node) for node in self._away() if node is not None}
             self.requeues.add(waited - away)
 
@@ -219,7 +219,7 @@ class CacheOutages:
         delay = self.delay(node, len(rows), alone=alone)
         if delay <= MAX_OUTAGE_BACKOFF:
             return [(rows, delay)]
-        with self._lock:
+        with self._lock.mine():
             each = self._outages.get(node)
             now = self._clock()
             if each is None or now - each.probed_at < PROBE_EVERY:
@@ -233,7 +233,7 @@ class CacheOutages:
 
         :param alone: no other rows can be applied, so these are in no one's way.
         """
-        with self._lock:
+        with self._lock.mine():
             each = self._outages.get(node)
             if each is None:
                 # Another thread of the worker has just seen its end.
@@ -250,7 +250,7 @@ class CacheOutages:
         :param partly: some nodes are not away.
         """
         now = self._clock()
-        with self._lock:
+        with self._lock.mine():
             if claimed > released:
                 self._fruitless_since = None
                 return True

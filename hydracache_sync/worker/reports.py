@@ -78,7 +78,7 @@ class WorkerCounts:
 
     def add(self, report: PublishReport, **more: int) -> None:
         """Add ``report``, and further counts by their names."""
-        with self._lock:
+        with self._lock.mine():
             counts = {
                 field.name: getattr(self.total, field.name)
                 + getattr(report, field.name, 0)

@@ -50,7 +50,7 @@ class Requeues:
     def plan(self, node: str) -> None:
         """Requeue the rows of ``node``, which has just come back."""
         now = self._clock()
-        with self._lock:
+        with self._lock.mine():
             begins = self._begun.get(node, now)
             if begins < now:  # else it is still to come
                 begins = max(now, begins + REQUEUE_EVERY)
@@ -59,13 +59,13 @@ class Requeues:
 
     def add(self, nodes: Iterable[str]) -> None:
         """Requeue the rows of ``nodes`` now, unless that is planned already."""
-        with self._lock:
+        with self._lock.mine():
             for node in nodes:
                 self._pending.setdefault(node, Requeue(node, self._clock()))
 
     def cancel(self, node: str) -> None:
         """Leave the rows of ``node`` waiting: it is away again."""
-        with self._lock:
+        with self._lock.mine():
             self._pending.pop(node, None)
 
     def due(self) -> list[Requeue]:
@@ -74,7 +74,7 @@ class Requeues:
         # at this moment is returned after the next batch.
         if not self._pending:
             return []
-        with self._lock:
+        with self._lock.mine():
             now = self._clock()
             due = [
                 each
@@ -90,7 +90,7 @@ class Requeues:
 
         :param reached: where to go on; None if no row waits any more.
         """
-        with self._lock:
+        with self._lock.mine():
             requeue.running = False
             if reached is not None:
                 requeue.from_ms = reached

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from typing import Any, Iterator
 
@@ -285,7 +286,7 @@ class TestMachine:
         machine = Machine("a")
         before = machine.changes
         machine.met(b"x", before)
-        machine.met(b"y", before)
+        machine.met(b"y", machine.changes)
 
         # It was asked before y was there; and one that nobody else has ever met.
         assert machine.met(b"x", before) is Met.OUTDATED
@@ -297,3 +298,29 @@ class TestMachine:
 
         assert machine.met(None, 0) is Met.KNOWN
         assert machine.current is None
+
+
+def test_one_machine_is_never_refused_however_late_answers_come() -> None:
+    """It has a new identity now and then, also before the first answer of all."""
+    for seed in range(2000):
+        rng = random.Random(seed)
+        machine = Machine("one:11211")
+        identity = 0
+        # Changes when the connection was begun, and the answer that is on its way.
+        begun: list[int] = []
+        answered: list[tuple[bytes, int]] = []
+
+        for _ in range(30):
+            step = rng.random()
+            if step < 0.1:
+                identity += 1
+            elif step < 0.4:
+                begun.append(machine.changes)
+            elif step < 0.7 and begun:
+                changes = begun.pop(rng.randrange(len(begun)))
+                answered.append((b"%d" % identity, changes))
+            elif answered:
+                machine.met(*answered.pop(rng.randrange(len(answered))))
+
+        met = machine.met(b"%d" % identity, machine.changes)
+        assert met in (Met.KNOWN, Met.NEW), f"seed {seed}"

@@ -43,10 +43,10 @@ def test_a_lock_that_is_held_at_a_fork_is_free_in_the_child() -> None:
     lock = ProcessLock()
 
     def enter() -> bool:
-        with lock:
+        with lock.mine():
             return True
 
-    with lock:
+    with lock.mine():
         assert in_child(enter)
 
 
@@ -95,3 +95,13 @@ def test_a_fork_waits_for_the_threads_inside() -> None:
     thread.join()
 
     assert out
+
+
+def test_a_lock_is_not_itself_for_with() -> None:
+    """Methods in Python can be interrupted by a signal after they have the lock."""
+    lock = ProcessLock()
+
+    assert not hasattr(lock, "__enter__")
+    with lock.mine():
+        assert lock.mine().locked()
+    assert not lock.mine().locked()

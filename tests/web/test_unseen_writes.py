@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator
 import pytest
 from alchemy_site import Site
 from flask import g
-from shop import Shop, hydracache, text
+from shop import Shop, close_db, end_db, hydracache, text
 from sqlalchemy import create_engine
 from sqlalchemy import text as sql
 from sqlalchemy.orm import sessionmaker
@@ -192,6 +192,7 @@ class TestSeveralConnections:
         """It has named two connections as those of its requests."""
         return Shop(
             tmp_path / "shop.db",
+            first=lambda app: app.teardown_appcontext(close_db),
             options={"connection": lambda: [g.get("db"), g.get("other")]},
             HYDRACACHE_SNAPSHOT="fresh",
         )
@@ -232,7 +233,7 @@ class TestSeveralConnections:
     ) -> None:
         shop = Shop(
             tmp_path / "shop.db",
-            first=lambda app: app.teardown_appcontext(lambda exc: g.db.commit()),
+            first=lambda app: app.teardown_appcontext(end_db),
             options={"connection": lambda: (g.get("db"), None)},
         )
 
@@ -250,7 +251,11 @@ class TestSeveralConnections:
 def test_a_connection_named_in_passing_is_not_taken_for_the_only_one(
     tmp_path: Path, other_file: Path
 ) -> None:
-    shop = Shop(tmp_path / "shop.db", HYDRACACHE_SNAPSHOT="fresh")
+    shop = Shop(
+        tmp_path / "shop.db",
+        first=lambda app: app.teardown_appcontext(close_db),
+        HYDRACACHE_SNAPSHOT="fresh",
+    )
 
     @shop.app.post("/")
     def view() -> str:
