@@ -126,7 +126,7 @@ class MemorySessions:
     def error_of(self, exc: Exception) -> OutboxError | None:
         if not isinstance(exc, sqlite3.Error):
             return None
-        if "Could not decode" in str(exc) and self._text_factory is str:
+        if "Could not decode" in str(exc):
             # As for a file, only that the connection stays.
             self.connection.text_factory = self._text_factory = bytes
             return ConnectionLostError(f"{_NAME}: {exc}")

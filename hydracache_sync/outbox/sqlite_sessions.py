@@ -131,7 +131,9 @@ class SQLiteSessions:
     def error_of(self, exc: Exception) -> OutboxError | None:
         if not isinstance(exc, sqlite3.Error):
             return None
-        if "Could not decode" in str(exc) and self._connector.text_factory is str:
+        # Perhaps on a connection from before another thread found such a value. One
+        # that gives bytes does not fail so, and an attempt is made anew only once.
+        if "Could not decode" in str(exc):
             self._connector.text_factory = bytes
             self.discard()
             return ConnectionLostError(f"{self._name}: {exc}")

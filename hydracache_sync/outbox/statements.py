@@ -77,8 +77,10 @@ where namespace = :namespace
 
 # The highest id that a commit had before this many rows were inserted for it: those are
 # the highest of all, but ids that rows in between were refused are missing among them.
+# "id + 0" has no declared type: on a caller's connection of SQLite a converter that the
+# app registered for it would be called.
 LAST_BEFORE = """
-select id
+select id + 0
 from {table}
 where namespace = :namespace
   and commit_position = :position

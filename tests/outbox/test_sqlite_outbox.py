@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Iterator, Sequence
 
@@ -27,6 +28,7 @@ from hydracache_sync.errors import (
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import (
     MemoryOutbox,
+    OutboxRow,
     SQLiteOutbox,
     sqlite_poll,
     sqlite_sessions,
@@ -1076,6 +1078,22 @@ def test_converters_of_the_caller_do_not_matter(outbox, path):
     assert keys_of(outbox.rows(SHOP)) == ["a"]
 
 
+@pytest.mark.parametrize("declared", ["integer", "text", "blob"])
+def test_converter_that_the_caller_registered_sees_no_row_of_ours(
+    outbox, path, monkeypatch, declared
+):
+    def convert(raw: bytes) -> None:
+        raise ValueError(raw)
+
+    monkeypatch.setitem(sqlite3.converters, declared.upper(), convert)
+    with raw(path, detect_types=sqlite3.PARSE_DECLTYPES) as connection:
+        for batch in batch_of("a"), batch_of("a", "b"), batch_of("b", "c"):
+            outbox.enqueue_in(connection, SHOP, batch, commit_position="tx:7")
+        connection.commit()
+
+    assert keys_of(outbox.rows(SHOP)) == ["a", "b", "c"]
+
+
 def test_half_read_cursor_of_the_caller_reads_on(outbox, path):
     with raw(path, isolation_level=None) as connection:
         for n in range(3):
@@ -1505,6 +1523,29 @@ def test_text_column_that_holds_no_utf_8_spoils_one_row_only(
 
     assert keys_of(rows) == ["before", None, "after"]
     assert "malformed" in rows[1].last_error
+
+
+def test_text_that_is_no_utf_8_fails_no_thread(outbox, path):
+    """Each has a connection of its own, made before such a value was found."""
+    outbox.enqueue(SHOP, batch_of("a"))
+
+    def claim() -> list[OutboxRow]:
+        return outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        first.submit(lambda: outbox.release(claim(), error="busy")).result()
+        second.submit(outbox.status, SHOP).result()
+        with raw(path, isolation_level=None) as connection:
+            connection.execute(
+                "update hydracache_outbox set reason = cast(x'ff' as text)"
+            )
+        seen = []
+        for thread in first, second, first, second:
+            rows = thread.submit(claim).result()
+            seen.append((keys_of(rows), rows[0].reason))
+            assert thread.submit(outbox.release, rows).result() == 1
+
+    assert seen == [(["a"], "\\xff")] * 4
 
 
 @pytest.mark.parametrize("junk", ["soon", b"\xff", 1.5, 10**18], ids=repr)
