@@ -67,10 +67,11 @@ class SQLiteConnection:
         every other statement of the connection reads in it. Nothing says so, but SQLite
         redefines no function while a statement runs.
         """
-        if not self._has_probe:
-            self.connection.create_function(_PROBE, 0, _nothing)
-            self._has_probe = True
         try:
+            # Perhaps another object has left it there: then the first fails as well.
+            if not self._has_probe:
+                self.connection.create_function(_PROBE, 0, _nothing)
+                self._has_probe = True
             self.connection.create_function(_PROBE, 0, _nothing)
         except sqlite3.OperationalError:
             return True

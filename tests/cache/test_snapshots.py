@@ -183,6 +183,26 @@ def test_a_cursor_that_was_open_before_is_older_than_anything(
     cursor.close()
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_a_cursor_may_be_open_at_the_first_look_without_a_transaction(
+    connection: sqlite3.Connection, clock: FakeClock, told: bool
+) -> None:
+    """Whether one is open is asked only where there is no transaction."""
+    connection.execute("insert into users values ('another')")
+    ConnectionSnapshot(connection, clock=clock)
+    connection.execute("begin")
+    snapshot = ConnectionSnapshot(connection, clock=clock)
+    connection.execute("rollback")
+    cursor = connection.execute("select name from users")
+    cursor.fetchone()
+    if told:
+        snapshot.ended()
+
+    assert snapshot() == NEVER
+    cursor.close()
+    assert snapshot() is None
+
+
 def test_other_drivers_are_told_to_pass_the_moment() -> None:
     with pytest.raises(ConfigurationError, match="object.*PyMySQL.*since="):
         ConnectionSnapshot(object())
