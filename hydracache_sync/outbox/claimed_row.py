@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterable, Sequence
 
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.intents import InvalidationIntent
-from hydracache_sync.outbox.row import OutboxRow, decoded
+from hydracache_sync.outbox.row import TARGET_COLUMNS, OutboxRow, decoded
 
 
 class Claim:
@@ -92,3 +92,16 @@ class ClaimedRow(OutboxRow):
         # As it was claimed, but for what is read only now.
         *read, _, _, _, _ = self._claim.whole(self.id)._details
         return (*read, 0, None, 0, None)
+
+    # Immutable; and what it reads with cannot be copied.
+
+    def __copy__(self) -> ClaimedRow:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClaimedRow:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: whole, since that cannot read the rest."""
+        target = self._record[: len(TARGET_COLUMNS)]
+        return OutboxRow, ((*target, *self._details), self._common)

@@ -106,6 +106,9 @@ class OutboxRow:
     :attr:`created_at_ms` and :attr:`available_at_ms`, may be read from the database
     when one of them is asked for first, with one statement for all rows of the claim;
     ``OutboxError`` if that fails, or if the row was deleted meanwhile.
+    :attr:`available_at_ms`, which changes when a row is finished or put off, is then
+    that of the moment at which it was read. Comparing such rows, and pickling them,
+    reads them too.
 
     Source: ``OutboxRow`` in ``hydracache-db/src/outbox.rs``. Differs: :attr:`id` is the
     table's integer key and the hash is :attr:`row_id`; a row that cannot be decoded is

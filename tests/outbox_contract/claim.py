@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
+
 import pytest
 
 from hydracache_sync.errors import OutboxError
+from hydracache_sync.events import Published
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import (
     OutboxState,
@@ -47,6 +52,23 @@ class ClaimContract(OutboxHooks):
         for row, stored in zip(rows, outbox.rows(SHOP)):
             assert (row.row_id, row.target_hash) == (stored.row_id, stored.target_hash)
             assert row.created_at_ms == stored.created_at_ms
+
+    def test_rows_can_be_copied_and_sent_to_another_process(self, outbox):
+        """As a subscriber does that takes an event apart with ``asdict``."""
+        outbox.enqueue(SHOP, batch_of("a", "b", reason="why"), commit_position="tx:7")
+        rows = outbox.claim(SHOP, "w", limit=10, claim_ttl=30)
+        event = Published(SHOP, tuple(rows), 0, 0.1)
+
+        taken_apart = dataclasses.asdict(event)["rows"]
+        copied = copy.copy(rows[0]), copy.deepcopy(rows[1])
+        sent = pickle.loads(pickle.dumps(event)).rows
+
+        assert tuple(taken_apart) == copied == sent == tuple(rows)
+        assert tuple(sent) == tuple(outbox.rows(SHOP))
+        outbox.mark_published(rows)
+        assert {row.reason for row in sent} == {"why"}
+        assert [row.row_id for row in sent] == [row.row_id for row in rows]
+        assert keys_of(sent) == ["a", "b"]
 
     def test_of_a_row_that_was_deleted_since_it_is_known_what_its_claim_read(
         self, outbox, clock
