@@ -35,8 +35,10 @@ class RequestCalls(Protocol):
     def earlier_are_published(self) -> bool: ...
 
 
-class _NotToBeStored(Exception):
+class _NotToBeStored(BaseException):
     """Ends a load that has itself written: its value may be rolled back.
+
+    No ``Exception``: to the cache each of those is a loader that has failed.
 
     :ivar value: for the caller of that load alone.
     """

@@ -263,6 +263,10 @@ class LoadCoalescer:
             except Exception as exc:
                 self._refreshing.begin(exc)
                 return value
+            except BaseException:
+                # It has not failed, it was ended.
+                entries.release(lock)
+                raise
             self._refreshing.end()
             entry = entries.pack(decision, loaded, lifetime)
             if entries.fill([(decision, entry)], lifetime, lock):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -13,6 +14,7 @@ from shop import Shop, close_db, hydracache, text
 
 from hydracache_sync import MemoryStore, SQLiteOutbox
 from hydracache_sync.integrations.wsgi import HydraCache as WSGIHydraCache
+from support.processes import in_threads
 
 
 def cached_name(connection: Callable[[], sqlite3.Connection]) -> str:
@@ -133,6 +135,54 @@ class TestKnownConnection:
 
         assert seen == "never"
         assert site.stored() is None
+
+    def test_a_loader_that_has_changed_something_has_not_failed(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Of an entry that is due: the caller gets what it has loaded."""
+        cache = site.shop.state.cache
+        cache.get_or_load("due", lambda: "old", soft_ttl=0.01)
+        time.sleep(0.05)
+
+        def load() -> str:
+            site.shop.rename("never")
+            return "never"
+
+        def view() -> str:
+            name = hydracache.get_or_load("due", load, soft_ttl=0.01)
+            site.shop.db().rollback()
+            return name
+
+        assert site.change(view) == "never"
+        assert cache.get("due") == "old"
+        assert not caplog.records
+        # Nor does it keep others from loading anew.
+        with site.shop.app.app_context():
+            found = cache.get_or_load("due", lambda: "new", soft_ttl=60)
+        assert found == "new"
+
+    def test_nor_do_others_load_one_by_one_after_it(self, site: Site) -> None:
+        def load() -> str:
+            site.shop.rename("never")
+            return "never"
+
+        def view() -> str:
+            name = hydracache.get_or_load("item:1", load)
+            site.shop.db().rollback()
+            return name
+
+        site.change(view)
+        loads: list[str] = []
+
+        def slow() -> str:
+            loads.append("load")
+            time.sleep(0.5)
+            return "before"
+
+        in_threads(
+            2, lambda _: site.shop.state.cache.get_or_load("item:1", slow, ttl=60)
+        )
+        assert loads == ["load"]
 
     def test_its_own_change_is_seen_though_another_value_is_cached(
         self, site: Site
