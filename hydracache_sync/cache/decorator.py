@@ -237,7 +237,14 @@ def _check_only_one(cache: ReadsThrough, function: Callable[..., Any]) -> None:
     :raises TypeError: there is one.
     """
     module, name = function.__module__, function.__qualname__
-    spec = getattr(sys.modules.get(module), "__spec__", None)
+    # What is new where the module is loaded again. A file that is run by its path has
+    # no spec, and may not be among the modules.
+    loaded: Any = sys.modules.get(module)
+    spec = (
+        getattr(loaded, "__spec__", None)
+        or loaded
+        or getattr(inspect.unwrap(function), "__globals__", None)
+    )
     functions = _named_functions.setdefault(cache, {})
     known = functions.setdefault((module, name), (spec, function))
     if known[0] is spec and known[1] is not function:

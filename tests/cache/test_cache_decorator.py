@@ -384,6 +384,25 @@ def test_two_functions_of_one_name_need_a_key(
     assert cache.cached(ttl=1)(views.index.uncached)() == "shop"
 
 
+def test_a_file_that_is_run_again_defines_its_functions_anew(
+    cache: TaggedCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is no module that was imported, as with mod_wsgi."""
+    beside = types.ModuleType("two_names")
+    beside.cache = cache  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "two_names", beside)
+    source = tmp_path / "app.wsgi"
+    source.write_text(TWICE)
+
+    runpy.run_path(str(source), run_name="site_run_twice")
+    again = runpy.run_path(str(source), run_name="site_run_twice")
+
+    assert again["index"]() == "shop"
+    source.write_text(TWICE + "@cache.cached()\ndef index(): return 'blog'")
+    with pytest.raises(TypeError, match="index of site_run_twice has the name of ano"):
+        runpy.run_path(str(source), run_name="site_run_twice")
+
+
 def test_a_function_without_a_module_needs_a_key(cache: TaggedCache) -> None:
     names: dict[str, Any] = {}
     exec("def load(): ...", names)
