@@ -71,14 +71,15 @@ class PoolLock:
         with _held_lock.mine():
             if self._file >= 0 and self._pid == os.getpid():
                 return True
-            if self._file >= 0:
-                # The parent's: to close it here takes nothing from there.
-                os.close(self._file)
-                self._file = -1
             pid, namespace = _held.get(self._real_path, (0, ""))
             if pid == os.getpid():
                 self._require_same(namespace)
                 return False
+            if self._file >= 0:
+                # The parent's: to close it here takes nothing from there, nor from
+                # another lock of this process, which there is none of.
+                os.close(self._file)
+                self._file = -1
             return self._take()
 
     def _take(self) -> bool:
@@ -121,12 +122,12 @@ class PoolLock:
     def release(self) -> None:
         """Let another have it."""
         with _held_lock.mine():
-            if self._file < 0:
+            if self._file < 0 or self._pid != os.getpid():
+                # Not the parent's: to close it would give up a lock of this process.
                 return
             file, self._file = self._file, -1
             os.close(file)
-            if self._pid == os.getpid():
-                _held.pop(self._real_path, None)
+            _held.pop(self._real_path, None)
 
 
 def _is_at(path: str, file: int) -> bool:

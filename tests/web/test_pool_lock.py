@@ -276,6 +276,30 @@ class TestSeveralInOneProcess:
         assert not _another_process_takes(tmp_path / "pool.lock")
         lock.release()
 
+    @pytest.mark.parametrize("end", ["take", "release"])
+    def test_a_childs_own_lock_outlives_what_another_has_inherited(
+        self, tmp_path: Path, end: str
+    ) -> None:
+        path = tmp_path / "pool.lock"
+        inherited, own = PoolLock(str(path), "name"), PoolLock(str(path), "name")
+        assert inherited.take()
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.read(reader, 1)  # until the parent has let it go
+            good = own.take()
+            if end == "take":
+                good = good and not inherited.take()
+            else:
+                inherited.release()
+            os._exit(not good or _another_process_takes(path))
+        inherited.release()
+        os.write(writer, b"x")
+
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(reader)
+        os.close(writer)
+
 
 def _is_open(path: Path) -> bool:
     """Whether this process has a descriptor of the file."""
