@@ -129,10 +129,13 @@ class ReceiptCookie:
         try:
             texts = signer.unsign(text, max_age=MAX_AGE).decode("ascii")
             receipts = map(InvalidationReceipt.from_string, texts.split(_BETWEEN))
+            # By its own age: each write signs anew what the ones before it wrote.
+            oldest = (time.time() - MAX_AGE) * 1000
             return [
                 receipt
                 for receipt in receipts
                 if receipt.namespace == self._runtime.namespace
+                and receipt.created_at_ms >= oldest
             ]
         except (BadSignature, ValueError) as exc:
             # Old, of another app, or made up: the browser then knows of no writes.

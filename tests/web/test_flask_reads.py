@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Iterator
 
 import pytest
@@ -84,6 +86,12 @@ def inline(tmp_path: Path) -> Shop:
 
 def drain(shop: Shop) -> None:
     OutboxWorker(shop.outbox, MemcachedApplier(shop.store, "shop")).drain()
+
+
+def receipts_of(response: Any) -> int:
+    """How many receipts are in the cookie that it sets."""
+    [cookie] = cookies(response)
+    return cookie.count("hc1.")
 
 
 def cookies(response: Any) -> list[str]:
@@ -199,6 +207,18 @@ class TestNextRequest:
                 "update hydracache_outbox set state = 1 where id <> ?", (first.id,)
             )
         assert text(shop.client.get("/")) == "b"
+
+    def test_a_second_write_does_not_prolong_the_first(
+        self, eventual: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was rolled back would keep a visitor off the cache without end."""
+        shop = eventual
+        shop.client.post("/after")
+        assert receipts_of(shop.client.post("/b")) == 2
+        later = time.time() + receipt_cookie.MAX_AGE + 1
+        monkeypatch.setattr(receipt_cookie, "time", SimpleNamespace(time=lambda: later))
+
+        assert receipts_of(shop.client.post("/c")) == 1
 
     def test_an_inline_publish_needs_no_cookie(self, inline: Shop) -> None:
         assert text(inline.client.get("/")) == "before"
