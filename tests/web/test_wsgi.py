@@ -550,8 +550,9 @@ class TestAfterAnError:
 
     def test_what_is_rolled_back_is_forgotten(self, site: Site) -> None:
         calls = site.calls
-        with calls.collecting("a script"):
-            connection = sqlite3.connect(site.path)
+        with calls.collecting("a script"), closing(
+            sqlite3.connect(site.path)
+        ) as connection:
             with pytest.raises(KeyError), calls.transaction(connection):
                 connection.execute("update item set name = 'after'")
                 calls.invalidate_key("item:1")
