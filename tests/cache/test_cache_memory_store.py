@@ -79,7 +79,7 @@ def test_a_forked_child_has_a_copy_of_its_own_and_no_lock_held_by_another() -> N
     store.set_many([(SPACE.entry("a"), b"before", None)])
 
     # As if another thread of ours were just using the store.
-    with store._lock, warnings.catch_warnings():
+    with store._lock.mine(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
         if child == 0:

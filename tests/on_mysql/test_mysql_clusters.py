@@ -10,7 +10,7 @@ from mysql_databases import Database
 from faults.failover import failover
 from faults.stale_reads import WAITS as SESSION_WAITS
 from faults.stale_reads import Stale
-from support.clusters import GaleraNode, replication, sql, take_writes
+from support.clusters import GaleraNode, replication, sql, take_writes, until
 from support.commands import run
 from support.servers import SQLServer
 
@@ -92,11 +92,16 @@ def test_replica_that_has_caught_up_takes_over_without_a_loss(
 ) -> None:
     said: list[str] = []
 
+    def examine(nodes: list[SQLServer]) -> None:
+        # A primary counts a replica from the moment that it asks for the log.
+        until(lambda: PRIMARY in said_of(nodes[0]), "doctor's word of the replica")
+        said.extend(map(said_of, nodes))
+
     result = failover(
         cluster,
         seconds=3,
         seed=20261129,
-        before=lambda nodes: said.extend(map(said_of, nodes)),
+        before=examine,
         after=lambda nodes: said.extend(map(said_of, nodes)),
     )
 

@@ -123,7 +123,7 @@ class TestFork:
         held, done = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with locks[0], locks[1], locks[2]:
+            with locks[0].mine(), locks[1].mine(), locks[2].mine():
                 held.set()
                 done.wait(DEADLINE)
 
