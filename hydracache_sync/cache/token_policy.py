@@ -45,7 +45,6 @@ class TokenPolicy:
         #: not strict by mistake serves nobody who is.
         self.kind = LIVE if hold_off is None else COLD
         self.strict = hold_off is not None
-        self._skew = clock_skew
         self._cooling = clock_skew + (0.0 if hold_off is None else hold_off.seconds)
 
     def needs_stamps(self, since: float | None) -> bool:
