@@ -19,7 +19,6 @@ from hydracache_sync.errors import (
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import BUSY_BACKOFF, Database
 from hydracache_sync.outbox.due import Poll
-from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLITE
@@ -169,8 +168,6 @@ class MemoryCallers:
 
 class MemoryClaims:
     """A claim needs nothing more than its transaction."""
-
-    row: type[OutboxRow] = OutboxRow
 
     def around(self, cursor: Any) -> ContextManager[None]:
         return contextlib.nullcontext()
