@@ -36,7 +36,8 @@ def test_nothing_is_stale_while_everything_fails() -> None:
     assert number("reads", said) > 100
     assert number("versions committed", said) > 10
     assert re.search(r"[1-9]\d* holds .* \(links\)$", said, re.MULTILINE), said
-    assert re.search(r"[1-9]\d* scenes of ", said, re.MULTILINE), said
+    # In so short a run each may be broken off; a longer one must play each to its end.
+    assert re.search(r"[1-9]\d* scenes (of|broken off)", said, re.MULTILINE), said
     for what in (
         "stale after wait",
         "stale after publish",
