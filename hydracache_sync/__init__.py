@@ -5,7 +5,6 @@ memcached until it is acknowledged; a tagged cache never serves what came before
 """
 
 from hydracache_sync.cache import (
-    KEPT_TAGS,
     MemoryStore,
     PickleCodec,
     Quarantine,
@@ -133,7 +132,6 @@ __all__ = [
     "WaitDiagnostics",
     "WaitOutcome",
     # the cached read
-    "KEPT_TAGS",
     "MemcachedStore",
     "MemoryStore",
     "PickleCodec",

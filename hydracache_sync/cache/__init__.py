@@ -9,13 +9,12 @@ from hydracache_sync.cache.signed import SignedCodec
 from hydracache_sync.cache.signed_pickle import PickleCodec
 from hydracache_sync.cache.store import CacheStore, Copy, Failures, Maker, Write
 from hydracache_sync.cache.strict import Quarantine
-from hydracache_sync.cache.tagged import KEPT_TAGS, Stale, TaggedCache
+from hydracache_sync.cache.tagged import Stale, TaggedCache
 from hydracache_sync.cache.tokens import fresh_token, fresh_tokens
 
 __all__ = [
     # reading
     "TaggedCache",
-    "KEPT_TAGS",
     "Quarantine",
     "Reservation",
     "Stale",

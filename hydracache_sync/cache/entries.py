@@ -9,7 +9,6 @@ Knows nothing of which reader loads, and how many at once.
 
 from __future__ import annotations
 
-import json
 from typing import (
     Any,
     Callable,
@@ -108,7 +107,6 @@ class Entries:
         policy: TokenPolicy,
         lifetimes: Lifetimes,
         codec: InnerCodec,
-        keep_tags: bool,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
@@ -117,7 +115,6 @@ class Entries:
         self._lifetimes = lifetimes
         self._encode = codec.encode
         self._decode = codec.decode
-        self._keep_tags = keep_tags
         self._clock = clock
         self.tag_sets = TagSets(keyspace, strict=policy.strict)
         self.counters = Counters()
@@ -179,29 +176,6 @@ class Entries:
             (self.counters.misses if value is MISS else self.counters.hits).add()
             lookups.append(Lookup(key, value, entry, addresses, tag_set, tokens))
         return lookups
-
-    def look_up_with_kept_tags(self, key: str) -> Any:
-        """Return the value of ``key`` under the tags that were kept with it, or MISS.
-
-        The names first and the tokens after them: of what is compared nothing is older
-        than this call.
-        """
-        addresses = self._keyspace.of_key(key)
-        value = MISS
-        try:
-            names, entry, *tokens = self._store.get_many(
-                (self._keyspace.tag_names(key),) + addresses
-            )
-            tag_set = self._tags_named(names)
-            if entry is not None and tag_set is not None:
-                if tag_set.addresses:
-                    tokens += self._store.get_many(tag_set.addresses)
-                name = addresses[0][1]
-                value = self._decode(entry, tag_set.digest, tokens, name)
-        except ApplyError as exc:
-            self._failed(self._reading, exc)
-        (self.counters.misses if value is MISS else self.counters.hits).add()
-        return value
 
     def reread(self, lookup: Lookup, beside: Address) -> tuple[Lookup, bytes | None]:
         """Read what ``lookup`` has read once more, and one address beside it.
@@ -429,10 +403,6 @@ class Entries:
                 continue
             seconds = self._lifetimes.seconds(lifetime)
             writes.append((lookup.addresses[0], entry, seconds))
-            if self._keep_tags:
-                names = json.dumps(lookup.tag_set.tags).encode("ascii")
-                address = self._keyspace.tag_names(lookup.key)
-                writes.append((address, names, seconds))
         if lock is not None:
             writes += lock.releases()
         failures = self._set(writes)
@@ -465,15 +435,6 @@ class Entries:
         elif self._writing.active:
             self._writing.end()
         return failures
-
-    def _tags_named(self, names: bytes | None) -> TagSet | None:
-        if names is None:
-            return None
-        try:
-            return self.tag_sets.of(json.loads(names))
-        except (ValueError, TypeError, RecursionError):
-            # Foreign or damaged: a miss, as for an entry.
-            return None
 
     def _failed(self, outage: LoggedOutage, error: ApplyError) -> None:
         self.counters.errors.add()

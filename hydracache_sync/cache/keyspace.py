@@ -6,8 +6,8 @@ an invalidation that never happened. Knows no store and no value.
 
 A physical key reads ``hc1:<ring>:<namespace>:<role><name>``. The role is one letter:
 ``e`` an entry, ``k`` a key's token, ``t`` a tag's token, ``n`` the namespace's token
-(no name), ``l`` the lock of who loads an entry, ``g`` the names of an entry's tags;
-upper case where the name is a hash.
+(no name), ``l`` the lock under which an entry is loaded; upper case where the name is a
+hash.
 """
 
 from __future__ import annotations
@@ -121,7 +121,6 @@ class Keyspace:
         self._namespace_token = prefix + b"n"
         self._entry = prefix + b"e", prefix + b"E"
         self._load_lock = prefix + b"l", prefix + b"L"
-        self._tag_names = prefix + b"g", prefix + b"G"
         self._key_token = prefix + b"k", prefix + b"K"
         self._tag_token = prefix + b"t", prefix + b"T"
 
@@ -148,11 +147,8 @@ class Keyspace:
 
     def load_lock(self, key: str) -> Address:
         """Where readers agree on who loads ``key``: on the node of its entry."""
-        return self._beside_entry(self._load_lock, key)
-
-    def tag_names(self, key: str) -> Address:
-        """Where the names of its tags are, if kept: on the node of its entry."""
-        return self._beside_entry(self._tag_names, key)
+        hashed, name = _name("key", key, MAX_TARGET)
+        return self._entry[hashed] + name, self._load_lock[hashed] + name
 
     def tag_token(self, tag: str) -> Address:
         """Where the token of ``tag`` is."""
@@ -181,10 +177,6 @@ class Keyspace:
         if value is None:
             return self.namespace_token()
         return self.key_token(value) if kind == "key" else self.tag_token(value)
-
-    def _beside_entry(self, role: tuple[bytes, bytes], key: str) -> Address:
-        hashed, name = _name("key", key, MAX_TARGET)
-        return self._entry[hashed] + name, role[hashed] + name
 
     def __repr__(self) -> str:
         return f"Keyspace(ring={self.ring!r}, namespace={self.namespace!r})"

@@ -28,7 +28,6 @@ class TagSet(NamedTuple):
 
     addresses: Tuple[Address, ...]
     digest: bytes
-    tags: Tuple[str, ...]
 
 
 class TagSets:
@@ -75,7 +74,7 @@ class TagSets:
         digest = tag_digest(tags)
         if self._strict:
             digest = blake2b(digest, digest_size=16, person=b"strict").digest()
-        tag_set = TagSet(tuple(addresses[tag] for tag in tags), digest, tuple(tags))
+        tag_set = TagSet(tuple(addresses[tag] for tag in tags), digest)
         if sum(map(len, given)) + len(given) <= MAX_REMEMBERED_TEXT:
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()

@@ -7,7 +7,6 @@ Knows no outbox.
 
 from __future__ import annotations
 
-import enum
 import time
 from dataclasses import dataclass
 from typing import (
@@ -45,15 +44,6 @@ from hydracache_sync.intents import InvalidationIntentBatch
 
 T = TypeVar("T")
 
-
-class _Kept(enum.Enum):
-    """In place of the tags of a ``get``: those that were kept with the entry."""
-
-    KEPT_TAGS = enum.auto()
-
-
-#: In place of the tags of a ``get``: those that were kept with the entry.
-KEPT_TAGS = _Kept.KEPT_TAGS
 
 #: The tags of several keys: the same for all, by key, or made from the key.
 TagsOfKeys = Union[
@@ -106,8 +96,6 @@ class TaggedCache:
         one of them loads as well, and after each so many seconds one more, in each
         process; the others wait on for what ends first, ten times as long at most. One
         whose own load others wait for waits once. 0 to load always and at once.
-    :param keep_tags: store with each entry the names of its tags, for readers who do
-        not know them (``get`` with ``KEPT_TAGS``).
     :param strict: no read that begins after a commit in :meth:`quarantine` gets an
         older value. All readers, appliers and writers of the namespace must say the
         same, and a new ring is needed when it changes.
@@ -131,7 +119,6 @@ class TaggedCache:
         soft_ttl: float | None = None,
         jitter: float = DEFAULT_JITTER,
         max_wait: float = DEFAULT_MAX_WAIT,
-        keep_tags: bool = False,
         strict: bool = False,
         hold_off: float = DEFAULT_HOLD_OFF,
         also: Sequence[CacheStore] = (),
@@ -155,7 +142,6 @@ class TaggedCache:
             policy=policy,
             lifetimes=self._lifetimes,
             codec=Codec() if codec is None else codec,
-            keep_tags=keep_tags,
             clock=clock,
         )
         self._find = self._entries.find
@@ -173,34 +159,19 @@ class TaggedCache:
 
     # Reading
 
-    def get(
-        self,
-        key: str,
-        *,
-        tags: Iterable[str] | _Kept = (),
-        default: Any = None,
-    ) -> Any:
+    def get(self, key: str, *, tags: Iterable[str] = (), default: Any = None) -> Any:
         """Return the cached value of ``key``, or ``default``. One round trip.
 
         None may be a cached value: give a ``default`` of your own to tell.
 
-        :param tags: those it was stored with; ``KEPT_TAGS`` for a reader who does not
-            know them, which takes a second round trip and needs a cache with
-            ``keep_tags`` to have stored it.
+        :param tags: those it was stored with.
         :raises TypeError, ValueError: key or tags are not as the class says.
         """
         if self._pending_writes.batches:
-            if tags is KEPT_TAGS:
-                # Nobody knows yet whether they are among what is written.
-                self._entries.counters.bypassed.add()
-                return default
             tags = tuple(tags)
             if self._is_writing(key, tags):
                 return default
-        if tags is KEPT_TAGS:
-            value = self._entries.look_up_with_kept_tags(key)
-        else:
-            value = self._find(key, tags)[1]
+        value = self._find(key, tags)[1]
         return default if value is MISS else value
 
     def get_or_load(

@@ -11,7 +11,6 @@ from typing import Any, Callable, Iterator, Sequence
 import pytest
 
 from hydracache_sync import (
-    KEPT_TAGS,
     InvalidationIntent,
     InvalidationIntentBatch,
     MemcachedApplier,
@@ -224,60 +223,6 @@ def test_set_without_since_does_not_exist(cache: TaggedCache) -> None:
         cache.set("user:42", "v", tags=TAGS, since=None)  # type: ignore[arg-type]
 
 
-# Kept tags
-
-
-def test_a_reader_who_does_not_know_the_tags_takes_two_round_trips(
-    faulty: FaultyMemcached,
-) -> None:
-    cache = remote(faulty, keep_tags=True)
-    cache.get_or_load("user:42", lambda: "v", tags=TAGS)
-    cache.get_or_load("untagged", lambda: "v")
-
-    faulty.forget()
-    assert cache.get("user:42", tags=KEPT_TAGS) == "v"
-    assert faulty.round_trips == 2
-    assert cache.get("untagged", tags=KEPT_TAGS) == "v"
-
-
-@pytest.mark.parametrize(
-    "intent",
-    [
-        InvalidationIntent.tag("users"),
-        InvalidationIntent.key("user:42"),
-        InvalidationIntent.flush(),
-    ],
-)
-def test_with_kept_tags_too_what_is_invalidated_is_not_served(
-    store: CacheStore, unique: str, intent: InvalidationIntent
-) -> None:
-    cache = TaggedCache(store, unique, keep_tags=True)
-    cache.get_or_load("user:42", lambda: "v", tags=TAGS)
-    assert cache.get("user:42", tags=KEPT_TAGS) == "v"
-
-    MemcachedApplier(store, unique).apply_invalidation(intent)
-
-    assert cache.get("user:42", tags=KEPT_TAGS) is None
-
-
-def test_tags_that_were_not_kept_are_a_miss(cache: TaggedCache) -> None:
-    cache.get_or_load("user:42", lambda: "v", tags=TAGS)
-
-    assert cache.get("user:42", tags=KEPT_TAGS) is None
-
-
-@pytest.mark.parametrize("names", [b"", b"\xff", b"5", b'"users"', b"[1]", b"[[]]"])
-def test_damaged_names_of_tags_are_a_miss(
-    store: CacheStore, unique: str, names: bytes
-) -> None:
-    cache = TaggedCache(store, unique, keep_tags=True)
-    cache.get_or_load("user:42", lambda: "v", tags=TAGS)
-
-    store.set_many([(cache._keyspace.tag_names("user:42"), names, None)])
-
-    assert cache.get("user:42", tags=KEPT_TAGS) is None
-
-
 # Lifetime
 
 
@@ -474,7 +419,6 @@ def test_what_is_being_written_is_neither_read_from_the_cache_nor_stored(
         assert cache.get("k", tags=TAGS) == "before"
         batch.intent(intent)
         assert cache.get("k", tags=TAGS) is None
-        assert cache.get("k", tags=KEPT_TAGS) is None
         assert cache.get_or_load("k", lambda: "own", tags=TAGS) == "own"
         assert cache.get_many(["k"], tags=TAGS) == {}
         many = cache.get_many_or_load(["k"], lambda keys: {"k": "own"}, tags=TAGS)
@@ -515,10 +459,10 @@ def test_a_failing_store_is_a_load_everywhere(
     faulty: FaultyMemcached, mode: Mode
 ) -> None:
     store = MemcachedStore([faulty.address], timeout=0.2, connect_timeout=10)
-    cache = TaggedCache(store, "shop", soft_ttl=10, keep_tags=True)
+    cache = TaggedCache(store, "shop", soft_ttl=10)
     faulty.mode = mode
 
-    assert cache.get("k", tags=KEPT_TAGS) is None
+    assert cache.get("k") is None
     assert cache.get_many(["k"]) == {}
     assert cache.get_or_load("k", lambda: "v", tags=TAGS) == "v"
     assert cache.get_many_or_load(["k"], lambda keys: {"k": "v"}) == {"k": "v"}
@@ -529,11 +473,10 @@ def test_a_failing_store_is_a_load_everywhere(
 
 def test_a_call_asks_a_failing_store_once(faulty: FaultyMemcached) -> None:
     store = MemcachedStore([faulty.address], timeout=0.05, connect_timeout=10)
-    cache = TaggedCache(store, "shop", keep_tags=True)
+    cache = TaggedCache(store, "shop")
     faulty.mode = Mode.HANG
     calls: list[Callable[[], object]] = [
         lambda: cache.get("k"),
-        lambda: cache.get("k", tags=KEPT_TAGS),
         lambda: cache.get_or_load("k", lambda: "v"),
         lambda: cache.get_many_or_load(["k", "l"], lambda keys: {}),
         lambda: cache.set("k", "v", since=2e9),

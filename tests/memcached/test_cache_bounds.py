@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 from contextlib import suppress
@@ -11,14 +10,13 @@ from typing import Iterator
 import pytest
 
 from hydracache_sync import (
-    KEPT_TAGS,
     ApplyUnavailable,
     ConfigurationError,
     MemcachedStore,
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import CacheStore, Keyspace
+from hydracache_sync.cache import Keyspace
 from hydracache_sync.cache.tag_sets import MAX_TAGS
 from hydracache_sync.memcached import node
 from support.node_identity import take_off
@@ -127,26 +125,3 @@ def test_an_entry_with_too_many_tags_is_refused_before_anything_is_read() -> Non
     assert cache.get("k", tags=tags) == 1
     with pytest.raises(ValueError, match="tags are 1001, and an entry has 1000"):
         cache.get_or_load("k", lambda: 2, tags=[*tags, "one more"])
-
-
-def test_kept_tags_that_name_too_many_are_a_miss() -> None:
-    class Counting(MemoryStore):
-        asked = 0
-
-        def get_many(self, addresses: object) -> list[bytes | None]:
-            self.asked += len(addresses)  # type: ignore[arg-type]
-            return super().get_many(addresses)  # type: ignore[arg-type]
-
-    store = Counting()
-    cache = TaggedCache(store, "shop", keep_tags=True)
-    cache.get_or_load("k", lambda: 1, tags=["t"])
-    names = json.dumps([f"t{number}" for number in range(110_000)]).encode()
-    plant(store, cache, names[:1_000_000].rpartition(b",")[0] + b"]")
-    store.asked = 0
-
-    assert cache.get("k", tags=KEPT_TAGS) is None
-    assert store.asked < 10
-
-
-def plant(store: CacheStore, cache: TaggedCache, names: bytes) -> None:
-    store.set_many([(cache._keyspace.tag_names("k"), names, None)])

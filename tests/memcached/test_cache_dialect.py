@@ -63,7 +63,7 @@ def test_only_common_commands_and_expiries_are_sent(
 ) -> None:
     with Forwarder([memcached.port]) as forwarder:
         store = MemcachedStore([forwarder.address])
-        cache = TaggedCache(store, unique, keep_tags=True)
+        cache = TaggedCache(store, unique)
         applier = MemcachedApplier(store, unique)
         for ttl in (0, 60, 90 * 24 * 3600):
             cache.get_or_load("k", lambda: "value", tags=["t"], ttl=ttl)
