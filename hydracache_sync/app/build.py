@@ -7,7 +7,7 @@ here too, and named as the caller's user knows them: by option or by variable.
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Container, Iterator, Sequence
 
 from hydracache_sync.app import app_settings, settings
 from hydracache_sync.app.memcached_tls import OF_TLS, tls_context, tls_contradictions
@@ -39,6 +39,17 @@ OF_PREVIOUS = (
     settings.PREVIOUS_MEMCACHED,
     settings.PREVIOUS_RING,
     settings.PREVIOUS_WEIGHTS,
+)
+
+#: What only an app with a cache reads, beside what workers and pools do.
+OF_CACHE = (
+    app_settings.DEGRADE,
+    app_settings.POOL_THREADS,
+    app_settings.POOL_LOCK,
+    app_settings.WAIT,
+    app_settings.SNAPSHOT,
+    app_settings.TTL,
+    app_settings.CLOCK_SKEW,
 )
 
 #: What :func:`worker` reads.
@@ -88,6 +99,47 @@ def store_contradictions(
             " be new at every change"
         )
     yield from tls_contradictions(values, name)
+
+
+def beside_objects(
+    values: SettingValues, given: Container[Setting], name: Callable[[Setting], str]
+) -> Iterator[str]:
+    """Say what is set of an object, which has been made otherwise.
+
+    :param given: what has been set, also to its default.
+    """
+    for made, kind, read in (
+        (settings.OUTBOX, InvalidationOutbox, OF_OUTBOX),
+        (settings.MEMCACHED, CacheStore, OF_STORE),
+    ):
+        thing = values[made]
+        for each in read if isinstance(thing, kind) else ():
+            if each is made or each not in given:
+                continue
+            if each is settings.RING and values[each] == getattr(thing, "ring", None):
+                continue
+            yield (
+                f"{name(each)} has no effect where {name(made)} is an object: make that"
+                " with it"
+            )
+
+
+def without_servers(
+    values: SettingValues,
+    given: Container[Setting],
+    name: Callable[[Setting], str],
+    *,
+    read: Sequence[Setting] = (),
+) -> Iterator[str]:
+    """Say what is set of parts that are not made, because there is no memcached.
+
+    :param given: as for :func:`beside_objects`.
+    :param read: what such parts read beside OF_STORE and OF_PREVIOUS.
+    """
+    if values[settings.MEMCACHED] is None:
+        for each in (*OF_STORE, *OF_PREVIOUS, *read):
+            if each in given:
+                yield f"{name(each)} has no effect without {name(settings.MEMCACHED)}"
 
 
 def outbox(values: SettingValues, **changed: Any) -> InvalidationOutbox:

@@ -82,7 +82,7 @@ class AppConfig:
             except (TypeError, ValueError, ConfigurationError) as exc:
                 problems.append(f"{setting.variable}: {exc}")
         if not problems:
-            problems += self._contradictions()
+            problems += self._contradictions(flask=flask)
         if problems:
             raise ConfigurationError("; ".join(problems))
         self.texts.pop(settings.STRICT.name, None)
@@ -103,24 +103,7 @@ class AppConfig:
         text = self.texts[setting.name] = _as_text(value)
         return setting.parse(text)
 
-    def _against_objects(self) -> Iterator[str]:
-        """Say what is set of an object that has been made otherwise."""
-        store, outbox = self[settings.MEMCACHED], self[settings.OUTBOX]
-        against: list[tuple[Setting, Setting]] = []
-        if isinstance(store, CacheStore):
-            against.append((settings.WEIGHTS, settings.MEMCACHED))
-            if self[settings.RING] != store.ring:
-                against.append((settings.RING, settings.MEMCACHED))
-        if isinstance(outbox, InvalidationOutbox):
-            against.append((settings.TABLE, settings.OUTBOX))
-        for setting, made in against:
-            if setting.name in self.texts:
-                yield (
-                    f"{setting.variable} has no effect where {made.variable} is an"
-                    " object: make that with it"
-                )
-
-    def _contradictions(self) -> list[str]:
+    def _contradictions(self, *, flask: bool) -> list[str]:
         found = []
         if "," in self[settings.NAMESPACE]:
             found.append(
@@ -140,8 +123,14 @@ class AppConfig:
                 "HYDRACACHE_STRICT has the app's namespace: set HYDRACACHE_MODE to"
                 " strict"
             )
-        found += build.contradictions(self, lambda setting: setting.variable)
-        found += self._against_objects()
+        found += build.contradictions(self, _variable)
+        given = [each for each in KNOWN if each.name in self.texts]
+        # Commands of an app have these settings, too, and may be told the servers.
+        carrying = () if flask else (*build.OF_WORKER, *build.OF_POOL)
+        found += build.beside_objects(self, given, _variable)
+        found += build.without_servers(
+            self, given, _variable, read=(*build.OF_CACHE, *carrying)
+        )
         if self[settings.MEMCACHED] is None:
             if self[app_settings.MODE] != "eventual":
                 found.append(
@@ -154,6 +143,10 @@ class AppConfig:
                     " set HYDRACACHE_POOL to none and let cron or another process drain"
                 )
         return found
+
+
+def _variable(setting: Setting) -> str:
+    return setting.variable
 
 
 def _without_effect(config: Mapping[str, Any], *, flask: bool) -> Iterator[str]:

@@ -42,21 +42,10 @@ def tls_contradictions(
             f"{name(missing)} is missing: {name(given)} needs it; they may name one"
             " file that has both"
         )
-    if values[settings.MEMCACHED] is None:
-        yield (
-            f"{name(settings.MEMCACHED_TLS)} has no effect:"
-            f" {name(settings.MEMCACHED)} is missing"
-        )
     for setting in (settings.MEMCACHED, settings.PREVIOUS_MEMCACHED):
         servers = values[setting]
-        if servers is None:
-            continue
         if not isinstance(servers, tuple):
-            yield (
-                f"{name(settings.MEMCACHED_TLS)} has no effect where"
-                f" {name(setting)} is an object: make it with tls_context="
-            )
-            continue
+            continue  # none, or an object
         for server in parse_servers(servers):
             if server.path is not None:
                 yield (

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import platform
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterable, Iterator, Sequence
 
 import click
 
@@ -19,6 +19,7 @@ from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.findings import Finding, Level, ok, warning
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.options import (
+    is_given,
     json_option,
     setting_option,
     with_outbox,
@@ -83,7 +84,9 @@ def doctor(
         nodes = [each for each in stores if isinstance(each, MemcachedStore)]
         for each in nodes:
             stack.callback(each.close)
-        for finding in _examine(outbox, nodes, names, strict, role):
+        given = [each for each in values if is_given(ctx, each)]
+        unread = build.without_servers(values, given, lambda setting: setting.option)
+        for finding in _examine(outbox, nodes, names, strict, role, unread):
             finding = finding._replace(text=without_passwords(finding.text))
             found.append(finding)
             # One by one: something that hangs shows what was found before.
@@ -111,11 +114,14 @@ def _examine(
     namespaces: Sequence[str],
     strict: Sequence[str],
     role: str,
+    unread: Iterable[str],
 ) -> Iterator[Finding]:
     yield ok("versions", f"hydracache_sync {__version__}, Python {_python()}")
     for name, meant in misspelt(os.environ):
         mend = f"write {meant}" if meant else "take it away: it has no effect"
         yield warning("settings", f"there is no setting {name}", mend)
+    for text in unread:
+        yield warning("settings", text, "name the servers, or take it away")
     for name in strict:
         if name not in namespaces:
             yield warning(

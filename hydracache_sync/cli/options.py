@@ -122,6 +122,11 @@ def setting_option(setting: Setting, *, required: bool = False) -> Callable[[F],
     )
 
 
+def is_given(ctx: click.Context, setting: Setting) -> bool:
+    """Whether the user of a command has set ``setting``, be it to its default."""
+    return ctx.get_parameter_source(setting.name) not in (None, ParameterSource.DEFAULT)
+
+
 def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Apply ``options`` so that the help lists them in this order."""
 

@@ -208,6 +208,18 @@ def test_without_namespaces_all_of_the_outbox_are_examined(shop: Shop) -> None:
     assert "ok       nodes: not asked: --memcached names none\n" in examined.out
 
 
+@pytest.mark.parametrize("name", ["timeout", "ring", "memcached_tls"])
+def test_a_setting_of_servers_that_are_not_named_is_a_warning(
+    shop: Shop, name: str
+) -> None:
+    examined = doctor(shop, memcached="", **{name: "1"})
+
+    option = f"--{name.replace('_', '-')}"
+    assert f"WARNING  settings: {option} has no effect without --memcached\n" in (
+        examined.out
+    )
+
+
 def test_a_misspelt_variable_is_a_warning(shop: Shop) -> None:
     examined = doctor(shop, memcachd="x")
 

@@ -219,4 +219,4 @@ class TestRefused:
     def test_no_memcached_at_all(self, config: dict[str, Any]) -> None:
         said = self.refused(config, MEMCACHED=None)
 
-        assert "HYDRACACHE_MEMCACHED is missing" in said
+        assert "HYDRACACHE_MEMCACHED_TLS has no effect without" in said

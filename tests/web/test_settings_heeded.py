@@ -17,6 +17,7 @@ from hydracache_sync import (
     ConfigurationError,
     InvalidationIntentBatch,
     InvalidationWait,
+    MemoryStore,
     SQLiteOutbox,
     WorkerPool,
 )
@@ -150,7 +151,8 @@ def use(calls: Extension, serve: Callable[..., object], path: Path) -> None:
         calls.start_pool()
         serve(change)
         serve(lambda: calls.invalidate_key("forgotten"))
-        serve(lambda: calls.get_or_load("item:1", lambda: "value"))
+        if calls.runtime.config[settings.MEMCACHED] is not None:
+            serve(lambda: calls.get_or_load("item:1", lambda: "value"))
     finally:
         calls.stop_pool()
         connection.close()
@@ -162,10 +164,12 @@ class TestEverySetting:
 
         assert sorted(VALUES) == sorted(known)
 
+    @pytest.mark.parametrize("given", ["texts", "objects", "no servers"])
     @pytest.mark.parametrize("name", VALUES)
     def test_it_is_heeded_or_refused_by_its_name(
         self,
         name: str,
+        given: str,
         made: Any,
         stack: contextlib.ExitStack,
         read: set[str],
@@ -179,22 +183,29 @@ class TestEverySetting:
             "PREVIOUS_WEIGHTS": f"{node}=2",
             "POOL_LOCK": str(tmp_path / "pool.lock"),
         }
-        config = {
+        config: dict[str, Any] = {
             "HYDRACACHE_OUTBOX": f"sqlite:///{tmp_path / 'shop.db'}",
             "HYDRACACHE_NAMESPACE": "shop",
             "HYDRACACHE_MEMCACHED": node,
-            **{
-                f"HYDRACACHE_{key}": late[key] if value is None else value
-                for key, value in VALUES[name].items()
-            },
         }
         table = VALUES[name].get("TABLE", "hydracache_outbox")
-        SQLiteOutbox(tmp_path / "shop.db", table=table).install_schema()
+        outbox = SQLiteOutbox(tmp_path / "shop.db", table=table)
+        stack.callback(outbox.close)
+        outbox.install_schema()
+        if given == "objects":
+            config["HYDRACACHE_OUTBOX"] = outbox
+            config["HYDRACACHE_MEMCACHED"] = MemoryStore()
+        elif given == "no servers":
+            config["HYDRACACHE_MEMCACHED"] = None
+            config["HYDRACACHE_POOL"] = "none"
+        for key, value in VALUES[name].items():
+            config[f"HYDRACACHE_{key}"] = late[key] if value is None else value
 
         try:
             calls, serve = made(config, stack)
         except ConfigurationError as exc:
-            assert f"HYDRACACHE_{name.upper()} " in str(exc)
+            missing = "HYDRACACHE_MEMCACHED is missing" in str(exc)
+            assert f"HYDRACACHE_{name.upper()} " in str(exc) or missing
             return
         use(calls, serve, tmp_path / "shop.db")
 
