@@ -34,6 +34,10 @@ RETRY_AFTER = 1.0
 #: rare, and each is in use for milliseconds.
 CONNECTIONS = 2
 
+#: To connect, to send and to answer may each take ``HYDRACACHE_NET_TIMEOUT``; all that
+#: one write does, a look at the tables included, no longer than that together.
+STEPS = 3
+
 
 class _Kept(NamedTuple):
     batch: InvalidationIntentBatch
@@ -63,6 +67,7 @@ class FallbackWriter:
         self._config = config
         self._namespace: str = config[settings.NAMESPACE]
         self._timeout: float = config[app_settings.NET_TIMEOUT]
+        self._has_file = _is_file(config[settings.OUTBOX])
         self._app_outbox = outbox
         self._outbox: InvalidationOutbox | None = None
         self._hold_off = hold_off
@@ -193,6 +198,7 @@ class FallbackWriter:
                     self._namespace,
                     _within(self._app_outbox.max_batch, batch),
                     commit_position=position,
+                    timeout=self._timeout * (1 if self._has_file else STEPS),
                 )
         except Exception as exc:
             # A teardown must not raise. The batch is kept by the caller.
@@ -239,14 +245,17 @@ class FallbackWriter:
             if self._outbox is None:
                 limit = self._timeout
                 more: dict[str, Any] = {}
-                given = self._config[settings.OUTBOX]
-                if isinstance(given, str) and not given.startswith("sqlite:"):
+                if not self._has_file:
                     more = dict.fromkeys(
                         ("connect_timeout", "read_timeout", "write_timeout"), limit
                     )
                     more["pool_size"] = CONNECTIONS
                 self._outbox = build.outbox(self._config, busy_timeout=limit, **more)
             return self._outbox
+
+
+def _is_file(outbox: InvalidationOutbox | str) -> bool:
+    return isinstance(outbox, str) and outbox.startswith("sqlite:")
 
 
 def _within(

@@ -88,6 +88,7 @@ class InvalidationOutbox(abc.ABC):
         batch: InvalidationIntentBatch,
         *,
         commit_position: CommitPosition | str | None = None,
+        timeout: float | None = None,
     ) -> InvalidationReceipt:
         """Write ``batch`` in a transaction of its own and commit it.
 
@@ -98,6 +99,10 @@ class InvalidationOutbox(abc.ABC):
             same position and target, and waits, is not added again and keeps its place;
             one that was published or is dead is carried once more. By default a new
             position.
+        :param timeout: seconds that all of it may take, to connect included; at least a
+            quarter of a second, by default as long as the outbox was made to wait.
+        :raises OutboxBusyError: the time is over. The rows may be there all the same:
+            written again, they are carried twice at most.
         :return: the receipt; an empty batch writes nothing and is satisfied at once.
         """
 

@@ -94,11 +94,12 @@ class Enqueuer:
         namespace: str,
         batch: InvalidationIntentBatch,
         commit_position: CommitPosition | str | None,
+        timeout: float | None,
     ) -> InvalidationReceipt:
         batch = checked_batch(namespace, batch, self._max_batch)
         position, new = checked_position(commit_position)
         present = Present.IMPOSSIBLE if new else Present.CARRIED_AGAIN
-        return self.write(namespace, batch, position, present)
+        return self.write(namespace, batch, position, present, timeout=timeout)
 
     def enqueue_in(
         self,
@@ -155,10 +156,13 @@ class Enqueuer:
         position: CommitPosition,
         present: Present,
         delay_ms: int = 0,
+        *,
+        timeout: float | None = None,
     ) -> InvalidationReceipt:
         """Write a batch that was checked in a transaction of its own.
 
         :param delay_ms: until its rows are due.
+        :param timeout: seconds that all of it may take.
         """
         rows = _new_rows(batch)
         shared = self._shared(namespace, batch, position, delay_ms)
@@ -175,9 +179,9 @@ class Enqueuer:
         inserted = 0
         if rows:
             if self._inserts.is_one_statement(rows, shared, present):
-                inserted = self._database.run(insert)
+                inserted = self._database.run(insert, timeout=timeout)
             else:
-                inserted = self._database.transact(insert)
+                inserted = self._database.transact(insert, timeout=timeout)
             if inserted or present is Present.CARRIED_AGAIN:
                 self._on_commit.tell(frozenset((namespace,)))
         over = TransactionEnd()

@@ -104,8 +104,9 @@ class SQLOutbox(InvalidationOutbox):
         batch: InvalidationIntentBatch,
         *,
         commit_position: CommitPosition | str | None = None,
+        timeout: float | None = None,
     ) -> InvalidationReceipt:
-        return self._enqueuer.enqueue(namespace, batch, commit_position)
+        return self._enqueuer.enqueue(namespace, batch, commit_position, timeout)
 
     def enqueue_in(
         self,

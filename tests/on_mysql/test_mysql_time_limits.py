@@ -35,6 +35,10 @@ LONG = 30.0
 DRIP = 0.05
 
 
+#: More than one INSERT takes.
+LARGE = batch_of(*(f"{n}:{'x' * 4000}" for n in range(150)))
+
+
 @pytest.fixture
 def proxy(database: Database) -> Iterator[Proxy]:
     host, port = database.options["host"], database.options["port"]
@@ -81,6 +85,12 @@ LIMITED: dict[str, Callable[[MySQLOutbox, InvalidationReceipt, float], Any]] = {
     "rows": lambda outbox, receipt, limit: outbox.rows(SHOP, timeout=limit),
     "of a commit": lambda outbox, receipt, limit: outbox.status_for_commit(
         SHOP, receipt.commit_position, batch=receipt.batch, timeout=limit
+    ),
+    "enqueue": lambda outbox, receipt, limit: outbox.enqueue(
+        SHOP, batch_of("b"), timeout=limit
+    ),
+    "enqueue in parts": lambda outbox, receipt, limit: outbox.enqueue(
+        SHOP, LARGE, timeout=limit
     ),
     "publish": lambda outbox, receipt, limit: outbox.publish_commit(
         receipt, timeout=limit

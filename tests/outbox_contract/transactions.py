@@ -167,13 +167,19 @@ class TransactionContract(OutboxHooks):
     @pytest.mark.parametrize(
         "call",
         [
+            lambda outbox, receipt: outbox.enqueue(
+                SHOP,
+                batch_of("a"),
+                commit_position=receipt.commit_position,
+                timeout=0.01,
+            ),
             lambda outbox, receipt: outbox.publish_commit(receipt, timeout=0.01),
             lambda outbox, receipt: outbox.status(SHOP, timeout=0.01),
             lambda outbox, receipt: outbox.status_for_commit(
                 SHOP, receipt.commit_position, timeout=0.01
             ),
         ],
-        ids=["publish_commit", "status", "status_for_commit"],
+        ids=["enqueue", "publish_commit", "status", "status_for_commit"],
     )
     def test_timeout_of_a_call_holds_while_another_thread_writes(
         self, storage, clock, call
