@@ -35,6 +35,10 @@ _LOST = frozenset(
 #: What PyMySQL raises where a server, or what stands before it, talks nonsense.
 _GARBAGE = (struct.error, IndexError, AssertionError, UnicodeDecodeError, KeyError)
 
+#: A transaction that was begun to read, or all of a session's. Our own sessions have
+#: asked to write: there the server, or a proxy that chose it, does not let them.
+_READ_ONLY_TRANSACTION = 1792
+
 READ_ONLY = "; the server is read-only: a replica? Name the primary in the URL"
 _CUT_OFF = "; a node of a cluster that is not part of it now"
 
@@ -45,7 +49,7 @@ _NO_WRITES = {
     1036: READ_ONLY,
     1047: _CUT_OFF,
     1290: READ_ONLY,
-    1792: READ_ONLY,
+    _READ_ONLY_TRANSACTION: READ_ONLY,
     1836: READ_ONLY,
     1874: READ_ONLY,
     3032: "; the server is offline for all but its administrators",
@@ -59,6 +63,9 @@ _HINTS = {
     1142: _RIGHTS,
     1143: _RIGHTS,
     1049: "; the database in the URL does not exist on that server",
+    _READ_ONLY_TRANSACTION: "; this transaction only reads. START TRANSACTION READ ONLY"
+    " began it, or transaction_read_only is on in its session. End it, and begin one"
+    " that writes",
     1153: "; max_allowed_packet is too small for one row",
 }
 
@@ -100,7 +107,7 @@ def mysql_error(exc: BaseException, name: str, *, own: bool) -> OutboxError:
         )
     if number is None or number in _LOST or isinstance(exc, OSError):
         return (ConnectionLostError if own else OutboxError)(text)
-    if number in _NO_WRITES:
+    if number in _NO_WRITES and (own or number != _READ_ONLY_TRANSACTION):
         return ReadOnlyServerError(text + _NO_WRITES[number])
     if number == 1146:
         return SchemaError(
