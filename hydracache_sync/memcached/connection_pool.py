@@ -7,26 +7,20 @@ own: two that share a socket read each other's acknowledgements.
 
 from __future__ import annotations
 
+import functools
 import random
-import threading
-import weakref
-from collections import deque
 from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from hydracache_sync.fork import abandon_in_children
+from hydracache_sync.lending import MAX_IDLE, Lendings
 from hydracache_sync.memcached.machine import Met, machine_of
 from hydracache_sync.memcached.server_list import Server
 from hydracache_sync.memcached.transport import Connection, Limits
 
 if TYPE_CHECKING:
     from ssl import SSLContext
-
-#: Seconds after which an idle connection is closed rather than used. Firewalls and
-#: load balancers forget silent connections after some minutes, without telling us.
-MAX_IDLE = 60.0
-
 
 #: Seconds after which a connection is closed when it is next taken, at the latest. A
 #: name that has moved to another machine is looked up anew then, also by who is busy.
@@ -35,71 +29,6 @@ MAX_AGE = 300.0
 
 #: Further connections, at most, by which a machine that is new is compared.
 LOOKS = 3
-
-
-class NoFreeConnection(TimeoutError):
-    """All connections stayed in use: says something of the callers, not of the node."""
-
-
-#: Seconds after which the lock of a pool counts as lost: it is held for microseconds.
-LOCK_LOST = 1.0
-
-
-class _PoolState:
-    """The connections of a pool in one process. Replaced as a whole after a fork."""
-
-    __slots__ = ("pid", "lock", "waiting", "idle", "all", "__weakref__")
-
-    def __init__(self) -> None:
-        self.pid = getpid()
-        self.lock = threading.Lock()
-        # A lock for each that waits, released to wake it. Not a Condition: interrupted
-        # while it takes its lock again, it goes on without, and gives up another's.
-        self.waiting: deque[threading.Lock] = deque()
-        # Used last, taken first: the others stay idle and age out.
-        self.idle: list[Connection] = []
-        # Weak, so that a connection lost to an exception between two lines of ours
-        # gives its place back when it is collected.
-        self.all: weakref.WeakSet[Connection] = weakref.WeakSet()
-
-    def locked(self) -> threading.Lock:
-        """Acquire the lock and return it, to be released.
-
-        A signal handler that raises right at the end of a block leaves its lock as it
-        was: on Python 3.9 ``with`` does not release it then, and all threads would wait
-        for ever. A lost lock is replaced. Should its holder only be slow, there may be
-        a connection too many.
-        """
-        while True:
-            lock = self.lock
-            if lock.acquire(timeout=LOCK_LOST):
-                return lock
-            if self.lock is lock:
-                self.lock = threading.Lock()
-
-    def add_waiter(self) -> threading.Lock:
-        """Register a waiter. Its lock is released when something comes free."""
-        ticket = threading.Lock()
-        ticket.acquire()
-        self.waiting.append(ticket)
-        return ticket
-
-    def remove_waiter(self, ticket: threading.Lock, *, unused: bool) -> None:
-        """Take a waiter off. If it was woken and ``unused``, the next one is woken."""
-        try:
-            self.waiting.remove(ticket)
-        except ValueError:
-            # Woken meanwhile.
-            if unused:
-                self.wake_one()
-
-    def wake_one(self) -> None:
-        """Wake the waiter that came first, if there is one."""
-        try:
-            self.waiting.popleft().release()
-        except IndexError:
-            # There is no waiter.
-            pass
 
 
 class ConnectionPool:
@@ -118,9 +47,12 @@ class ConnectionPool:
     ) -> None:
         self.server = server
         self.limits = limits
-        self.size = size
         self._tls_context = tls_context
-        self._state = _PoolState()
+        self._lendings: Lendings[Connection] = Lendings(
+            size,
+            functools.partial(Connection, server, limits),
+            "let fewer threads use the store",
+        )
         self._machine = machine_of(server.name)
         # Only tidies up early. What holds is the comparison of process ids in take(),
         # also where a server forks without Python's knowledge.
@@ -136,15 +68,14 @@ class ConnectionPool:
         :raises SeveralMachines: connections reach more than one server.
         :raises OSError: could not connect.
         """
-        state = self._state
-        if state.pid != getpid():
-            state = self.start_anew(state)
+        lendings = self._lendings
+        if lendings.pid != getpid():
+            lendings = self.start_anew(lendings)
         while True:
-            # A list pops and appends whole, so without a crowd no lock is taken.
             try:
-                connection = state.idle.pop()
+                connection = lendings.idle.pop()
             except IndexError:
-                connection = self._wait_or_make(state, deadline)
+                connection = lendings.wait_or_make(deadline)
             if connection.used_at is None:
                 return self._opened(connection, now, deadline)
             try:
@@ -165,31 +96,19 @@ class ConnectionPool:
 
     def put(self, connection: Connection) -> None:
         """Give back a connection on which every answer was read to its end."""
-        state = self._state
-        if connection.home is not state:
+        lendings = self._lendings
+        if connection.home is not lendings:
             # It was taken before close() or before a fork.
             self.drop(connection)
             return
-        state.idle.append(connection)
-        # Waiters register before they check ``idle``, so no wake-up is lost.
-        if state.waiting:
-            state.wake_one()
+        lendings.idle.append(connection)
+        if lendings.waiting:
+            lendings.wake_one()
 
     def drop(self, connection: Connection) -> None:
         """Give back a connection that must not be used again."""
         connection.close()
-        state: _PoolState = connection.home
-        if state.pid != getpid():
-            # Its lock is the parent's copy, and may be locked for ever.
-            return
-        try:
-            lock = state.locked()
-            try:
-                state.all.discard(connection)
-            finally:
-                lock.release()
-        finally:
-            state.wake_one()
+        connection.home.forget(connection)
 
     def renew(self, connection: Connection, deadline: float) -> None:
         """Connect a taken connection anew. It keeps its place in the pool.
@@ -202,65 +121,33 @@ class ConnectionPool:
 
     def drop_idle(self) -> None:
         """Close what is idle: one of them had ended, so the others have too."""
-        self._drop_idle_of(self._state)
+        self._drop_idle_of(self._lendings)
 
     def close(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
-        state, self._state = self._state, _PoolState()
-        self._drop_idle_of(state)
+        lendings, self._lendings = self._lendings, self._lendings.anew()
+        self._drop_idle_of(lendings)
 
     def abandon_inherited(self) -> None:
         """In a forked child, close its copies of the parent's connections."""
-        if self._state.pid != getpid():
+        if self._lendings.pid != getpid():
             self.start_anew()
 
-    def start_anew(self, inherited: _PoolState | None = None) -> _PoolState:
+    def start_anew(
+        self, inherited: Lendings[Connection] | None = None
+    ) -> Lendings[Connection]:
         """Forget what belongs to the parent process, after a fork.
 
         The descriptors are this process's copies: closing them leaves the parent's
         connections alive, and nothing is said on them.
         """
         if inherited is None:
-            inherited = self._state
-        if self._state is inherited:
-            self._state = _PoolState()
+            inherited = self._lendings
+        if self._lendings is inherited:
+            self._lendings = inherited.anew()
         for connection in list(inherited.all):
             connection.close()
-        return self._state
-
-    def _wait_or_make(self, state: _PoolState, deadline: float) -> Connection:
-        """Return an idle connection, or one that is not open yet."""
-        while True:
-            ticket = state.add_waiter()
-            unused = True
-            try:
-                connection = self._idle_or_new(state)
-                if connection is not None:
-                    return connection
-                remaining = deadline - monotonic()
-                if remaining <= 0:
-                    raise NoFreeConnection(
-                        f"all {self.size} connections stayed in use; raise"
-                        " pool_size, or let fewer threads use the store"
-                    )
-                ticket.acquire(timeout=remaining)
-                unused = False
-            finally:
-                state.remove_waiter(ticket, unused=unused)
-
-    def _idle_or_new(self, state: _PoolState) -> Connection | None:
-        lock = state.locked()
-        try:
-            try:
-                return state.idle.pop()
-            except IndexError:
-                if len(state.all) >= self.size:
-                    return None
-            connection = Connection(self.server, self.limits, state)
-            state.all.add(connection)
-            return connection
-        finally:
-            lock.release()
+        return self._lendings
 
     def _opened(
         self, connection: Connection, now: float, deadline: float
@@ -312,10 +199,10 @@ class ConnectionPool:
             if self._machine.met(identity, other.changes) is not Met.NEW:
                 return
 
-    def _drop_idle_of(self, state: _PoolState) -> None:
-        while state.idle:
+    def _drop_idle_of(self, lendings: Lendings[Connection]) -> None:
+        while lendings.idle:
             try:
-                connection = state.idle.pop()
+                connection = lendings.idle.pop()
             except IndexError:
                 return
             self.drop(connection)

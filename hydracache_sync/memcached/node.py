@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Dict, NoReturn, Sequence, TypeVar
 
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
+from hydracache_sync.lending import NoFreeConnection
 from hydracache_sync.memcached import commands
 from hydracache_sync.memcached.circuit_breaker import CircuitBreaker, OpenState
 from hydracache_sync.memcached.commands import KEYS_PER_GET
-from hydracache_sync.memcached.connection_pool import ConnectionPool, NoFreeConnection
+from hydracache_sync.memcached.connection_pool import ConnectionPool
 from hydracache_sync.memcached.replies import (
     BrokenReply,
     WithoutVersions,

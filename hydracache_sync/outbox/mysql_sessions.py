@@ -18,13 +18,10 @@ from hydracache_sync.drivers.pymysql_own import (
     was_cut_off,
 )
 from hydracache_sync.errors import OutboxBusyError, OutboxError
+from hydracache_sync.lending import MAX_IDLE, NoFreeConnection
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.connections import ThreadConnections, is_apart
-from hydracache_sync.outbox.lent_connections import (
-    MAX_IDLE,
-    LentConnections,
-    NoFreeConnection,
-)
+from hydracache_sync.outbox.lent_connections import LentConnections
 from hydracache_sync.outbox.mysql_errors import (
     is_lost,
     mysql_error,

@@ -93,7 +93,7 @@ def test_who_is_woken_and_interrupted_wakes_the_next_in_his_place(
     memcached: Memcached,
 ) -> None:
     store = MemcachedStore([memcached.address])
-    lendings = store._nodes[0]._pool._state
+    lendings = store._nodes[0]._pool._lendings
     interrupted, next_one = lendings.add_waiter(), lendings.add_waiter()
     lendings.wake_one()
 
@@ -198,7 +198,7 @@ def test_a_child_gives_up_its_copies_at_once(memcached: Memcached) -> None:
         [memcached.address], timeout=10, connect_timeout=10, pool_size=1
     )
     store.ping()
-    [connection] = store._nodes[0]._pool._state.idle
+    [connection] = store._nodes[0]._pool._lendings.idle
     inode = os.fstat(connection._socket.fileno()).st_ino  # type: ignore[union-attr]
 
     def copies() -> int:
@@ -244,7 +244,7 @@ def test_a_child_forked_while_another_thread_waits_is_not_stuck(
     pool = store._nodes[0]._pool
 
     # As if another thread were just changing the pool.
-    with pool._state.lock:
+    with pool._lendings.lock:
         child = forked(lambda: store.get_many([ONE]) is not None)
 
     assert ended_well(child)

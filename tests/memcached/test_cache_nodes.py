@@ -335,11 +335,11 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next_one(
     with pytest.raises(Interrupt):
         CALLS[call](store, addresses)
     monkeypatch.undo()
-    kept = [len(node._pool._state.idle) for node in store._nodes]
+    kept = [len(node._pool._lendings.idle) for node in store._nodes]
 
     # One was closed at least; and none stays that was sent on and not read from.
     assert sum(kept) < len(servers)
-    assert [len(node._pool._state.all) for node in store._nodes] == kept
+    assert [len(node._pool._lendings.all) for node in store._nodes] == kept
     assert store.get_many(others) == [b"old"] * len(others)
     assert store.set_many([(address, b"new", None) for address in others]) == {}
     assert store.delete_many(others) == {}

@@ -264,7 +264,7 @@ def test_a_late_answer_on_an_idle_connection_is_nobodys(
     script.answers = [[b"STORED\r\n", b"STORED\r\n"], b"DELETED\r\n"]
     store.set_many([(ONE, b"v", None)])
     deadline = time.monotonic() + 10
-    [connection] = store._nodes[0]._pool._state.idle
+    [connection] = store._nodes[0]._pool._lendings.idle
     while not connection.is_stale():
         assert time.monotonic() < deadline
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from hydracache_sync import MemcachedStore
-from hydracache_sync.memcached import connection_pool
+from hydracache_sync import MemcachedStore, lending
 from support import TESTS
 from support.servers import Memcached
 
@@ -254,11 +254,14 @@ def test_a_lock_that_was_never_released_is_not_waited_for_for_ever(
     memcached: Memcached, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a signal handler leaves it that raises right at the end of a block."""
-    monkeypatch.setattr(connection_pool, "LOCK_LOST", 0.05)
+    monkeypatch.setattr(lending, "LOCK_LOST", 0.05)
     with MemcachedStore([memcached.address], timeout=5, connect_timeout=5) as store:
-        lendings = store._nodes[0]._pool._state
-        lendings.lock.acquire()
+        lendings = store._nodes[0]._pool._lendings
+        lock = lendings.lock
+        holder = threading.Thread(target=lock.acquire)
+        holder.start()
+        holder.join()
 
         assert store.ping()
 
-        assert not lendings.lock.locked()
+        assert lendings.lock is not lock

@@ -39,7 +39,7 @@ HEAVY = [
 #: command line, integrations) stand on top of all.
 LAYERS = [
     {"errors", "keys", "durations", "backoff", "outage", "printable"},
-    {"fork"},
+    {"fork", "lending"},
     {"drivers", "subscribers"},
     {"intents"},
     {"receipts"},
