@@ -10,8 +10,24 @@ import os
 import time
 from typing import Any, Callable
 
-from hydracache_sync.fork import abandon_in_children
+from hydracache_sync.fork import ProcessLocal, abandon_in_children
 from hydracache_sync.lending import Lendings
+
+_threads = ProcessLocal()
+
+
+def keep_apart() -> None:
+    """Give this thread connections apart from those that serve requests.
+
+    For a thread that carries rows for as long as it lives: it must not wait for
+    requests, nor they for it.
+    """
+    _threads.mine().apart = True
+
+
+def is_apart() -> bool:
+    """Whether this thread has called :func:`keep_apart`."""
+    return "apart" in _threads.mine().__dict__
 
 
 class _Place:

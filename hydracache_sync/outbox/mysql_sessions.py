@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import time
 from typing import Any, Iterator, NamedTuple
 
@@ -20,8 +21,7 @@ from hydracache_sync.drivers.pymysql_own import (
 from hydracache_sync.errors import OutboxBusyError, OutboxError
 from hydracache_sync.lending import MAX_IDLE, NoFreeConnection
 from hydracache_sync.outbox.call_limits import CallLimits
-from hydracache_sync.outbox.connections import ThreadConnections, is_apart
-from hydracache_sync.outbox.lent_connections import LentConnections
+from hydracache_sync.outbox.lent_connections import LentConnections, is_apart
 from hydracache_sync.outbox.mysql_errors import (
     is_lost,
     mysql_error,
@@ -166,9 +166,9 @@ class MySQLConnector:
 
 
 class MySQLSessions:
-    """Lends connections: shared ones, or one of a thread that must not wait for others.
+    """Lends connections: those of requests, or those of threads that carry rows.
 
-    :param size: connections that threads share, 1 or more.
+    :param size: connections for requests, 1 or more.
     :param busy_timeout: seconds to wait for one of them.
     """
 
@@ -192,25 +192,23 @@ class MySQLSessions:
         self.connections = LentConnections(
             connector.connect, close, let_go, connector.is_stale, size=size
         )
-        self._apart = ThreadConnections(
-            connector.connect, close, let_go, connector.is_stale
+        # One for each thread that carries rows, however many there are.
+        self._apart = LentConnections(
+            connector.connect, close, let_go, connector.is_stale, size=sys.maxsize
         )
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Any]:
         until = self._limits.until()
-        place = None
+        connections = self._apart if is_apart() else self.connections
         try:
-            if is_apart():
-                connection = self._apart.get()
-            else:
-                patience = time.monotonic() + self._busy_timeout
-                place = self.connections.take(patience if until is None else until)
-                connection = place.connection
+            patience = time.monotonic() + self._busy_timeout
+            place = connections.take(patience if until is None else until)
         except NoFreeConnection as exc:
             raise OutboxBusyError(f"{self._name}: {exc}") from exc
         except Exception as exc:
             raise self._connector.error_of(exc) from exc
+        connection = place.connection
         connection.until = until
         try:
             yield connection
@@ -219,22 +217,16 @@ class MySQLSessions:
                 # The others are at the same server, and ended with it, perhaps: what
                 # is tried once more must not be tried on one of them.
                 self._connector.distrust()
-                self.connections.drop_stale()
+                self.close_idle()
                 close(connection)
             raise
         finally:
-            self._give_back(connection, place)
-
-    def _give_back(self, connection: Any, place: Any) -> None:
-        connection.until = None
-        connection.used_at = time.monotonic()
-        if connection.open and not self.in_transaction(connection):
-            if place is not None:
-                self.connections.put(place)
-        elif place is not None:
-            self.connections.drop(place)
-        else:
-            close(connection)
+            connection.until = None
+            connection.used_at = time.monotonic()
+            if connection.open and not self.in_transaction(connection):
+                connections.put(place)
+            else:
+                connections.drop(place)
 
     def prepare(self, connection: Any) -> None:
         """Do nothing: it is ready."""
@@ -262,6 +254,7 @@ class MySQLSessions:
 
     def close_idle(self) -> None:
         self.connections.drop_stale()
+        self._apart.drop_stale()
 
     def close(self) -> None:
         self.connections.close_all()

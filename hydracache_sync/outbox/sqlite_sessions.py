@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from hydracache_sync.errors import ConnectionLostError, OutboxError
 from hydracache_sync.fork import ForkLock, fork_lock, keep_for_good
-from hydracache_sync.outbox.connections import ThreadConnections
 from hydracache_sync.outbox.sqlite_errors import sqlite_error, to_text
+from hydracache_sync.outbox.thread_connections import ThreadConnections
 
 
 class OwnConnection(sqlite3.Connection):

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Callable
 
-from hydracache_sync.outbox.connections import keep_apart
+from hydracache_sync.outbox.lent_connections import keep_apart
 
 
 class PoolThread:

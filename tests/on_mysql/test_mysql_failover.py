@@ -37,7 +37,7 @@ from hydracache_sync import (
 )
 from hydracache_sync.cli import ExitCode
 from hydracache_sync.drivers import pymysql_own
-from hydracache_sync.outbox.connections import keep_apart
+from hydracache_sync.outbox.lent_connections import keep_apart
 from hydracache_sync.outbox.mysql_sessions import MySQLConnector
 from hydracache_sync.pool.timing import PoolTiming
 from outbox_contract.common import SHOP, batch_of, keys_of
@@ -204,11 +204,17 @@ def test_what_says_that_no_writes_are_taken_ends_the_session(
     assert session_of(outbox) != before
 
 
-def port_of(outbox: MySQLOutbox) -> int:
-    """Of the server that this thread's next statement goes to."""
+def port_of(outbox: MySQLOutbox, held: threading.Barrier | None = None) -> int:
+    """Of the server that this thread's next statement goes to.
+
+    :param held: waited at while the connection is in use.
+    """
     with outbox.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("select @@port")
-        return int(cursor.fetchone()[0])
+        port = int(cursor.fetchone()[0])
+        if held is not None:
+            held.wait(PATIENCE)
+        return port
 
 
 def test_what_one_thread_has_met_is_known_to_those_of_a_pool(primary, outbox):
@@ -217,8 +223,7 @@ def test_what_one_thread_has_met_is_known_to_those_of_a_pool(primary, outbox):
 
     def carry(index: int) -> tuple[int, int]:
         keep_apart()
-        before = port_of(outbox)
-        ready.wait(PATIENCE)
+        before = port_of(outbox, ready)
         if index == 0:
             primary.fail_over()
             outbox.check_writable()

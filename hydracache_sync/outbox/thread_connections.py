@@ -1,4 +1,4 @@
-"""Own connections of an outbox: one per thread and process, never shared.
+"""Own connections of a SQLite outbox: one per thread and process, never shared.
 
 The process id is compared at each use, since some servers fork without telling
 Python (uWSGI) and a thread-local survives a fork.
@@ -11,21 +11,6 @@ import weakref
 from typing import Any, Callable
 
 from hydracache_sync.fork import ProcessLocal, abandon_in_children
-
-_threads = ProcessLocal()
-
-
-def keep_apart() -> None:
-    """Give this thread connections of its own, apart from those that others share.
-
-    For one that carries rows for as long as it lives: it must not wait for those that
-    serve requests, nor they for it.
-    """
-    _threads.mine().apart = True
-
-
-def is_apart() -> bool:
-    return "apart" in _threads.mine().__dict__
 
 
 class _Slot:
@@ -78,7 +63,6 @@ class ThreadConnections:
     :param close: closes one; also called from another thread, by :meth:`close_all`.
     :param abandon: called in a child with a connection of its parent's: lets go of it
         without a word that the server, or the parent, would hear.
-    :param is_stale: whether one is to be closed at its next use, and another made.
     """
 
     def __init__(
@@ -86,9 +70,7 @@ class ThreadConnections:
         connect: Callable[[], Any],
         close: Callable[[Any], None],
         abandon: Callable[[Any], None],
-        is_stale: Callable[[Any], bool] | None = None,
     ) -> None:
-        self._is_stale = is_stale
         self._connect = connect
         self._close = close
         self._abandon = abandon
@@ -100,9 +82,6 @@ class ThreadConnections:
         """Return this thread's connection, opening it if there is none."""
         local = self._local.mine()
         slot = getattr(local, "slot", None)
-        if slot is not None and slot.connection is not None and self._is_stale:
-            if self._is_stale(slot.connection):
-                slot.close()
         if slot is None or slot.connection is None:
             # Here too, for forks that Python does not see.
             self.abandon_inherited()
