@@ -234,15 +234,25 @@ class LoadCoalescer:
         finally:
             self._flights.finish(flight, outcome)
 
-    def refresh(self, lookup: Lookup, loader: Callable[[], T], lifetime: Lifetime) -> T:
+    def refresh(
+        self,
+        lookup: Lookup,
+        loader: Callable[[], T],
+        lifetime: Lifetime,
+        since: float | None,
+    ) -> T:
         """Load anew for a hit that is due, or return its value if another does.
 
-        Stored under the tokens of the hit, which were read before this load. If the
-        loader raises, the hit is still right and is returned; the log says so once.
+        Stored under the tokens of the hit, which were read before this load, by the
+        rules of any fill. If the loader raises, the hit is still right and is returned;
+        the log says so once.
         """
         entries = self._entries
-        decision = entries.check_fill(lookup, None)
         value: T = lookup.value
+        if since is not None and since > _NEVER:
+            # Stamps what has none, for the readers after this one.
+            [lookup], _ = entries.with_missing([lookup], since)
+        decision = entries.check_fill(lookup, since)
         if decision.refused is not None:
             return value
         flight, leading = self._flights.join(

@@ -199,7 +199,8 @@ class TaggedCache:
             default, 0 for no limit.
         :param soft_ttl: seconds after which one of the readers that hit the entry loads
             it anew, while the others go on with it; None for the cache's default. Over
-            0. If that load fails the entry serves on, and the log says so.
+            0. If that load fails the entry serves on, and the log says so. A reader
+            whose value could not be stored, by ``since``, leaves it to another.
         :param since: Unix seconds, taken before the first statement of the transaction
             that the loader reads in. The value is stored only if every token is older
             than that by more than ``clock_skew`` and the millisecond that stamps count.
@@ -230,9 +231,7 @@ class TaggedCache:
         if value is not MISS:
             if not self._entries.is_due(lookup):
                 return value
-            if self._since(since) is not None:
-                return value
-            return self._loads.refresh(lookup, loader, lifetime)
+            return self._loads.refresh(lookup, loader, lifetime, self._since(since))
         since = self._since(since)
         if stale_on_error is None:
             return self._loads.load(lookup, loader, lifetime, since)

@@ -346,13 +346,25 @@ def test_if_loading_anew_fails_the_entry_serves_on_and_the_log_says_so_once(
     ]
 
 
-def test_a_reader_of_an_older_snapshot_does_not_load_anew(
-    cache: TaggedCache, clock: FakeClock
+def test_a_reader_of_an_older_snapshot_loads_anew_if_it_may_store(
+    cache: TaggedCache, clock: FakeClock, applier: MemcachedApplier
 ) -> None:
-    cache.get_or_load("k", lambda: "v", soft_ttl=100)
+    """A web app's readers all say when their snapshot may have begun."""
+    cache.get_or_load("k", lambda: "first", tags=TAGS, soft_ttl=100)
+    before = clock()
     clock.advance(101)
 
-    assert cache.get_or_load("k", never, soft_ttl=100, since=clock()) == "v"
+    def read(load: Callable[[], str], since: float) -> str:
+        return cache.get_or_load("k", load, tags=TAGS, soft_ttl=100, since=since)
+
+    # Tokens of readers have no stamp, so nobody knows what is younger than they are.
+    assert read(never, clock()) == "first"
+    clock.advance(3)
+    assert read(never, before) == "first"
+    assert read(never, 0.0) == "first"
+    assert read(lambda: "second", clock()) == "second"
+    assert cache.get("k", tags=TAGS) == "second"
+    assert cache.diagnostics().refreshed == 1
 
 
 # Stale on error
