@@ -40,6 +40,7 @@ NAME = "hydracache"
 #: Names on ``flask.g``.
 _COLLECTED = "_hydracache_collected"
 _BEGAN = "_hydracache_began"
+_MADE = "_hydracache_made"
 _ASKED = "_hydracache_asked"
 _WRITES = "_hydracache_writes"
 
@@ -201,6 +202,7 @@ class _Hooks:
 
     def register(self) -> None:
         app = self._app
+        app.app_ctx_globals_class = _dated(app.app_ctx_globals_class)
         app.before_request(self.begin)
         app.after_request(self.answer)
         if self._state.connection_of is not None:
@@ -218,7 +220,9 @@ class _Hooks:
     def begin(self) -> None:
         self._ensure_pool()
         kept = g.__dict__
-        kept[_BEGAN] = LocalMoment.now()
+        # Not now: what ran before this hook may have begun a transaction. But an app
+        # context that is older than the request has only one first request.
+        kept[_BEGAN] = kept.pop(_MADE, None) or LocalMoment.now()
         kept.pop(_WRITES, None)  # of an app context that is older than the request
         collected: RequestState | None = kept.get(_COLLECTED)
         if collected is not None:
@@ -285,6 +289,21 @@ class _Hooks:
 def _after(functions: list[Any], ours: Any) -> list[Any]:
     place = functions.index(ours) if ours in functions else len(functions)
     return functions[place + 1 :]
+
+
+def _dated(kind: type[Any]) -> type[Any]:
+    """Return a class for ``g`` that notes when it is made.
+
+    Of a request that is before anything of the app runs: functions that were registered
+    before ours, and a session that is kept in the database.
+    """
+
+    class Globals(kind):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            setattr(self, _MADE, LocalMoment.now())
+
+    return Globals
 
 
 def _collected() -> RequestState | None:

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any, Iterator
 
 import pytest
-from flask import redirect
+from flask import Flask, Request, g, redirect, request
+from flask.sessions import SecureCookieSessionInterface
 from shop import Shop, close_db, hydracache, text
 
 from hydracache_sync import (
@@ -358,6 +359,49 @@ class TestSnapshot:
         shop.client.get("/")
 
         assert count() == 0
+
+    @pytest.mark.parametrize("place", ["before_request", "session"])
+    def test_nor_what_was_read_before_the_first_hook_of_the_library(
+        self, tmp_path: Path, place: str
+    ) -> None:
+        """By a function that was registered before it, or a session in the database."""
+
+        def read_and_wait() -> None:
+            g.names = shop.db().execute("select name from item").fetchone()
+            if request.args:
+                # Another one, while this function asks a login server, say.
+                shop.outbox.enqueue(
+                    "shop", InvalidationIntentBatch().invalidate_entity("item", "1")
+                )
+                drain(shop)
+                time.sleep(0.01)
+
+        def register(app: Flask) -> None:
+            if place == "before_request":
+                app.before_request(read_and_wait)
+            else:
+                app.session_interface = Sessions()
+
+        class Sessions(SecureCookieSessionInterface):
+            def open_session(self, app: Flask, request: Request) -> Any:
+                read_and_wait()
+                return super().open_session(app, request)
+
+        shop = Shop(tmp_path / "hooks.db", first=register, HYDRACACHE_CLOCK_SKEW=0)
+        shop.app.teardown_appcontext(close_db)
+
+        @shop.app.get("/")
+        def show() -> str:
+            return hydracache.get_or_load("item:1", lambda: g.names[0], tags=[ITEM])
+
+        shop.client.get("/")  # makes the tokens
+        time.sleep(0.01)
+        shop.client.get("/?slow=1")
+
+        assert shop.state.cache.diagnostics().fills == 0
+        time.sleep(0.01)
+        shop.client.get("/")
+        assert shop.state.cache.diagnostics().fills == 1
 
     def test_outside_of_requests_nothing_is_known_and_nothing_stored(
         self, fills: Any
