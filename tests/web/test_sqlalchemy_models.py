@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import enum
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from library import ADA, NAMESPACE, Author, Book, Library, Translator
-from sqlalchemy import delete, event, insert, text, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    LargeBinary,
+    Numeric,
+    String,
+    TypeDecorator,
+    delete,
+    event,
+    insert,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, registry, sessionmaker
 
 from hydracache_sync import InvalidationIntent, entity_tag
 from hydracache_sync.integrations.sqlalchemy import Attached, attach, entity_key
@@ -401,3 +421,105 @@ class TestWarnings:
             session.commit()
 
         assert caplog.records == []
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Shade(str, enum.Enum):
+    DARK = "dark"
+
+
+class Amount(TypeDecorator):
+    impl = Numeric
+    cache_ok = True
+
+
+class TestKeysOfOtherTypes:
+    """A tag is one text: what may be written in several ways is refused at once."""
+
+    def model(self, *kinds: Any) -> Any:
+        columns = {
+            f"part{n}": Column(kind, primary_key=True) for n, kind in enumerate(kinds)
+        }
+        base: Any = registry().generate_base()
+        return type("Price", (base,), {"__tablename__": "price", **columns})
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            Numeric(10, 2),
+            Numeric(asdecimal=False),
+            Float(),
+            Boolean(),
+            Date(),
+            DateTime(),
+            LargeBinary(16),
+            Enum(Colour),
+        ],
+        ids=repr,
+    )
+    def test_are_refused_when_the_model_is_watched(
+        self, attached: Attached, kind: Any
+    ) -> None:
+        with pytest.raises(TypeError, match="Price has part1 in its primary key"):
+            attached.watch(self.model(Integer(), kind), entity="price")
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            Integer(),
+            BigInteger(),
+            BigInteger().with_variant(Integer(), "sqlite"),
+            String(40),
+            Enum("a", "b"),
+            Enum(Shade),
+            # Nothing says what it makes of them.
+            Amount(),
+        ],
+        ids=repr,
+    )
+    def test_those_with_one_text_are_watched(
+        self, attached: Attached, kind: Any
+    ) -> None:
+        attached.watch(self.model(kind), entity="price")
+
+    def test_of_a_subclass_with_a_table_of_its_own_too(
+        self, attached: Attached
+    ) -> None:
+        base: Any = registry().generate_base()
+        id = Column(Integer, primary_key=True)
+        plain = type("Plain", (base,), {"__tablename__": "plain", "id": id})
+        of_its_own = {
+            "__tablename__": "priced",
+            "id": Column(Numeric(10, 2), primary_key=True),
+            "__mapper_args__": {"concrete": True},
+        }
+        type("Priced", (plain,), of_its_own)
+
+        with pytest.raises(TypeError, match="Priced has id in its primary key"):
+            attached.watch(plain, entity="plain")
+
+    def test_collections_need_no_key(self, attached: Attached) -> None:
+        attached.watch(self.model(Numeric(10, 2)), collections=["prices"])
+
+    def test_a_function_of_the_app_makes_the_text(
+        self, library: Library, attached: Attached
+    ) -> None:
+        price = self.model(Numeric(10, 2, asdecimal=True))
+        price.metadata.create_all(library.engine)
+        attached.watch(price, entity="price", key=lambda amount: f"{amount:.2f}")
+
+        try:
+            with library.session() as session:
+                session.add(price(part0=Decimal("1.5")))
+                session.commit()
+            with library.session() as session:
+                session.delete(session.get(price, Decimal("1.5")))
+                session.commit()
+            intents = set(library.intents())
+        finally:
+            price.metadata.drop_all(library.engine)
+
+        assert intents == {InvalidationIntent.entity("price", "1.50")}

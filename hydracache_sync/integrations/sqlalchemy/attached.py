@@ -20,6 +20,7 @@ from hydracache_sync.integrations.sqlalchemy.model_intents import (
     entity_key,
 )
 from hydracache_sync.integrations.sqlalchemy.orm import SessionEvents
+from hydracache_sync.integrations.sqlalchemy.primary_keys import require_plain_keys
 from hydracache_sync.integrations.sqlalchemy.transaction import Home
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -154,7 +155,11 @@ class Attached:
         :param key: makes the key of the primary key's columns. Reads must make the same
             one: ``entity_tag("user", entity_key(42))``.
         :param more: gives further intents for an object, as it is after the change.
+        :raises TypeError: without a ``key``, a column of the primary key is of a type
+            whose values have no text of their own: not ``str``, ``int`` or ``UUID``.
         """
+        if entity is not None and key is entity_key:
+            require_plain_keys(model)
         intents = ModelIntents(entity, collections, key=key, more=more)
         self._followed.models.watch(model, intents, self._followed.transaction_on)
 
