@@ -64,7 +64,7 @@ DEFAULT_MAX_WAIT = 3.0
 PATIENCE = 10
 
 #: Older than every snapshot: who says that it began then shows rows of its own.
-_NEVER = 0.0
+NEVER = 0.0
 
 #: Loads of one key at once in a process, of readers that share no flight.
 LOADS_AT_ONCE = 4
@@ -117,7 +117,7 @@ class LoadCoalescer:
         # To wait where nobody may take anything, or what was waited for would raise.
         alone = (
             not self._max_wait
-            or (since is not None and since <= _NEVER)
+            or (since is not None and since <= NEVER)
             or _is_within(self._raised, lookup.addresses[0])
         )
         lock = None
@@ -249,7 +249,7 @@ class LoadCoalescer:
         """
         entries = self._entries
         value: T = lookup.value
-        if since is not None and since > _NEVER:
+        if since is not None and since > NEVER:
             # Stamps what has none, for the readers after this one.
             [lookup], _ = entries.with_missing([lookup], since)
         decision = entries.check_fill(lookup, since)

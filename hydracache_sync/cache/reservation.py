@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Callable, Sequence
+
 from hydracache_sync.cache.entries import Entries, FillDecision
 from hydracache_sync.cache.lifetime import Lifetimes
 
 
 class Reservation:
-    """What ``TaggedCache.reserve`` returns. Safe for threads."""
+    """What ``TaggedCache.reserve`` returns. Safe for threads.
+
+    :param unless_changed: asked before a fill; refuses what the thread is changing.
+    """
 
     def __init__(
-        self, entries: Entries, decision: FillDecision, lifetimes: Lifetimes
+        self,
+        entries: Entries,
+        decision: FillDecision,
+        lifetimes: Lifetimes,
+        unless_changed: Callable[[Sequence[FillDecision]], Sequence[FillDecision]],
     ) -> None:
         self._entries = entries
         self._judgement = decision
         self._lifetimes = lifetimes
+        self._unless_changed = unless_changed
 
     @property
     def fillable(self) -> bool:
@@ -27,8 +37,10 @@ class Reservation:
         """Store a value that was loaded since this reservation was made.
 
         It is served until something it rests on is invalidated; if that has happened
-        meanwhile, never. One round trip, none if refused. A value over the item limit
-        is not stored and counted.
+        meanwhile, never. One round trip, none if refused. Refused is also what this
+        thread has changed since and not committed, as far as the cache is told of it:
+        by ``writing()``, by its ``snapshot``. A value over the item limit is not stored
+        and counted.
 
         :param ttl: as in ``get_or_load``.
         :param soft_ttl: as in ``get_or_load``.
@@ -36,7 +48,7 @@ class Reservation:
         :raises TypeError, ValueError: as ``get_or_load``; nothing was stored.
         """
         lifetime = self._lifetimes.of(ttl, soft_ttl)
-        decision = self._judgement
+        [decision] = self._unless_changed([self._judgement])
         if decision.refused is not None:
             decision.refused.add()
             return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import (
     Any,
     Callable,
@@ -31,7 +32,11 @@ from hydracache_sync.cache.lifetime import (
     Lifetime,
     Lifetimes,
 )
-from hydracache_sync.cache.load_coalescer import DEFAULT_MAX_WAIT, LoadCoalescer
+from hydracache_sync.cache.load_coalescer import (
+    DEFAULT_MAX_WAIT,
+    NEVER,
+    LoadCoalescer,
+)
 from hydracache_sync.cache.pending_writes import PendingWrites
 from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed import InnerCodec
@@ -286,10 +291,12 @@ class TaggedCache:
         missing = [lookup for lookup in lookups if lookup.value is MISS]
         if not missing and not written:
             return values
+        told = since is not None
         since = self._since(since)
         complete, _ = self._entries.with_missing(missing, since)
         decisions = [self._entries.check_fill(lookup, since) for lookup in complete]
         loaded = loader([lookup.key for lookup in missing] + written)
+        decisions = self._unless_changed(decisions, told=told)
         packed = []
         for decision in decisions:
             key = decision.lookup.key
@@ -330,7 +337,10 @@ class TaggedCache:
         if since is not None:
             checked_number("since", since)
         return Reservation(
-            self._entries, self._reserved(key, tags, since), self._lifetimes
+            self._entries,
+            self._reserved(key, tags, since),
+            self._lifetimes,
+            partial(self._unless_changed, told=since is not None),
         )
 
     def set(
@@ -495,6 +505,36 @@ class TaggedCache:
         since = self._since(since)
         [lookup], _ = self._entries.with_missing([lookup], since)
         return self._entries.check_fill(lookup, since)
+
+    def _unless_changed(
+        self, decisions: Sequence[FillDecision], *, told: bool
+    ) -> list[FillDecision]:
+        """Refuse what this thread has begun to change since it was decided.
+
+        What it loads then shows its own rows, and may be rolled back.
+
+        :param told: the caller has said by ``since`` what was read.
+        """
+        counters = self._entries.counters
+        if not told and self._snapshot is not None and self._snapshot() == NEVER:
+            return [
+                FillDecision(lookup, refused or counters.refused_snapshot)
+                for lookup, refused in decisions
+            ]
+        written = {
+            self._keyspace.target(*intent.to_cache_invalidation())
+            for batch in self._pending_writes.batches
+            for intent in batch
+        }
+        if not written:
+            return list(decisions)
+        flushed = self._keyspace.namespace_token() in written
+        found = []
+        for lookup, refused in decisions:
+            if flushed or not written.isdisjoint(lookup.addresses):
+                refused = refused or counters.bypassed
+            found.append(FillDecision(lookup, refused))
+        return found
 
     def check_value(self, value: object) -> None:
         """Raise as :meth:`get_or_load` does for a value that cannot be stored.

@@ -426,10 +426,12 @@ def test_what_is_being_written_is_neither_read_from_the_cache_nor_stored(
 ) -> None:
     cache.get_or_load("k", lambda: "before", tags=TAGS)
     batch = InvalidationIntentBatch()
+    earlier = cache.reserve("k", tags=TAGS)
 
     with cache.writing(batch):
         assert cache.get("k", tags=TAGS) == "before"
         batch.intent(intent)
+        assert not earlier.fill("own")
         assert cache.get("k", tags=TAGS) is None
         assert cache.get_or_load("k", lambda: "own", tags=TAGS) == "own"
         assert cache.get_many(["k"], tags=TAGS) == {}

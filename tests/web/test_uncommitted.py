@@ -205,6 +205,35 @@ class TestKnownConnection:
 
         assert site.shop.state.cache.get("item:1") is None
 
+    def test_nor_what_it_changes_after_a_reservation(self, site: Site) -> None:
+        filled: list[bool] = []
+
+        def view() -> str:
+            reservation = hydracache.cache.reserve("page")
+            site.shop.rename("never")
+            filled.append(reservation.fill("never"))
+            site.shop.db().rollback()
+            filled.append(reservation.fill("before"))
+            return "done"
+
+        site.change(view)
+
+        assert filled == [False, True]
+        assert site.shop.state.cache.get("page") == "before"
+
+    def test_nor_what_the_loader_of_many_keys_has_changed(self, site: Site) -> None:
+        def load(keys: list[str]) -> dict[str, str]:
+            site.shop.rename("never")
+            return dict.fromkeys(keys, "never")
+
+        def view() -> str:
+            found = hydracache.cache.get_many_or_load(["a", "b"], load)
+            site.shop.db().rollback()
+            return " ".join(found.values())
+
+        assert site.change(view) == "never never"
+        assert site.shop.state.cache.get_many(["a", "b"]) == {}
+
     @pytest.mark.parametrize("begins", [False, True])
     def test_what_has_only_read_stores_also_in_a_post(
         self, site: Site, begins: bool
