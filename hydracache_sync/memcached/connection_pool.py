@@ -7,7 +7,6 @@ own: two that share a socket read each other's acknowledgements.
 
 from __future__ import annotations
 
-import functools
 import random
 from os import getpid
 from time import monotonic
@@ -50,7 +49,7 @@ class ConnectionPool:
         self._tls_context = tls_context
         self._lendings: Lendings[Connection] = Lendings(
             size,
-            functools.partial(Connection, server, limits),
+            self._made,
             "let fewer threads use the store",
         )
         self._machine = machine_of(server.name)
@@ -148,6 +147,9 @@ class ConnectionPool:
         for connection in list(inherited.all):
             connection.close()
         return self._lendings
+
+    def _made(self, lendings: Lendings[Connection]) -> Connection:
+        return Connection(self.server, self.limits, lendings)
 
     def _opened(
         self, connection: Connection, now: float, deadline: float
