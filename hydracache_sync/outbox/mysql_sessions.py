@@ -12,9 +12,7 @@ from hydracache_sync.drivers.pymysql import is_in_transaction
 from hydracache_sync.drivers.pymysql_own import (
     close,
     connect,
-    has_plain_cursors,
     is_cut_short,
-    is_stale,
     let_go,
     was_cut_off,
 )
@@ -138,7 +136,9 @@ class MySQLConnector:
 
     def is_stale(self, connection: Any) -> bool:
         """Whether it is to be closed, and another made."""
-        return connection.made_at <= self._distrusted or is_stale(connection, MAX_IDLE)
+        return connection.made_at <= self._distrusted or bool(
+            connection.is_stale(MAX_IDLE)
+        )
 
     def distrust(self) -> None:
         """Have no connection used that was made until now."""
@@ -232,7 +232,7 @@ class MySQLSessions:
         """Do nothing: it is ready."""
 
     def restore(self, connection: Any) -> None:
-        if not has_plain_cursors(connection) or not connection.get_autocommit():
+        if not connection.has_plain_cursors() or not connection.get_autocommit():
             # Ours count on both; without autocommit nothing would be committed.
             close(connection)
 

@@ -36,7 +36,7 @@ from hydracache_sync import (
     WorkerPool,
 )
 from hydracache_sync.cli import ExitCode
-from hydracache_sync.drivers import pymysql_own
+from hydracache_sync.drivers import pymysql_connection
 from hydracache_sync.outbox.lent_connections import keep_apart
 from hydracache_sync.outbox.mysql_sessions import MySQLConnector
 from hydracache_sync.pool.timing import PoolTiming
@@ -313,7 +313,7 @@ def test_pool_that_finds_nothing_asks_seldom(primary, pool, monkeypatch):
 
 def test_name_that_moves_is_followed_in_the_end(primary, monkeypatch, applier):
     """Both servers live and take writes: nothing but a new connection can tell."""
-    monkeypatch.setattr(pymysql_own, "MAX_AGE", 0.4)
+    monkeypatch.setattr(pymysql_connection, "MAX_AGE", 0.4)
     with contextlib.closing(primary.outbox()) as outbox:
         with WorkerPool(OutboxWorker(outbox, applier)):
             write_on(primary.old, "old")
