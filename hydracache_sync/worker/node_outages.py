@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from dataclasses import dataclass
-from typing import Callable, Iterable, Mapping, Optional, Sequence, TypeVar
+from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 from hydracache_sync.backoff import FULL_JITTER, Backoff
 from hydracache_sync.events import Event, OutageBegan, OutageEnded, log_fields
@@ -26,19 +26,12 @@ from hydracache_sync.worker.requeues import Requeues
 #: A node's name; None for a cache that has none.
 NodeName = Optional[str]
 
-T = TypeVar("T")
-
 #: Seconds: the longest wait of rows whose node is away, while they are few. No attempt
 #: is counted meanwhile.
 MAX_OUTAGE_BACKOFF = 5.0
 
 #: Seconds: the least wait that keeps them out of the way of other rows.
 LEAST_WAIT = 0.1
-
-#: Seconds: where rows wait for longer than ``MAX_OUTAGE_BACKOFF``, one of them waits
-#: only so long, as a probe of the node; and the least time between two such probes.
-PROBE_WAIT = 2.5
-PROBE_EVERY = 1.0
 
 #: Seconds of batches without any progress after which a drain ends: the rows for nodes
 #: that are away come round again.
@@ -205,29 +198,6 @@ class CacheOutages:
                 away = {kept_node(node) for node in self._away() if node is not None}
             self.requeues.add(waited - away)
 
-    def delays(
-        self, node: NodeName, rows: Sequence[T], *, alone: bool
-    ) -> list[tuple[Sequence[T], float]]:
-        """Return how long each part of ``rows``, which failed for ``node``, waits.
-
-        Where they wait for long, one of them comes back sooner now and then, as a
-        probe: the worker that applies it learns that the node is back, and requeues the
-        others.
-
-        :param alone: as for :meth:`delay`.
-        """
-        delay = self.delay(node, len(rows), alone=alone)
-        if delay <= MAX_OUTAGE_BACKOFF:
-            return [(rows, delay)]
-        with self._lock.mine():
-            each = self._outages.get(node)
-            now = self._clock()
-            if each is None or now - each.probed_at < PROBE_EVERY:
-                return [(rows, delay)]
-            each.probed_at = now
-        probe = rows[:1], random.uniform(PROBE_WAIT / 2, PROBE_WAIT)
-        return [probe, (rows[1:], delay)] if len(rows) > 1 else [probe]
-
     def delay(self, node: NodeName, rows: int, *, alone: bool) -> float:
         """Return the seconds that ``rows``, which just failed for ``node``, wait.
 
@@ -242,7 +212,9 @@ class CacheOutages:
                 return self._backoff.pause(each.batches)
             least = max(self._backoff.bound(each.batches), LEAST_WAIT)
             longest = each.spread(rows, least, self._clock())
-        return random.uniform(longest / 2, longest)
+        # However many wait, a part of them comes back soon, and the worker that applies
+        # one learns that the node is back.
+        return random.uniform(min(longest, MAX_OUTAGE_BACKOFF) / 2, longest)
 
     def worth_another(self, *, claimed: int, released: int, partly: bool) -> bool:
         """Whether a drain should run another batch after this one.
@@ -270,7 +242,6 @@ class _NodeOutage:
     """The outage of one node. The caller holds the lock.
 
     :ivar batches: that failed since the node was last back.
-    :ivar probed_at: when a row was last sent ahead as a probe.
     """
 
     def __init__(
@@ -279,7 +250,6 @@ class _NodeOutage:
         self.began = began
         self.outage = outage
         self.batches = 0
-        self.probed_at = float("-inf")
         self._timing = timing
         # Rows that were retried since then, and the time between two retries of one.
         self._retried = 0

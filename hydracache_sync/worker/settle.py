@@ -208,13 +208,11 @@ class Settler:
             return
         alone = not self._outages.leaves_some(self._applier.nodes())
         for (node, error), rows in unavailable.items():
-            for some, delay in self._outages.delays(node, rows, alone=alone):
-                done = self._outbox.release(
-                    some, delay=delay, error=error, waits_for=node
-                )
-                lost = len(some) - done
-                event = Released(self._namespace, some, lost, error, delay)
-                ledger.note(event, released=done, lost=lost)
+            delay = self._outages.delay(node, len(rows), alone=alone)
+            done = self._outbox.release(rows, delay=delay, error=error, waits_for=node)
+            lost = len(rows) - done
+            event = Released(self._namespace, rows, lost, error, delay)
+            ledger.note(event, released=done, lost=lost)
 
     def _release(self, rows: Sequence[OutboxRow], ledger: _Ledger) -> None:
         if rows:

@@ -33,8 +33,6 @@ from hydracache_sync.cache import CacheStore, Copy, Maker
 from hydracache_sync.worker.node_outages import (
     DEFAULT_OUTAGE_TIMING,
     MAX_OUTAGE_BACKOFF,
-    PROBE_EVERY,
-    PROBE_WAIT,
     CacheOutages,
     OutageTiming,
 )
@@ -403,11 +401,10 @@ def waiting_for_a_minute(
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
     rows: int,
+    wait: float = LONGEST_WAIT,
 ) -> OutboxWorker:
     """Let ``rows`` wait that long, as if they were a hundred thousand."""
-    monkeypatch.setattr(
-        CacheOutages, "delay", lambda *args, **options: LONGEST_WAIT - 0.001
-    )
+    monkeypatch.setattr(CacheOutages, "delay", lambda *args, **options: wait)
     worker = OutboxWorker(outbox, applier, batch_size=4, monotonic=clock)
     server.mode = Mode.REFUSE
     enqueue(outbox, *keys_on(applier, server)[:rows])
@@ -432,7 +429,7 @@ def test_rows_of_a_node_are_due_as_soon_as_it_is_back(
 ) -> None:
     worker = waiting_for_a_minute(outbox, applier, servers[0], clock, monkeypatch, 12)
     clock.advance(10)
-    assert min(waits(outbox, clock)[3:]) > 40
+    assert min(waits(outbox, clock)) > 40
 
     servers[0].mode = Mode.WORKING
     enqueue(outbox, keys_on(applier, servers[0])[-1])
@@ -449,8 +446,8 @@ def test_rows_of_another_node_that_is_away_are_left_alone(
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    waiting_for_a_minute(outbox, applier, servers[0], clock, monkeypatch, 6)
-    worker = waiting_for_a_minute(outbox, applier, servers[1], clock, monkeypatch, 6)
+    worker = waiting_for_a_minute(outbox, applier, servers[0], clock, monkeypatch, 6)
+    waiting_for_a_minute(outbox, applier, servers[1], clock, monkeypatch, 6)
     clock.advance(10)
 
     servers[0].mode = Mode.WORKING
@@ -458,7 +455,7 @@ def test_rows_of_another_node_that_is_away_are_left_alone(
     worker.drain()
 
     assert set(pending(outbox)) == set(keys_on(applier, servers[1])[:6])
-    assert min(waits(outbox, clock)[2:]) > 40
+    assert min(waits(outbox, clock)) > 40
 
 
 def test_a_row_that_failed_by_itself_keeps_its_backoff(
@@ -480,43 +477,41 @@ def test_a_row_that_failed_by_itself_keeps_its_backoff(
     assert pending(outbox) == [keys_on(applier, servers[0])[-2]]
 
 
-def test_what_another_worker_has_put_off_is_requeued_after_a_probe(
+def test_what_another_worker_has_put_off_is_requeued_when_a_row_of_it_is_applied(
     outbox: MemoryOutbox,
     applier: MemcachedApplier,
     servers: list[FaultyMemcached],
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    waiting_for_a_minute(outbox, applier, servers[0], clock, monkeypatch, 12)
+    wait = waiting_for_a_minute
+    wait(outbox, applier, servers[0], clock, monkeypatch, 12)
+    servers[0].mode = Mode.REFUSE
+    enqueue(outbox, keys_on(applier, servers[0])[-1])
+    wait(outbox, applier, servers[0], clock, monkeypatch, 0, wait=2.0)
     servers[0].mode = Mode.WORKING
-    # That worker is gone. This one has never seen the node away, and claims a probe.
+    # Those workers are gone. This one has never seen the node away.
     other = OutboxWorker(outbox, applier, batch_size=4, monotonic=clock)
-    clock.advance(PROBE_WAIT)
+    clock.advance(2.0)
 
     report = other.drain()
 
-    assert report.published == 12 and pending(outbox) == []
+    assert report.published == 13 and pending(outbox) == []
 
 
-def test_one_of_many_rows_comes_back_soon_as_a_probe_of_the_node(
-    clock: FakeClock,
-) -> None:
+def test_some_of_many_rows_come_back_soon(clock: FakeClock) -> None:
     outages = outages_of(clock)
-    longest: list[float] = []
-    probes = 0
+    waited: list[float] = []
 
     # As many as make each other wait for a minute.
     for _ in range(3000):
-        parts = outages.delays("node", range(2560), alone=False)
-        assert [row for rows, _ in parts for row in rows] == list(range(2560))
-        longest.append(parts[-1][1])
-        if len(parts) > 1:
-            probes += 1
-            assert len(parts[0][0]) == 1 and parts[0][1] <= PROBE_WAIT
+        waited.append(outages.delay("node", 2560, alone=False))
         clock.advance(0.1)
 
-    assert min(longest[1500:]) > MAX_OUTAGE_BACKOFF
-    assert 150 / PROBE_EVERY <= probes <= 300 / PROBE_EVERY + 1
+    late = waited[1500:]
+    assert max(late) > LONGEST_WAIT / 2
+    assert any(wait < MAX_OUTAGE_BACKOFF for wait in late)
+    assert min(late) >= MAX_OUTAGE_BACKOFF / 2
 
 
 def test_other_rows_do_not_queue_behind_all_that_waited(
