@@ -8,7 +8,7 @@ of them before it waits for the first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, NoReturn, Sequence, TypeVar
+from typing import TYPE_CHECKING, Callable, Dict, NoReturn, Sequence, TypeVar
 
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
 from hydracache_sync.lending import NoFreeConnection
@@ -18,6 +18,7 @@ from hydracache_sync.memcached.commands import KEYS_PER_GET
 from hydracache_sync.memcached.connection_pool import ConnectionPool
 from hydracache_sync.memcached.replies import (
     BrokenReply,
+    Replies,
     WithoutVersions,
     not_understood,
 )
@@ -249,24 +250,16 @@ class Node:
         :raises ApplyPermanent: a value is over the item limit.
         :raises ApplyUnavailable: the node did not answer properly.
         """
-        failures: dict[int, ApplyError] = {}
-        try:
-            try:
-                if due is not None:
-                    connection.check_answer(due)
-                if connection.question:
-                    self._pool.identify(connection)
-                answers = connection.replies.lines(len(keys))
-                if not commands.ADDED.issuperset(answers):
-                    failures = self._refusals(answers)
-                values = connection.replies.values(keys)
-            except BaseException:
-                self._pool.drop(connection)
-                raise
-        except OSError as exc:
-            self._give_up(exc, connection.used_at)
+
+        def read(
+            replies: Replies,
+        ) -> tuple[dict[int, ApplyError], list[bytes | None]]:
+            refused = self._refusals(replies.lines(len(keys)))
+            return refused, replies.values(keys)
+
+        refused, values = self._read(connection, read, due)
         self._answered(connection)
-        for failure in failures.values():
+        for failure in refused.values():
             raise failure
         return values
 
@@ -282,27 +275,18 @@ class Node:
             the errors of refused placeholders, by their places in ``keys``.
         :raises ApplyUnavailable: the node did not answer properly.
         """
-        replies = connection.replies
-        refused: dict[int, ApplyError] = {}
-        found: list[tuple[bytes, bytes] | None] = []
-        try:
-            try:
-                if due is not None:
-                    connection.check_answer(due)
-                if connection.question:
-                    self._pool.identify(connection)
-                added = replies.lines(len(keys))
-                if not commands.ADDED.issuperset(added):
-                    refused = self._refusals(added)
-                for start in range(0, len(keys), KEYS_PER_GET):
-                    found += replies.versions(keys[start : start + KEYS_PER_GET])
-                replies.finish()
-            except BaseException:
-                self._pool.drop(connection)
-                raise
-        except OSError as exc:
-            self._give_up(exc, connection.used_at)
-        return found, refused
+
+        def read(
+            replies: Replies,
+        ) -> tuple[list[tuple[bytes, bytes] | None], dict[int, ApplyError]]:
+            refused = self._refusals(replies.lines(len(keys)))
+            found: list[tuple[bytes, bytes] | None] = []
+            for start in range(0, len(keys), KEYS_PER_GET):
+                found += replies.versions(keys[start : start + KEYS_PER_GET])
+            replies.finish()
+            return found, refused
+
+        return self._read(connection, read, due)
 
     def send_more(self, connection: Connection, data: bytes, now: float) -> None:
         """As :meth:`send_writes`, on a connection that was held since."""
@@ -324,7 +308,9 @@ class Node:
 
         :raises BrokenReply: one is no answer to an ``add``.
         """
-        refused = {}
+        refused: dict[int, ApplyError] = {}
+        if commands.ADDED.issuperset(answers):
+            return refused
         for place, answer in enumerate(answers):
             if answer not in commands.ADDED:
                 if not answer.startswith(b"SERVER_ERROR"):
@@ -337,24 +323,17 @@ class Node:
 
         :raises ApplyUnavailable: the node did not answer properly.
         """
-        try:
-            try:
-                if due is not None:
-                    connection.check_answer(due)
-                if connection.question:
-                    self._pool.identify(connection)
-                line = connection.replies.line()
-                connection.replies.finish()
-                if not line.startswith(b"VERSION "):
-                    raise not_understood(line)
-            except BaseException:
-                self._pool.drop(connection)
-                raise
-        except OSError as exc:
-            # Not for the breaker: a proxy may not know a question that no call needs.
-            self._give_up(exc, None)
+
+        def read(replies: Replies) -> str:
+            line = replies.line()
+            replies.finish()
+            if not line.startswith(b"VERSION "):
+                raise not_understood(line)
+            return line[8:].decode("ascii", "replace")
+
+        version = self._read(connection, read, due, needed=False)
         self._answered(connection)
-        return line[8:].decode("ascii", "replace")
+        return version
 
     def stats(self, now: float, group: bytes = b"") -> dict[str, str]:
         """Ask the server about itself: its ``stats``, or a group of them.
@@ -375,33 +354,51 @@ class Node:
 
         :raises ApplyUnavailable: the node did not answer properly.
         """
-        found: dict[str, str] = {}
-        lines = 0
+
+        def read(replies: Replies) -> dict[str, str]:
+            found: dict[str, str] = {}
+            for _ in range(MAX_STATS + 1):
+                line = replies.line()
+                if line == b"END":
+                    replies.finish()
+                    return found
+                word, _, rest = line.partition(b" ")
+                if word != b"STAT":
+                    raise not_understood(line)
+                name, _, value = rest.decode("utf-8", "replace").partition(" ")
+                found[name] = value
+            raise BrokenReply(f"it sends over {MAX_STATS} lines of stats")
+
+        found = self._read(connection, read, needed=False)
+        self._answered(connection)
+        return found
+
+    def _read(
+        self,
+        connection: Connection,
+        read: Callable[[Replies], T],
+        due: float | None = None,
+        *,
+        needed: bool = True,
+    ) -> T:
+        """Read answers by ``read``; the connection is closed unless all went well.
+
+        :param needed: False for a question that no call of a cache needs: a proxy may
+            not know it, so a failure is none for the circuit breaker.
+        :raises ApplyUnavailable: the node did not answer properly.
+        """
         try:
             try:
+                if due is not None:
+                    connection.check_answer(due)
                 if connection.question:
                     self._pool.identify(connection)
-                while True:
-                    line = connection.replies.line()
-                    if line == b"END":
-                        break
-                    word, _, rest = line.partition(b" ")
-                    if word != b"STAT":
-                        raise not_understood(line)
-                    name, _, value = rest.decode("utf-8", "replace").partition(" ")
-                    found[name] = value
-                    lines += 1
-                    if lines > MAX_STATS:
-                        raise BrokenReply(f"it sends over {MAX_STATS} lines of stats")
-                connection.replies.finish()
+                return read(connection.replies)
             except BaseException:
                 self._pool.drop(connection)
                 raise
         except OSError as exc:
-            # As in version().
-            self._give_up(exc, None)
-        self._answered(connection)
-        return found
+            self._give_up(exc, connection.used_at if needed else None)
 
     # What came of it.
 
