@@ -64,7 +64,12 @@ OF_WORKER = (
 )
 
 #: What :func:`pool` reads.
-OF_POOL = (settings.POLL_INTERVAL, settings.KEEP_PUBLISHED, settings.PURGE_EVERY)
+OF_POOL = (
+    settings.POLL_INTERVAL,
+    settings.KEEP_PUBLISHED,
+    settings.PURGE_EVERY,
+    settings.HEARTBEAT,
+)
 
 
 def contradictions(
@@ -252,4 +257,5 @@ def pool(
         poll_interval=values[settings.POLL_INTERVAL],
         keep_published=None if keep_published == math.inf else keep_published,
         purge_every=values[settings.PURGE_EVERY],
+        heartbeat=values[settings.HEARTBEAT],
     )

@@ -213,6 +213,13 @@ PURGE_EVERY = Setting(
     some_seconds,
     default=DEFAULT_PURGE_EVERY,
 )
+HEARTBEAT = Setting(
+    "heartbeat",
+    "SECONDS",
+    "Time between two heartbeats in the outbox's database, for apps that read replicas."
+    " Default: none is written.",
+    some_seconds,
+)
 THREADS = Setting(
     "threads",
     "N",
@@ -282,6 +289,7 @@ SETTINGS = (
     ESCALATE,
     KEEP_PUBLISHED,
     PURGE_EVERY,
+    HEARTBEAT,
     THREADS,
     POLL_INTERVAL,
     MAX_SECONDS,

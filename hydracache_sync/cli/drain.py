@@ -155,6 +155,7 @@ def purge_old(
 )
 @with_workers
 @setting_option(settings.KEEP_PUBLISHED)
+@setting_option(settings.HEARTBEAT)
 @setting_option(settings.MAX_SECONDS)
 @click.option("--once", is_flag=True, help="One batch of each namespace, then end.")
 @json_option
@@ -166,13 +167,15 @@ def drain(
     outbox: InvalidationOutbox,
     workers: Sequence[OutboxWorker],
     keep_published: float,
+    heartbeat: float | None,
     max_seconds: float | None,
     once: bool,
     as_json: bool,
 ) -> None:
     """Publish what is due, then end.
 
-    Also deletes rows that were published long ago, for 5 seconds at most.
+    Also deletes rows that were published long ago, for 5 seconds at most, and writes
+    one heartbeat where --heartbeat is given.
 
     Several drains may run at once and share the work. The first SIGTERM or SIGINT
     lets the batch in flight finish, a second one ends the process; so does kill -9,
@@ -199,6 +202,8 @@ def drain(
             purge_old(
                 outbox, drains, keep_published=keep_published, stop=stop, until=deadline
             )
+            if heartbeat is not None:
+                outbox.write_heartbeat(every=heartbeat / 2)
             for each in drains:
                 each.status = outbox.status(each.worker.namespace)
         except OutboxError as exc:

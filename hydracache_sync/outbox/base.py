@@ -311,6 +311,17 @@ class InvalidationOutbox(abc.ABC):
         :raises ValueError: the receipt came as text and has no batch.
         """
 
+    @abc.abstractmethod
+    def write_heartbeat(self, *, every: float = 0.0) -> None:
+        """Write the present moment for readers of replicas, see ``ReplicaSnapshot``.
+
+        One statement, which commits by itself. Any number of processes may write it.
+        The moment is that of the database's clock or this host's, whichever is behind.
+        It never goes back, unless it is ahead of the database's clock.
+
+        :param every: seconds; a heartbeat that is younger is left as it is.
+        """
+
     def check_writable(self) -> None:
         """See to it that the database takes writes; costs next to nothing.
 

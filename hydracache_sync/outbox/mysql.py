@@ -57,7 +57,7 @@ MYSQL = Dialect(
     # Not INSERT IGNORE, which also cuts what is too long and drops what is wrong.
     on_conflict="\non duplicate key update id = id",
     carry_again=ON_DUPLICATE_CARRY_AGAIN,
-    on_paused="\non duplicate key update reason = :reason",
+    on_present="\non duplicate key update",
     # The column is of bytes, so that case matters.
     matches="last_error like :pattern escape '|'",
     pattern=lambda text: b"%%%s%%"
@@ -107,7 +107,8 @@ class MySQLOutbox(SQLOutbox):
         ``ca`` makes the server prove who it is. A server without TLS is then refused
         before anything is sent. False never uses TLS. By default it is used where the
         server has it, and verifies nothing.
-    :param table: its name; beside it are ``<table>_schema`` and ``<table>_paused``.
+    :param table: its name; beside it are ``<table>_schema``,
+        ``<table>_paused`` and ``<table>_heartbeat``.
     :param busy_timeout: seconds that an own transaction is run again while others hold
         its rows.
     :param pool_size: connections that threads share, 1 or more.

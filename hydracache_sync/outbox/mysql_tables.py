@@ -62,7 +62,8 @@ class MySQLTables:
     def install(self) -> None:
         found = found_version(self._database)
         missing = found is None or (found == SCHEMA_VERSION and not self.exist(None))
-        if not missing and self._columns(f"{self._table}_paused"):
+        beside = (f"{self._table}_paused", f"{self._table}_heartbeat")
+        if not missing and all(map(self._columns, beside)):
             return
         for statement in schema_statements(self.text()):
             self._database.run(lambda cursor: cursor.execute(statement))

@@ -4,9 +4,10 @@ Which part answers what: :class:`~hydracache_sync.outbox.enqueue.Enqueuer` write
 :class:`~hydracache_sync.outbox.claims.Claims` takes them,
 :class:`~hydracache_sync.outbox.marks.Marks` finishes them, a
 :class:`~hydracache_sync.outbox.due.Poll` says where some are due,
-:class:`~hydracache_sync.outbox.status.Status` counts them, and
-:class:`~hydracache_sync.outbox.admin.Admin` lists and purges them. Each holds the
-:class:`~hydracache_sync.outbox.database.Database`.
+:class:`~hydracache_sync.outbox.status.Status` counts them,
+:class:`~hydracache_sync.outbox.admin.Admin` lists and purges them, and a
+:class:`~hydracache_sync.outbox.heartbeat.Heartbeat` tells replicas the time. Each holds
+the :class:`~hydracache_sync.outbox.database.Database`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.due import DuePoll, Poll
 from hydracache_sync.outbox.enqueue import Callers, Enqueuer, Inserts
 from hydracache_sync.outbox.flush_scheduler import FlushScheduler
+from hydracache_sync.outbox.heartbeat import Heartbeat
 from hydracache_sync.outbox.marks import Marks
 from hydracache_sync.outbox.pauses import Pauses
 from hydracache_sync.outbox.privileges import Privilege, missing_privileges
@@ -72,6 +74,7 @@ class SQLOutbox(InvalidationOutbox):
         self._claims = Claims(database, order)
         self._marks = Marks(database)
         self._pauses = Pauses(database, self._on_commit)
+        self._heartbeat = Heartbeat(database)
         self._poll = poll(DuePoll(database, self._pauses))
         self._status = Status(database)
         self._admin = Admin(database, self._on_commit)
@@ -81,6 +84,11 @@ class SQLOutbox(InvalidationOutbox):
         return self._database.name
 
     # The tables
+
+    @property
+    def table(self) -> str:
+        """Name of the rows' table as statements have it, with that of its database."""
+        return self._database.table
 
     def schema(self) -> str:
         """Return the DDL, for a DBA to read or run."""
@@ -182,6 +190,9 @@ class SQLOutbox(InvalidationOutbox):
 
     def escalate(self, namespace: str) -> bool:
         return self._flushes.schedule(namespace)
+
+    def write_heartbeat(self, *, every: float = 0.0) -> None:
+        self._heartbeat.write(every=every)
 
     # Waiters
 

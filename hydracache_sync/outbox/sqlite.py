@@ -31,7 +31,7 @@ SQLITE = Dialect(
     on_conflict="\non conflict (namespace, commit_position, target_hash) do nothing",
     # An upsert would count the rows that it updates as if it had inserted them.
     carry_again=None,
-    on_paused="\non conflict (namespace) do update set reason = :reason",
+    on_present="\non conflict ({key}) do update set",
     # LIKE would take capitals for small letters.
     matches="last_error glob :pattern",
     pattern=lambda text: "*" + re.sub(r"[\[?]", r"[\g<0>]", text) + "*",
@@ -49,7 +49,8 @@ class SQLiteOutbox(SQLOutbox):
     :meth:`install_schema` creates a file that is missing.
 
     :param path: made absolute at once; a later ``chdir`` has no effect.
-    :param table: its name; beside it are ``<table>_schema`` and ``<table>_paused``.
+    :param table: its name; beside it are ``<table>_schema``,
+        ``<table>_paused`` and ``<table>_heartbeat``.
     :param busy_timeout: seconds to go on trying while others hold the write lock.
     :param max_batch: intents that a batch may have; beyond it an enqueue is a
         ``ValueError`` and writes nothing. By default without limit.

@@ -523,7 +523,7 @@ where id in ({ids})
 
 PAUSE = """
 insert into {table}_paused (namespace, since_ms, reason)
-values (:namespace, {now}, :reason){on_paused}
+values (:namespace, {now}, :reason){on_paused} reason = :reason
 """
 
 RESUME = """
@@ -535,6 +535,20 @@ PAUSED = """
 select namespace, since_ms, reason
 from {table}_paused
 order by namespace
+"""
+
+# The earlier of two clocks: one of them may be wrong by days, and a moment that has not
+# come yet would let a reader store what its replica does not have.
+_BEAT = "case when {now} < :host_ms then {now} else :host_ms end"
+
+# It never goes back, so a writer whose clock is behind takes nothing from the others;
+# but what is ahead of the database's clock was written when a clock was wrong.
+HEARTBEAT = f"""
+insert into {{table}}_heartbeat (id, beat_ms)
+values (1, {_BEAT}){{on_heartbeat}} beat_ms = case
+  when beat_ms <= {_BEAT} - :every_ms or beat_ms > {{now}} then {_BEAT}
+  else beat_ms
+end
 """
 
 SCHEMA_VERSION_SELECT = """
@@ -557,8 +571,8 @@ class Dialect:
     #: The same, so that they are carried again, with ``{now}`` in it; None where that
     #: takes a statement of its own, :data:`CARRY_AGAIN`.
     carry_again: str | None
-    #: Appended to the insert of a pause so that one that is there gets its reason.
-    on_paused: str
+    #: Appended to an insert, before assignments to the row that is there by ``{key}``.
+    on_present: str
     #: Whether a row's error has ``:pattern`` in it, case and all.
     matches: str
     #: Turns a text in which * stands for any text into such a pattern.
@@ -669,7 +683,8 @@ class Statements:
                     # Last of all: a database's name may look like a parameter.
                     table="{table}",
                     now=dialect.now,
-                    on_paused=dialect.on_paused,
+                    on_paused=dialect.on_present.format(key="namespace"),
+                    on_heartbeat=dialect.on_present.format(key="id"),
                     matches=dialect.matches,
                 )
                 names.append(_PARAMETER.findall(part))

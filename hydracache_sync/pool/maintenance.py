@@ -1,11 +1,13 @@
 """The maintenance of a pool, in a thread beside those that apply rows.
 
-It supervises their threads and deletes rows that were published long ago. It has its
+It supervises their threads, deletes rows that were published long ago, and writes the
+heartbeat for readers of replicas. It has its
 own thread, so that a pool under load purges too, and a purge delays no row.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -15,6 +17,7 @@ from typing import Callable, Sequence
 
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.events import Event, Purged
+from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.pool.thread import PoolThread
 from hydracache_sync.pool.thread_group import ThreadGroup
 from hydracache_sync.pool.timing import DEFAULT_TIMING
@@ -33,10 +36,12 @@ SHORTEST_PURGE_PAUSE = 0.005
 
 
 class Maintenance:
-    """Supervises the threads of ``groups`` and purges, until it is stopped.
+    """Supervises the threads of ``groups``, purges and beats, until it is stopped.
 
     :param keep_published: seconds; None purges nothing.
     :param purge_every: about the seconds between two purges.
+    :param heartbeat: seconds between two heartbeats of all who write them; None writes
+        none.
     :param supervise_every: seconds between two checks of the threads.
     :param emit: called with each event.
     :param clock: seconds that never go back; replaced in tests.
@@ -48,6 +53,7 @@ class Maintenance:
         *,
         keep_published: float | None,
         purge_every: float,
+        heartbeat: float | None = None,
         emit: Callable[[Event], None],
         supervise_every: float = DEFAULT_TIMING.supervise_every,
         clock: Callable[[], float] = time.monotonic,
@@ -55,6 +61,11 @@ class Maintenance:
         self._groups = groups
         self._keep_published = keep_published
         self._purge_every = purge_every
+        self._heartbeat = heartbeat
+        self._beating = [
+            (group, LoggedOutage(logger, f"writing the heartbeat of {group.outbox!r}"))
+            for group in groups
+        ]
         self._supervise_every = supervise_every
         self._emit = emit
         self._clock = clock
@@ -86,6 +97,7 @@ class Maintenance:
         # Processes that were started together must not purge together.
         next_purge = self._clock() + random.uniform(0.0, self._purge_every)
         next_check = self._clock() + self._supervise_every
+        next_beat = math.inf if self._heartbeat is None else self._clock()
         purges: deque[Purge] = deque()
         pause = 0.0
         while not self._stop.wait(pause):
@@ -93,6 +105,10 @@ class Maintenance:
             if now >= next_check:
                 next_check = now + self._supervise_every
                 self._supervise()
+            if now >= next_beat:
+                assert self._heartbeat is not None
+                next_beat = now + self._heartbeat
+                self._beat(self._heartbeat)
             due = self._keep_published is not None and now >= next_purge
             if due and not purges:
                 next_purge = now + self._purge_every * random.uniform(0.9, 1.1)
@@ -101,7 +117,7 @@ class Maintenance:
                     for group in self._groups
                     for namespace in sorted(group.namespaces)
                 )
-            pause = max(0.0, next_check - self._clock())
+            pause = max(0.0, min(next_check, next_beat) - self._clock())
             if purges:
                 pause = min(pause, self.purge_batch(purges))
 
@@ -114,6 +130,17 @@ class Maintenance:
                 # The system gives no thread, perhaps: tried again at the next check.
                 # The rows of a thread that died are due again when their claims end.
                 logger.exception("a thread of the pool could not be replaced")
+
+    def _beat(self, interval: float) -> None:
+        for group, beating in self._beating:
+            try:
+                # Of several processes one writes: half, because they are not in step.
+                group.outbox.write_heartbeat(every=interval / 2)
+            except Exception as exc:
+                # Readers of replicas store less until the next one.
+                beating.begin(exc)
+            else:
+                beating.end()
 
     def purge_batch(self, purges: deque[Purge]) -> float:
         """Delete a few rows for the first of ``purges``; return the seconds to pause.

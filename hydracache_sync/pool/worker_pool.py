@@ -61,6 +61,8 @@ class WorkerPool:
     :param keep_published: seconds that published rows are kept; None keeps them for
         ever. Not below the age of receipts that are still waited for.
     :param purge_every: seconds between two purges, about, above 0.
+    :param heartbeat: seconds between two heartbeats for readers of replicas, above 0,
+        of all processes that write them together; None writes none.
     :param stuck_after: seconds after which a thread that has not returned from an
         applier or the database counts as stuck; by default the longest claim TTL.
     :param timing: durations that have a good default everywhere; for tests.
@@ -73,6 +75,7 @@ class WorkerPool:
         poll_interval: float = POLL_INTERVAL,
         keep_published: float | None = KEEP_PUBLISHED,
         purge_every: float = PURGE_EVERY,
+        heartbeat: float | None = None,
         stuck_after: float | None = None,
         timing: PoolTiming = DEFAULT_TIMING,
     ) -> None:
@@ -95,6 +98,8 @@ class WorkerPool:
             ("stuck_after", stuck_after),
         ):
             positive_ms(name, seconds)
+        if heartbeat is not None:
+            positive_ms("heartbeat", heartbeat)
         if keep_published is not None:
             duration_ms("keep_published", keep_published)
         self._workers = _by_outbox(workers)
@@ -102,6 +107,7 @@ class WorkerPool:
         self._poll_interval = poll_interval
         self._keep_published = keep_published
         self._purge_every = purge_every
+        self._heartbeat = heartbeat
         self._stuck_after = stuck_after
         self._timing = timing
         self._lock = ProcessLock()
@@ -283,6 +289,7 @@ class _Run:
             self.groups,
             keep_published=pool._keep_published,
             purge_every=pool._purge_every,
+            heartbeat=pool._heartbeat,
             supervise_every=pool._timing.supervise_every,
             emit=pool._subscribers.tell,
         )

@@ -135,7 +135,13 @@ def test_every_setting_reaches_the_worker_and_its_store(
 def test_every_setting_of_a_pool_has_the_pools_own_default() -> None:
     own = inspect.signature(WorkerPool).parameters
 
-    for name in ("threads", "poll_interval", "keep_published", "purge_every"):
+    for name in (
+        "threads",
+        "poll_interval",
+        "keep_published",
+        "purge_every",
+        "heartbeat",
+    ):
         assert getattr(settings, name.upper()).default == own[name].default
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -869,6 +870,19 @@ def test_while_the_server_list_changes_both_rings_are_written_to(
         assert away.code == ExitCode.CACHE_AWAY
         assert done.code == ExitCode.DONE
         assert [key.split(":")[1] for key in old.items] == ["a"]
+
+
+def test_a_heartbeat_is_written_where_it_is_asked_for(shop: Shop) -> None:
+    heartbeat = "select beat_ms from hydracache_outbox_heartbeat"
+    with contextlib.closing(sqlite3.connect(shop.path)) as data:
+        without = shop.drain(), data.execute(heartbeat).fetchall()
+        before = time.time()
+        drained = shop.drain(heartbeat=1)
+        [(beat_ms,)] = data.execute(heartbeat).fetchall()
+
+    assert without[0].code == drained.code == ExitCode.DONE
+    assert without[1] == []
+    assert int(before * 1000) <= beat_ms <= time.time() * 1000
 
 
 @pytest.mark.parametrize(

@@ -1055,6 +1055,7 @@ def test_ddl_shown_to_a_dba_is_what_install_does(own, mode):
 
 TABLES = (
     "hydracache_outbox",
+    "hydracache_outbox_heartbeat",
     "hydracache_outbox_paused",
     "hydracache_outbox_schema",
 )

@@ -27,6 +27,7 @@ from outbox_contract.depth import DepthContract
 from outbox_contract.due import DueContract
 from outbox_contract.enqueue import EnqueueContract
 from outbox_contract.escalation import EscalationContract
+from outbox_contract.heartbeat import HeartbeatContract
 from outbox_contract.identifiers import IdentifierContract
 from outbox_contract.looking import LookingContract
 from outbox_contract.malformed_rows import MalformedRowContract
@@ -58,6 +59,7 @@ class OutboxContract(
     TransactionContract,
     SubscriberContract,
     EscalationContract,
+    HeartbeatContract,
     PauseContract,
     LookingContract,
     SchemaContract,
@@ -505,6 +507,7 @@ class SharedOutboxContract(OutboxContract):
             lambda: outbox.pause(SHOP),
             lambda: outbox.resume(SHOP),
             lambda: outbox.paused(),
+            lambda: outbox.write_heartbeat(),
             lambda: outbox.row_ids(SHOP, OutboxState.DEAD),
             lambda: outbox.rows_by_id(SHOP, [1]),
             lambda: outbox.namespaces(),

@@ -362,6 +362,7 @@ class TestStartAndStop:
             ({"poll_interval": 0}, "poll_interval"),
             ({"poll_interval": -1}, "poll_interval"),
             ({"purge_every": 0}, "purge_every"),
+            ({"heartbeat": 0}, "heartbeat"),
             ({"keep_published": -1}, "keep_published"),
             ({"stuck_after": 0}, "stuck_after"),
         ],
@@ -645,6 +646,57 @@ class TestPollScheduler:
 
         assert answers == [False, False]
         assert scheduler.wait("late") is False
+
+
+class TestHeartbeat:
+    def test_heartbeats_are_written_also_while_no_row_comes(self, outbox, applier):
+        beats = Beats(outbox)
+
+        with WorkerPool(OutboxWorker(outbox, applier), heartbeat=0.01):
+            eventually(lambda: len(beats.seen()) >= 3)
+
+        assert sorted(beats.seen()) == beats.seen()
+
+    def test_heartbeats_go_on_after_one_that_failed(self, outbox, applier, caplog):
+        beats = Beats(outbox)
+        beats.sql("alter table hydracache_outbox_heartbeat rename to away")
+
+        with WorkerPool(OutboxWorker(outbox, applier), heartbeat=0.01):
+            eventually(lambda: "writing the heartbeat" in caplog.text)
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+            outbox.install_schema()
+            eventually(lambda: len(beats.seen()) >= 2)
+
+        lines = [each for each in caplog.messages if "writing the heartbeat" in each]
+        assert len(lines) == 1
+
+    def test_none_is_written_unless_it_is_asked_for(self, outbox, applier):
+        with WorkerPool(OutboxWorker(outbox, applier), purge_every=0.01):
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+
+        assert Beats(outbox).seen() == []
+
+
+class Beats:
+    """The moments that were seen in the table, in the order in which they came."""
+
+    def __init__(self, outbox: SQLiteOutbox) -> None:
+        self._path = outbox.path
+        self._seen: list[int] = []
+
+    def sql(self, statement: str) -> list[Any]:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=DEADLINE)) as own:
+            found = own.execute(statement).fetchall()
+            own.commit()
+        return found
+
+    def seen(self) -> list[int]:
+        for (beat_ms,) in self.sql("select beat_ms from hydracache_outbox_heartbeat"):
+            if beat_ms not in self._seen:
+                self._seen.append(beat_ms)
+        return self._seen
 
 
 class TestPurge:

@@ -63,6 +63,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "escalate": {"ESCALATE": False},
     "keep_published": {"KEEP_PUBLISHED": "forever"},
     "purge_every": {"PURGE_EVERY": 7},
+    "heartbeat": {"HEARTBEAT": 7},
     "threads": {"THREADS": 2},
     "poll_interval": {"POLL_INTERVAL": 2},
     "max_seconds": {"MAX_SECONDS": 7},
@@ -245,6 +246,7 @@ class TestPool:
             HYDRACACHE_KEEP_PUBLISHED="forever",
             HYDRACACHE_POLL_INTERVAL=2,
             HYDRACACHE_PURGE_EVERY=7,
+            HYDRACACHE_HEARTBEAT=3,
         )
 
         pool = shop.state.runtime.placement.start()
@@ -252,6 +254,7 @@ class TestPool:
         assert pool.stop(5.0)
         assert taken["keep_published"] is None
         assert (taken["poll_interval"], taken["purge_every"]) == (2.0, 7.0)
+        assert taken["heartbeat"] == 3.0
 
     def test_it_deletes_what_is_older_than_is_to_be_kept(self, tmp_path: Path) -> None:
         shop = Shop(

@@ -54,6 +54,14 @@ create table if not exists hydracache_outbox_paused (
     primary key (namespace)
 ) engine = InnoDB;
 
+-- One row, if any, written where HYDRACACHE_HEARTBEAT says so: until when everything that
+-- was committed is in each snapshot that has it. For readers of replicas.
+create table if not exists hydracache_outbox_heartbeat (
+    id tinyint not null,
+    beat_ms bigint not null,
+    primary key (id)
+) engine = InnoDB;
+
 -- One row: the version of the tables above.
 create table if not exists hydracache_outbox_schema (
     id tinyint not null,

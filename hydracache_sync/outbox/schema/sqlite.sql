@@ -54,6 +54,13 @@ create table if not exists hydracache_outbox_paused (
     reason text not null
 ) without rowid;
 
+-- One row, if any, written where HYDRACACHE_HEARTBEAT says so: until when everything that
+-- was committed is in each snapshot that has it. For readers of replicas.
+create table if not exists hydracache_outbox_heartbeat (
+    id integer primary key check (id = 1),
+    beat_ms integer not null
+);
+
 -- One row: the version of the tables above.
 create table if not exists hydracache_outbox_schema (
     id integer primary key check (id = 1),
