@@ -62,6 +62,7 @@ from hydracache_sync.outbox import (
 )
 from hydracache_sync.pool import PoolHealth, ThreadHealth, ThreadState, WorkerPool
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+from hydracache_sync.replica_snapshot import ReplicaSnapshot
 from hydracache_sync.snapshots import ConnectionSnapshot
 from hydracache_sync.verify import CachedRead, CacheVerifier, StaleRead, VerifyReport
 from hydracache_sync.worker.appliers import (
@@ -136,6 +137,7 @@ __all__ = [
     "MemoryStore",
     "PickleCodec",
     "ConnectionSnapshot",
+    "ReplicaSnapshot",
     "Quarantine",
     "Reservation",
     "SignedCodec",

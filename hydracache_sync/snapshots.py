@@ -1,4 +1,4 @@
-"""When the transaction began that is open on a connection, for reads through the cache.
+"""When the snapshot began that a connection reads in, for reads through the cache.
 
 A loader that reads in an open REPEATABLE READ transaction, or in any of SQLite, sees
 the database as it was then. Stored under the tokens of now, that would bring back what

@@ -90,6 +90,10 @@ class TaggedCache:
     :param snapshot: called before a load, tells when the database snapshot began that
         the load will read (see ``since`` below), or None if it opens a fresh one.
         ``ConnectionSnapshot`` does that for a connection.
+    :param read_lag: seconds by which the server that loaders read may be behind the one
+        that takes the writes, 0 or more. Each load counts as that much older than it
+        is, whatever else says when its snapshot began. ``ReplicaSnapshot`` knows the
+        lag and needs no bound.
     :param clock_skew: seconds by which the clocks of hosts may differ, 0 or more.
     :param ttl: default seconds that an entry lives, rounded up; 0 for no limit.
     :param codec: ``SignedCodec(key=...)`` to take from memcached only what was stored
@@ -118,6 +122,7 @@ class TaggedCache:
         namespace: str,
         *,
         snapshot: Callable[[], float | None] | None = None,
+        read_lag: float = 0.0,
         clock_skew: float = 1.0,
         ttl: float = DEFAULT_TTL,
         codec: InnerCodec | None = None,
@@ -136,6 +141,7 @@ class TaggedCache:
             *((each, Keyspace(each.ring, namespace)) for each in also),
         ]
         self._snapshot = snapshot
+        self._read_lag = checked_seconds("read_lag", read_lag)
         self._hold_off = HoldOff(hold_off) if strict else None
         policy = TokenPolicy(self._hold_off, checked_seconds("clock_skew", clock_skew))
         self._lifetimes = Lifetimes(
@@ -489,6 +495,8 @@ class TaggedCache:
             since = self._snapshot()
             if since is not None:
                 checked_number("since", since)
+        if self._read_lag:
+            since = (self._clock() if since is None else since) - self._read_lag
         return since
 
     def _reserved(
