@@ -40,7 +40,7 @@ from hydracache_sync import (
     open_outbox,
 )
 
-USER = entity_tag("user", "42")
+USER = entity_tag("user", 42)
 
 
 def connect(url: str) -> Any:
@@ -75,7 +75,7 @@ def rename(url: str, name: str, *, killed: bool = False) -> InvalidationReceipt:
         receipt = outbox.enqueue_in(
             connection,
             "shop",
-            InvalidationIntentBatch("rename").invalidate_entity("user", "42"),
+            InvalidationIntentBatch("rename").invalidate_entity("user", 42),
         )
         connection.commit()
         if killed:

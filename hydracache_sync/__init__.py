@@ -45,7 +45,7 @@ from hydracache_sync.intents import (
     InvalidationIntent,
     InvalidationIntentBatch,
 )
-from hydracache_sync.keys import CacheKeyBuilder, collection_tag, entity_tag
+from hydracache_sync.keys import CacheKeyBuilder, collection_tag, entity_key, entity_tag
 from hydracache_sync.memcached import MemcachedStore
 from hydracache_sync.outbox import (
     CommitStatus,
@@ -89,6 +89,7 @@ __all__ = [
     "InvalidationIntent",
     "InvalidationIntentBatch",
     "collection_tag",
+    "entity_key",
     "entity_tag",
     # the outbox
     "CommitPosition",

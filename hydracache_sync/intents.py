@@ -10,6 +10,8 @@ from typing import Iterator, NamedTuple
 
 from hydracache_sync.keys import (
     MAX_TARGET,
+    Identity,
+    checked_identity,
     checked_text,
     collection_tag,
     entity_tag,
@@ -77,8 +79,9 @@ class InvalidationIntent(NamedTuple):
     """One thing to invalidate; immutable, hashable, safe to share between threads.
 
     Build it with :meth:`key`, :meth:`tag`, :meth:`entity`, :meth:`collection` or
-    :meth:`flush`, which check their arguments: ``str`` of at most 4096 bytes of UTF-8,
-    ``ValueError`` or ``TypeError`` otherwise.
+    :meth:`flush`, which check their arguments: ``str``, ``int`` or ``UUID``, whose text
+    has at most 4096 bytes of UTF-8, ``ValueError`` or ``TypeError`` otherwise. An
+    intent holds the text: ``entity("user", 42)`` equals ``entity("user", "42")``.
 
     Source: ``InvalidationIntent`` in ``hydracache-db/src/outbox.rs``. A named tuple
     because a worker builds one for every row it claims.
@@ -89,27 +92,25 @@ class InvalidationIntent(NamedTuple):
     entity_name: str | None = None
 
     @classmethod
-    def key(cls, key: str) -> InvalidationIntent:
+    def key(cls, key: Identity) -> InvalidationIntent:
         """Invalidate the one cached entry ``key``."""
-        return _new(cls, ("key", checked_text("key", key, maximum=MAX_TARGET), None))
+        return _new(cls, ("key", checked_identity("key", key), None))
 
     @classmethod
-    def tag(cls, tag: str) -> InvalidationIntent:
+    def tag(cls, tag: Identity) -> InvalidationIntent:
         """Invalidate every entry that carries ``tag``."""
-        return _new(cls, ("tag", checked_text("tag", tag, maximum=MAX_TARGET), None))
+        return _new(cls, ("tag", checked_identity("tag", tag), None))
 
     @classmethod
-    def entity(cls, entity: str, key: str) -> InvalidationIntent:
+    def entity(cls, entity: Identity, key: Identity) -> InvalidationIntent:
         """Invalidate every entry that shows the entity ``entity`` with id ``key``."""
-        value = checked_text("entity key", key, maximum=MAX_TARGET)
-        return _new(
-            cls, ("entity", value, checked_text("entity", entity, maximum=MAX_TARGET))
-        )
+        value = checked_identity("entity key", key)
+        return _new(cls, ("entity", value, checked_identity("entity", entity)))
 
     @classmethod
-    def collection(cls, name: str) -> InvalidationIntent:
+    def collection(cls, name: Identity) -> InvalidationIntent:
         """Invalidate every entry that lists the collection ``name``."""
-        return cls("collection", checked_text("collection", name, maximum=MAX_TARGET))
+        return cls("collection", checked_identity("collection", name))
 
     @classmethod
     def flush(cls) -> InvalidationIntent:
@@ -201,19 +202,21 @@ class InvalidationIntentBatch:
         self._intents.append(intent.checked())
         return self
 
-    def invalidate_key(self, key: str) -> InvalidationIntentBatch:
+    def invalidate_key(self, key: Identity) -> InvalidationIntentBatch:
         self._intents.append(InvalidationIntent.key(key))
         return self
 
-    def invalidate_tag(self, tag: str) -> InvalidationIntentBatch:
+    def invalidate_tag(self, tag: Identity) -> InvalidationIntentBatch:
         self._intents.append(InvalidationIntent.tag(tag))
         return self
 
-    def invalidate_entity(self, entity: str, key: str) -> InvalidationIntentBatch:
+    def invalidate_entity(
+        self, entity: Identity, key: Identity
+    ) -> InvalidationIntentBatch:
         self._intents.append(InvalidationIntent.entity(entity, key))
         return self
 
-    def invalidate_collection(self, name: str) -> InvalidationIntentBatch:
+    def invalidate_collection(self, name: Identity) -> InvalidationIntentBatch:
         self._intents.append(InvalidationIntent.collection(name))
         return self
 

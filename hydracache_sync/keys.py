@@ -6,12 +6,56 @@ write and a read of the same thing can never disagree.
 
 from __future__ import annotations
 
+from typing import Iterable, Union
+from uuid import UUID
+
+#: What an entity's id, a key or a tag may be given as; stored is its text, always.
+Identity = Union[str, int, UUID]
+
 #: Bytes of a namespace; it is part of every index of the outbox.
 MAX_NAMESPACE = 64
 #: Bytes of a key, tag, entity or collection.
 MAX_TARGET = 4096
 #: Bytes of a tag: that of an entity is two escaped names and the separator.
 MAX_TAG = 2 * 3 * MAX_TARGET + 1
+
+#: Bits of an integer beyond which its decimal text is longer than any target. Python
+#: itself refuses to write out those of more than 4300 digits.
+MAX_BITS = 13607
+
+
+def identity_text(field: str, value: object) -> str:
+    """Return the text of an id: an integer's decimals, a UUID's canonical form.
+
+    The id of a row is then the same in a tag, whether it comes from a route, from the
+    database or from a form: ``42`` and ``"42"``.
+
+    :param field: name used in the error.
+    :raises TypeError: neither ``str`` nor ``int`` nor ``UUID``. Also for a ``bool``,
+        which would be the row 1 or 0, and for a ``float``, whose text is not that of
+        the number it equals.
+    :raises ValueError: an integer with more digits than a target may have.
+    """
+    if isinstance(value, str):
+        # Of a subclass, an enum's member say, what it holds and not how it is shown.
+        return str.__str__(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value.bit_length() > MAX_BITS:
+            raise ValueError(
+                f"{field} is an integer of {value.bit_length()} bits, allowed are"
+                f" {MAX_TARGET} digits"
+            )
+        return int.__repr__(value)
+    if isinstance(value, UUID):
+        return UUID.__str__(value)
+    raise TypeError(f"{field} must be str, int or UUID, not {type(value).__name__}")
+
+
+def identity_texts(field: str, values: Iterable[object]) -> tuple[str, ...]:
+    """Return the text of each of ``values``, as :func:`identity_text` of one."""
+    return tuple(
+        each if type(each) is str else identity_text(field, each) for each in values
+    )
 
 
 def checked_text(field: str, value: object, *, maximum: int, minimum: int = 0) -> str:
@@ -43,24 +87,33 @@ def checked_text(field: str, value: object, *, maximum: int, minimum: int = 0) -
     return value
 
 
+def checked_identity(field: str, value: object, *, maximum: int = MAX_TARGET) -> str:
+    """Return the text of ``value`` if it can be stored whole, else raise.
+
+    :raises TypeError, ValueError: as :func:`identity_text` and :func:`checked_text`.
+    """
+    if type(value) is not str:
+        value = identity_text(field, value)
+    return checked_text(field, value, maximum=maximum)
+
+
 def checked_namespace(namespace: object) -> str:
     """Return ``namespace`` if it is 1 to 64 bytes of UTF-8, else raise."""
     return checked_text("namespace", namespace, minimum=1, maximum=MAX_NAMESPACE)
 
 
-def escape_segment(segment: str) -> str:
-    """Make ``segment`` free of the separator ``:``, reversibly.
+def escape_segment(segment: Identity) -> str:
+    """Make the text of ``segment`` free of the separator ``:``, reversibly.
 
-    :raises TypeError: not a ``str``. A row of a query, ``(42,)``, would else make a tag
-        that no invalidation has.
+    :raises TypeError: neither ``str`` nor ``int`` nor ``UUID``. A row of a query,
+        ``(42,)``, would else make a tag that no invalidation has.
     """
-    if not isinstance(segment, str):
-        raise TypeError(
-            f"a part of a tag must be str, not {type(segment).__name__}: write str(id)"
-        )
-    if "%" not in segment and ":" not in segment:
-        return segment
-    return segment.replace("%", "%25").replace(":", "%3A")
+    text = (
+        segment if type(segment) is str else identity_text("a part of a tag", segment)
+    )
+    if "%" not in text and ":" not in text:
+        return text
+    return text.replace("%", "%25").replace(":", "%3A")
 
 
 def unescape_segment(escaped: str) -> str:
@@ -68,15 +121,17 @@ def unescape_segment(escaped: str) -> str:
     return escaped.replace("%3A", ":").replace("%25", "%")
 
 
-def entity_tag(entity: str, key: str) -> str:
+def entity_tag(entity: Identity, key: Identity) -> str:
     """Tag of one entity, for the intent that invalidates it and the read of it.
 
-    :raises TypeError: one of them is no ``str``.
+    ``entity_tag("user", 42)`` is ``entity_tag("user", "42")``.
+
+    :raises TypeError: one of them is neither ``str`` nor ``int`` nor ``UUID``.
     """
     return f"{escape_segment(entity)}:{escape_segment(key)}"
 
 
-def collection_tag(collection: str) -> str:
+def collection_tag(collection: Identity) -> str:
     """Tag of a collection, for the intent that invalidates it and the reads of it."""
     return escape_segment(collection)
 
@@ -119,3 +174,14 @@ class CacheKeyBuilder:
 
     def __repr__(self) -> str:
         return f"CacheKeyBuilder({self.build_string()!r})"
+
+
+def entity_key(*primary_key: object) -> str:
+    """Key of an entity whose primary key has these columns.
+
+    ``entity_key(42)`` is ``"42"``; several columns are escaped and joined by ``:``, so
+    that ``entity_key("shelf", 7)`` is ``"shelf:7"``.
+    """
+    if len(primary_key) == 1:
+        return str(primary_key[0])
+    return CacheKeyBuilder(*primary_key).build_string()

@@ -22,6 +22,7 @@ from typing import Any, Callable, Iterable, Sequence
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.keys import Identity, identity_text
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.printable import printable_logger
@@ -74,9 +75,9 @@ class CachedRead:
     :ivar tags: as the app gives them to the cache.
     """
 
-    key: str
+    key: Identity
     load: Callable[[], Any]
-    tags: Sequence[str] = ()
+    tags: Sequence[Identity] = ()
 
 
 #: Names the reads that an intent invalidates; none where the app caches nothing of it.
@@ -298,7 +299,9 @@ class CacheVerifier:
                     row,
                 )
                 if len(self._findings) < MAX_FINDINGS:
-                    self._findings.append(StaleRead(row, read.key, delay))
+                    self._findings.append(
+                        StaleRead(row, identity_text("key", read.key), delay)
+                    )
 
     def check(self, read: CachedRead) -> str:
         """Compare one read now; return one of :data:`VERDICTS`.

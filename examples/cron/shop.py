@@ -36,7 +36,7 @@ def set_price(price: int) -> None:
     # Both or neither: killed at any point, there is no new price without its row.
     with outbox.transaction() as connection:
         connection.execute("update product set price = ? where id = 1", [price])
-        batch = InvalidationIntentBatch("new price").invalidate_entity("product", "1")
+        batch = InvalidationIntentBatch("new price").invalidate_entity("product", 1)
         outbox.enqueue_in(connection, namespace, batch)
     print(f"the price is {price}")
 

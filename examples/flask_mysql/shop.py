@@ -73,7 +73,7 @@ def product(id):
             return found and found[0]
 
     price = hydracache.get_or_load(
-        f"product:{id}", load, tags=[entity_tag("product", str(id))]
+        f"product:{id}", load, tags=[entity_tag("product", id)]
     )
     if price is None:
         abort(404)
@@ -85,7 +85,7 @@ def set_price(id):
     price = int(request.form["price"])
     with hydracache.transaction(db()), db().cursor() as cursor:
         cursor.execute("update product set price = %s where id = %s", (price, id))
-        hydracache.invalidate_entity("product", str(id))
+        hydracache.invalidate_entity("product", id)
     return {"price": price}
 
 

@@ -61,7 +61,7 @@ def create_app() -> Flask:
             return f"{item.name} costs {item.price}" if item else "no such item"
 
         # A sale changes all prices by one statement, so pages carry its tag, too.
-        tags = [entity_tag("item", str(id)), "prices"]
+        tags = [entity_tag("item", id), "prices"]
         page = hydracache.get_or_load(f"item:{id}", load, tags=tags)
         return f"{page}, from {came_from}\n"
 

@@ -30,6 +30,7 @@ from hydracache_sync.drivers import driver_of
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
+from hydracache_sync.keys import Identity
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable_logger
@@ -123,16 +124,16 @@ class Extension(abc.ABC):
             batch.intent(intent)
         self.collected().add(*batch.intents)
 
-    def invalidate_key(self, key: str) -> None:
+    def invalidate_key(self, key: Identity) -> None:
         self.collected().add(InvalidationIntent.key(key))
 
-    def invalidate_tag(self, tag: str) -> None:
+    def invalidate_tag(self, tag: Identity) -> None:
         self.collected().add(InvalidationIntent.tag(tag))
 
-    def invalidate_entity(self, entity: str, key: str) -> None:
+    def invalidate_entity(self, entity: Identity, key: Identity) -> None:
         self.collected().add(InvalidationIntent.entity(entity, key))
 
-    def invalidate_collection(self, name: str) -> None:
+    def invalidate_collection(self, name: Identity) -> None:
         self.collected().add(InvalidationIntent.collection(name))
 
     def flush(self) -> None:
@@ -393,10 +394,10 @@ class Extension(abc.ABC):
 
     def get_or_load(
         self,
-        key: str,
+        key: Identity,
         loader: Callable[[], T],
         *,
-        tags: Iterable[str] = (),
+        tags: Iterable[Identity] = (),
         ttl: float | None = None,
         soft_ttl: float | None = None,
     ) -> T:
@@ -416,7 +417,7 @@ class Extension(abc.ABC):
         self,
         *,
         key: KeyOf | None = None,
-        tags: Iterable[str] | TagsOf = (),
+        tags: Iterable[Identity] | TagsOf = (),
         ttl: float | None = None,
         soft_ttl: float | None = None,
     ) -> Callable[[Callable[..., T]], CachedFunction[T]]:

@@ -15,6 +15,7 @@ from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.cache.pending_writes import affects
 from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.keys import Identity, identity_text, identity_texts
 
 T = TypeVar("T")
 
@@ -63,10 +64,10 @@ def reads_own_writes(app: RequestCalls) -> bool:
 
 def get_or_load(
     app: RequestCalls,
-    key: str,
+    key: Identity,
     loader: Callable[[], T],
     *,
-    tags: Iterable[str],
+    tags: Iterable[Identity],
     ttl: float | None,
     soft_ttl: float | None,
 ) -> T:
@@ -80,7 +81,7 @@ def get_or_load(
         # What it has changed will be collected right before the commit.
         return _past_cache(app, loader)
     if collected is not None and not isinstance(tags, (str, bytes)):
-        tags = tuple(tags)
+        key, tags = identity_text("key", key), identity_texts("tag", tags)
         if _is_writing(app, collected, key, tags):
             return _past_cache(app, loader)
     if not app.earlier_are_published():

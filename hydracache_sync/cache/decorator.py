@@ -27,6 +27,7 @@ from types import ModuleType
 from typing import Any, Callable, Generic, Iterable, Protocol, TypeVar
 
 from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.keys import Identity, identity_text, identity_texts
 
 T = TypeVar("T")
 
@@ -36,18 +37,18 @@ class ReadsThrough(Protocol):
 
     def get_or_load(
         self,
-        key: str,
+        key: Identity,
         loader: Callable[[], T],
         *,
-        tags: Iterable[str] = (),
+        tags: Iterable[Identity] = (),
         ttl: float | None = None,
         soft_ttl: float | None = None,
     ) -> T: ...
 
 
 #: Make a key, or tags, from the arguments of a call.
-KeyOf = Callable[..., str]
-TagsOf = Callable[..., Iterable[str]]
+KeyOf = Callable[..., Identity]
+TagsOf = Callable[..., Iterable[Identity]]
 
 #: Characters of a default key that stay readable; arguments beyond are hashed.
 MAX_READABLE = 400
@@ -91,7 +92,7 @@ class CachedFunction(Generic[T]):
         function: Callable[..., T],
         *,
         key: KeyOf | None,
-        tags: Iterable[str] | TagsOf,
+        tags: Iterable[Identity] | TagsOf,
         ttl: float | None,
         soft_ttl: float | None,
     ) -> None:
@@ -133,12 +134,12 @@ class CachedFunction(Generic[T]):
         return self if instance is None else BoundCachedFunction(self, instance)
 
     def key(self, *args: Any, **kwargs: Any) -> str:
-        """The key that a call with these arguments has."""
-        return self._key(*args, **kwargs)
+        """The key that a call with these arguments has, as text."""
+        return identity_text("key", self._key(*args, **kwargs))
 
-    def tags(self, *args: Any, **kwargs: Any) -> Iterable[str]:
-        """The tags that a call with these arguments has."""
-        return self._tags(*args, **kwargs)
+    def tags(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """The tags that a call with these arguments has, as texts."""
+        return identity_texts("tag", self._tags(*args, **kwargs))
 
     def intent(self, *args: Any, **kwargs: Any) -> InvalidationIntent:
         """What invalidates the result of a call with these arguments; for a batch."""

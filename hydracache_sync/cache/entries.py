@@ -38,6 +38,7 @@ from hydracache_sync.cache.tokens import (
     stamped,
 )
 from hydracache_sync.errors import ApplyError, ApplyPermanent
+from hydracache_sync.keys import Identity
 from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.printable import printable_logger
 
@@ -47,6 +48,7 @@ logger = printable_logger(__name__)
 class Lookup(NamedTuple):
     """What one round trip has read of a key.
 
+    :ivar key: as the caller gave it.
     :ivar value: of a hit, else ``MISS``.
     :ivar entry: as stored, None where there is none.
     :ivar addresses: of the entry, then of its tokens in the order of the digest.
@@ -55,7 +57,7 @@ class Lookup(NamedTuple):
         the store did not say.
     """
 
-    key: str
+    key: Any
     value: Any
     entry: bytes | None
     addresses: tuple[Address, ...]
@@ -76,7 +78,7 @@ class Lookup(NamedTuple):
 
 #: A lookup without its names.
 Found = Tuple[
-    str,
+    Any,
     Any,
     Optional[bytes],
     Tuple[Address, ...],
@@ -130,7 +132,7 @@ class Entries:
 
     # Reading
 
-    def find(self, key: str, tags: Iterable[str]) -> Found:
+    def find(self, key: Identity, tags: Iterable[Identity]) -> Found:
         """Read the entry of ``key`` with all it rests on, in one round trip.
 
         :return: the fields of a :class:`Lookup`, in a plain tuple: a hit needs no more
@@ -153,7 +155,9 @@ class Entries:
             self._count_hit()
         return key, value, entry, addresses, tag_set, tokens
 
-    def look_up_many(self, wanted: Sequence[tuple[str, Iterable[str]]]) -> list[Lookup]:
+    def look_up_many(
+        self, wanted: Sequence[tuple[Identity, Iterable[Identity]]]
+    ) -> list[Lookup]:
         """Read several entries with all they rest on, together in one round trip."""
         plans = []
         for key, tags in wanted:
@@ -192,7 +196,7 @@ class Entries:
         value = self._decode(entry, lookup.tag_set.digest, tokens, name)
         return lookup._replace(value=value, entry=entry, tokens=tokens), other
 
-    def tokens_of(self, key: str, tags: Iterable[str]) -> Lookup:
+    def tokens_of(self, key: Identity, tags: Iterable[Identity]) -> Lookup:
         """Read the tokens alone, for a value that is loaded later."""
         tag_set = self.tag_sets.of(tags)
         addresses = self._keyspace.of_key(key) + tag_set.addresses
@@ -411,7 +415,7 @@ class Entries:
                 self.counters.fills.add()
         return not failures and not refusals
 
-    def delete(self, key: str) -> bool:
+    def delete(self, key: Identity) -> bool:
         """Remove the entry of ``key``, and the lock of who loads it."""
         addresses = [self._keyspace.entry(key), self._keyspace.load_lock(key)]
         failures = self._store.delete_many(addresses)

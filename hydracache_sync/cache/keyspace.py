@@ -21,8 +21,9 @@ from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.keys import (
     MAX_TAG,
     MAX_TARGET,
+    Identity,
+    checked_identity,
     checked_namespace,
-    checked_text,
     escape_segment,
 )
 
@@ -102,11 +103,12 @@ class Keyspace:
     """Addresses of one namespace on one ring. Immutable, safe to share.
 
     A key is text of 0 to 4096 bytes of UTF-8, a tag of 0 to 24577: that of an entity is
-    made of two names. A name outside ``[!-~]{1,180}`` is replaced by its SHA-256.
+    made of two names. An ``int`` or a ``UUID`` stands for its text. A name outside
+    ``[!-~]{1,180}`` is replaced by its SHA-256.
 
     :param ring: the store's ring id; a new one makes every entry and token new.
-    :raises TypeError, ValueError: in all methods, for a key or tag that is not such
-        text.
+    :raises TypeError, ValueError: in all methods, for a key or tag that is none of
+        these.
     """
 
     def __init__(self, ring: str, namespace: str) -> None:
@@ -124,15 +126,15 @@ class Keyspace:
         self._key_token = prefix + b"k", prefix + b"K"
         self._tag_token = prefix + b"t", prefix + b"T"
 
-    def entry(self, key: str) -> Address:
+    def entry(self, key: Identity) -> Address:
         """Where the entry of ``key`` is."""
         return self.of_key(key)[0]
 
-    def key_token(self, key: str) -> Address:
+    def key_token(self, key: Identity) -> Address:
         """Where the token of ``key`` is: on the node of its entry."""
         return self.of_key(key)[2]
 
-    def of_key(self, key: str) -> tuple[Address, Address, Address]:
+    def of_key(self, key: Identity) -> tuple[Address, Address, Address]:
         """Entry, the namespace's token on the entry's node, and the key's token.
 
         The order in which an entry's tokens are compared begins so; tags follow.
@@ -145,12 +147,12 @@ class Keyspace:
             (entry, self._key_token[hashed] + name),
         )
 
-    def load_lock(self, key: str) -> Address:
+    def load_lock(self, key: Identity) -> Address:
         """Where readers agree on who loads ``key``: on the node of its entry."""
         hashed, name = _name("key", key, MAX_TARGET)
         return self._entry[hashed] + name, self._load_lock[hashed] + name
 
-    def tag_token(self, tag: str) -> Address:
+    def tag_token(self, tag: Identity) -> Address:
         """Where the token of ``tag`` is."""
         hashed, name = _name("tag", tag, MAX_TAG)
         token = self._tag_token[hashed] + name
@@ -182,9 +184,11 @@ class Keyspace:
         return f"Keyspace(ring={self.ring!r}, namespace={self.namespace!r})"
 
 
-def _name(field: str, text: str, maximum: int) -> tuple[bool, bytes]:
-    """Tell whether ``text`` must be hashed, and its bytes in a physical key."""
-    if isinstance(text, str) and _plain_name(text):
+def _name(field: str, name: Identity, maximum: int) -> tuple[bool, bytes]:
+    """Tell whether ``name`` must be hashed, and its bytes in a physical key."""
+    if type(name) is str and _plain_name(name):
+        return False, name.encode("ascii")
+    text = checked_identity(field, name, maximum=maximum)
+    if _plain_name(text):
         return False, text.encode("ascii")
-    checked_text(field, text, maximum=maximum)
     return True, sha256(text.encode("utf-8")).hexdigest().encode("ascii")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from typing import Iterable, NamedTuple, Tuple
+from uuid import UUID
 
 from hydracache_sync.cache.entry_format import tag_digest
 from hydracache_sync.cache.keyspace import Address, Keyspace
+from hydracache_sync.keys import Identity, identity_texts
 
 #: Tags of one entry. Each is a token to be read and compared at every hit: with so many
 #: that takes about 3 ms, and ten times as long with ten times as many.
@@ -42,39 +44,44 @@ class TagSets:
         self._strict = strict
         self._remembered: dict[tuple[str, ...], TagSet] = {}
 
-    def of(self, tags: Iterable[str]) -> TagSet:
+    def of(self, tags: Iterable[Identity]) -> TagSet:
         """Check ``tags``; their order and repetitions do not matter.
 
         :raises TypeError: a single text (its letters would be the tags), or a tag that
-            is not text.
+            is neither text nor ``int`` nor ``UUID``.
         :raises ValueError: over :data:`MAX_TAGS` tags, or a tag that is not 0 to 24577
             bytes of UTF-8.
         """
         if type(tags) is not tuple:
-            if isinstance(tags, (str, bytes)):
+            if isinstance(tags, (str, bytes, int, UUID)):
                 raise TypeError(
                     f"tags must be several texts, as in ({tags!r},), not one {tags!r}"
                 )
             tags = tuple(tags)
         try:
-            known = self._remembered.get(tags)
+            known = self._remembered.get(tags)  # type: ignore[arg-type]
         except TypeError:
             # Something in it has no hash, so it is no text. Named below.
             known = None
         return known or self._learn(tags)
 
-    def _learn(self, given: tuple[str, ...]) -> TagSet:
+    def _learn(self, tags: tuple[Identity, ...]) -> TagSet:
+        # Remembered by texts alone: to a dict 1, 1.0 and True are one.
+        given = identity_texts("tag", tags)
+        known = self._remembered.get(given)
+        if known is not None:
+            return known
         if len(given) > MAX_TAGS and len(set(given)) > MAX_TAGS:
             raise ValueError(
                 f"tags are {len(set(given))}, and an entry has {MAX_TAGS} at most: each"
                 " is read at every hit. Give what many of them have in common one tag"
             )
         addresses = {tag: self._keyspace.tag_token(tag) for tag in given}
-        tags = sorted(addresses)
-        digest = tag_digest(tags)
+        names = sorted(addresses)
+        digest = tag_digest(names)
         if self._strict:
             digest = blake2b(digest, digest_size=16, person=b"strict").digest()
-        tag_set = TagSet(tuple(addresses[tag] for tag in tags), digest)
+        tag_set = TagSet(tuple(map(addresses.__getitem__, names)), digest)
         if sum(map(len, given)) + len(given) <= MAX_REMEMBERED_TEXT:
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()

@@ -46,13 +46,17 @@ from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF, HoldOff, TokenP
 from hydracache_sync.durations import checked_number, checked_seconds
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.keys import Identity, identity_text, identity_texts
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Identity)
 
 
 #: The tags of several keys: the same for all, by key, or made from the key.
 TagsOfKeys = Union[
-    Iterable[str], Mapping[str, Iterable[str]], Callable[[str], Iterable[str]]
+    Iterable[Identity],
+    Mapping[Any, Iterable[Identity]],
+    Callable[[Any], Iterable[Identity]],
 ]
 
 
@@ -76,7 +80,8 @@ class TaggedCache:
     failed round trip a call makes no other, so it costs one ``call_timeout`` at most.
 
     A key is text of 0 to 4096 bytes of UTF-8, a tag of 0 to 24577 (``entity_tag`` makes
-    long ones); an entry has 1,000 tags at most. The tags of a key must be the same in
+    long ones); an ``int`` or a ``UUID`` stands for its text. An entry has 1,000 tags at
+    most. The tags of a key must be the same in
     every read of it: other tags are a miss. Their order does not matter.
 
     Values are ``bytes``, ``str``, None, ``bool``, ``int``, finite ``float``, and
@@ -170,7 +175,9 @@ class TaggedCache:
 
     # Reading
 
-    def get(self, key: str, *, tags: Iterable[str] = (), default: Any = None) -> Any:
+    def get(
+        self, key: Identity, *, tags: Iterable[Identity] = (), default: Any = None
+    ) -> Any:
         """Return the cached value of ``key``, or ``default``. One round trip.
 
         None may be a cached value: give a ``default`` of your own to tell.
@@ -187,10 +194,10 @@ class TaggedCache:
 
     def get_or_load(
         self,
-        key: str,
+        key: Identity,
         loader: Callable[[], T],
         *,
-        tags: Iterable[str] = (),
+        tags: Iterable[Identity] = (),
         ttl: float | None = None,
         soft_ttl: float | None = None,
         since: float | None = None,
@@ -248,8 +255,10 @@ class TaggedCache:
             return self._loads.load(lookup, loader, lifetime, since)
         return self._load_or_stale(lookup, loader, lifetime, since, stale_on_error)
 
-    def get_many(self, keys: Iterable[str], *, tags: TagsOfKeys = ()) -> dict[str, Any]:
+    def get_many(self, keys: Iterable[K], *, tags: TagsOfKeys = ()) -> dict[K, Any]:
         """Return the cached values of ``keys``, without those that are not cached.
+
+        By the keys as they were given: that of ``42`` is under ``42``, not ``"42"``.
 
         One round trip together, and another for each further 100 names that a node is
         asked for: an entry asks for three and its tags.
@@ -266,13 +275,13 @@ class TaggedCache:
 
     def get_many_or_load(
         self,
-        keys: Iterable[str],
-        loader: Callable[[list[str]], Mapping[str, T]],
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Mapping[K, T]],
         *,
         tags: TagsOfKeys = (),
         ttl: float | None = None,
         since: float | None = None,
-    ) -> dict[str, T]:
+    ) -> dict[K, T]:
         """Return the cached values of ``keys``, and load those that are not cached.
 
         The loader is called once, with the keys that are missing, and not at all if
@@ -281,7 +290,8 @@ class TaggedCache:
         that overlap would wait in rings, and a set is loaded by one query whoever else
         loads a part of it.
 
-        :param loader: returns the values by key. A key that it leaves out is not in the
+        :param loader: is given keys, and returns values by key, as they were given
+            here. A key that it leaves out is not in the
             result and is not stored; None is a value.
         :param tags: as in :meth:`get_many`.
         :raises TypeError, ValueError, KeyError: as :meth:`get_or_load` and
@@ -326,9 +336,9 @@ class TaggedCache:
 
     def reserve(
         self,
-        key: str,
+        key: Identity,
         *,
-        tags: Iterable[str] = (),
+        tags: Iterable[Identity] = (),
         since: float | None = None,
     ) -> Reservation:
         """Read the tokens of ``key`` and ``tags`` now, to store a value loaded later.
@@ -351,10 +361,10 @@ class TaggedCache:
 
     def set(
         self,
-        key: str,
+        key: Identity,
         value: object,
         *,
-        tags: Iterable[str] = (),
+        tags: Iterable[Identity] = (),
         ttl: float | None = None,
         soft_ttl: float | None = None,
         since: float,
@@ -377,7 +387,7 @@ class TaggedCache:
             value, ttl, soft_ttl=soft_ttl
         )
 
-    def delete(self, key: str) -> bool:
+    def delete(self, key: Identity) -> bool:
         """Remove the entry of ``key``; tell whether the store has confirmed it.
 
         Frees memory. It invalidates nothing: a load under way may store the value
@@ -391,7 +401,7 @@ class TaggedCache:
         self,
         *,
         key: KeyOf | None = None,
-        tags: Iterable[str] | TagsOf = (),
+        tags: Iterable[Identity] | TagsOf = (),
         ttl: float | None = None,
         soft_ttl: float | None = None,
     ) -> Callable[[Callable[..., T]], CachedFunction[T]]:
@@ -480,8 +490,10 @@ class TaggedCache:
     def __repr__(self) -> str:
         return f"TaggedCache({self._store!r}, {self.namespace!r})"
 
-    def _is_writing(self, key: str, tags: Sequence[str]) -> bool:
-        if not self._pending_writes.affects(key, tags):
+    def _is_writing(self, key: Identity, tags: Sequence[Identity]) -> bool:
+        if not self._pending_writes.affects(
+            identity_text("key", key), identity_texts("tag", tags)
+        ):
             return False
         # Wrong arguments are an error here too.
         self._keyspace.entry(key)
@@ -500,7 +512,7 @@ class TaggedCache:
         return since
 
     def _reserved(
-        self, key: str, tags: Iterable[str], since: float | None
+        self, key: Identity, tags: Iterable[Identity], since: float | None
     ) -> FillDecision:
         if self._pending_writes.batches:
             tags = tuple(tags)
@@ -587,8 +599,8 @@ class TaggedCache:
             return stale_on_error(Stale(value, exc))
 
     def _look_up_many(
-        self, keys: Iterable[str], tags: TagsOfKeys
-    ) -> tuple[list[Lookup], list[str]]:
+        self, keys: Iterable[K], tags: TagsOfKeys
+    ) -> tuple[list[Lookup], list[K]]:
         """Look up all ``keys`` but those that this thread is writing; these besides."""
         if isinstance(keys, (str, bytes)):
             raise TypeError(f"keys must be several texts, not one {keys!r}")
@@ -608,7 +620,7 @@ class TaggedCache:
         return self._entries.look_up_many(wanted), written
 
 
-def _tags_by_key(tags: TagsOfKeys) -> Callable[[str], Iterable[str]]:
+def _tags_by_key(tags: TagsOfKeys) -> Callable[[Any], Iterable[Identity]]:
     if isinstance(tags, Mapping):
         return tags.__getitem__
     if callable(tags):

@@ -5,7 +5,9 @@ What single reads do is in ``test_tagged_cache.py``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import uuid
 from typing import Any, Callable, Iterator, Sequence
 
 import pytest
@@ -224,6 +226,91 @@ def test_set_without_since_does_not_exist(cache: TaggedCache) -> None:
 
 
 # Lifetime
+
+
+IDS = [42, uuid.UUID(int=42)]
+
+
+@pytest.mark.parametrize("id", IDS, ids=repr)
+def test_an_id_is_the_same_key_and_tag_as_its_text(
+    cache: TaggedCache, applier: MemcachedApplier, id: Any
+) -> None:
+    text = str(id)
+
+    assert cache.get_or_load(id, lambda: "Ada", tags=[id]) == "Ada"
+
+    assert cache.get(text, tags=[text]) == cache.get(id, tags=(id,)) == "Ada"
+    assert cache.get_many([id, text], tags=[id]) == {id: "Ada", text: "Ada"}
+    assert cache.get_many([id], tags={id: [text]}) == {id: "Ada"}
+    assert cache.get_many_or_load(
+        [id, 7], lambda keys: {keys[0]: "Bob"}, tags=[id]
+    ) == {
+        id: "Ada",
+        7: "Bob",
+    }
+    applier.apply_invalidation(InvalidationIntent.tag(id))
+    assert cache.get(id, tags=[id]) is None
+    assert cache.reserve(id, tags=[id]).fill("Eve")
+    assert cache.get(text, tags=[text]) == "Eve"
+    applier.apply_invalidation(InvalidationIntent.key(id))
+    assert cache.get(text, tags=[text]) is None
+    assert cache.reserve(id).fill("Eve") and cache.delete(id)
+    assert cache.get(text) is None
+
+
+@pytest.mark.parametrize("id", IDS, ids=repr)
+def test_what_is_being_written_is_known_by_an_id_or_by_its_text(
+    cache: TaggedCache, id: Any
+) -> None:
+    values = iter(range(100))
+    batch = InvalidationIntentBatch().invalidate_key(id).invalidate_tag(id)
+
+    with cache.writing(batch):
+        for key, tag in ((id, "a"), (str(id), "a"), ("a", id), ("a", str(id))):
+            first = cache.get_or_load(key, lambda: next(values), tags=[tag])
+            assert cache.get_or_load(key, lambda: next(values), tags=[tag]) != first
+            assert cache.get_many([key], tags=[tag]) == {}
+            assert not cache.reserve(key, tags=[tag]).fillable
+
+
+@pytest.mark.parametrize("wrong", [True, 1.0, None, b"1", (1,)], ids=repr)
+def test_a_key_or_tag_that_is_no_id_is_refused_by_name(
+    cache: TaggedCache, clock: FakeClock, wrong: Any
+) -> None:
+    # To a dict these are the number 1, under which nothing may be remembered.
+    cache.get("1", tags=["b", 1])
+    kind = type(wrong).__name__
+    batch = InvalidationIntentBatch().flush()
+    now = clock()
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):  # also in a block in which every read goes round the cache
+            for field, key, tags in (("key", wrong, []), ("tag", "a", ["b", wrong])):
+                for call in (
+                    lambda: cache.get(key, tags=tags),
+                    lambda: cache.get_or_load(key, lambda: "value", tags=tags),
+                    lambda: cache.get_many([key], tags=tags),
+                    lambda: cache.get_many_or_load([key], lambda _: {}, tags=tags),
+                    lambda: cache.reserve(key, tags=tags),
+                    lambda: cache.set(key, "value", tags=tags, since=now),
+                    lambda: cache.cached(key=lambda: key, tags=tags)(str)(),
+                ):
+                    with pytest.raises(
+                        TypeError,
+                        match=f"^{field} must be str, int or UUID, not {kind}",
+                    ):
+                        call()
+            with pytest.raises(TypeError, match="^key must be str, int or UUID"):
+                cache.delete(wrong)
+            stack.enter_context(cache.writing(batch))
+
+
+@pytest.mark.parametrize("tags", ["user:42", 42, uuid.UUID(int=42)], ids=repr)
+def test_a_single_tag_in_place_of_several_is_refused(
+    cache: TaggedCache, tags: Any
+) -> None:
+    with pytest.raises(TypeError, match="tags must be several texts"):
+        cache.get("key", tags=tags)
 
 
 def test_entries_stored_together_do_not_end_together(

@@ -145,7 +145,7 @@ def test_key_and_tags_are_made_from_the_arguments(cache: TaggedCache) -> None:
 
     assert calls == [1, 2, 1]
     assert load.key(7) == "user:7"
-    assert load.tags(7) == ["user:7"]
+    assert load.tags(7) == ("user:7",)
     assert load.uncached(7) == 7
     assert cache.get("user:1", tags=["user:1"]) == 1
 
@@ -175,7 +175,7 @@ def test_a_method_is_cached_by_object(
     assert [one.item(1), two.item(1), one.item(1)] == ["one 1", "two 1", "one 1"]
     assert cache.diagnostics().hits == 1
     assert one.item.key(1) != two.item.key(1)
-    assert one.item.tags(1) == ["one-1"]
+    assert one.item.tags(1) == ("one-1",)
     assert one.item.uncached(5) == "one 5"
     assert one.item.intent(1) == Shop.item.intent(one, 1)
     assert Shop.title(1) == "Shop 1"

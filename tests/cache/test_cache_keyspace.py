@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import uuid
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -128,10 +130,16 @@ def test_the_tag_of_the_longest_entity_has_a_key() -> None:
 
 
 @pytest.mark.parametrize("role", ["entry", "key_token", "tag_token"])
-@pytest.mark.parametrize("name", [b"bytes", None, 42, ("tuple",)])
-def test_a_name_that_is_no_text_is_refused(role: str, name: str) -> None:
-    with pytest.raises(TypeError, match="must be str"):
+@pytest.mark.parametrize("name", [b"bytes", None, True, 42.0, ("tuple",)])
+def test_a_name_that_is_no_id_is_refused(role: str, name: str) -> None:
+    with pytest.raises(TypeError, match="must be str, int or UUID, not"):
         physical("1", "shop", role, name)
+
+
+@pytest.mark.parametrize("role", ["entry", "key_token", "tag_token"])
+@pytest.mark.parametrize("name", [42, uuid.UUID(int=42)], ids=repr)
+def test_an_id_is_the_name_that_its_text_is(role: str, name: Any) -> None:
+    assert physical("1", "shop", role, name) == physical("1", "shop", role, str(name))
 
 
 def test_a_text_of_a_subclass_is_the_same_name() -> None:

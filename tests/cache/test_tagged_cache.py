@@ -221,7 +221,7 @@ def test_delete_removes_the_entry_alone(cache: TaggedCache) -> None:
 
 
 @pytest.mark.parametrize(
-    "tags", ["users", b"users", [1], [None], [b"users"], 5, [["a"]]]
+    "tags", ["users", b"users", [1.5], [None], [b"users"], 5, [["a"]]]
 )
 def test_tags_that_are_no_texts_are_refused(cache: TaggedCache, tags: Any) -> None:
     for call in (cache.get, cache.reserve):

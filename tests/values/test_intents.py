@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 
 import pytest
@@ -139,10 +140,25 @@ def test_text_beyond_its_limit_is_refused_with_field_length_and_limit(
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("wrong", [None, 42, b"users", True], ids=repr)
-def test_what_is_no_text_is_a_type_error(field: str, wrong: object) -> None:
-    with pytest.raises(TypeError, match=f"^{field} must be str"):
+@pytest.mark.parametrize("wrong", [None, 42.0, b"users", True, (42,)], ids=repr)
+def test_what_is_no_id_is_a_type_error(field: str, wrong: object) -> None:
+    name = type(wrong).__name__
+
+    with pytest.raises(
+        TypeError, match=f"^{field} must be str, int or UUID, not {name}"
+    ):
         FIELDS[field](wrong)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("given_as", [42, uuid.UUID(int=42)], ids=repr)
+def test_an_intent_holds_the_text_of_an_id(
+    field: str, given_as: int | uuid.UUID
+) -> None:
+    intent, same = FIELDS[field](given_as), FIELDS[field](str(given_as))
+
+    assert intent == same and intent.target_hash() == same.target_hash()
+    assert intent.checked() is not None
 
 
 @pytest.mark.parametrize("field", FIELDS)

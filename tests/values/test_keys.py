@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import decimal
+import enum
 import json
+import uuid
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,16 @@ from hypothesis import strategies as st
 
 from hydracache_sync.keys import (
     CacheKeyBuilder,
+    Identity,
+    checked_identity,
     checked_namespace,
     checked_text,
     collection_tag,
+    entity_key,
     entity_tag,
     escape_segment,
+    identity_text,
+    identity_texts,
     unescape_segment,
 )
 
@@ -30,15 +38,74 @@ def test_keys_are_those_of_the_rust_crate(vector: dict) -> None:
     assert CacheKeyBuilder(*vector["segments"]).build_string() == vector["text"]
 
 
-@pytest.mark.parametrize("part", [42, (42,), ["42"], {"42"}, b"42", None])
-def test_a_tag_is_made_of_text_alone(part: object) -> None:
+class Size(enum.IntEnum):
+    LARGE = 3
+
+
+class Plan(str, enum.Enum):
+    PRO = "pro:1"
+
+
+NUMBER = uuid.UUID("6BA7B810-9DAD-11D1-80B4-00C04FD430C8")
+
+#: Of each kind of id its text.
+IDENTITIES: list[tuple[Identity, str]] = [
+    ("42", "42"),
+    (42, "42"),
+    (-1, "-1"),
+    (10**40, "1" + "0" * 40),
+    (Size.LARGE, "3"),
+    (Plan.PRO, "pro:1"),
+    (NUMBER, "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+]
+
+#: What names nothing that is stored.
+REFUSED: list[object] = [
+    True, 42.0, None, b"42", decimal.Decimal(42), (42,), ["42"], {"42"}, object(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given_as, text", IDENTITIES, ids=repr)
+def test_an_id_has_one_text_however_it_is_given(given_as: Identity, text: str) -> None:
+    found = identity_text("key", given_as)
+
+    assert found == text and type(found) is str
+    assert identity_texts("tag", ["a", given_as]) == ("a", text)
+    assert entity_tag("user", given_as) == entity_tag("user", text)
+    assert entity_tag(given_as, "1") == entity_tag(text, "1")
+    assert collection_tag(given_as) == collection_tag(text)
+
+
+@pytest.mark.parametrize("part", REFUSED, ids=repr)
+def test_what_is_no_id_is_refused_by_name(part: object) -> None:
+    name = type(part).__name__
+
     for make in (
         lambda: entity_tag("user", part),  # type: ignore[arg-type]
         lambda: entity_tag(part, "42"),  # type: ignore[arg-type]
         lambda: collection_tag(part),  # type: ignore[arg-type]
     ):
-        with pytest.raises(TypeError, match="must be str, not .*: write str"):
+        with pytest.raises(
+            TypeError, match=f"^a part of a tag must be str, int or UUID, not {name}$"
+        ):
             make()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("digits", [4097, 5000])
+def test_an_integer_longer_than_any_key_is_refused(digits: int, sign: int) -> None:
+    number = sign * 10 ** (digits - 1)
+
+    with pytest.raises(ValueError, match="^key is .* allowed are .*4096"):
+        checked_identity("key", number)
+    assert len(checked_identity("key", 10**4095)) == 4096
+
+
+def test_a_key_of_several_columns_has_one_text() -> None:
+    assert entity_key(42) == "42"
+    assert entity_key(NUMBER) == str(NUMBER)
+    assert entity_key("a:b", 7) == "a%3Ab:7"
+    assert entity_key("a", "b:7") != entity_key("a:b", 7)
 
 
 @given(TEXT)

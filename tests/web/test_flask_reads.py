@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import uuid
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,27 @@ def cookies(response: Any) -> list[str]:
 
 
 class TestSameRequest:
+    @pytest.mark.parametrize(
+        "key, tag",
+        [(1, "a"), ("1", "a"), ("a", 1), ("a", "1"), ("b", uuid.UUID(int=1))],
+    )
+    def test_its_own_writes_are_known_by_an_id_or_by_its_text(
+        self, eventual: Shop, key: Any, tag: Any
+    ) -> None:
+        def read(value: str) -> str:
+            return hydracache.get_or_load(key, lambda: value, tags=[tag])
+
+        with eventual.app.app_context():
+            assert read("before") == read("again") == "before"
+            hydracache.invalidate_key(1)
+            hydracache.invalidate_tag(1)
+            hydracache.invalidate_tag(uuid.UUID(int=1))
+
+            shown = read("own")
+
+            hydracache.discard()
+        assert shown == "own"
+
     @pytest.mark.parametrize("kind", ["eventual", "inline"])
     def test_it_reads_its_own_writes_and_stores_nothing_uncommitted(
         self, kind: str, request: pytest.FixtureRequest

@@ -15,7 +15,7 @@ from hydracache_sync.integrations.sqlalchemy.attached import (
     reads_own_writes,
     snapshot,
 )
-from hydracache_sync.integrations.sqlalchemy.model_intents import entity_key
+from hydracache_sync.keys import entity_key
 
 __all__ = [
     "Attached",

@@ -15,14 +15,12 @@ from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.integrations.sqlalchemy import unattached
 from hydracache_sync.integrations.sqlalchemy.core import EngineEvents
 from hydracache_sync.integrations.sqlalchemy.followed import Bind, Followed
-from hydracache_sync.integrations.sqlalchemy.model_intents import (
-    ModelIntents,
-    entity_key,
-)
+from hydracache_sync.integrations.sqlalchemy.model_intents import ModelIntents
 from hydracache_sync.integrations.sqlalchemy.orm import SessionEvents
 from hydracache_sync.integrations.sqlalchemy.primary_keys import require_plain_keys
 from hydracache_sync.integrations.sqlalchemy.transaction import Home
 from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.keys import Identity, entity_key
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.receipts import InvalidationReceipt
 
@@ -140,7 +138,7 @@ class Attached:
         *,
         entity: str | None = None,
         collections: Sequence[str] = (),
-        key: Callable[..., str] = entity_key,
+        key: Callable[..., Identity] = entity_key,
         more: Callable[[Any], Iterable[InvalidationIntent]] | None = None,
     ) -> None:
         """Have changes of ``model``'s objects invalidate what shows them.
@@ -185,7 +183,11 @@ class Attached:
     # Reading
 
     def get_or_load(
-        self, cache: TaggedCache, key: str, loader: Callable[[], Any], **options: Any
+        self,
+        cache: TaggedCache,
+        key: Identity,
+        loader: Callable[[], Any],
+        **options: Any,
     ) -> Any:
         """As ``cache.get_or_load``, and never less than the open transaction shows.
 

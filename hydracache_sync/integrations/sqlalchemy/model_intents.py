@@ -8,17 +8,7 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable, Sequence
 
 from hydracache_sync.intents import InvalidationIntent
-from hydracache_sync.keys import CacheKeyBuilder
-
-
-def entity_key(*primary_key: object) -> str:
-    """Key of an entity whose primary key has these columns.
-
-    ``entity_key(42)`` is ``"42"``; several columns are escaped and joined by ``:``.
-    """
-    if len(primary_key) == 1:
-        return str(primary_key[0])
-    return CacheKeyBuilder(*primary_key).build_string()
+from hydracache_sync.keys import Identity
 
 
 class ModelIntents:
@@ -36,7 +26,7 @@ class ModelIntents:
         entity: str | None,
         collections: Sequence[str],
         *,
-        key: Callable[..., str],
+        key: Callable[..., Identity],
         more: Callable[[Any], Iterable[InvalidationIntent]] | None,
     ) -> None:
         if isinstance(collections, str):
