@@ -413,24 +413,47 @@ class Extension(abc.ABC):
             self, key, loader, tags=tags, ttl=ttl, soft_ttl=soft_ttl
         )
 
+    def refresh(
+        self,
+        key: Identity,
+        loader: Callable[[], T],
+        *,
+        tags: Iterable[Identity] = (),
+        ttl: float | None = None,
+        soft_ttl: float | None = None,
+    ) -> T:
+        """As ``cache.refresh``, under the rules of :meth:`get_or_load`."""
+        return own_reads.get_or_load(
+            self, key, loader, tags=tags, ttl=ttl, soft_ttl=soft_ttl, anew=True
+        )
+
     def cached(
         self,
         *,
         key: KeyOf | None = None,
-        tags: Iterable[Identity] | TagsOf = (),
+        tags: Iterable[Identity] | TagsOf,
         ttl: float | None = None,
         soft_ttl: float | None = None,
+        inherit_tags: bool = True,
     ) -> Callable[[Callable[..., T]], CachedFunction[T]]:
         """Decorate a function so that calls with the same arguments are cached.
 
         As ``cache.cached``, by the :meth:`get_or_load` of here: it knows this request's
         own writes and its snapshot, and asks for the app only when it is called, so
         that it can decorate what is defined before there is one.
+        ``function.invalidate(...)`` collects what invalidates the result of a call.
         """
 
         def decorate(function: Callable[..., T]) -> CachedFunction[T]:
             return CachedFunction(
-                self, function, key=key, tags=tags, ttl=ttl, soft_ttl=soft_ttl
+                self,
+                function,
+                key=key,
+                tags=tags,
+                ttl=ttl,
+                soft_ttl=soft_ttl,
+                inherit_tags=inherit_tags,
+                invalidate=self.invalidate,
             )
 
         return decorate

@@ -7,12 +7,13 @@ loads before its commit is not stored. Keeps no state: the request does.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Callable, Iterable, Protocol, Sequence, TypeVar
+from typing import Callable, Iterable, Protocol, Sequence, TypeVar
 
 from hydracache_sync.app import open_transactions
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
+from hydracache_sync.cache.not_stored import NotToBeStored, value_of
 from hydracache_sync.cache.pending_writes import affects
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.keys import Identity, identity_text, identity_texts
@@ -36,19 +37,6 @@ class RequestCalls(Protocol):
     def earlier_are_published(self) -> bool: ...
 
 
-class _NotToBeStored(BaseException):
-    """Ends a load that has itself written: its value may be rolled back.
-
-    No ``Exception``: to the cache each of those is a loader that has failed.
-
-    :ivar value: for the caller of that load alone.
-    """
-
-    def __init__(self, value: Any) -> None:
-        super().__init__("the loader has written in a transaction that is open")
-        self.value = value
-
-
 def reads_own_writes(app: RequestCalls) -> bool:
     """As ``Extension.reads_own_writes``."""
     if _has_uncommitted(app):
@@ -70,8 +58,9 @@ def get_or_load(
     tags: Iterable[Identity],
     ttl: float | None,
     soft_ttl: float | None,
+    anew: bool = False,
 ) -> T:
-    """As ``Extension.get_or_load``."""
+    """As ``Extension.get_or_load``; as ``Extension.refresh`` if it is to load anew."""
     if open_transactions.writing():
         # They may have more to collect at their flush, and what a statement without
         # objects has changed nobody knows.
@@ -96,21 +85,15 @@ def get_or_load(
         with writes.checking(False) if writes and checking else nullcontext():
             value = loader()
         if not has_written and _has_uncommitted(app):
-            raise _NotToBeStored(value)
+            raise NotToBeStored(value)
         if checking and open_transactions.statements() == before:
             # It has read elsewhere, where the request may have written, too.
-            raise _NotToBeStored(value)
+            raise NotToBeStored(value)
         return value
 
-    try:
-        with writes.checking() if writes and checking else nullcontext():
-            return app.cache.get_or_load(
-                key, load, tags=tags, ttl=ttl, soft_ttl=soft_ttl
-            )
-    except _NotToBeStored as exc:
-        value: T = exc.value
-        app.cache.check_value(value)
-        return value
+    read = app.cache.refresh if anew else app.cache.get_or_load
+    with writes.checking() if writes and checking else nullcontext():
+        return read(key, load, tags=tags, ttl=ttl, soft_ttl=soft_ttl)
 
 
 def _past_cache(app: RequestCalls, loader: Callable[[], T]) -> T:
@@ -118,7 +101,7 @@ def _past_cache(app: RequestCalls, loader: Callable[[], T]) -> T:
 
     A page that works while nothing may be stored must not fail when it may.
     """
-    value = loader()
+    value = value_of(loader)
     app.cache.check_value(value)
     return value
 

@@ -25,6 +25,18 @@ MAX_REMEMBERED = 1024
 MAX_REMEMBERED_TEXT = 512
 
 
+def several(tags: Iterable[Identity]) -> tuple[Identity, ...]:
+    """Return ``tags`` in a tuple.
+
+    :raises TypeError: a single one; the letters of a text would be the tags.
+    """
+    if isinstance(tags, (str, bytes, int, UUID)):
+        raise TypeError(
+            f"tags must be several texts, as in ({tags!r},), not one {tags!r}"
+        )
+    return tuple(tags)
+
+
 class TagSet(NamedTuple):
     """Some tags and where their tokens are, in the order of the digest."""
 
@@ -53,11 +65,7 @@ class TagSets:
             bytes of UTF-8.
         """
         if type(tags) is not tuple:
-            if isinstance(tags, (str, bytes, int, UUID)):
-                raise TypeError(
-                    f"tags must be several texts, as in ({tags!r},), not one {tags!r}"
-                )
-            tags = tuple(tags)
+            tags = several(tags)
         try:
             known = self._remembered.get(tags)  # type: ignore[arg-type]
         except TypeError:

@@ -37,6 +37,7 @@ from hydracache_sync.cache.load_coalescer import (
     NEVER,
     LoadCoalescer,
 )
+from hydracache_sync.cache.not_stored import NotToBeStored, value_of
 from hydracache_sync.cache.pending_writes import PendingWrites
 from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed import InnerCodec
@@ -240,7 +241,7 @@ class TaggedCache:
         if self._pending_writes.batches:
             tags = tuple(tags)
             if self._is_writing(key, tags):
-                return self._checked(loader())
+                return self._checked(value_of(loader))
         found = self._find(key, tags)
         value: T = found[1]
         if value is not MISS and lifetime.soft_ttl is None:
@@ -249,11 +250,41 @@ class TaggedCache:
         if value is not MISS:
             if not self._entries.is_due(lookup):
                 return value
-            return self._loads.refresh(lookup, loader, lifetime, self._since(since))
         since = self._since(since)
-        if stale_on_error is None:
-            return self._loads.load(lookup, loader, lifetime, since)
-        return self._load_or_stale(lookup, loader, lifetime, since, stale_on_error)
+        try:
+            if value is not MISS:
+                return self._loads.refresh(lookup, loader, lifetime, since)
+            if stale_on_error is None:
+                return self._loads.load(lookup, loader, lifetime, since)
+            return self._load_or_stale(lookup, loader, lifetime, since, stale_on_error)
+        except NotToBeStored as exc:
+            own: T = exc.value
+            return self._checked(own)
+
+    def refresh(
+        self,
+        key: Identity,
+        loader: Callable[[], T],
+        *,
+        tags: Iterable[Identity] = (),
+        ttl: float | None = None,
+        soft_ttl: float | None = None,
+    ) -> T:
+        """Load the value of ``key``, whatever is cached, store it and return it.
+
+        It invalidates nothing: other entries that show the same data stay. Under the
+        rules of :meth:`get_or_load`, by which a value may be returned and not stored,
+        and with its arguments and errors; waits for nobody else's load.
+        """
+        self._lifetimes.of(ttl, soft_ttl)
+        reservation = self.reserve(key, tags=tags)
+        try:
+            value = self._checked(loader())
+        except NotToBeStored as exc:
+            own: T = exc.value
+            return self._checked(own)
+        reservation.fill(value, ttl, soft_ttl=soft_ttl)
+        return value
 
     def get_many(self, keys: Iterable[K], *, tags: TagsOfKeys = ()) -> dict[K, Any]:
         """Return the cached values of ``keys``, without those that are not cached.
@@ -290,9 +321,8 @@ class TaggedCache:
         that overlap would wait in rings, and a set is loaded by one query whoever else
         loads a part of it.
 
-        :param loader: is given keys, and returns values by key, as they were given
-            here. A key that it leaves out is not in the
-            result and is not stored; None is a value.
+        :param loader: returns the values by key, as the keys were given. A key that it
+            leaves out is not in the result and is not stored; None is a value.
         :param tags: as in :meth:`get_many`.
         :raises TypeError, ValueError, KeyError: as :meth:`get_or_load` and
             :meth:`get_many`; then none of the loaded values was stored.
@@ -401,15 +431,17 @@ class TaggedCache:
         self,
         *,
         key: KeyOf | None = None,
-        tags: Iterable[Identity] | TagsOf = (),
+        tags: Iterable[Identity] | TagsOf,
         ttl: float | None = None,
         soft_ttl: float | None = None,
+        inherit_tags: bool = True,
     ) -> Callable[[Callable[..., T]], CachedFunction[T]]:
         """Decorate a function so that calls with the same arguments are cached.
 
         The function is the loader of :meth:`get_or_load`. The decorated function has
-        ``key(...)``, ``tags(...)`` and ``intent(...)``, each for the arguments of a
-        call, and ``uncached``, the function itself.
+        ``key(...)``, ``tags(...)``, ``intent(...)``, ``invalidate(...)`` and
+        ``refresh(...)``, each for the arguments of a call, and ``uncached``, the
+        function itself.
 
         :param key: makes the key from the arguments of the call. By default it is made
             of the function's module and name and of every argument with its type, which
@@ -418,7 +450,12 @@ class TaggedCache:
             Required where the name does not identify the function: a lambda, a partial,
             a function defined inside of another, the method of one object, and what is
             in ``__main__``.
-        :param tags: the tags, or a function that makes them from the arguments.
+        :param tags: the tags, or a function that makes them from the arguments; ``()``
+            says that nothing but its key or a flush invalidates a result.
+        :param inherit_tags: take over the tags of the cached functions that it calls in
+            this thread. Where its own do not hold them, the first load of a key in each
+            process, and the first with other tags, stores nothing. A load that comes
+            back to its own key is a ``RecursionError``.
         :param ttl, soft_ttl: as in :meth:`get_or_load`.
         :raises TypeError, ValueError: one of these is not as said, or the function is a
             coroutine or a generator, or needs ``key=``. A call raises TypeError for an
@@ -428,7 +465,13 @@ class TaggedCache:
 
         def decorate(function: Callable[..., T]) -> CachedFunction[T]:
             return CachedFunction(
-                self, function, key=key, tags=tags, ttl=ttl, soft_ttl=soft_ttl
+                self,
+                function,
+                key=key,
+                tags=tags,
+                ttl=ttl,
+                soft_ttl=soft_ttl,
+                inherit_tags=inherit_tags,
             )
 
         return decorate

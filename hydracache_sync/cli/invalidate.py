@@ -90,8 +90,9 @@ def key(ctx: click.Context, /, *, keys: Sequence[str], **options: Any) -> None:
     """Invalidate what is cached under these keys.
 
     A key is what the app gives to the cache, to the letter. That of a function with
-    @cached is not how it is called: `print(function.key(1))`, in the app's Python,
-    shows it. A key that nothing is cached under is no error. Tags need no such care.
+    @cached is its module and the call with all its arguments, as Python writes them:
+    'shop.users.profile(42)', or "shop.users.named('ada', None)"; function.key('ada')
+    says it. A key that nothing is cached under is no error. Tags need no such care.
     """
 
     def build(batch: InvalidationIntentBatch) -> None:

@@ -120,7 +120,7 @@ def test_a_call_with_the_same_arguments_is_cached(cache: TaggedCache) -> None:
 
 
 def test_none_is_a_result(cache: TaggedCache) -> None:
-    load = cache.cached()(numbered)
+    load = cache.cached(tags=())(numbered)
 
     assert load(1) is None and load(1) is None
     assert calls == [(1, "number")]
@@ -151,7 +151,7 @@ def test_key_and_tags_are_made_from_the_arguments(cache: TaggedCache) -> None:
 
 
 def test_the_result_of_one_call_can_be_invalidated(cache: TaggedCache) -> None:
-    load = cache.cached()(numbered)
+    load = cache.cached(tags=())(numbered)
 
     load(1), load(2)
     MemcachedApplier(cache._store, "shop").apply_invalidation(load.intent(1))
@@ -160,12 +160,69 @@ def test_the_result_of_one_call_can_be_invalidated(cache: TaggedCache) -> None:
     assert [number for number, _ in calls] == [1, 2, 1]
 
 
+def test_tags_are_given_or_said_to_be_none(cache: TaggedCache) -> None:
+    with pytest.raises(TypeError, match="missing .* argument: 'tags'"):
+        cache.cached()  # type: ignore[call-arg]
+    for wrong in ("users", 42, uuid.UUID(int=1)):
+        with pytest.raises(TypeError, match="tags must be several texts"):
+            cache.cached(tags=wrong)(described)  # type: ignore[arg-type]
+        load = cache.cached(key=str, tags=lambda number: wrong)(numbered)
+        with pytest.raises(TypeError, match="tags must be several texts"):
+            load(1)
+    with pytest.raises(TypeError, match="tag must be str, int or UUID, not float"):
+        cache.cached(tags=["users", 4.2])(described)  # type: ignore[list-item]
+    assert calls == []
+
+
+def test_the_result_of_a_call_can_be_loaded_anew(cache: TaggedCache) -> None:
+    values = iter(["first", "second", "third", 4.2j])
+    load = cache.cached(key=lambda number: number, tags=lambda number: [number])(
+        lambda number: next(values)
+    )
+
+    assert [load(1), load.refresh(1), load(1)] == ["first", "second", "second"]
+    assert load.key(1) == "1" and load.tags(1) == ("1",)
+    # Under the tokens from before the load, so that it goes with its tags.
+    MemcachedApplier(cache._store, "shop").apply_invalidation(load.intent(1))
+    assert load(1) == "third"
+    with pytest.raises(TypeError, match="complex"):
+        load.refresh(1)
+    assert load(1) == "third"
+
+
+def test_a_value_loaded_anew_is_not_served_if_it_was_invalidated_meanwhile(
+    cache: TaggedCache,
+) -> None:
+    def loader(number: int) -> str:
+        if shown == "old":
+            applier.apply_invalidation(InvalidationIntent.tag("number"))
+        return shown
+
+    applier = MemcachedApplier(cache._store, "shop")
+    load = cache.cached(key=str, tags=["number"])(loader)
+    shown = "before"
+    load(1)
+    shown = "old"
+
+    assert load.refresh(1) == "old"
+
+    shown = "new"
+    assert load(1) == "new"
+
+
+def test_what_belongs_to_no_app_collects_nothing(cache: TaggedCache) -> None:
+    load = cache.cached(tags=())(numbered)
+
+    with pytest.raises(TypeError, match="no app.*give its intent.* to a batch"):
+        load.invalidate(1)
+
+
 def test_a_method_is_cached_by_object(
     cache: TaggedCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As decorators within the class would.
     tags = cache.cached(tags=lambda self, number: [f"{self.cache_key}-{number}"])
-    title, price = cache.cached()(Shop.title), cache.cached()(Shop.price)
+    title, price = cache.cached(tags=())(Shop.title), cache.cached(tags=())(Shop.price)
     monkeypatch.setattr(Shop, "item", tags(Shop.item))
     monkeypatch.setattr(Shop, "title", classmethod(title))  # type: ignore[arg-type]
     monkeypatch.setattr(Shop, "price", staticmethod(price))
@@ -178,12 +235,21 @@ def test_a_method_is_cached_by_object(
     assert one.item.tags(1) == ("one-1",)
     assert one.item.uncached(5) == "one 5"
     assert one.item.intent(1) == Shop.item.intent(one, 1)
+    assert one.item.refresh(1) == "one 1"
+    with pytest.raises(TypeError, match="belongs to no app"):
+        one.item.invalidate(1)
+    with pytest.raises(
+        TypeError,
+        match="argument self of Shop.item cannot be part of a key: it is Service, which"
+        " has no text of its own, and no cache_key",
+    ):
+        cache.cached(tags=())(Shop.item.uncached).key(Service("acme"), 1)
     assert Shop.title(1) == "Shop 1"
     assert one.price(4) == 8
 
 
 def test_an_object_without_a_text_of_its_own_needs_a_key(cache: TaggedCache) -> None:
-    load = cache.cached()(numbered)
+    load = cache.cached(tags=())(numbered)
 
     for argument in (object(), [1], {"a": 1}, {1}, lambda: None, b"x".__iter__()):
         with pytest.raises(TypeError, match="argument number of numbered.*key="):
@@ -207,12 +273,13 @@ DIFFERENT: list[Any] = [
 
 
 def test_different_arguments_never_have_the_same_key(cache: TaggedCache) -> None:
-    load = cache.cached()(users)
+    load = cache.cached(tags=())(users)
 
     keys = [load.key(value) for value in DIFFERENT]
     keys += [load.key(a, b) for a in DIFFERENT for b in DIFFERENT]
     keys += [load.key(), load.key(a=1), load.key(b=1), load.key(a=1, b=2)]
     keys += [load.key(("a", 1)), load.key("a", 1)]
+    keys += [load.key(**{"a=1, b": 2}), load.key("a=1", b=2), load.key("a=1, b=2")]
 
     assert len(set(keys)) == len(keys)
     with pytest.raises(TypeError, match="Text"):
@@ -233,7 +300,7 @@ def typed(value: Any) -> Any:
 def test_keys_are_equal_exactly_when_the_arguments_are(
     ours: list[Any], theirs: list[Any]
 ) -> None:
-    load = TaggedCache(MemoryStore(), "shop").cached()(users)
+    load = TaggedCache(MemoryStore(), "shop").cached(tags=())(users)
 
     same = typed(tuple(ours)) == typed(tuple(theirs))
 
@@ -244,7 +311,7 @@ def test_keys_are_equal_exactly_when_the_arguments_are(
 def test_every_key_is_one_that_a_cache_takes(arguments: list[Any]) -> None:
     cache = TaggedCache(MemoryStore(), "shop")
 
-    assert cache.cached()(users)(*arguments) is None
+    assert cache.cached(tags=())(users)(*arguments) is None
 
 
 def test_what_cannot_be_cached_is_refused_at_once(cache: TaggedCache) -> None:
@@ -256,11 +323,11 @@ def test_what_cannot_be_cached_is_refused_at_once(cache: TaggedCache) -> None:
 
     for function in (coroutine, generator):
         with pytest.raises(TypeError, match="coroutine|generator"):
-            cache.cached()(function)
+            cache.cached(tags=())(function)
     with pytest.raises(TypeError, match="above"):
-        cache.cached()(staticmethod(users))  # type: ignore[arg-type]
+        cache.cached(tags=())(staticmethod(users))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ttl"):
-        cache.cached(ttl=-1)
+        cache.cached(tags=(), ttl=-1)
 
 
 # A name that several functions have
@@ -306,13 +373,15 @@ def test_a_name_that_does_not_identify_a_function_needs_a_key(
     cache: TaggedCache, function: Callable[..., Any]
 ) -> None:
     with pytest.raises(TypeError, match="give @cached a key= of your own"):
-        cache.cached()(function)
-    cache.cached(key=lambda *args: "key")(function)
+        cache.cached(tags=())(function)
+    cache.cached(key=lambda *args: "key", tags=())(function)
 
 
 def test_closures_with_keys_do_not_get_each_others_values(cache: TaggedCache) -> None:
     both = [
-        cache.cached(key=lambda tenant=tenant: f"name:{tenant}")(closure_of(tenant))
+        cache.cached(key=lambda tenant=tenant: f"name:{tenant}", tags=())(
+            closure_of(tenant)
+        )
         for tenant in ("acme", "umbrella")
     ]
 
@@ -325,7 +394,7 @@ def test_a_function_of_a_program_needs_a_key(tmp_path: Path, run_name: str) -> N
     script.write_text(
         "from hydracache_sync import MemoryStore, TaggedCache\n"
         "cache = TaggedCache(MemoryStore(), 'shop')\n"
-        "@cache.cached()\n"
+        "@cache.cached(tags=())\n"
         "def load(): ...\n"
     )
 
@@ -339,7 +408,7 @@ import functools
 
 from two_names import cache
 
-@cache.cached()
+@cache.cached(tags=())
 def index():
     return "shop"
 
@@ -354,8 +423,8 @@ def kept(function):
 @pytest.mark.parametrize(
     "more",
     [
-        "@cache.cached()\ndef index(): return 'blog'",
-        "cache.cached()(kept(index.uncached))",
+        "@cache.cached(tags=())\ndef index(): return 'blog'",
+        "cache.cached(tags=())(kept(index.uncached))",
     ],
 )
 def test_two_functions_of_one_name_need_a_key(
@@ -380,8 +449,8 @@ def test_two_functions_of_one_name_need_a_key(
 
     # In another cache, and the same function twice in one, it is no other.
     other = TaggedCache(MemoryStore(), "other")
-    assert other.cached()(views.index.uncached)() == "shop"
-    assert cache.cached(ttl=1)(views.index.uncached)() == "shop"
+    assert other.cached(tags=())(views.index.uncached)() == "shop"
+    assert cache.cached(tags=(), ttl=1)(views.index.uncached)() == "shop"
 
 
 def test_a_file_that_is_run_again_defines_its_functions_anew(
@@ -398,7 +467,7 @@ def test_a_file_that_is_run_again_defines_its_functions_anew(
     again = runpy.run_path(str(source), run_name="site_run_twice")
 
     assert again["index"]() == "shop"
-    source.write_text(TWICE + "@cache.cached()\ndef index(): return 'blog'")
+    source.write_text(TWICE + "@cache.cached(tags=())\ndef index(): return 'blog'")
     with pytest.raises(TypeError, match="index of site_run_twice has the name of ano"):
         runpy.run_path(str(source), run_name="site_run_twice")
 
@@ -408,7 +477,7 @@ def test_a_function_without_a_module_needs_a_key(cache: TaggedCache) -> None:
     exec("def load(): ...", names)
 
     with pytest.raises(TypeError, match="no module.*key="):
-        cache.cached()(names["load"])
+        cache.cached(tags=())(names["load"])
 
 
 # An argument that several have the text of
@@ -451,7 +520,7 @@ def moment(zone: datetime.tzinfo) -> datetime.datetime:
 def test_an_argument_whose_text_does_not_identify_it_needs_a_key(
     cache: TaggedCache, argument: Any
 ) -> None:
-    load = cache.cached()(numbered)
+    load = cache.cached(tags=())(numbered)
 
     with pytest.raises(TypeError, match="argument number of numbered.*key="):
         load(argument)
@@ -463,7 +532,7 @@ def test_times_of_different_zones_have_different_keys(
     for name in ("Berlin", "Paris"):
         (tmp_path / name).write_bytes(ZONE)
     zoneinfo.reset_tzpath([tmp_path])
-    load = cache.cached()(users)
+    load = cache.cached(tags=())(users)
     zones = [
         datetime.timezone.utc,
         datetime.timezone(datetime.timedelta(hours=1)),
@@ -477,7 +546,14 @@ def test_times_of_different_zones_have_different_keys(
 
 
 def test_how_a_key_reads(cache: TaggedCache) -> None:
-    load = cache.cached()(described)
+    load = cache.cached(tags=())(described)
 
-    assert load.key(1) == f"{__name__}.described(int:1:1;str:4:user;)"
-    assert load.key(1, "\N{SNOWMAN}").startswith(f"{__name__}.described#")
+    assert load.key(1) == f"{__name__}.described(1, 'user')"
+    assert load.key(1, kind="\N{SNOWMAN}") == f"{__name__}.described(1, '\\u2603')"
+    assert load.key(1, "x" * 400).startswith(f"{__name__}.described#")
+    every = cache.cached(tags=())(users).key(
+        (1,), b"b", Colour.RED, Shop("one"), size=2, **{"a b": None}
+    )
+    assert every.replace(f"{__name__}.", "") == (
+        "users((1,), b'b', Colour['RED'], Shop('one'), 'a b'=None, size=2)"
+    )

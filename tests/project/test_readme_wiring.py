@@ -41,7 +41,7 @@ def database(tmp_path: Path) -> Path:
     with closing(SQLiteOutbox(path)) as outbox:
         outbox.install_schema()
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("create table users (id, name)")
+        connection.execute("create table users (id integer, name)")
         connection.execute("insert into users values ('42', 'Ada')")
         connection.commit()
     return path
@@ -111,7 +111,7 @@ def test_sqlalchemy_as_shown(database: Path, caplog: pytest.LogCaptureFixture) -
 
     class User(db.Model):  # type: ignore[name-defined]
         __tablename__ = "users"
-        id = db.Column(db.String, primary_key=True)
+        id = db.Column(db.Integer, primary_key=True)
         name = db.Column(db.String)
 
     names: dict[str, Any] = {
@@ -122,7 +122,7 @@ def test_sqlalchemy_as_shown(database: Path, caplog: pytest.LogCaptureFixture) -
         "redirect": redirect,
         "url_for": url_for,
     }
-    app.add_url_rule("/users/<id>", "profile", lambda id: id)
+    app.add_url_rule("/users/<int:id>", "profile", lambda id: id)
     exec(block("SQLAlchemy"), names)
 
     answer = app.test_client().post("/users/42", data={"name": "Countess"})

@@ -555,6 +555,45 @@ class TestCached:
 
         assert calls == ["1", "2", "1"]
 
+    def test_it_collects_what_invalidates_a_call_and_loads_one_anew(
+        self, eventual: Shop
+    ) -> None:
+        shop = eventual
+        calls: list[str] = []
+
+        with shop.app.app_context():
+            shown("1", calls)
+            shown.refresh("1", calls)
+            shown("1", calls)
+            assert calls == ["1", "1"]
+            with hydracache.transaction(shop.db()):
+                shop.rename("after")
+                # It may be rolled back, and is not stored.
+                fills = shop.state.cache.diagnostics().fills
+                shown.refresh("2", calls)
+                assert shop.state.cache.diagnostics().fills == fills
+                shown.invalidate("1", calls)
+            drain(shop)
+            calls.clear()
+            shown("1", calls)
+
+        assert calls == ["1"]
+
+    def test_it_takes_over_the_tags_of_what_it_calls(self, eventual: Shop) -> None:
+        shop = eventual
+        calls: list[str] = []
+
+        with shop.app.app_context():
+            assert [both(calls), both(calls), both(calls)] == ["12"] * 3
+            assert calls == ["both", "1", "2", "both"]
+            # Its own write is among what it shows, though not among its tags.
+            hydracache.invalidate_entity("item", "2")
+            calls.clear()
+            both(calls)
+            hydracache.discard()
+
+        assert calls == ["both", "2"]
+
     def test_it_reads_its_own_writes(self, eventual: Shop) -> None:
         shop = eventual
         calls: list[str] = []
@@ -606,3 +645,9 @@ class TestCached:
 def shown(number: str, calls: list[str]) -> str:
     calls.append(number)
     return number
+
+
+@hydracache.cached(key=lambda calls: "both", tags=())
+def both(calls: list[str]) -> str:
+    calls.append("both")
+    return shown("1", calls) + shown("2", calls)
