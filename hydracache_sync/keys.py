@@ -176,12 +176,14 @@ class CacheKeyBuilder:
         return f"CacheKeyBuilder({self.build_string()!r})"
 
 
-def entity_key(*primary_key: object) -> str:
+def entity_key(*primary_key: Identity) -> str:
     """Key of an entity whose primary key has these columns.
 
     ``entity_key(42)`` is ``"42"``; several columns are escaped and joined by ``:``, so
     that ``entity_key("shelf", 7)`` is ``"shelf:7"``.
+
+    :raises TypeError: a column is neither ``str`` nor ``int`` nor ``UUID``.
     """
     if len(primary_key) == 1:
-        return str(primary_key[0])
-    return CacheKeyBuilder(*primary_key).build_string()
+        return identity_text("entity key", primary_key[0])
+    return ":".join(map(escape_segment, primary_key))

@@ -106,6 +106,10 @@ def test_a_key_of_several_columns_has_one_text() -> None:
     assert entity_key(NUMBER) == str(NUMBER)
     assert entity_key("a:b", 7) == "a%3Ab:7"
     assert entity_key("a", "b:7") != entity_key("a:b", 7)
+    assert entity_key(Plan.PRO) == "pro:1"
+    for wrong in ((True,), (1, 2.0), (decimal.Decimal(1),)):
+        with pytest.raises(TypeError, match="must be str, int or UUID, not"):
+            entity_key(*wrong)  # type: ignore[arg-type]
 
 
 @given(TEXT)
