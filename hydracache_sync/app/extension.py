@@ -72,6 +72,13 @@ class Extension(abc.ABC):
         """What is known of the connections of the request that is being served; None
         where none is."""
 
+    @abc.abstractmethod
+    def intents_of(self, instance: object) -> Sequence[InvalidationIntent]:
+        """What a change of an object of a model invalidates.
+
+        :raises TypeError, ValueError: as :meth:`invalidate`.
+        """
+
     # Parts
 
     @property
@@ -117,11 +124,21 @@ class Extension(abc.ABC):
 
     # Collecting
 
-    def invalidate(self, *intents: InvalidationIntent) -> None:
-        """Collect intents, to be written by the next :meth:`write`."""
+    def invalidate(self, *what: InvalidationIntent | object) -> None:
+        """Collect intents, to be written by the next :meth:`write`.
+
+        :param what: intents; of an object of a model that is known, of Django's or one
+            that is watched in SQLAlchemy, all that its change invalidates.
+        :raises TypeError: nothing is known of one of them.
+        :raises ValueError: an object has no primary key yet. Nothing was collected.
+        """
         batch = InvalidationIntentBatch()
-        for intent in intents:
-            batch.intent(intent)
+        for each in what:
+            if isinstance(each, InvalidationIntent):
+                batch.intent(each)
+                continue
+            for intent in self.intents_of(each):
+                batch.intent(intent)
         self.collected().add(*batch.intents)
 
     def invalidate_key(self, key: Identity) -> None:

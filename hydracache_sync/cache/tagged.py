@@ -82,8 +82,8 @@ class TaggedCache:
 
     A key is text of 0 to 4096 bytes of UTF-8, a tag of 0 to 24577 (``entity_tag`` makes
     long ones); an ``int`` or a ``UUID`` stands for its text. An entry has 1,000 tags at
-    most. The tags of a key must be the same in
-    every read of it: other tags are a miss. Their order does not matter.
+    most. The tags of a key must be the same in every read of it: other tags are a miss.
+    Their order does not matter.
 
     Values are ``bytes``, ``str``, None, ``bool``, ``int``, finite ``float``, and
     ``list`` and ``dict`` (with ``str`` keys) of these. They come back equal and of the

@@ -1,13 +1,15 @@
-"""``attach`` of an app's ``HydraCache``, under every framework.
+"""``attach`` of an app's ``HydraCache``, and what objects of watched models stand for.
 
 It loads SQLAlchemy when it is called: only who attaches something has it.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Callable
 
 from hydracache_sync.app.extension import Extension
+from hydracache_sync.intents import InvalidationIntent
 
 if TYPE_CHECKING:
     from hydracache_sync.integrations.sqlalchemy import Attached, Engine
@@ -27,3 +29,17 @@ def attach(
     from hydracache_sync.integrations.sqlalchemy import attach_to
 
     return attach_to(self, target, bind=bind)
+
+
+def intents_of(self: Extension, instance: object) -> list[InvalidationIntent]:
+    """What a change of an object of a watched model invalidates.
+
+    :raises TypeError, ValueError: nothing is known of it, or it has no key yet.
+    """
+    loaded: Any = sys.modules.get("hydracache_sync.integrations.sqlalchemy")
+    if loaded is None:
+        raise TypeError(
+            f"intent must be InvalidationIntent, not {type(instance).__name__}"
+        )
+    found: list[InvalidationIntent] = loaded.intents_of(self, instance)
+    return found

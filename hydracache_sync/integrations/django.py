@@ -16,6 +16,7 @@ from django.conf import (  # type: ignore[import-not-found,import-untyped,unused
 from django.db import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
     DEFAULT_DB_ALIAS,
     connections,
+    models,
     transaction,
 )
 
@@ -23,9 +24,38 @@ from hydracache_sync.app import open_transactions
 from hydracache_sync.app.context_extension import ContextExtension, Scope
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.integrations.attaching import attach
+from hydracache_sync.integrations.attaching import intents_of as intents_of_watched
 from hydracache_sync.integrations.sql_kind import changes_data
+from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.keys import entity_key, entity_tag
 
 View = Callable[[Any], Any]
+
+
+def tag_of(instance: models.Model) -> str:
+    """Tag of the entity that an object is: ``entity_tag("shop.user", 42)``.
+
+    Its name is the label of its model in lower case, ``app_label.model``, of a proxy
+    that of what it stands for. ``hydracache.invalidate(user)`` names the same.
+
+    :raises TypeError: no object of a model, or one whose primary key is neither text
+        nor an integer nor a UUID.
+    :raises ValueError: it has no primary key yet: it was not saved.
+    """
+    if not isinstance(instance, models.Model):
+        raise TypeError(f"a {type(instance).__name__} is no object of a model")
+    return entity_tag(*_entity_of(instance, instance._meta.concrete_model))
+
+
+def _entity_of(instance: Any, model: Any) -> tuple[str, str]:
+    """Name and key of ``instance`` as an object of ``model``, or of a parent of it."""
+    key = getattr(instance, model._meta.pk.attname)
+    columns = key if isinstance(key, tuple) else (key,)
+    if None in columns:
+        raise ValueError(
+            f"a {type(instance).__name__} has no primary key yet: save it before"
+        )
+    return model._meta.label_lower, entity_key(*columns)
 
 
 class _Writes(RequestWrites):
@@ -100,6 +130,19 @@ class HydraCache(ContextExtension):
     """
 
     attach = attach
+
+    def intents_of(self, instance: object) -> list[InvalidationIntent]:
+        """Of an object of a model its entity, and that of each model it inherits from.
+
+        As ``tag_of`` names them; of a model of SQLAlchemy as of a watched one.
+        """
+        if not isinstance(instance, models.Model):
+            return intents_of_watched(self, instance)
+        meta = instance._meta
+        return [
+            InvalidationIntent.entity(*_entity_of(instance, model))
+            for model in (meta.concrete_model, *meta.get_parent_list())
+        ]
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         if config is None:

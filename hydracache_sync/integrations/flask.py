@@ -30,7 +30,7 @@ from hydracache_sync.app.teardown import (
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.cli.program import app_commands
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations.attaching import attach
+from hydracache_sync.integrations.attaching import attach, intents_of
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.snapshots import NEVER, LocalMoment
@@ -81,6 +81,7 @@ class HydraCache(Extension):
     """
 
     attach = attach
+    intents_of = intents_of
 
     def __init__(
         self, app: Flask | None = None, *, connection: ConnectionOf | None = None

@@ -13,7 +13,7 @@ from typing import Any, Callable, Deque, Iterable, Iterator
 from hydracache_sync.app.context_extension import ContextExtension, Scope
 from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.teardown import ConnectionOf, end_request
-from hydracache_sync.integrations.attaching import attach
+from hydracache_sync.integrations.attaching import attach, intents_of
 
 #: An app as PEP 3333 has it.
 WSGIApp = Callable[[Any, Any], Iterable[bytes]]
@@ -31,6 +31,7 @@ class HydraCache(ContextExtension):
     """
 
     attach = attach
+    intents_of = intents_of
 
     def middleware(
         self, app: WSGIApp, *, connection: ConnectionOf | None = None

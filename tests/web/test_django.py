@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import decimal
 import sqlite3
 import tempfile
+import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -12,17 +14,20 @@ from typing import Any, Callable, Iterator
 import django
 import pytest
 from django.conf import settings
-from django.db import connection, connections, transaction
+from django.db import connection, connections, models, transaction
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import path as route
 
 from hydracache_sync import (
     ConfigurationError,
+    InvalidationIntent,
     InvalidationIntentBatch,
     MemoryStore,
     NotInTransactionError,
     SQLiteOutbox,
+    entity_key,
+    entity_tag,
 )
 
 #: Django is configured once in a process; the file is made anew for each test.
@@ -51,7 +56,7 @@ settings.configure(
 )
 django.setup()
 
-from hydracache_sync.integrations.django import HydraCache  # noqa: E402
+from hydracache_sync.integrations.django import HydraCache, tag_of  # noqa: E402
 
 hydracache = HydraCache()
 middleware = hydracache.middleware
@@ -278,6 +283,104 @@ class TestByHand:
 
         assert written(outbox) == ("after", ["item:1"])
         assert "GET /items/ collected key item:1" in caplog.text
+
+
+class Place(models.Model):
+    class Meta:
+        app_label = "town"
+
+
+class Restaurant(Place):
+    class Meta:
+        app_label = "town"
+
+
+class Pizzeria(Restaurant):
+    class Meta:
+        app_label = "town"
+        proxy = True
+
+
+class Visit(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+
+    class Meta:
+        app_label = "town"
+
+
+class Price(models.Model):
+    amount = models.DecimalField(max_digits=8, decimal_places=2, primary_key=True)
+
+    class Meta:
+        app_label = "town"
+
+
+def restaurant(model: Any, id: int | None) -> Any:
+    return model(id=id, place_ptr_id=id)
+
+
+class TestModels:
+    """An object of a model in place of its entity's name and key."""
+
+    def test_its_tag_is_of_its_label_and_primary_key(self) -> None:
+        visit = Visit()
+
+        assert tag_of(Place(pk=42)) == entity_tag("town.place", 42)
+        assert tag_of(Place(pk="42")) == entity_tag("town.place", 42)
+        assert tag_of(visit) == entity_tag("town.visit", visit.id)
+        for model in (Restaurant, Pizzeria):
+            assert tag_of(restaurant(model, 7)) == entity_tag("town.restaurant", 7)
+
+    def test_it_is_invalidated_with_what_it_inherits_from(
+        self, outbox: SQLiteOutbox
+    ) -> None:
+        with hydracache.collecting(), hydracache.atomic():
+            hydracache.invalidate(Place(pk=42), restaurant(Pizzeria, 7))
+
+        found = [row.intent for row in outbox.rows("shop")]
+        assert sorted(found, key=str) == [
+            InvalidationIntent.entity("town.place", 42),
+            InvalidationIntent.entity("town.place", 7),
+            InvalidationIntent.entity("town.restaurant", 7),
+        ]
+
+    @pytest.mark.parametrize(
+        "wrong, error, message",
+        [
+            (Place(), ValueError, "a Place has no primary key yet: save it"),
+            (restaurant(Pizzeria, None), ValueError, "a Pizzeria has no primary key"),
+            (Price(decimal.Decimal(1)), TypeError, "must be str, int or UUID, not Dec"),
+            (Place, TypeError, "ModelBase"),
+            ("place:1", TypeError, "str"),
+            (42, TypeError, "int"),
+        ],
+        ids=str,
+    )
+    def test_what_has_no_key_or_is_no_object_is_refused(
+        self, wrong: Any, error: type[Exception], message: str
+    ) -> None:
+        with hydracache.collecting():
+            for call in (tag_of, hydracache.invalidate):
+                with pytest.raises(error, match=message):
+                    call(wrong)
+            assert not hydracache.collected()
+
+    if hasattr(models, "CompositePrimaryKey"):  # since Django 5.2
+
+        def test_the_key_of_several_columns_is_that_of_entity_key(self) -> None:
+            class Seat(models.Model):
+                pk = models.CompositePrimaryKey("row", "number")
+                row = models.CharField(max_length=3)
+                number = models.IntegerField()
+
+                class Meta:
+                    app_label = "town"
+
+            seat = Seat(row="a:b", number=7)
+
+            assert tag_of(seat) == entity_tag("town.seat", entity_key("a:b", 7))
+            with pytest.raises(ValueError, match="a Seat has no primary key yet"):
+                tag_of(Seat(row="a"))
 
 
 class TestUncommitted:

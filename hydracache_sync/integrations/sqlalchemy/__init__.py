@@ -12,8 +12,10 @@ from hydracache_sync.integrations.sqlalchemy.attached import (
     Attached,
     attach,
     attach_to,
+    intents_of,
     reads_own_writes,
     snapshot,
+    tag_of,
 )
 from hydracache_sync.keys import entity_key
 
@@ -23,6 +25,8 @@ __all__ = [
     "attach",
     "attach_to",
     "entity_key",
+    "intents_of",
     "reads_own_writes",
     "snapshot",
+    "tag_of",
 ]

@@ -12,13 +12,14 @@ from hydracache_sync.app import open_transactions
 from hydracache_sync.app.standalone_writer import StandaloneWriter
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations.sqlalchemy import unattached
+from hydracache_sync.integrations.sqlalchemy import instances, unattached
 from hydracache_sync.integrations.sqlalchemy.core import EngineEvents
 from hydracache_sync.integrations.sqlalchemy.followed import Bind, Followed
 from hydracache_sync.integrations.sqlalchemy.model_intents import ModelIntents
 from hydracache_sync.integrations.sqlalchemy.orm import SessionEvents
 from hydracache_sync.integrations.sqlalchemy.primary_keys import require_plain_keys
 from hydracache_sync.integrations.sqlalchemy.transaction import Home
+from hydracache_sync.integrations.sqlalchemy.watched_models import WatchedModels
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.keys import Identity, entity_key
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -84,6 +85,30 @@ def attach_to(home: Home, target: Target, *, bind: Bind = None) -> Attached:
     return attached
 
 
+def intents_of(home: Home, instance: object) -> list[InvalidationIntent]:
+    """What a change of ``instance`` invalidates, as watched by what ``home`` attached.
+
+    :raises TypeError: nothing is known of it.
+    :raises ValueError: it has no primary key yet.
+    """
+    return instances.intents_of(
+        instance, [each.models for each in list(_all) if each.home is home]
+    )
+
+
+def tag_of(instance: object) -> str:
+    """Tag of the entity that an object of a watched model is.
+
+    ``tags=[tag_of(user)]`` is ``tags=[entity_tag("user", user.id)]`` where the model is
+    watched as ``entity="user"``.
+
+    :raises TypeError: its class is not watched with ``entity=``, or under several names
+        by several attached.
+    :raises ValueError: it has no primary key yet: it was not flushed.
+    """
+    return instances.tag_of(instance, [each.models for each in list(_all)])
+
+
 class Attached:
     """What was attached: takes intents, maps models, gives receipts. Thread-safe.
 
@@ -100,6 +125,14 @@ class Attached:
         else:
             SessionEvents(self._followed, self.target)
 
+    @property
+    def home(self) -> Home:
+        return self._followed.home
+
+    @property
+    def models(self) -> WatchedModels:
+        return self._followed.models
+
     def is_of(self, home: Home, target: Any) -> bool:
         """Whether it is what attaching ``target`` to ``home`` has made."""
         return self.target is target and self._followed.home == home
@@ -109,16 +142,24 @@ class Attached:
     def invalidate(
         self,
         owner: Session | scoped_session[Any] | Connection,
-        *intents: InvalidationIntent,
+        *what: InvalidationIntent | object,
     ) -> None:
-        """Have the transaction that is open on ``owner`` write ``intents``.
+        """Have the transaction that is open on ``owner`` write ``what``.
 
         They go with the savepoint that is open, if it is rolled back. Nothing is
         written unless the transaction is committed.
 
         :param owner: a session; a connection of Core must have begun a transaction.
+        :param what: intents; of an object of a model that is watched here, what its
+            change invalidates.
+        :raises TypeError, ValueError: nothing is known of one, or it has no key yet.
         """
-        checked = [intent.checked() for intent in intents]
+        checked: list[InvalidationIntent] = []
+        for each in what:
+            if isinstance(each, InvalidationIntent):
+                checked.append(each.checked())
+            else:
+                checked += instances.intents_of(each, [self.models])
         if isinstance(owner, Connection):
             joined = self._followed.transaction_on(owner)
             if joined is None:

@@ -38,6 +38,12 @@ class ModelIntents:
         self._key = key
         self._more = more
 
+    def of_entity(self, primary_key: Sequence[Any]) -> InvalidationIntent | None:
+        """What names the entity of this primary key; None if they have no name."""
+        if self.entity is None:
+            return None
+        return InvalidationIntent.entity(self.entity, self._key(*primary_key))
+
     def of_object(
         self, changed: Any, primary_keys: Iterable[Sequence[Any]]
     ) -> list[InvalidationIntent]:
@@ -46,11 +52,9 @@ class ModelIntents:
         :param primary_keys: those it has and had.
         """
         found = list(self.of_table)
-        if self.entity is not None:
-            found += [
-                InvalidationIntent.entity(self.entity, self._key(*primary_key))
-                for primary_key in primary_keys
-            ]
+        found += [
+            intent for intent in map(self.of_entity, primary_keys) if intent is not None
+        ]
         if self._more is not None:
             found += self._more(changed)
         return found

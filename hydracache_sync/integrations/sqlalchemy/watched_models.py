@@ -84,6 +84,10 @@ class WatchedModels:
         event.listen(model, "after_update", updated, propagate=True)
         event.listen(model, "after_delete", deleted, propagate=True)
 
+    def of_instance(self, instance: object) -> list[tuple[type, ModelIntents]]:
+        """The models that ``instance`` is an object of, and their intents."""
+        return [each for each in self._models if isinstance(instance, each[0])]
+
     def add_statement(self, transaction: TransactionIntents, context: Any) -> None:
         """Add what an INSERT, UPDATE or DELETE invalidates, by the table it changes."""
         compiled = getattr(context, "compiled", None)
