@@ -116,7 +116,11 @@ def test_flask_on_mysql_shows_what_its_readme_says(
         assert curl(server, page) == {"from": "the cache", "price": 100}
         assert curl(server, page, price=120) == {"price": 120}
         assert curl(server, page) == {"from": "the database", "price": 120}
-        assert curl(server, page) == {"from": "the cache", "price": 120}
+        # The pool of the other process may be publishing the same row once more.
+        eventually(
+            lambda: curl(server, page) == {"from": "the cache", "price": 120},
+            "the new price in the cache",
+        )
         assert curl(server, "/healthz")["pool"]
         assert pending(types) == 0
 
