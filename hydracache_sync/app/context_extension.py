@@ -106,7 +106,7 @@ class ContextExtension(Extension):
                 " another thread; elsewhere put it into `with hydracache.collecting():`"
             )
         if scope.collected is None:
-            scope.collected = RequestState(scope.where)
+            scope.collected = RequestState(scope.where, self._runtime.abandoned)
         return scope.collected
 
     def collected_if_any(self) -> RequestState | None:

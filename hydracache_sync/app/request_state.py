@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Iterable, Sequence
+from typing import Deque, Iterable, Sequence
 
 from hydracache_sync.intents import (
     MAX_REASON,
@@ -48,13 +48,19 @@ class EnqueuedBatch:
 class RequestState:
     """Intents in order, until they are written, and what was written.
 
+    :param abandoned: takes it where it is let go of and nobody has ended it.
     :ivar where: names the view, for log lines and as the reason of the rows.
+    :ivar ended: the end of the request has seen to it.
     """
 
     where: str
 
-    def __init__(self, where: str) -> None:
+    def __init__(
+        self, where: str, abandoned: Deque[RequestState] | None = None
+    ) -> None:
         self.serve(where)
+        self.ended = False
+        self._abandoned = abandoned
         self.written: list[EnqueuedBatch] = []
         #: Position that a cookie has promised for what is not written yet.
         self.promised: CommitPosition | None = None
@@ -70,6 +76,15 @@ class RequestState:
         #: How many of the intents a commit has written that are kept for the commit of
         #: another session, which was open at the time.
         self.kept = 0
+
+    def __del__(self) -> None:
+        # A response that no server has closed, or a thread that collects in a copy of
+        # its request's context after that has ended. What was collected is only handed
+        # on: this may run within any other code of this thread, in the middle of our
+        # own, with its locks held.
+        if self._abandoned is not None and not self.ended:
+            if self._intents or self.written:
+                self._abandoned.append(self)
 
     def serve(self, where: str) -> None:
         """From now on collect for ``where``, which a client may have a say in."""

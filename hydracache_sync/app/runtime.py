@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from typing import Any, Callable, ContextManager, Iterable, Sequence
+from collections import deque
+from typing import Any, Callable, ContextManager, Deque, Iterable, Sequence
 
 from hydracache_sync.app import app_settings, build, settings
 from hydracache_sync.app.config import AppConfig
@@ -16,7 +17,7 @@ from hydracache_sync.app.fallback_writer import FallbackWriter
 from hydracache_sync.app.hold_offs import held_off, hold_off_late
 from hydracache_sync.app.placement import PoolPlacement
 from hydracache_sync.app.pool_lock import PoolLock
-from hydracache_sync.app.request_state import EnqueuedBatch
+from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError, OutboxError
 from hydracache_sync.intents import InvalidationIntentBatch
@@ -62,6 +63,8 @@ class Runtime:
         self.placement = PoolPlacement(
             self._make_pool, config[app_settings.POOL], self._pool_lock
         )
+        #: What was collected for requests that nobody has ended.
+        self.abandoned: Deque[RequestState] = deque()
         #: Writes what no transaction of the app has written.
         self.fallback = FallbackWriter(
             config,

@@ -22,6 +22,9 @@ logger = printable_logger(__name__)
 #: Why something is left where there is no other reason.
 NOBODY = "nobody called write() before the commit"
 
+#: Why something is left of what was let go of before it was ended.
+NEVER_ENDED = "its response was never closed, or a thread of the app has outlived it"
+
 #: Gives the connection of the request, None if it has not opened one; or a list of all
 #: that it may write through, the first of which is that of the outbox's database.
 ConnectionOf = Callable[[], Any]
@@ -85,6 +88,7 @@ def end_request(runtime: Runtime, collected: RequestState | None) -> None:
     try:
         try:
             runtime.fallback.save_kept()
+            _end_abandoned(runtime)
         finally:
             if collected is not None:
                 _save_what_is_left(runtime, collected)
@@ -93,7 +97,18 @@ def end_request(runtime: Runtime, collected: RequestState | None) -> None:
         logger.exception("the end of a request")
 
 
+def _end_abandoned(runtime: Runtime) -> None:
+    while runtime.abandoned:
+        try:
+            collected = runtime.abandoned.popleft()
+        except IndexError:
+            return  # another thread was faster
+        collected.why = collected.why or NEVER_ENDED
+        _save_what_is_left(runtime, collected)
+
+
 def _save_what_is_left(runtime: Runtime, collected: RequestState) -> None:
+    collected.ended = True
     with contextlib.ExitStack() as steps:
         # The last step first. Each is taken whatever becomes of those before it: this
         # is the last that knows of what was collected.

@@ -144,8 +144,8 @@ class HydraCache(Extension):
     def collected(self) -> RequestState:
         collected: RequestState | None = g.get(_COLLECTED)
         if collected is None:
-            _ = self._state  # an app without the extension has no teardown either
-            collected = RequestState(_where())
+            # An app without the extension has no teardown either.
+            collected = RequestState(_where(), self._state.runtime.abandoned)
             setattr(g, _COLLECTED, collected)
         return collected
 

@@ -7,12 +7,10 @@ its own. Knows no framework and no server.
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any, Callable, Deque, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 from hydracache_sync.app.context_extension import ContextExtension, Scope
-from hydracache_sync.app.request_state import RequestState
-from hydracache_sync.app.teardown import ConnectionOf, end_request
+from hydracache_sync.app.teardown import ConnectionOf
 from hydracache_sync.integrations.attaching import attach, intents_of
 
 #: An app as PEP 3333 has it.
@@ -57,12 +55,9 @@ class _Middleware:
         self._calls = calls
         self._app = app
         self._connection_of = connection_of
-        #: What was collected for responses that no server has closed.
-        self._abandoned: Deque[RequestState] = deque()
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         calls = self._calls
-        self._end_abandoned()
         method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
         scope = calls.begin(method, path, self._connection_of)
         try:
@@ -80,15 +75,7 @@ class _Middleware:
         if calls.runtime.mode == "inline" and scope.collected is not None:
             # Before the first byte: what the client does next sees its write.
             calls.runtime.settle(scope.collected.written)
-        return _Body(calls, scope, body, self._abandoned)
-
-    def _end_abandoned(self) -> None:
-        while self._abandoned:
-            try:
-                collected = self._abandoned.popleft()
-            except IndexError:
-                return  # another thread was faster
-            end_request(self._calls.runtime, collected)
+        return _Body(calls, scope, body)
 
     def _end(self, scope: Scope) -> None:
         try:
@@ -101,18 +88,11 @@ class _Middleware:
 class _Body:
     """The app's response; its end is the end of the request."""
 
-    def __init__(
-        self,
-        calls: HydraCache,
-        scope: Scope,
-        body: Iterable[bytes],
-        abandoned: Deque[RequestState],
-    ) -> None:
+    def __init__(self, calls: HydraCache, scope: Scope, body: Iterable[bytes]) -> None:
         self._calls = calls
         self._scope = scope
         self._body = body
         self._iterator: Iterator[bytes] | None = None
-        self._abandoned = abandoned
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -136,15 +116,6 @@ class _Body:
                     close()
         finally:
             self._scope.end()
-
-    def __del__(self) -> None:
-        # PEP 3333 wants each response closed; not every server and test does. What was
-        # collected is only handed on: this may run within any other code of this
-        # thread, in the middle of our own, with its locks held.
-        collected = self._scope.collected
-        if collected is not None:
-            collected.why = collected.why or "its response was never closed"
-            self._abandoned.append(collected)
 
 
 def _is_file(body: object, environ: Any) -> bool:

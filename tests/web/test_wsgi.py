@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import gc
 import io
 import re
@@ -330,6 +331,26 @@ class TestNet:
         assert before == []
         assert site.targets() == ["item:1"]
         assert "its response was never closed" in caplog.text
+
+    def test_what_a_thread_collects_in_a_copy_of_its_context_is_not_lost(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Also after the request has ended."""
+        copies = []
+
+        def view() -> list[bytes]:
+            copies.append(contextvars.copy_context())
+            return [b"done"]
+
+        site.view = view
+        site.read()
+        copies.pop().run(site.calls.invalidate_entity, "item", "1")
+        gc.collect()
+        site.view = lambda: [b"another"]
+        site.read()
+
+        assert site.targets() == ["1"]
+        assert "a thread of the app has outlived it" in caplog.text
 
     def test_a_close_of_the_app_that_raises_loses_nothing(self, site: Site) -> None:
         def close() -> None:
@@ -665,7 +686,7 @@ class TestEnds:
             def __bool__(self) -> bool:
                 return True
 
-        site.app._abandoned = SeenByBoth()  # type: ignore[attr-defined]
+        site.calls.runtime.abandoned = SeenByBoth()
 
         body = site.get()
         assert list(body) == [b"done"]
