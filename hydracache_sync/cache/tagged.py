@@ -534,9 +534,8 @@ class TaggedCache:
         return f"TaggedCache({self._store!r}, {self.namespace!r})"
 
     def _is_writing(self, key: Identity, tags: Sequence[Identity]) -> bool:
-        if not self._pending_writes.affects(
-            identity_text("key", key), identity_texts("tag", tags)
-        ):
+        texts = identity_text("key", key), identity_texts("tag", tags)
+        if not self._pending_writes.affects(*texts):
             return False
         # Wrong arguments are an error here too.
         self._keyspace.entry(key)

@@ -208,9 +208,18 @@ PROTECTIONS = [
         "P3",
         "who is writing goes round the cache",
         "cache/tagged.py",
-        "        if not self._pending_writes.affects(key, tags):\n",
+        "        if not self._pending_writes.affects(*texts):\n",
         "        if True:\n",
         _MYSQL + "test_what_a_transaction_has_written_goes_round_the_cache",
+    ),
+    Protection(
+        "P3",
+        "a load that has met other tags than it was read under is not stored",
+        "cache/inherited_tags.py",
+        "            if met != known:\n",
+        "            if False:\n",
+        "tests/cache/test_inherited_tags.py::"
+        "test_what_is_invalidated_while_it_is_shown_is_not_served",
     ),
     Protection(
         "P3",
@@ -399,7 +408,7 @@ PROTECTIONS = [
         "P4",
         "who shows rows of its own takes nothing of others",
         "cache/load_coalescer.py",
-        "            or (since is not None and since <= _NEVER)\n",
+        "            or (since is not None and since <= NEVER)\n",
         "",
         _HERD + "test_who_shows_rows_of_its_own_takes_nothing_of_others",
     ),
