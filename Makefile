@@ -20,7 +20,7 @@ SERVERS ?=
 # Processes that the tests are shared among; each starts servers of its own.
 JOBS ?= 2
 
-CODE = hydracache_sync tests examples setup.py
+CODE = hydracache_sync tests examples setup.py noxfile.py
 SETUP = PYTHON='$(PYTHON)' tests/setup_machine.sh
 RUN = $(VENV)/bin/python
 ifneq ($(SERVERS),)
@@ -88,7 +88,7 @@ ci:
 	bash .ci/run
 
 clean:
-	@for made in '$(VENV)' '$(VENV)-web-oldest'; do \
+	@for made in '$(VENV)' '$(VENV)-web-oldest' .venv-nox; do \
 		if [ -e "$$made/.by-make" ]; then rm -rf "$$made"; fi; \
 	done
 	rm -rf build dist *.egg-info .servers .hypothesis .mypy_cache .pytest_cache

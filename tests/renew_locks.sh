@@ -10,7 +10,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
-EXTRAS="cli test test-mysql test-web fuzz dev"
+EXTRAS="cli test test-mysql test-web fuzz nox dev"
 OLDEST=3.9
 # The last uWSGI that runs threads only if asked to.
 UWSGI_WITHOUT_THREADS=2.0.26

@@ -1,0 +1,280 @@
+"""What must pass before a change lands, as sessions: for CI and for whoever changes it.
+
+    .ci/run                        all of them, the first that fails ends it
+    .ci/run lint type              some of them
+    .venv-nox/bin/nox --list       which there are
+    .venv-nox/bin/nox -s test -- -k keys    what follows is for pytest
+
+A session calls make, or a program of the suite, which is how to run its parts by hand.
+
+Each has a budget in seconds and fails beyond it; it is generous, so that a busy machine
+makes no red build. The budgets together stay under LIMIT; what the sessions take
+together should stay under GOAL, now and later, and the last line says so if not.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import glob
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import nox
+
+# At the end, so that no folder of the suite is taken for somebody's package.
+sys.path.append(str(Path(__file__).resolve().parent / "tests"))
+
+from support import server_counts  # noqa: E402
+from support.pythons import minor_of, pythons  # noqa: E402
+from support.servers import SQL_SERVERS  # noqa: E402
+
+nox.options.default_venv_backend = "none"
+nox.options.stop_on_first_error = True
+
+LIMIT = 5400
+GOAL = 3600
+
+#: Which servers a session runs the suite on, each one on some Python: on all of them on
+#: all Pythons it would take the time of three suites more.
+RUNS_ON = {
+    "test": "mariadb mysql56 mysql9",
+    "oldest": "mariadb105 mysql56",
+    "newest": "mariadb118 mysql9 memcached-unstable",
+}
+
+#: Programs of faults and loads that are too long for a test, each with the seconds that
+#: it may take. They run in the environment and on the servers of the session "test".
+PROGRAMS = {
+    "tests/faults/kill_storm.py --transactions 2000": 100,
+    "tests/faults/kill_storm.py --database mariadb --transactions 2000": 120,
+    "tests/faults/kill_storm.py --database mariadb118 --transactions 2000": 120,
+    "tests/faults/kill_storm.py --database mysql9 --transactions 2000": 120,
+    "tests/soak/soak.py --seconds 120": 180,
+    "tests/chaos/consistency.py --seconds 60": 150,
+    "tests/faults/pool_backlog.py --dead 1000 --pending 20000 --seconds 6": 80,
+    "-m tests.model": 470,
+    "-m fuzz all --seconds 60": 90,
+}
+
+#: Seconds for what the session of the programs installs.
+PROGRAMS_SETUP = 60
+
+#: Seconds from the request to end until what still runs is killed.
+PATIENCE = 20
+
+# What `make ci` was called with is not for the makes below, PYTHON excepted.
+for _name in (
+    "VENV ARGS SERVERS HYDRACACHE_TEST_SERVERS MAKEFLAGS MAKEOVERRIDES MFLAGS"
+).split():
+    os.environ.pop(_name, None)
+PYTHON = os.environ.setdefault("PYTHON", "python3")
+
+# An end by TERM ends what runs, as Ctrl-C does. And a handler, unlike a signal that is
+# ignored since a shell's "&", is not inherited: tests of Ctrl-C would wait for ever.
+for _number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(_number, signal.default_int_handler)
+
+SCRATCH = tempfile.mkdtemp(prefix="hydracache-nox-")
+COUNTS = os.environ[server_counts.VARIABLE] = os.path.join(SCRATCH, "counts")
+
+budgets: dict[str, int] = {}
+#: Name, budget, seconds and result of what has run.
+results: list[tuple[str, int, float, str]] = []
+started = time.monotonic()
+
+
+class Stage:
+    """A session that runs, with the time that is left of its budget."""
+
+    def __init__(self, session: nox.Session, ends: float) -> None:
+        self.session = session
+        self._ends = ends
+
+    def run(self, *command: str, seconds: float = LIMIT, **options: Any) -> None:
+        """Run a command, which fails the session unless it ends with 0 in time."""
+        left = min(seconds, self._ends - time.monotonic())
+        # Not 0, with which timeout would know no end.
+        limit = ["timeout", f"--kill-after={PATIENCE}", str(max(1, math.ceil(left)))]
+        self.session.run(*limit, *command, terminate_timeout=PATIENCE + 5, **options)
+
+    def make(self, *targets: str, args: str = "", **variables: str) -> None:
+        """Run make; ``args`` and what the session was called with are for pytest."""
+        args = " ".join(filter(None, [args, shlex.join(self.session.posargs)]))
+        if args:
+            variables["ARGS"] = args
+        self.run("make", *targets, *(f"{name}={variables[name]}" for name in variables))
+
+
+def session(*, budget: int) -> Callable[[Callable[[Stage], None]], Any]:
+    """Make a session of a function, with ``budget`` seconds."""
+
+    def session_of(body: Callable[[Stage], None]) -> Any:
+        name = body.__name__
+        budgets[name] = budget
+
+        @functools.wraps(body)
+        def timed(of_nox: nox.Session) -> None:
+            began = time.monotonic()
+            of_nox.log(f"{body.__doc__} Budget: {budget} s.")
+            result = "failed"
+            try:
+                body(Stage(of_nox, began + budget))
+                result = "ok"
+            finally:
+                spent = time.monotonic() - began
+                if result != "ok" and spent >= budget:
+                    result = "over budget"
+                results.append((name, budget, spent, result))
+
+        return nox.session(timed)
+
+    return session_of
+
+
+@session(budget=1400)
+def test(stage: Stage) -> None:
+    """make test, on the default Python: SQLite, MariaDB, MySQL 5.6 and 9."""
+    stage.make("test", SERVERS=RUNS_ON["test"])
+
+
+@session(budget=120)
+def lint(stage: Stage) -> None:
+    """flake8 (and the tools are installed)."""
+    stage.make("lint")
+
+
+@session(budget=60)
+def format(stage: Stage) -> None:
+    """black and isort would change nothing."""
+    stage.make("format-check")
+
+
+@session(budget=120)
+def type(stage: Stage) -> None:
+    """mypy --strict."""
+    stage.make("type")
+
+
+@session(budget=120)
+def build(stage: Stage) -> None:
+    """Wheel and sdist, with all that belongs in them."""
+    # Two hundred lines, shown when it fails.
+    stage.run("make", "build", silent=True)
+    stage.run(PYTHON, "tests/support/archives.py", "dist")
+
+
+@session(budget=90)
+def wheel(stage: Stage) -> None:
+    """The quickstart from the wheel of "build", outside the checkout."""
+    built = glob.glob("dist/*.whl")
+    if len(built) != 1:
+        stage.session.error(f"one wheel is wanted, of the session build: {built}")
+    home = os.path.join(SCRATCH, "wheel")
+    python = os.path.join(home, "bin", "python")
+    pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    stage.run(PYTHON, "-m", "venv", home)
+    # What it needs is named by hash, itself it is not; so both are told apart.
+    stage.run(*pip, "--require-hashes", "-r", "tests/locked/cli.txt")
+    stage.run(*pip, "--no-index", f"{os.path.abspath(built[0])}[cli]")
+    shutil.copytree("examples", os.path.join(home, "examples"))
+    with stage.session.chdir(home):
+        where = (
+            "import sys, hydracache_sync as package; print(package.__file__);"
+            " assert package.__file__.startswith(sys.prefix)"
+        )
+        stage.run(python, "-W", "error", "-c", where)
+        stage.run("bin/hydracache", "--help", silent=True)
+        stage.run(python, "examples/quickstart.py")
+
+
+@session(budget=1490)
+def programs(stage: Stage) -> None:
+    """Storms, soak, chaos, model and fuzzing, each in its own time."""
+    stage.make("venv-test", "venv-test-mysql", "venv-fuzz")
+    stage.run("tests/setup_machine.sh", "servers")
+    python = os.path.abspath(".venv/bin/python")
+    for program, seconds in PROGRAMS.items():
+        database = re.search(r"--database (\w+)", program)
+        if database and SQL_SERVERS[database[1]].missing():
+            stage.session.warn(f"its server is missing here: no {program}")
+            continue
+        if "fuzz" in program and subprocess.call([python, "-c", "import atheris"]):
+            stage.session.warn(f"no atheris for this Python: no {program}")
+            continue
+        stage.session.log(f"{program} ({seconds} s at most)")
+        environment = {"PYTHONPATH": "tests"}
+        stage.run(python, *program.split(), seconds=seconds, env=environment)
+
+
+@session(budget=1000)
+def oldest(stage: Stage) -> None:
+    """The suite but the kill storms, on the oldest Python, PyMySQL, Flask, MariaDB."""
+    minor, python = pythons(PYTHON)[0]
+    suite_on("oldest", minor, python, stage)
+    stage.make("test-web-oldest", PYTHON=python, VENV=f"{SCRATCH}/venv")
+
+
+@session(budget=1000)
+def newest(stage: Stage) -> None:
+    """The same on the newest Python here, the newest MariaDB and memcached."""
+    found = pythons(PYTHON)
+    minor, python = found[-1]
+    if len(found) == 1:
+        stage.session.warn(f"the newest Python here is the oldest one, too: 3.{minor}")
+    else:
+        suite_on("newest", minor, python, stage)
+
+
+def suite_on(which: str, minor: int, python: str, stage: Stage) -> None:
+    """Run the suite on another Python than "test", or only on other servers."""
+    # The storms are of processes and servers, not of a Python: two minutes each.
+    suite = {"SERVERS": RUNS_ON[which], "args": "--ignore-glob=*_kill_storm.py"}
+    stage.session.log(f"{which} Python here: 3.{minor}, {python}")
+    if minor == minor_of(".venv/bin/python"):
+        stage.session.log(f"3.{minor} has already run all tests: now on its servers")
+        stage.make("test-mysql", **suite)
+        return
+    venv = os.path.join(SCRATCH, f"venv-3.{minor}")
+    where = [f"PYTHON={python}", f"VENV={venv}"]
+    if which == "oldest":
+        # After all that `make test` installs, which would bring the newest back.
+        extras = ["venv-test", "venv-test-mysql", "venv-test-web", "venv-fuzz"]
+        stage.run("make", *extras, *where)
+        pip = [f"{venv}/bin/python", "-m", "pip", "install", "-qq"]
+        pip += ["--disable-pip-version-check", "--no-build-isolation"]
+        stage.run(*pip, "--require-hashes", "-r", "tests/locked/oldest.txt")
+    stage.make("test", *where, **suite)
+
+
+@atexit.register
+def finish() -> None:
+    """Tell what ran, how long, and on which servers."""
+    if results:
+        whole = time.monotonic() - started
+        print(f"\n{'stage':8} {'budget':>7} {'spent':>6}  result")
+        for name, budget, spent, result in results:
+            print(f"{name:8} {budget:7} {spent:6.0f}  {result}")
+        print(f"{'whole':8} {LIMIT:7} {whole:6.0f}")
+        if os.path.exists(COUNTS):
+            print("\ntests by server, in all stages:")
+            server_counts.main([COUNTS])
+        if whole > GOAL:
+            print(f"longer than the {GOAL} s it should take")
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+
+
+assert sum(budgets.values()) <= LIMIT, f"the budgets take more than {LIMIT} s"
+assert (
+    sum(PROGRAMS.values()) + PROGRAMS_SETUP <= budgets["programs"]
+), "too many programs"
