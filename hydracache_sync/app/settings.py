@@ -22,9 +22,9 @@ from hydracache_sync.app.setting import (
 from hydracache_sync.cache.keyspace import checked_ring
 from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF
 from hydracache_sync.keys import checked_namespace
-from hydracache_sync.outbox.base import STATUS_CAP
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT as DEFAULT_BUSY_TIMEOUT
+from hydracache_sync.outbox.status import STATUS_CAP
 from hydracache_sync.pool.worker_pool import POLL_INTERVAL as DEFAULT_POLL_INTERVAL
 from hydracache_sync.pool.worker_pool import PURGE_EVERY as DEFAULT_PURGE_EVERY
 from hydracache_sync.worker.wait import KEEP_PUBLISHED as DEFAULT_KEEP_PUBLISHED

@@ -15,7 +15,6 @@ from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.mysql import MySQLOutbox
 from hydracache_sync.outbox.privileges import ROLES, Privilege
 from hydracache_sync.outbox.row import OutboxStatus
-from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.printable import printable
 
 #: Seconds by which clocks may differ; ``since`` and strict namespaces count on it.
@@ -34,17 +33,14 @@ def examine_outbox(
     :param namespaces: those that are configured here; none means all there are.
     """
     try:
-        if isinstance(outbox, SQLOutbox):
-            versions = outbox.versions()
-            yield ok("outbox", _listed(versions))
+        yield ok("outbox", _listed(outbox.versions()))
         if isinstance(outbox, MySQLOutbox):
             variables = outbox.global_variables(VARIABLES)
             yield from examine_cluster(variables, outbox.replication())
         yield _clock(outbox)
         outbox.check_schema()
         yield ok("schema", "the tables are there and of this version")
-        if isinstance(outbox, SQLOutbox):
-            yield from _rights(outbox, role)
+        yield from _rights(outbox, role)
         yield from _namespaces(outbox, namespaces)
     except SchemaError as exc:
         yield problem("schema", str(exc), "hydracache schema install", ExitCode.SCHEMA)
@@ -78,7 +74,7 @@ def _clock(outbox: InvalidationOutbox) -> Finding:
     )
 
 
-def _rights(outbox: SQLOutbox, role: str) -> Iterator[Finding]:
+def _rights(outbox: InvalidationOutbox, role: str) -> Iterator[Finding]:
     try:
         missing = outbox.missing_rights()
     except ReadOnlyServerError as exc:

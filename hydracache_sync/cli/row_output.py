@@ -11,13 +11,13 @@ from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.moments import both, duration
 from hydracache_sync.cli.streams import reader_is_gone
 from hydracache_sync.cli.tables import cut, print_table
-from hydracache_sync.outbox.base import STATUS_CAP
 from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
     OutboxStatus,
     PendingPhase,
 )
+from hydracache_sync.outbox.status import STATUS_CAP
 from hydracache_sync.printable import printable
 
 #: Characters of a table's cell; ``show`` prints everything.

@@ -1,15 +1,31 @@
-"""The contract of every outbox: what producers, workers, waiters and operators may ask.
+"""The outbox: one object that is made of parts, one for each question.
 
-Adapters subclass :class:`InvalidationOutbox` and keep what the docstrings here promise;
-``tests/outbox_contract`` checks them. Knows no database, no applier and no cache.
+Which part answers what: :class:`~hydracache_sync.outbox.enqueue.Enqueuer` writes rows,
+:class:`~hydracache_sync.outbox.claims.Claims` takes them,
+:class:`~hydracache_sync.outbox.marks.Marks` finishes them, a
+:class:`~hydracache_sync.outbox.due.Poll` says where some are due,
+:class:`~hydracache_sync.outbox.status.Status` counts them, and
+:class:`~hydracache_sync.outbox.admin.Admin` lists and purges them. Each holds the
+:class:`~hydracache_sync.outbox.database.Database`. Here is what they promise together;
+``tests/outbox_contract`` checks it. Long, since every call has its promise here and
+nowhere else. Knows no applier and no cache.
 """
 
 from __future__ import annotations
 
-import abc
 from typing import Any, Callable, ContextManager, Iterable, NoReturn, Sequence
 
 from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.outbox.admin import Admin
+from hydracache_sync.outbox.claims import ClaimOrder, Claims
+from hydracache_sync.outbox.database import Database
+from hydracache_sync.outbox.due import DuePoll, Poll
+from hydracache_sync.outbox.enqueue import Callers, Enqueuer, Inserts
+from hydracache_sync.outbox.flush_scheduler import FlushScheduler
+from hydracache_sync.outbox.heartbeat import Heartbeat
+from hydracache_sync.outbox.marks import Marks
+from hydracache_sync.outbox.pauses import Pauses
+from hydracache_sync.outbox.privileges import Privilege, missing_privileges
 from hydracache_sync.outbox.row import (
     CommitStatus,
     OutboxRow,
@@ -18,21 +34,16 @@ from hydracache_sync.outbox.row import (
     Pause,
     PendingPhase,
 )
+from hydracache_sync.outbox.schema_checker import SchemaChecker, Tables
+from hydracache_sync.outbox.status import Status
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.subscribers import Subscribers
-
-#: Bytes of a claim owner's name.
-MAX_OWNER = 255
-
-#: Rows that :meth:`InvalidationOutbox.status` counts of each state before it stops:
-#: counting a million rows takes 100 to 250 ms, and beyond this nobody needs the digit.
-STATUS_CAP = 10_000
 
 #: Called with the namespaces that have new rows.
 Subscriber = Callable[[frozenset[str]], None]
 
 
-class InvalidationOutbox(abc.ABC):
+class InvalidationOutbox:
     """Durable table of invalidations. Thread-safe; usable again in a forked child.
 
     Namespaces are 1 to 64, positions 1 to 128, reasons up to 255 bytes of UTF-8; what
@@ -40,15 +51,51 @@ class InvalidationOutbox(abc.ABC):
     :meth:`subscribe` raises :class:`~hydracache_sync.errors.OutboxError` when storage
     fails, and then has changed nothing.
 
+    :param unchecked: runs statements; here the tables are checked before the first.
+    :param poll: gives what answers :meth:`due_namespaces`, by what asks with a query.
+
+    :ivar max_batch: intents that a batch may have; None without limit.
+
     Source: trait ``InvalidationOutbox`` in ``hydracache-db/src/outbox.rs``.
     """
 
-    #: Intents that a batch may have; None without limit.
-    max_batch: int | None = None
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        unchecked: Database,
+        tables: Tables,
+        inserts: Inserts,
+        callers: Callers,
+        order: ClaimOrder,
+        poll: Callable[[Poll], Poll],
+        *,
+        max_batch: int | None,
+    ) -> None:
         self._on_commit: Subscribers[frozenset[str]] = Subscribers("after a commit")
         self._on_enqueue: Subscribers[frozenset[str]] = Subscribers("at an enqueue")
+        self.max_batch = max_batch
+        self._unchecked = unchecked
+        self._tables = tables
+        self._schema = SchemaChecker(unchecked, tables)
+        self._database = database = unchecked.checked_by(self._schema.check)
+        self._enqueuer = Enqueuer(
+            database,
+            inserts,
+            callers,
+            max_batch=max_batch,
+            on_commit=self._on_commit,
+            on_enqueue=self._on_enqueue,
+        )
+        self._claims = Claims(database, order)
+        self._marks = Marks(database)
+        self._pauses = Pauses(database, self._on_commit)
+        self._heartbeat = Heartbeat(database)
+        self._poll = poll(DuePoll(database, self._pauses))
+        self._status = Status(database)
+        self._admin = Admin(database, self._on_commit)
+        self._flushes = FlushScheduler(database, self._enqueuer, self._admin)
+
+    def __repr__(self) -> str:
+        return self._database.name
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -58,30 +105,38 @@ class InvalidationOutbox(abc.ABC):
 
     # The tables
 
-    @abc.abstractmethod
+    @property
+    def table(self) -> str:
+        """Name of the rows' table as statements have it, with that of its database."""
+        return self._database.table
+
+    def schema(self) -> str:
+        """Return the DDL, for a DBA to read or run."""
+        return self._tables.text()
+
     def install_schema(self) -> None:
         """Create what is missing of the tables; harmless to repeat and to race.
 
         :raises SchemaError: tables of another version are there; they are not touched.
         """
+        self._schema.install()
 
-    @abc.abstractmethod
     def check_schema(self) -> None:
         """Return if the tables are there and of this library's version.
 
         :raises SchemaError: missing, older, newer or altered; says what to run.
         """
+        self._schema.check()
 
-    @abc.abstractmethod
     def close(self) -> None:
         """Close the connections of this process. A later call opens new ones.
 
         Not while other threads are inside a call.
         """
+        self._database.sessions.close()
 
     # Producers
 
-    @abc.abstractmethod
     def enqueue(
         self,
         namespace: str,
@@ -105,8 +160,8 @@ class InvalidationOutbox(abc.ABC):
             written again, they are carried twice at most.
         :return: the receipt; an empty batch writes nothing and is satisfied at once.
         """
+        return self._enqueuer.enqueue(namespace, batch, commit_position, timeout)
 
-    @abc.abstractmethod
     def enqueue_in(
         self,
         connection: Any,
@@ -128,8 +183,8 @@ class InvalidationOutbox(abc.ABC):
             has another database open. Nothing was written.
         :raises OutboxBusyError: the database is locked; roll back and run again.
         """
+        return self._enqueuer.enqueue_in(connection, namespace, batch, commit_position)
 
-    @abc.abstractmethod
     def sees(self, connection: Any, receipt: InvalidationReceipt) -> bool:
         """Whether the caller's ``connection`` sees a row of ``receipt``.
 
@@ -138,8 +193,8 @@ class InvalidationOutbox(abc.ABC):
 
         :raises NotInTransactionError, OutboxBusyError: as :meth:`enqueue_in`.
         """
+        return self._enqueuer.sees(connection, receipt)
 
-    @abc.abstractmethod
     def transaction(self) -> ContextManager[Any]:
         """Open a transaction on an own connection; commit at the end of the block.
 
@@ -150,6 +205,7 @@ class InvalidationOutbox(abc.ABC):
         :raises OutboxBusyError: could not begin, or could not commit: nothing was
             written.
         """
+        return self._enqueuer.transaction()
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Have ``callback(namespaces)`` called after each commit this object makes.
@@ -160,6 +216,9 @@ class InvalidationOutbox(abc.ABC):
 
         :return: call it to unsubscribe.
         """
+        if not self._on_commit:
+            # Told first: a pool that wakes up then claims without a look.
+            self._on_commit.add(self._claims.expect)
         return self._on_commit.add(callback)
 
     def subscribe_enqueued(self, callback: Subscriber) -> Callable[[], None]:
@@ -179,14 +238,10 @@ class InvalidationOutbox(abc.ABC):
         if self._on_commit:
             if isinstance(namespaces, str):
                 namespaces = (namespaces,)
-            self._tell_committed(frozenset(namespaces))
-
-    def _tell_committed(self, namespaces: frozenset[str]) -> None:
-        self._on_commit.tell(namespaces)
+            self._on_commit.tell(frozenset(namespaces))
 
     # Workers
 
-    @abc.abstractmethod
     def claim(
         self, namespace: str, owner: str, *, limit: int, claim_ttl: float
     ) -> list[OutboxRow]:
@@ -210,8 +265,8 @@ class InvalidationOutbox(abc.ABC):
 
         Source: ``claim``. Differs: see the table in docs/names.md.
         """
+        return self._claims.claim(namespace, owner, limit=limit, claim_ttl=claim_ttl)
 
-    @abc.abstractmethod
     def due_namespaces(self, namespaces: Sequence[str]) -> list[str]:
         """Return those of ``namespaces`` that :meth:`claim` would find rows in now.
 
@@ -220,8 +275,11 @@ class InvalidationOutbox(abc.ABC):
 
         :return: in the order given; none for none, without touching storage.
         """
+        self._claims.make_dated_ahead_due(namespaces)
+        due = self._poll.due(namespaces)
+        self._claims.expect(due)
+        return due
 
-    @abc.abstractmethod
     def mark_published(self, rows: Sequence[OutboxRow]) -> int:
         """Finish rows that were applied.
 
@@ -229,8 +287,8 @@ class InvalidationOutbox(abc.ABC):
         :return: rows that their claim still held. The others have been taken over or
             finished by another, and are left to it.
         """
+        return self._marks.mark_published(rows)
 
-    @abc.abstractmethod
     def mark_failed(
         self, rows: Sequence[OutboxRow], error: str, *, backoff: float, dead: bool
     ) -> int:
@@ -241,8 +299,8 @@ class InvalidationOutbox(abc.ABC):
         :param backoff: seconds until the rows are due again; of no effect if ``dead``.
         :return: rows that their claim still held; others are not changed.
         """
+        return self._marks.mark_failed(rows, error, backoff=backoff, dead=dead)
 
-    @abc.abstractmethod
     def mark_tried_alone(self, rows: Sequence[OutboxRow]) -> int:
         """Note at rows, which stay claimed, that a crash from now on is their fault.
 
@@ -251,8 +309,8 @@ class InvalidationOutbox(abc.ABC):
 
         :return: rows that their claim still held; others are not changed.
         """
+        return self._marks.mark_tried_alone(rows)
 
-    @abc.abstractmethod
     def release(
         self,
         rows: Sequence[OutboxRow],
@@ -271,8 +329,8 @@ class InvalidationOutbox(abc.ABC):
             first 255 bytes of its name count. None for a cache without names.
         :return: rows that their claim still held; others are not changed.
         """
+        return self._marks.release(rows, delay=delay, error=error, waits_for=waits_for)
 
-    @abc.abstractmethod
     def make_due(
         self, namespace: str, *, waits_for: str, limit: int, from_ms: int = 0
     ) -> int | None:
@@ -287,8 +345,10 @@ class InvalidationOutbox(abc.ABC):
         :return: the moment of the last of them, to go on from; None if there are no
             more.
         """
+        return self._marks.make_due(
+            namespace, waits_for=waits_for, limit=limit, from_ms=from_ms
+        )
 
-    @abc.abstractmethod
     def publish_commit(
         self,
         receipt: InvalidationReceipt,
@@ -310,8 +370,8 @@ class InvalidationOutbox(abc.ABC):
         :return: rows finished; 0 if none is visible, or all were finished before.
         :raises ValueError: the receipt came as text and has no batch.
         """
+        return self._marks.publish_commit(receipt, seen=seen, timeout=timeout)
 
-    @abc.abstractmethod
     def write_heartbeat(self, *, every: float = 0.0) -> None:
         """Write the present moment for readers of replicas, see ``ReplicaSnapshot``.
 
@@ -321,6 +381,7 @@ class InvalidationOutbox(abc.ABC):
 
         :param every: seconds; a heartbeat that is younger is left as it is.
         """
+        self._heartbeat.write(every=every)
 
     def check_writable(self) -> None:
         """See to it that the database takes writes; costs next to nothing.
@@ -337,7 +398,6 @@ class InvalidationOutbox(abc.ABC):
 
     # Waiters
 
-    @abc.abstractmethod
     def status(self, namespace: str, *, timeout: float | None = None) -> OutboxStatus:
         """Count what is not yet published, in a fresh snapshot.
 
@@ -346,8 +406,8 @@ class InvalidationOutbox(abc.ABC):
         :param timeout: seconds to go on trying while the database is busy; by default
             the outbox's own.
         """
+        return self._status.of_namespace(namespace, timeout=timeout)
 
-    @abc.abstractmethod
     def status_for_commit(
         self,
         namespace: str,
@@ -362,14 +422,16 @@ class InvalidationOutbox(abc.ABC):
             under the same position.
         :param timeout: as for :meth:`status`.
         """
+        return self._status.of_commit(
+            namespace, commit_position, batch=batch, timeout=timeout
+        )
 
     # Operators
 
-    @abc.abstractmethod
     def row(self, id: int) -> OutboxRow | None:
         """Return the row with the integer key ``id``."""
+        return self._admin.row(id)
 
-    @abc.abstractmethod
     def rows(
         self,
         namespace: str,
@@ -387,8 +449,16 @@ class InvalidationOutbox(abc.ABC):
         :param newest: begin with the last one instead, down to ``after``.
         :param timeout: as for :meth:`status`.
         """
+        return self._admin.rows(
+            namespace,
+            state=state,
+            commit_position=commit_position,
+            limit=limit,
+            after=after,
+            newest=newest,
+            timeout=timeout,
+        )
 
-    @abc.abstractmethod
     def row_ids(
         self,
         namespace: str,
@@ -408,12 +478,14 @@ class InvalidationOutbox(abc.ABC):
         :param older_than: seconds; only rows that have waited, or were finished, that
             long ago.
         """
+        return self._admin.row_ids(
+            namespace, state, phase=phase, error=error, older_than=older_than
+        )
 
-    @abc.abstractmethod
     def rows_by_id(self, namespace: str, ids: Iterable[int]) -> list[OutboxRow]:
         """Return those of the rows that are there and of ``namespace``, by ``id``."""
+        return self._admin.rows_by_id(namespace, ids)
 
-    @abc.abstractmethod
     def published_between(
         self, namespace: str, from_ms: int, until_ms: int, *, limit: int
     ) -> list[OutboxRow]:
@@ -425,14 +497,15 @@ class InvalidationOutbox(abc.ABC):
         :param from_ms, until_ms: Unix milliseconds of the outbox's clock; the second
             is not included.
         """
+        return self._admin.published_between(namespace, from_ms, until_ms, limit=limit)
 
-    @abc.abstractmethod
     def namespaces(self) -> list[str]:
         """Return the namespaces that have rows, of whatever state."""
+        return self._admin.namespaces()
 
-    @abc.abstractmethod
     def now_ms(self) -> int:
         """Return the clock that judges claims and backoffs, in Unix milliseconds."""
+        return self._unchecked.now_ms()
 
     def dead_letters(
         self, namespace: str, *, limit: int = 100, after: int = 0
@@ -440,7 +513,6 @@ class InvalidationOutbox(abc.ABC):
         """List dead letters by ``id``; ``after`` as in :meth:`rows`."""
         return self.rows(namespace, state=OutboxState.DEAD, limit=limit, after=after)
 
-    @abc.abstractmethod
     def reset_dead_letters(
         self, namespace: str, ids: Iterable[int] | None = None
     ) -> int:
@@ -451,15 +523,15 @@ class InvalidationOutbox(abc.ABC):
         :return: rows changed. Large numbers are done in several transactions; after an
             error the rows done so far stay done.
         """
+        return self._admin.reset_dead_letters(namespace, ids)
 
-    @abc.abstractmethod
     def discard_dead_letters(self, namespace: str, ids: Iterable[int]) -> int:
         """Delete dead letters for good; returns how many.
 
         What they were to invalidate may stay stale until a flush or its TTL.
         """
+        return self._admin.discard_dead_letters(namespace, ids)
 
-    @abc.abstractmethod
     def purge_published(
         self, namespace: str, *, older_than: float, limit: int = 5000
     ) -> int:
@@ -469,8 +541,10 @@ class InvalidationOutbox(abc.ABC):
         A receipt whose rows are gone can be waited on no longer, so keep them for
         longer than receipts live.
         """
+        return self._admin.purge_published(
+            namespace, older_than=older_than, limit=limit
+        )
 
-    @abc.abstractmethod
     def pause(self, namespace: str, reason: str = "") -> None:
         """Have no more rows of ``namespace`` claimed, by any process, until a resume.
 
@@ -480,16 +554,16 @@ class InvalidationOutbox(abc.ABC):
 
         :param reason: for operators, at most 255 bytes of UTF-8.
         """
+        self._pauses.pause(namespace, reason)
 
-    @abc.abstractmethod
     def resume(self, namespace: str) -> bool:
         """Have rows of ``namespace`` claimed again; returns whether it was paused."""
+        return self._pauses.resume(namespace)
 
-    @abc.abstractmethod
     def paused(self) -> dict[str, Pause]:
         """Return the paused namespaces, whoever paused them."""
+        return self._pauses.paused()
 
-    @abc.abstractmethod
     def escalate(self, namespace: str) -> bool:
         """Enqueue a flush of ``namespace`` because an invalidation is given up.
 
@@ -500,3 +574,16 @@ class InvalidationOutbox(abc.ABC):
         :return: whether a flush was added; False if one that is still to be applied
             covers the case.
         """
+        return self._flushes.schedule(namespace)
+
+    def missing_rights(self) -> dict[Privilege, str]:
+        """Try each privilege that a role may need. Changes nothing.
+
+        :return: those that this login lacks, and what the database says.
+        :raises OutboxError: it is away, locked or read-only; nothing is known.
+        """
+        return missing_privileges(self._unchecked)
+
+    def versions(self) -> dict[str, str]:
+        """Name the database and the driver, and their versions."""
+        return self._tables.versions()

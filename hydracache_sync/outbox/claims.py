@@ -11,13 +11,15 @@ from hydracache_sync.durations import positive_ms
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.arguments import checked_count
-from hydracache_sync.outbox.base import MAX_OWNER
 from hydracache_sync.outbox.claimed_row import Claim, ClaimedRow
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
 from hydracache_sync.outbox.row import OutboxRow, OutboxState
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)
+
+#: Bytes of a claim owner's name.
+MAX_OWNER = 255
 
 #: Seconds between two looks for rows that are dated ahead, in one namespace. A look
 #: reads all rows that wait for a moment, 100,000 of them in 10 to 30 ms.

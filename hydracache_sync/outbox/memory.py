@@ -16,11 +16,11 @@ from hydracache_sync.errors import (
     OutboxBusyError,
     OutboxError,
 )
+from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import BUSY_BACKOFF, Database
 from hydracache_sync.outbox.due import Poll
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
-from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLITE
 from hydracache_sync.outbox.sqlite_callers import CallersCursor, SQLiteCallers
 from hydracache_sync.outbox.sqlite_errors import sqlite_error
@@ -35,7 +35,7 @@ from hydracache_sync.outbox.sqlite_tables import SQLiteTables
 _NAME = "MemoryOutbox()"
 
 
-class MemoryOutbox(SQLOutbox):
+class MemoryOutbox(InvalidationOutbox):
     """Outbox without a file: the SQLite one on a private database in memory.
 
     The same statements and so the same behaviour, but nothing outlives the process and

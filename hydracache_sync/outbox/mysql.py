@@ -17,6 +17,7 @@ from hydracache_sync.drivers.pymysql_own import close
 from hydracache_sync.durations import positive_ms
 from hydracache_sync.errors import ConfigurationError, ReadOnlyServerError
 from hydracache_sync.outbox.arguments import checked_count
+from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.mysql_callers import MySQLCallers
@@ -30,7 +31,6 @@ from hydracache_sync.outbox.mysql_sessions import (
 )
 from hydracache_sync.outbox.mysql_tables import MySQLTables
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
-from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.statements import ON_DUPLICATE_CARRY_AGAIN, Dialect
 
 #: Seconds. Connecting takes milliseconds, a statement of ours too; the rest is for a
@@ -89,7 +89,7 @@ class Replication(NamedTuple):
     is_replica: bool
 
 
-class MySQLOutbox(SQLOutbox):
+class MySQLOutbox(InvalidationOutbox):
     """Outbox in the MySQL or MariaDB database of the app's data.
 
     Thread-safe. Threads share up to ``pool_size`` connections, which are made when they

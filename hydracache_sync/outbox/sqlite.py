@@ -9,10 +9,10 @@ import sqlite3
 from typing import Any, Callable, Iterator
 
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
-from hydracache_sync.outbox.sql import SQLOutbox
 from hydracache_sync.outbox.sqlite_callers import SQLiteCallers
 from hydracache_sync.outbox.sqlite_inserts import SQLiteInserts
 from hydracache_sync.outbox.sqlite_poll import FilePoll
@@ -41,7 +41,7 @@ SQLITE = Dialect(
 )
 
 
-class SQLiteOutbox(SQLOutbox):
+class SQLiteOutbox(InvalidationOutbox):
     """Outbox in the SQLite file ``path``, which is the file of the app's data.
 
     Thread-safe: each thread gets a connection of its own at its first use, and so does

@@ -17,8 +17,8 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cli import ExitCode
-from hydracache_sync.outbox.base import STATUS_CAP
 from hydracache_sync.outbox.sqlite_sessions import SQLiteConnector
+from hydracache_sync.outbox.status import STATUS_CAP
 from support.clock import FakeClock
 from support.commands import PATIENCE, SECRET, Ended, Shop, run
 from support.faulty_memcached import FaultyMemcached

@@ -6,8 +6,8 @@ import functools
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 from hydracache_sync.outbox import statements
+from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT
-from hydracache_sync.outbox.sql import SQLOutbox
 
 KEPT = 100_000
 
@@ -128,7 +128,7 @@ class Run(NamedTuple):
 
 
 def runs(
-    outbox: SQLOutbox, entries: Mapping[int, int], lock: str = ""
+    outbox: InvalidationOutbox, entries: Mapping[int, int], lock: str = ""
 ) -> Iterator[Run]:
     """Each case, in each of its forms.
 
