@@ -79,6 +79,7 @@ CASES = {
     "NEXT_NAMESPACE": Case({"after": ""}),
     "ALL_NAMESPACES": Case(),
     "NOW": Case(),
+    "HEARTBEAT": Case({"host_ms": MADE, "every_ms": 1000}),
     "RESET_DEAD": Case(SHOP, IDS),
     "DISCARD_DEAD": Case(SHOP, IDS),
     "PURGE_SELECT": Case({**SHOP, "age_ms": 1, "limit": SOME}),
