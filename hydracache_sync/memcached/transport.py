@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import sys
+import weakref
 from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
@@ -84,6 +85,7 @@ class Connection:
         "question",
         "changes",
         "_socket",
+        "_end",
         "_send",
         "__weakref__",
     )
@@ -117,6 +119,8 @@ class Connection:
             raise ConnectionError(
                 f"cannot connect: {exc}; is memcached running there, and reachable?"
             ) from exc
+        self._end = weakref.finalize(self, _close, connection)
+        self._end.atexit = False
         self._socket = connection
         if tls_context is None:
             _let_kernel_time_out(connection, self.limits.timeout)
@@ -194,15 +198,22 @@ class Connection:
         """
         connection, self._socket = self._socket, None
         if connection is not None:
-            try:
-                connection.close()
-            except OSError:
-                # What the peer did meanwhile, reported by the last flush. It is closed.
-                pass
+            self._end.detach()
+            _close(connection)
 
     def __del__(self) -> None:
         # A store is rarely closed; its sockets are no leak worth a ResourceWarning.
+        # Those are collected in any order, so a finalizer holds the socket until here;
+        # at the interpreter's end it does nothing any more.
         self.close()
+
+
+def _close(connection: socket.socket) -> None:
+    try:
+        connection.close()
+    except OSError:
+        # What the peer did meanwhile, reported by the last flush. It is closed.
+        pass
 
 
 def load_client() -> None:
@@ -219,19 +230,23 @@ def _connect(
         server.host, server.port, socket.AF_UNSPEC, socket.SOCK_STREAM
     )
     _check_one_machine(server, addresses)
-    failure: OSError | None = None
-    for address in addresses:
-        try:
-            return _connect_to(
-                (server.host, server.port),
-                _OneAddress(address),
-                limits,
-                tls_context,
-                deadline,
-            )
-        except OSError as exc:
-            failure = exc
-    raise failure or OSError("the name has no address")
+    failure = OSError("the name has no address")
+    try:
+        for address in addresses:
+            try:
+                return _connect_to(
+                    (server.host, server.port),
+                    _OneAddress(address),
+                    limits,
+                    tls_context,
+                    deadline,
+                )
+            except OSError as exc:
+                failure = exc
+        raise failure
+    finally:
+        # A frame that holds the error is held by it, and with it all that called.
+        del failure
 
 
 def _check_one_machine(server: Server, addresses: Sequence[Any]) -> None:

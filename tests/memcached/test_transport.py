@@ -7,6 +7,7 @@ import gc
 import socket
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Iterator
 
@@ -14,10 +15,10 @@ import pytest
 
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
-from hydracache_sync.memcached import MemcachedStore, connection_pool
+from hydracache_sync.memcached import MemcachedStore, connection_pool, transport
 from hydracache_sync.memcached.commands import WINDOW_SIZE
 from support.node_identity import take_off
-from support.servers import free_port
+from support.servers import Memcached, free_port
 
 ONE, TWO, THREE = [Keyspace("1", "n").entry(name) for name in ("one", "two", "three")]
 FOUND = b"VALUE %b 0 5\r\nvalue\r\nEND\r\n" % ONE[1]
@@ -347,6 +348,32 @@ def test_a_connection_in_use_at_close_is_not_used_again(
 
     assert taken.is_stale()
     assert pool.take(time.monotonic(), time.monotonic() + 5) is not taken
+
+
+def test_a_store_that_is_collected_closes_its_sockets_without_a_warning(
+    memcached: Memcached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def store_on(early: list[socket.socket]) -> MemcachedStore:
+        really = transport._connect
+        monkeypatch.setattr(
+            transport, "_connect", lambda *to: early.pop() if early else really(*to)
+        )
+        store = MemcachedStore([memcached.address])
+        store.get_many([ONE])
+        return store
+
+    gc.collect()
+    gc.disable()
+    try:
+        # Older than what holds it: the collector comes to the socket first.
+        store_on([socket.create_connection(("127.0.0.1", memcached.port))])
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            gc.collect()
+    finally:
+        gc.enable()
+
+    assert told == []
 
 
 def test_a_connection_that_was_lost_gives_its_place_back(
