@@ -19,6 +19,7 @@ from pymysql.constants import CLIENT
 from pymysql.cursors import Cursor
 from pymysql.err import InterfaceError, OperationalError
 
+from hydracache_sync.addresses import addresses_of
 from hydracache_sync.fork import keep_for_good
 
 __all__ = ["Error", "OutboxConnection"]
@@ -248,10 +249,10 @@ class OutboxConnection(_Base):  # type: ignore[misc]
 def _reached(host: str, port: int, by: float) -> socket.socket:
     """Return a socket to the first of the host's addresses that answers.
 
-    Each has its share of the time.
+    Each has its share of the time that the resolver has left.
     """
     failure: OSError = OSError("the name has no address")
-    addresses = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    addresses = addresses_of(host, port, by)
     for place, (family, kind, protocol, _, address) in enumerate(addresses):
         sock = socket.socket(family, kind, protocol)
         try:

@@ -78,8 +78,8 @@ class MemcachedStore(CacheStore):
         names, and of ``weights``; see ``CacheStore``.
     :param weights: how much a server gets in proportion to the others, 1 where none is
         given: ``{"10.0.0.1:11211": 2}``. The same for every client of the ring.
-    :param connect_timeout: seconds to connect, TLS included. Over 0. Does not limit the
-        system's resolver.
+    :param connect_timeout: seconds to look up a name, and to connect, TLS included.
+        Over 0.
     :param timeout: seconds without a byte after which a node counts as away. Over 0.
     :param call_timeout: seconds for one round trip to all nodes, waiting for free
         connections and connecting included, even where bytes keep dripping in; what is

@@ -18,6 +18,7 @@ from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
 
+from hydracache_sync.addresses import addresses_of
 from hydracache_sync.cache.keyspace import NODE_IDENTITY
 from hydracache_sync.memcached import commands
 from hydracache_sync.memcached.replies import (
@@ -40,8 +41,8 @@ IDENTITY_SIZE = 12
 class Limits(NamedTuple):
     """How long a connection may take, in seconds, and how much.
 
-    :ivar connect_timeout: to connect to one address, TLS included. Looking up a name
-        takes what the system's resolver takes.
+    :ivar connect_timeout: to look up the name, and to connect to one address, TLS
+        included.
     :ivar timeout: from one piece of an answer to the next.
     :ivar call_timeout: for a whole round trip, however slowly its pieces come.
     :ivar max_value: bytes of a value that are read.
@@ -226,9 +227,8 @@ def _connect(
 ) -> socket.socket:
     if server.path is not None:
         return _connect_to(server.path, socket, limits, tls_context, deadline)
-    addresses = socket.getaddrinfo(
-        server.host, server.port, socket.AF_UNSPEC, socket.SOCK_STREAM
-    )
+    by = min(deadline, monotonic() + limits.connect_timeout)
+    addresses = addresses_of(server.host, server.port, by)
     _check_one_machine(server, addresses)
     failure = OSError("the name has no address")
     try:

@@ -112,10 +112,10 @@ class MySQLOutbox(InvalidationOutbox):
     :param busy_timeout: seconds that an own transaction is run again while others hold
         its rows.
     :param pool_size: connections that threads share, 1 or more.
-    :param connect_timeout, read_timeout, write_timeout: seconds above 0: to reach the
-        server, from a question to the end of its answer, to send a statement. A call
-        with a ``timeout`` takes no longer than that with all it does, or than a quarter
-        of a second.
+    :param connect_timeout, read_timeout, write_timeout: seconds above 0: to look up the
+        server's name and reach it, from a question to the end of its answer, to send a
+        statement. A call with a ``timeout`` takes no longer than that with all it does,
+        or than a quarter of a second.
     :param max_batch: intents that a batch may have; beyond it an enqueue is a
         ``ValueError`` and writes nothing. By default without limit.
     :param clock: returns Unix seconds, for tests; by default the server's clock.

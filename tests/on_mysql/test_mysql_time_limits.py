@@ -23,6 +23,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from outbox_contract.common import SHOP, batch_of, keys_of
+from support.resolver import Resolver
 from support.servers import Memcached
 
 #: Seconds that a call may take beyond its limit: this machine may be busy.
@@ -55,6 +56,13 @@ def outbox(database: Database, proxy: Proxy) -> Iterator[MySQLOutbox]:
     limits = {"connect_timeout": LONG, "read_timeout": LONG, "write_timeout": LONG}
     with contextlib.closing(database.outbox(**here, **limits)) as outbox:
         yield outbox
+
+
+@pytest.fixture
+def hanging_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
+    with Resolver(monkeypatch) as resolver:
+        resolver.hang()
+        yield resolver
 
 
 @pytest.fixture
@@ -129,6 +137,13 @@ class TestLimitOfACall:
         proxy.drip = DRIP
 
         assert refused(lambda: call(outbox, receipt, 0.3)) < 0.3 + SLACK
+
+    def test_it_holds_where_the_resolver_hangs(
+        self, database, receipt, call, hanging_resolver, unique
+    ):
+        here = {"host": f"{unique}.test", "connect_timeout": LONG, "read_timeout": LONG}
+        with contextlib.closing(database.outbox(**here)) as named:
+            assert refused(lambda: call(named, receipt, 0.3)) < 0.3 + SLACK
 
     def test_none_is_still_a_question(self, outbox, proxy, receipt, call):
         call(outbox, receipt, 0.0)

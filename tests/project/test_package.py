@@ -40,6 +40,7 @@ HEAVY = [
 LAYERS = [
     {"errors", "keys", "durations", "backoff", "outage", "printable"},
     {"fork", "lending"},
+    {"addresses"},
     {"drivers", "subscribers"},
     {"intents"},
     {"receipts"},
@@ -399,7 +400,7 @@ class TestLayers:
             for part in parts_imported_by(path)
         }
 
-        assert known == {"drivers", "errors", "fork"}
+        assert known == {"addresses", "drivers", "errors", "fork"}
 
     def test_apps_and_commands_know_no_framework_of_ours(self) -> None:
         importers = [
