@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -168,9 +169,11 @@ def test_a_database_that_is_away_is_waited_for(shop: Shop, tmp_path: Path) -> No
     path = tmp_path / "later.db"
     worker = start_worker(shop, outbox=f"sqlite:///{path}")
     wait_until_it_handles_signals(worker)
-    later = SQLiteOutbox(path)
-    later.install_schema()
-    shop.outbox, earlier = later, shop.outbox
+    # Whole at once: a worker that finds a file without tables says so and ends.
+    with closing(SQLiteOutbox(tmp_path / "made.db")) as made:
+        made.install_schema()
+    (tmp_path / "made.db").rename(path)
+    shop.outbox, earlier = SQLiteOutbox(path), shop.outbox
     earlier.close()
     shop.invalidate(1)
     until(lambda: shop.published() == 1)

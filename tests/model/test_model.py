@@ -137,6 +137,7 @@ def test_an_eager_walk_finds_what_the_other_finds(model: InFlight, rule: str) ->
     assert walk(model.without(**{rule: False})).found is not None
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("model", [IN_FLIGHT, IN_FLIGHT_STRICT, IN_FLIGHT_RINGS])
 def test_what_was_in_flight_is_published_and_values_are_stored(model: InFlight) -> None:
     # A protocol in which nothing ever happens breaks no promise.
