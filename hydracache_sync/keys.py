@@ -53,8 +53,9 @@ def identity_text(field: str, value: object) -> str:
 
 def identity_texts(field: str, values: Iterable[object]) -> tuple[str, ...]:
     """Return the text of each of ``values``, as :func:`identity_text` of one."""
+    # Of each cached call: out of a generator it takes twice as long.
     return tuple(
-        each if type(each) is str else identity_text(field, each) for each in values
+        [each if type(each) is str else identity_text(field, each) for each in values]
     )
 
 

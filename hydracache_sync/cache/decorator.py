@@ -82,15 +82,18 @@ class CachedFunction(Generic[T]):
         if inspect.isgeneratorfunction(function):
             raise TypeError(f"{function.__qualname__} is a generator: return a list")
         functools.update_wrapper(self, function)
-        self._cache = cache
         self._key: KeyOf = default_key(cache, function) if key is None else key
         if callable(tags):
             self._tags: TagsOf = tags
         else:
             fixed = identity_texts("tag", several(tags))
             self._tags = lambda *args, **kwargs: fixed
-        self._ttl = ttl
-        self._soft_ttl = soft_ttl
+        self._get_or_load: Callable[..., T] = functools.partial(
+            cache.get_or_load, ttl=ttl, soft_ttl=soft_ttl
+        )
+        self._refresh: Callable[..., T] = functools.partial(
+            cache.refresh, ttl=ttl, soft_ttl=soft_ttl
+        )
         self._inherited = InheritedTags(
             getattr(function, "__qualname__", repr(function)), inherits=inherit_tags
         )
@@ -98,7 +101,7 @@ class CachedFunction(Generic[T]):
         self.uncached = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> T:
-        return self._read(self._cache.get_or_load, args, kwargs)
+        return self._read(self._get_or_load, args, kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else BoundCachedFunction(self, instance)
@@ -139,24 +142,23 @@ class CachedFunction(Generic[T]):
 
         It invalidates nothing: what else shows the same data stays.
         """
-        return self._read(self._cache.refresh, args, kwargs)
+        return self._read(self._refresh, args, kwargs)
 
     def _own_tags(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[str, ...]:
         return identity_texts("tag", several(self._tags(*args, **kwargs)))
 
-    def _read(self, read: Reads, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    def _read(
+        self, read: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> T:
         key = identity_text("key", self._key(*args, **kwargs))
-
-        def read_under(tags: tuple[str, ...], loader: Callable[[], T]) -> T:
-            return read(key, loader, tags=tags, ttl=self._ttl, soft_ttl=self._soft_ttl)
 
         return self._inherited.read(
             key,
             self._own_tags(args, kwargs),
             lambda: self.uncached(*args, **kwargs),
-            read_under,
+            read,
         )
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ A function that runs in another thread than its caller hands nothing over.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Collection, TypeVar
 
 from hydracache_sync.cache.not_stored import NotToBeStored
 from hydracache_sync.cache.tag_sets import MAX_TAGS
@@ -26,6 +26,9 @@ T = TypeVar("T")
 #: Tags remembered for all keys of one function. When full all are forgotten: each key
 #: is loaded once more then.
 MAX_REMEMBERED = 100_000
+
+
+_NONE: frozenset[str] = frozenset()
 
 
 class _Load:
@@ -66,16 +69,16 @@ class InheritedTags:
 
     def known(self, key: str) -> frozenset[str]:
         """Tags that the last load of ``key`` in this process has met."""
-        return self._known.get(key, frozenset()) if self._known else frozenset()
+        return self._known.get(key, _NONE)
 
     def read(
         self,
         key: str,
         tags: tuple[str, ...],
         load: Callable[[], T],
-        read: Callable[[tuple[str, ...], Callable[[], T]], T],
+        read: Callable[..., T],
     ) -> T:
-        """Read by ``read(tags, loader)``, with the tags that ``key`` has inherited.
+        """Read by ``read(key, loader, tags=)``, with the tags that ``key`` inherits.
 
         :raises RecursionError: its own load has come back here: it needs the value that
             it is about to make.
@@ -88,27 +91,29 @@ class InheritedTags:
             )
         known = self.known(key)
         asked = tags + tuple(sorted(known)) if known else tags
-        shown = set(asked)
+        shown: Collection[str] = asked
 
         def loader() -> T:
+            nonlocal shown
             this = _Load(self, key, outer)
             token = _current.set(this)
             try:
                 value = load()
             finally:
                 _current.reset(token)
-                if self._inherits:
-                    # Where it has raised, what it would have shown, or what is cached.
-                    shown.update(this.met)
-            met = this.met.difference(tags) if self._inherits else set()
-            shown.intersection_update(met.union(tags))
+                if not self._inherits:
+                    this.met.clear()
+                # Where it has raised, what it would have shown, or what is cached.
+                shown = this.met.union(asked)
+            met = this.met.difference(tags)
+            shown = met.union(tags)
             if met != known:
                 self._remember(key, len(tags), frozenset(met))
                 raise NotToBeStored(value)
             return value
 
         try:
-            return read(asked, loader)
+            return read(key, loader, tags=asked)
         finally:
             if outer is not None:
                 outer.met.update(shown)
