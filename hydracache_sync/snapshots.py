@@ -12,6 +12,7 @@ Only looks at connections that the caller uses; what each tells is in
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import Any, Callable
 
 from hydracache_sync.drivers import find_driver
@@ -27,10 +28,13 @@ class LocalMoment(float):
     By that clock a cache tells whether a transaction began after a read did, which no
     wall clock can tell. Arithmetic gives a plain float.
 
-    :ivar steady: ``time.monotonic()`` at the moment.
+    :ivar steady: ``time.monotonic()`` at the moment; before everything if not known.
+    :ivar why: what a value is not stored for that is refused because of it, as
+        ``CacheDiagnostics`` counts it; empty if nothing in particular.
     """
 
-    steady: float
+    steady: float = -inf
+    why: str = ""
 
     @classmethod
     def now(cls) -> LocalMoment:
@@ -38,6 +42,27 @@ class LocalMoment(float):
         moment = cls(time.time())
         moment.steady = steady
         return moment
+
+    @classmethod
+    def because(cls, why: str, at: float) -> LocalMoment:
+        """Return the moment ``at``, which says why."""
+        moment = cls(at)
+        moment.steady = getattr(at, "steady", -inf)
+        moment.why = why
+        return moment
+
+
+def oldest(*moments: float | None) -> float | None:
+    """Return the first of ``moments``, by either clock; None if none of them is one."""
+    known = [each for each in moments if each is not None]
+    if not known:
+        return None
+    first = min(known)
+    steady = min(getattr(each, "steady", -inf) for each in known)
+    if getattr(first, "steady", -inf) > steady:  # the wall clock was set back
+        first = LocalMoment.because(getattr(first, "why", ""), first)
+        first.steady = steady
+    return first
 
 
 class ConnectionSnapshot:

@@ -21,9 +21,6 @@ def create_app():
         # What a view writes, it publishes right after its commit. The pool has what an
         # outage of memcached leaves.
         HYDRACACHE_MODE="inline",
-        # In autocommit each SELECT reads what is committed by then. With transactions
-        # that stay open over several statements, leave it at its default.
-        HYDRACACHE_SNAPSHOT="fresh",
     )
     # HYDRACACHE_OUTBOX and HYDRACACHE_MEMCACHED, and whatever else you set.
     app.config.update(

@@ -36,8 +36,6 @@ def create_app() -> Flask:
         HYDRACACHE_NAMESPACE="shop",
         HYDRACACHE_MEMCACHED=os.environ.get("SHOP_MEMCACHED", "127.0.0.1:11211"),
         HYDRACACHE_RING=os.environ.get("SHOP_RING", "1"),
-        # Loaders read through db.session, whose transactions are known.
-        HYDRACACHE_SNAPSHOT="session",
     )
     db.init_app(app)
     hydracache.init_app(app)

@@ -38,8 +38,6 @@ def create_app() -> Flask:
         HYDRACACHE_OUTBOX=f"sqlite:///{path}",
         HYDRACACHE_NAMESPACE="book",
         HYDRACACHE_MEMCACHED=os.environ.get("BOOK_MEMCACHED", "127.0.0.1:11211"),
-        # No transaction is open before load() begins its own: it reads fresh data.
-        HYDRACACHE_SNAPSHOT="fresh",
     )
     # Before init_app: functions registered first run last. What a view has collected is
     # in the transaction by the time end_db commits it.

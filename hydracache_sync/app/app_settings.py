@@ -83,11 +83,12 @@ COOKIE = Setting(
 SNAPSHOT = Setting(
     "snapshot",
     "KIND",
-    "What loaders of cached values read: request, a transaction that may have begun"
-    " with the request; session, one of an attached SQLAlchemy session; fresh, always"
-    " one that begins in the loader.",
-    choice("request", "session", "fresh"),
-    default="request",
+    "What loaders of cached values read: auto, what is seen of the connections that are"
+    " known, and else as request; request, a transaction that may have begun with the"
+    " request; session, one of an attached SQLAlchemy session; fresh, always one that"
+    " begins in the loader.",
+    choice("auto", "request", "session", "fresh"),
+    default="auto",
 )
 TTL = Setting(
     "ttl",

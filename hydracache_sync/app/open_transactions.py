@@ -6,8 +6,9 @@ shows may be older than an invalidation, and newer than what others may see.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from typing import Any, Iterator
+from typing import Any, Iterator, Protocol
 
 from hydracache_sync.fork import ProcessLocal
 from hydracache_sync.snapshots import NEVER
@@ -44,11 +45,22 @@ def are_followed(app: Any) -> bool:
     return app in _followed
 
 
+class StatementListener(Protocol):
+    """Is told of the statements that its thread sends in a block."""
+
+    def note(self, began: float | None) -> None:
+        """One was sent in a transaction that ``began`` then, at the earliest.
+
+        None if nobody follows its transaction.
+        """
+
+
 class _OfThread:
     def __init__(self) -> None:
         # Weak: a session that is dropped without an end is told to nobody.
         self.transactions: weakref.WeakSet[OpenTransaction] = weakref.WeakSet()
         self.statements = 0
+        self.listeners: list[StatementListener] = []
 
 
 _local = ProcessLocal()
@@ -78,9 +90,27 @@ def ended(transaction: OpenTransaction) -> None:
     _this_thread().transactions.discard(transaction)
 
 
-def note_statement() -> None:
-    """State that this thread sends a statement on a connection that is followed."""
-    _this_thread().statements += 1
+def note_statement(began: float | None = None) -> None:
+    """State that this thread sends a statement on a connection that is looked at.
+
+    :param began: a moment that its transaction is not older than; None if nobody
+        follows that.
+    """
+    mine = _this_thread()
+    mine.statements += 1
+    for each in mine.listeners:
+        each.note(began)
+
+
+@contextlib.contextmanager
+def listening(listener: StatementListener) -> Iterator[None]:
+    """Tell ``listener`` of the statements that this thread sends in the block."""
+    listeners = _this_thread().listeners
+    listeners.append(listener)
+    try:
+        yield
+    finally:
+        listeners.remove(listener)
 
 
 def statements() -> int:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Callable, Iterator
 
-from hydracache_sync.drivers import CallersConnection, driver_of
-from hydracache_sync.drivers.wrappers import own_connection
+from hydracache_sync.app.known_connections import KnownConnection, KnownReads
 
 #: Methods of requests that change nothing, as RFC 9110 has it.
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
@@ -45,37 +44,49 @@ class RequestWrites:
         self._connection_of = connection_of
         self._safe = safe
         self._followed = followed
-        self._watched: list[_Watched] = []
+        self._watched: list[KnownConnection] = []
         self.checks_loads = followed and not safe and connection_of is None
         self.load_is_checked = False
 
     def know(self, connection: Any) -> None:
         """State that ``connection`` is one of the request's."""
         if all(each.connection is not connection for each in self._watched):
-            self._watched.append(_Watched(connection))
+            self._watched.append(KnownConnection(connection))
 
     def has_written(self) -> bool | None:
         """Whether one of the connections has changed something and not committed it.
 
         :return: None if that is not known.
         """
-        known = self._followed
-        if self._connection_of is not None:
-            try:
-                found = self._connection_of()
-            except Exception:
-                # The app's own function: an error of it is met where it is needed.
-                known = False
-            else:
-                known = True
-                for connection in named_connections(found):
-                    self.know(connection)
+        watched = self._all()
+        known = self._followed if self._connection_of is None else watched is not None
         for each in self._watched:
             written = each.has_written()
             if written:
                 return True
             known &= written is not None
         return False if known else None
+
+    @property
+    def show_reads(self) -> bool:
+        """Whether anything of what is read can be known."""
+        return self._followed or bool(self._watched) or self._connection_of is not None
+
+    def before_load(self, request_began: float) -> KnownReads:
+        """Look at the connections, right before a load may read on them."""
+        return KnownReads(self._all, request_began)
+
+    def _all(self) -> list[KnownConnection] | None:
+        """Have the app name its connections, and return all; None if it fails."""
+        if self._connection_of is not None:
+            try:
+                found = self._connection_of()
+            except Exception:
+                # The app's own function: an error of it is met where it is needed.
+                return None
+            for connection in named_connections(found):
+                self.know(connection)
+        return self._watched
 
     @contextlib.contextmanager
     def checking(self, checked: bool = True) -> Iterator[None]:
@@ -105,18 +116,3 @@ def outbox_connection(found: Any) -> Any:
     if isinstance(found, (list, tuple)):
         return found[0] if found else None
     return found
-
-
-class _Watched:
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self._driver: CallersConnection | None = None
-
-    def has_written(self) -> bool | None:
-        try:
-            if self._driver is None:
-                self._driver = driver_of(own_connection(self.connection))
-            return self._driver.has_written()
-        except Exception:
-            # Closed, of another thread, or of no driver that is known.
-            return None

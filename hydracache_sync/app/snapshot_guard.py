@@ -11,7 +11,11 @@ from typing import Callable
 from hydracache_sync.app import open_transactions
 from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.request_writes import RequestWrites
-from hydracache_sync.snapshots import NEVER
+from hydracache_sync.app.watched_load import WatchedLoad
+from hydracache_sync.cache.load_snapshot import LoadSnapshot
+from hydracache_sync.snapshots import NEVER, LocalMoment, oldest
+
+_UNCOMMITTED = LocalMoment.because("uncommitted", NEVER)
 
 
 class SnapshotGuard:
@@ -42,17 +46,28 @@ class SnapshotGuard:
         :return: None where the loader begins a fresh one, ``NEVER`` where nothing that
             it loads is to be stored.
         """
+        if self._may_read_uncommitted():
+            return _UNCOMMITTED
+        if self._kind == "fresh":
+            return _UNCOMMITTED if open_transactions.writing() else None
+        began = open_transactions.snapshot()
+        if began is not None:
+            began = LocalMoment.because("transaction", began)
+        if self._kind == "session":
+            return began
+        return oldest(began, LocalMoment.because("request", self._request_began()))
+
+    def of_load(self) -> LoadSnapshot:
+        """Return the snapshot of a load that begins now: with ``auto``, look at it."""
+        writes = self._writes() if self._kind == "auto" else None
+        if writes is None or not writes.show_reads or self._may_read_uncommitted():
+            return LoadSnapshot(self())
+        return WatchedLoad(self._request_began(), writes)
+
+    def _may_read_uncommitted(self) -> bool:
+        """Whether the loader may read rows that the request rolls back afterwards."""
         collected = self._collected()
         if collected is not None and collected.may_be_uncommitted:
-            # It may read its own rows, and roll them back afterwards.
-            return NEVER
+            return True
         writes = self._writes()
-        if writes is not None and not writes.may_store():
-            return NEVER
-        if self._kind == "fresh":
-            return NEVER if open_transactions.writing() else None
-        began = open_transactions.snapshot()
-        if self._kind == "request":
-            request_began = self._request_began()
-            return request_began if began is None else min(began, request_began)
-        return began
+        return writes is not None and not writes.may_store()

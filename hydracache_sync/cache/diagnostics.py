@@ -20,7 +20,13 @@ class CacheDiagnostics:
     :ivar refused_unknown: fills refused because a token was missing, of no known kind,
         or could not be read or made before the load.
     :ivar refused_snapshot: fills refused because a token may be younger than the
-        snapshot that the value was loaded from.
+        snapshot that the value was loaded from. Of these an app counts four apart:
+    :ivar refused_transaction: a transaction was open since before the token was made.
+    :ivar refused_uncommitted: the request had changed something and not committed it.
+    :ivar refused_unseen: the load was not seen to read on connections that the app
+        knows, and on them alone, so that it counted for as old as the request.
+    :ivar refused_request: of the request's connections nothing was known at all; with
+        ``HYDRACACHE_SNAPSHOT=request``: the request was older than the token.
     :ivar refused_size: fills refused because the store takes no value of that size.
     :ivar refused_hold_off: fills refused because a strict namespace holds off what a
         write has touched, or a token that was missing.
@@ -49,6 +55,16 @@ class CacheDiagnostics:
     waited_in_vain: int = 0
     refreshed: int = 0
     stale_on_error: int = 0
+    refused_transaction: int = 0
+    refused_uncommitted: int = 0
+    refused_unseen: int = 0
+    refused_request: int = 0
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Hits among all reads, from 0 to 1; None before the first."""
+        reads = self.hits + self.misses
+        return self.hits / reads if reads else None
 
 
 class Counter:
@@ -86,12 +102,29 @@ class Counters:
         self.refreshed = Counter()
         self.stale_on_error = Counter()
         self.errors = Counter()
+        self.refused_transaction = Counter()
+        self.refused_uncommitted = Counter()
+        self.refused_unseen = Counter()
+        self.refused_request = Counter()
+        self._by_reason = {
+            "transaction": self.refused_transaction,
+            "uncommitted": self.refused_uncommitted,
+            "unseen": self.refused_unseen,
+            "request": self.refused_request,
+        }
+
+    def refused_by(self, since: float) -> Counter:
+        """What counts a fill that is refused because its snapshot is of ``since``."""
+        why = getattr(since, "why", "")
+        return self._by_reason.get(why, self.refused_snapshot)
 
     def diagnostics(self) -> CacheDiagnostics:
         """Count what happened so far."""
-        return CacheDiagnostics(
-            **{
-                field.name: getattr(self, field.name).total
-                for field in fields(CacheDiagnostics)
-            }
+        found = {
+            field.name: getattr(self, field.name).total
+            for field in fields(CacheDiagnostics)
+        }
+        found["refused_snapshot"] += sum(
+            found[f"refused_{why}"] for why in self._by_reason
         )
+        return CacheDiagnostics(**found)

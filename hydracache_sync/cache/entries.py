@@ -323,7 +323,7 @@ class Entries:
         if len(tokens) < len(lookup.tokens):
             return FillDecision(lookup, self.counters.refused_unknown)
         if since is not None and not policy.are_older_than(since, tokens):
-            return FillDecision(lookup, self.counters.refused_snapshot)
+            return FillDecision(lookup, self.counters.refused_by(since))
         if not policy.are_settled(tokens, self._clock()):
             return FillDecision(lookup, self.counters.refused_hold_off)
         return FillDecision(lookup, None)

@@ -45,6 +45,7 @@ from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.lifetime import Lifetime
 from hydracache_sync.cache.load_limit import UNKNOWN, LoadLimit
 from hydracache_sync.cache.load_lock import LoadLock, is_worth_waiting_for
+from hydracache_sync.cache.load_snapshot import LoadSnapshot
 from hydracache_sync.cache.single_flight import Flight, SingleFlight
 from hydracache_sync.errors import ApplyError
 from hydracache_sync.outage import LoggedOutage
@@ -109,10 +110,10 @@ class LoadCoalescer:
         lookup: Lookup,
         loader: Callable[[], T],
         lifetime: Lifetime,
-        since: float | None,
+        snapshot: LoadSnapshot,
     ) -> T:
         """Return a value for a miss: loaded by this reader, or by one like it."""
-        entries = self._entries
+        entries, since = self._entries, snapshot.since
         missed_at = monotonic()
         # To wait where nobody may take anything, or what was waited for would raise.
         alone = (
@@ -133,9 +134,9 @@ class LoadCoalescer:
             entries.release(lock)
             lock = None
         if alone:
-            return self._load(decision, loader, lifetime, lock)
+            return self._load(decision, loader, lifetime, snapshot, lock)
         if not lookup.knows_all_tokens:
-            return self._load_in_turn(decision, loader, lifetime, since)
+            return self._load_in_turn(decision, loader, lifetime, snapshot)
         may_lead = since is None or decision.refused is None
         flight, leading = self._flights.join(
             (lookup.addresses[0], lookup.token_prefix),
@@ -144,13 +145,13 @@ class LoadCoalescer:
         )
         if flight is None:
             if may_lead:
-                return self._load(decision, loader, lifetime, lock)
-            return self._load_in_turn(decision, loader, lifetime, since)
+                return self._load(decision, loader, lifetime, snapshot, lock)
+            return self._load_in_turn(decision, loader, lifetime, snapshot)
         if leading:
             return self._lead(
-                flight, decision, loader, lifetime, since, lock, missed_at
+                flight, decision, loader, lifetime, snapshot, lock, missed_at
             )
-        return self._await(flight, decision, loader, lifetime, since)
+        return self._await(flight, decision, loader, lifetime, snapshot)
 
     def _await(
         self,
@@ -158,11 +159,11 @@ class LoadCoalescer:
         decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
-        since: float | None,
+        snapshot: LoadSnapshot,
     ) -> T:
         """Wait for the load of others, and load where that does not come."""
         entries = self._entries
-        may_relieve = since is None or decision.refused is None
+        may_relieve = snapshot.since is None or decision.refused is None
         if self._waits_for(flight, may_relieve, shared=decision.refused is None):
             if flight.outcome is not None:
                 value: T = entries.unpack(*flight.outcome)
@@ -172,11 +173,11 @@ class LoadCoalescer:
         else:
             entries.counters.waited_in_vain.add()
             if self._flights.is_loaded_by_this(flight):
-                return self._relieve(flight, decision, loader, lifetime, since)
+                return self._relieve(flight, decision, loader, lifetime, snapshot)
             if not may_relieve:
-                return self._load_in_turn(decision, loader, lifetime, since)
+                return self._load_in_turn(decision, loader, lifetime, snapshot)
         # Its tokens were read before the wait and so before this load: they still do.
-        return self._load(decision, loader, lifetime, None)
+        return self._load(decision, loader, lifetime, snapshot, None)
 
     def _waits_for(self, flight: Flight, may_relieve: bool, *, shared: bool) -> bool:
         """Wait until ``flight`` is finished; return whether it is.
@@ -202,7 +203,7 @@ class LoadCoalescer:
         decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
-        since: float | None,
+        snapshot: LoadSnapshot,
     ) -> T:
         """Load beside a slow loader of ``flight``, for all who wait.
 
@@ -219,15 +220,15 @@ class LoadCoalescer:
                     entries.counters.joined.add()
                     value: T = lookup.value
                     return value
-                decision = entries.check_fill(lookup, since)
-            loaded = self._loaded(decision, loader)
+                decision = entries.check_fill(lookup, snapshot.since)
+            loaded, decision = self._loaded(decision, loader, snapshot)
             if decision.refused is None:
                 entry = entries.pack(decision, loaded, lifetime)
                 outcome = decision.lookup, entry
                 entries.fill([(decision, entry)], lifetime)
             else:
                 decision.refused.add()
-                if since is None:
+                if snapshot.since is None:
                     # It began after all who wait here had asked.
                     outcome = self._packed_for_others(known, loaded, lifetime)
             return loaded
@@ -239,7 +240,7 @@ class LoadCoalescer:
         lookup: Lookup,
         loader: Callable[[], T],
         lifetime: Lifetime,
-        since: float | None,
+        snapshot: LoadSnapshot,
     ) -> T:
         """Load anew for a hit that is due, or return its value if another does.
 
@@ -247,7 +248,7 @@ class LoadCoalescer:
         rules of any fill. If the loader raises, the hit is still right and is returned;
         the log says so once.
         """
-        entries = self._entries
+        entries, since = self._entries, snapshot.since
         value: T = lookup.value
         if since is not None and since > NEVER:
             # Stamps what has none, for the readers after this one.
@@ -269,7 +270,7 @@ class LoadCoalescer:
                 return value
             # If it fails the lock stays, so that it is not tried again at once.
             try:
-                loaded = loader()
+                loaded = snapshot.read(loader)
             except Exception as exc:
                 self._refreshing.begin(exc)
                 return value
@@ -278,6 +279,13 @@ class LoadCoalescer:
                 entries.release(lock)
                 raise
             self._refreshing.end()
+            if snapshot.since != since:
+                decision = entries.check_fill(lookup, snapshot.since)
+            if decision.refused is not None:
+                decision.refused.add()
+                entries.release(lock)
+                entries.check_value(loaded)
+                return loaded
             entry = entries.pack(decision, loaded, lifetime)
             if entries.fill([(decision, entry)], lifetime, lock):
                 entries.counters.refreshed.add()
@@ -290,14 +298,17 @@ class LoadCoalescer:
         decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
+        snapshot: LoadSnapshot,
         lock: LoadLock | None,
     ) -> T:
         """Load for oneself, and store if that may be."""
         entries = self._entries
         try:
-            loaded = self._loaded(decision, loader)
+            loaded, decision = self._loaded(decision, loader, snapshot)
             if decision.refused is not None:
                 decision.refused.add()
+                if lock is not None:
+                    entries.release(lock)
                 return loaded
             entry = entries.pack(decision, loaded, lifetime)
         except BaseException:
@@ -312,7 +323,7 @@ class LoadCoalescer:
         decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
-        since: float | None,
+        snapshot: LoadSnapshot,
     ) -> T:
         """Load for oneself, one of few; or take what began after this call.
 
@@ -322,11 +333,12 @@ class LoadCoalescer:
         lookup = decision.lookup
         key = lookup.addresses[0], lookup.tag_set.digest
         # A moment of another clock says nothing of when the others here have asked.
-        snapshot = None if since is None else getattr(since, "steady", UNKNOWN)
+        since = snapshot.since
+        began = None if since is None else getattr(since, "steady", UNKNOWN)
         packed = self._limit.enter(
             key,
             self._max_wait,
-            snapshot=snapshot,
+            snapshot=began,
             at_once=self._flights.is_waited_for(),
         )
         if packed is not None:
@@ -335,12 +347,12 @@ class LoadCoalescer:
                 entries.counters.joined.add()
                 return value
             # Cannot be read here, as it cannot be from the store.
-            return self._load(decision, loader, lifetime, None)
+            return self._load(decision, loader, lifetime, snapshot, None)
         try:
-            loaded = self._loaded(decision, loader)
+            loaded, decision = self._loaded(decision, loader, snapshot)
             if decision.refused is not None:
                 decision.refused.add()
-            if self._limit.is_wanted(key):
+            if snapshot.since == since and self._limit.is_wanted(key):
                 packed = entries.pack_shared(lookup, loaded)
             elif decision.refused is None:
                 entries.check_value(loaded)
@@ -348,19 +360,27 @@ class LoadCoalescer:
         finally:
             self._limit.leave(key, packed)
 
-    def _loaded(self, decision: FillDecision, loader: Callable[[], T]) -> T:
-        """Call the loader, and remember whether it raised."""
-        address = decision.lookup.addresses[0]
+    def _loaded(
+        self, decision: FillDecision, loader: Callable[[], T], snapshot: LoadSnapshot
+    ) -> tuple[T, FillDecision]:
+        """Call the loader, and remember whether it raised.
+
+        :return: what it loaded, and whether that may be stored by what is known of its
+            snapshot now.
+        """
+        address, since = decision.lookup.addresses[0], snapshot.since
         try:
-            loaded = loader()
+            loaded = snapshot.read(loader)
         except Exception:
             _note(self._raised, address, self._max_wait)
             raise
         if self._raised:
             self._raised.pop(address, None)
+        if decision.refused is None and snapshot.since != since:
+            decision = self._entries.check_fill(decision.lookup, snapshot.since)
         if decision.refused is not None:
             self._entries.check_value(loaded)
-        return loaded
+        return loaded, decision
 
     def _lead(
         self,
@@ -368,7 +388,7 @@ class LoadCoalescer:
         decision: FillDecision,
         loader: Callable[[], T],
         lifetime: Lifetime,
-        since: float | None,
+        snapshot: LoadSnapshot,
         lock: LoadLock | None,
         missed_at: float,
     ) -> T:
@@ -383,7 +403,7 @@ class LoadCoalescer:
             elif lock is None and not _is_within(
                 self._unstored, decision.lookup.addresses[0]
             ):
-                decision, lock = self._wait_for_turn(decision, since)
+                decision, lock = self._wait_for_turn(decision, snapshot.since)
                 lookup = decision.lookup
                 if lookup.value is not MISS:
                     outcome = lookup, lookup.entry
@@ -392,7 +412,7 @@ class LoadCoalescer:
                 same = decision.refused is None and lookup.token_prefix == token_prefix
                 if lock is None and flight.began_at is not None and same:
                     # Another thread here got the lock, and this flight with it.
-                    return self._await(flight, decision, loader, lifetime, since)
+                    return self._await(flight, decision, loader, lifetime, snapshot)
             if lock is not None and monotonic() - missed_at > LATE:
                 known = decision.lookup
                 lookup, _ = entries.reread(known, known.addresses[0])
@@ -401,12 +421,12 @@ class LoadCoalescer:
                     outcome = lookup, lookup.entry
                     came: T = lookup.value
                     return came
-            if decision.refused is not None and since is not None:
+            if decision.refused is not None and snapshot.since is not None:
                 # No longer what others may see, also those who have joined already.
                 self._flights.finish(flight, None)
             else:
                 self._flights.begin(flight, shared=decision.refused is None)
-            loaded = self._loaded(decision, loader)
+            loaded, decision = self._loaded(decision, loader, snapshot)
             if decision.refused is None:
                 entry = entries.pack(decision, loaded, lifetime)
                 outcome = decision.lookup, entry
@@ -416,7 +436,7 @@ class LoadCoalescer:
                     _note(self._unstored, decision.lookup.addresses[0], UNSTORED_TTL)
             else:
                 decision.refused.add()
-                if self._flights.close(flight) and since is None:
+                if self._flights.close(flight) and snapshot.since is None:
                     outcome = self._packed_for_others(decision.lookup, loaded, lifetime)
             return loaded
         finally:

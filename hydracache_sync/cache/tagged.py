@@ -37,6 +37,7 @@ from hydracache_sync.cache.load_coalescer import (
     NEVER,
     LoadCoalescer,
 )
+from hydracache_sync.cache.load_snapshot import LoadSnapshot, LoadSnapshots
 from hydracache_sync.cache.not_stored import NotToBeStored, value_of
 from hydracache_sync.cache.pending_writes import PendingWrites
 from hydracache_sync.cache.reservation import Reservation
@@ -127,7 +128,7 @@ class TaggedCache:
         store: CacheStore,
         namespace: str,
         *,
-        snapshot: Callable[[], float | None] | None = None,
+        snapshot: Callable[[], float | None] | LoadSnapshots | None = None,
         read_lag: float = 0.0,
         clock_skew: float = 1.0,
         ttl: float = DEFAULT_TTL,
@@ -147,6 +148,9 @@ class TaggedCache:
             *((each, Keyspace(each.ring, namespace)) for each in also),
         ]
         self._snapshot = snapshot
+        self._look_at_load: Callable[[], LoadSnapshot] | None = getattr(
+            snapshot, "of_load", None
+        )
         self._read_lag = checked_seconds("read_lag", read_lag)
         self._hold_off = HoldOff(hold_off) if strict else None
         policy = TokenPolicy(self._hold_off, checked_seconds("clock_skew", clock_skew))
@@ -250,13 +254,15 @@ class TaggedCache:
         if value is not MISS:
             if not self._entries.is_due(lookup):
                 return value
-        since = self._since(since)
+        snapshot = self._load_snapshot(since)
         try:
             if value is not MISS:
-                return self._loads.refresh(lookup, loader, lifetime, since)
+                return self._loads.refresh(lookup, loader, lifetime, snapshot)
             if stale_on_error is None:
-                return self._loads.load(lookup, loader, lifetime, since)
-            return self._load_or_stale(lookup, loader, lifetime, since, stale_on_error)
+                return self._loads.load(lookup, loader, lifetime, snapshot)
+            return self._load_or_stale(
+                lookup, loader, lifetime, snapshot, stale_on_error
+            )
         except NotToBeStored as exc:
             own: T = exc.value
             return self._checked(own)
@@ -338,10 +344,17 @@ class TaggedCache:
         if not missing and not written:
             return values
         told = since is not None
-        since = self._since(since)
+        snapshot = self._load_snapshot(since)
+        since = snapshot.since
         complete, _ = self._entries.with_missing(missing, since)
         decisions = [self._entries.check_fill(lookup, since) for lookup in complete]
-        loaded = loader([lookup.key for lookup in missing] + written)
+        wanted = [lookup.key for lookup in missing] + written
+        loaded = snapshot.read(lambda: loader(wanted))
+        if snapshot.since != since:
+            decisions = [
+                self._entries.check_fill(each.lookup, snapshot.since)
+                for each in decisions
+            ]
         decisions = self._unless_changed(decisions, told=told)
         packed = []
         for decision in decisions:
@@ -553,6 +566,12 @@ class TaggedCache:
             since = (self._clock() if since is None else since) - self._read_lag
         return since
 
+    def _load_snapshot(self, since: float | None) -> LoadSnapshot:
+        """What is known of the snapshot that a load of this caller reads."""
+        if since is None and self._look_at_load is not None and not self._read_lag:
+            return self._look_at_load()
+        return LoadSnapshot(self._since(since))
+
     def _reserved(
         self, key: Identity, tags: Iterable[Identity], since: float | None
     ) -> FillDecision:
@@ -616,7 +635,7 @@ class TaggedCache:
         lookup: Lookup,
         loader: Callable[[], T],
         lifetime: Lifetime,
-        since: float | None,
+        snapshot: LoadSnapshot,
         stale_on_error: Callable[[Stale], T],
     ) -> T:
         failures: list[Exception] = []
@@ -629,7 +648,7 @@ class TaggedCache:
                 raise
 
         try:
-            return self._loads.load(lookup, watched, lifetime, since)
+            return self._loads.load(lookup, watched, lifetime, snapshot)
         except Exception as exc:
             # Only the loader's own: a value that cannot be stored is the program's.
             if not failures or exc is not failures[-1]:

@@ -73,6 +73,15 @@ class CallersConnection(Protocol):
         False where the driver has no such answers, or cannot tell.
         """
 
+    def answered(self) -> object:
+        """What is another object, or number, after each statement that reads.
+
+        Compared before and after a load, it says whether the load has read here. May
+        miss some. Asks nobody.
+
+        :return: None if no statement was answered yet, or the driver does not tell.
+        """
+
     # What has it done?
 
     def changes(self) -> int | None:

@@ -40,6 +40,9 @@ class MySQLConnectorConnection:
     def is_reading(self) -> bool:
         return False
 
+    def answered(self) -> object:
+        return None
+
     def changes(self) -> int | None:
         return None
 

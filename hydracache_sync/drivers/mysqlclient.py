@@ -57,6 +57,9 @@ class MySQLClientConnection:
     def is_reading(self) -> bool:
         return False
 
+    def answered(self) -> object:
+        return None
+
     def changes(self) -> int | None:
         return None
 

@@ -54,15 +54,25 @@ class PyMySQLConnection:
         return is_in_transaction(self.connection) and bool(self.connection.open)
 
     def has_snapshot(self) -> bool:
-        if self.is_reading():
+        connection = self.connection
+        answered, status = connection._result, connection.server_status
+        if self.is_reading() or getattr(answered, "has_next", False):
             return True  # a ping would throw the rest of the answer away
         # It does not learn from a SELECT that this has begun a transaction.
-        self.connection.ping(reconnect=False)
-        return is_in_transaction(self.connection)
+        connection.ping(reconnect=False)
+        is_open = is_in_transaction(connection)
+        # As the last statement has left them: for insert_id(), and for has_written(),
+        # to which a transaction that was told of is one that may have written.
+        connection._result, connection.server_status = answered, status
+        return is_open
 
     def is_reading(self) -> bool:
         result = getattr(self.connection, "_result", None)
         return result is not None and getattr(result, "unbuffered_active", False)
+
+    def answered(self) -> object:
+        # A new object for each answer; none after a commit or a rollback.
+        return getattr(self.connection, "_result", None)
 
     def changes(self) -> int | None:
         return None

@@ -8,6 +8,7 @@ which file it has open (see :mod:`~hydracache_sync.drivers.sqlite_file`), and
 from __future__ import annotations
 
 import contextlib
+import gc
 import sqlite3
 from typing import Any, Callable
 
@@ -76,6 +77,18 @@ class SQLiteConnection:
         except sqlite3.OperationalError:
             return True
         return False
+
+    def answered(self) -> object:
+        """How often its statement cache was asked, which each statement does once.
+
+        CPython shows the cache, an ``lru_cache`` since 3.10, to its garbage collector
+        alone.
+        """
+        for each in gc.get_referents(self.connection):
+            if hasattr(each, "cache_info"):
+                found = each.cache_info()
+                return int(found.hits + found.misses)
+        return None
 
     def changes(self) -> int | None:
         return int(self.connection.total_changes)

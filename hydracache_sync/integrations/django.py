@@ -22,12 +22,14 @@ from django.db import (  # type: ignore[import-not-found,import-untyped,unused-i
 
 from hydracache_sync.app import open_transactions
 from hydracache_sync.app.context_extension import ContextExtension, Scope
+from hydracache_sync.app.known_connections import KnownConnection, KnownReads
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.integrations.attaching import attach
 from hydracache_sync.integrations.attaching import intents_of as intents_of_watched
 from hydracache_sync.integrations.sql_kind import changes_data
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.keys import entity_key, entity_tag
+from hydracache_sync.snapshots import LocalMoment, oldest
 
 View = Callable[[Any], Any]
 
@@ -83,6 +85,14 @@ class _Writes(RequestWrites):
             del self._changed[alias]
         return super().has_written()
 
+    def before_load(self, request_began: float) -> KnownReads:
+        reads = super().before_load(request_began)
+        for each in connections.all():
+            if each.connection is not None:
+                found = KnownConnection(each.connection).snapshot(request_began)
+                reads.since = oldest(reads.since, found)
+        return reads
+
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """See the statements of all connections in the block."""
@@ -102,7 +112,8 @@ class _Writes(RequestWrites):
             many: bool,
             context: dict[str, Any],
         ) -> Any:
-            open_transactions.note_statement()
+            # Of a connection that is looked at before each load.
+            open_transactions.note_statement(LocalMoment.now())
             if _in_transaction(connection) and changes_data(str(sql)):
                 self._changed[connection.alias] = connection
             return execute(sql, params, many, context)

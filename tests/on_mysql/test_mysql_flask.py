@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any, Callable, Iterator
 
 import mysql.connector
@@ -10,8 +11,9 @@ import MySQLdb
 import pytest
 from flask import Flask, g
 from mysql_databases import KINDS, PATIENCE, Database, fresh_database, started
+from pymysql.constants import CLIENT
 
-from hydracache_sync import MemoryStore
+from hydracache_sync import InvalidationIntent, MemcachedApplier, MemoryStore
 from hydracache_sync.integrations.flask import HydraCache
 from support.servers import SQLServer
 
@@ -95,6 +97,7 @@ class Shop:
     ) -> None:
         self.database = database
         self.autocommits = autocommits
+        self.store = MemoryStore()
         self.outbox = database.outbox()
         self.outbox.install_schema()
         database.sql("create table item (name varchar(20)) engine=InnoDB")
@@ -104,7 +107,7 @@ class Shop:
             SECRET_KEY="not secret",
             HYDRACACHE_OUTBOX=database.server.url(str(database.name)),
             HYDRACACHE_NAMESPACE="shop",
-            HYDRACACHE_MEMCACHED=MemoryStore(),
+            HYDRACACHE_MEMCACHED=self.store,
             HYDRACACHE_POOL="none",
             HYDRACACHE_NET_TIMEOUT=PATIENCE,
         )
@@ -233,6 +236,180 @@ class TestLateWrites:
 
         assert shop.written() == ("after", ["item:1"])
         assert ("GET view wrote key item:1" in caplog.text) is late
+        shop.outbox.close()
+
+
+class TestAuto:
+    """A page reads in the middle of another's change; what is old is not stored."""
+
+    def shop(self, database: Database, connect: Callable[[], Any]) -> Shop:
+        return Shop(database, connect)
+
+    def read(self, connection: Any) -> str:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute("select name from item")
+            [(name,)] = cursor.fetchall()
+        return str(name)
+
+    def shown_and_stored(
+        self,
+        shop: Shop,
+        before: Callable[[Any], Any],
+        load: Callable[[Any], str] | None = None,
+    ) -> tuple[str, Any]:
+        """What a page shows, and what it stores.
+
+        :param before: what it does with its connection before the change.
+        """
+        cache = shop.app.extensions["hydracache"].cache
+        applier = MemcachedApplier(shop.store, "shop")
+        shown: list[str] = []
+
+        def view() -> str:
+            g.db = shop._connect()
+            before(g.db)
+            shop.database.sql("update item set name = 'after'")
+            assert applier.apply_batch([InvalidationIntent.key("item:1")]) == [None]
+            loader = load or self.read
+            shown.append(hydracache.get_or_load("item:1", lambda: loader(g.db)))
+            return "done"
+
+        assert shop.get(view) == 200
+        shop.outbox.close()
+        return shown[0], cache.get("item:1")
+
+    @pytest.mark.parametrize("autocommit", [False, True])
+    @pytest.mark.parametrize("used", [False, True])
+    def test_what_is_read_without_a_transaction_open_is_stored(
+        self, shared: Database, autocommit: bool, used: bool
+    ) -> None:
+        shop = self.shop(shared, lambda: shared.connect(autocommit=autocommit))
+
+        def before(connection: Any) -> None:
+            if used:
+                self.read(connection)
+                connection.commit()
+
+        assert self.shown_and_stored(shop, before) == ("after", "after")
+
+    @pytest.mark.parametrize(
+        ("autocommit", "statement"),
+        [
+            (False, "select name from item"),
+            (True, "start transaction with consistent snapshot"),
+            (False, "start transaction read only, with consistent snapshot"),
+        ],
+    )
+    def test_what_is_read_in_one_is_not(
+        self, shared: Database, autocommit: bool, statement: str
+    ) -> None:
+        shop = self.shop(shared, lambda: shared.connect(autocommit=autocommit))
+
+        def before(connection: Any) -> None:
+            connection.cursor().execute(statement)
+
+        assert self.shown_and_stored(shop, before) == ("before", None)
+
+    def test_nor_if_the_loader_ends_it(self, shared: Database) -> None:
+        shop = self.shop(shared, shared.connect)
+
+        def load(connection: Any) -> str:
+            found = self.read(connection)
+            connection.commit()
+            connection.cursor().execute("select 1")
+            return found
+
+        found = self.shown_and_stored(shop, self.read, load)
+
+        assert found == ("before", None)
+
+    def test_begin_alone_makes_nothing_old(self, shared: Database) -> None:
+        shop = self.shop(shared, lambda: shared.connect(autocommit=True))
+
+        shown, stored = self.shown_and_stored(shop, lambda each: each.begin())
+
+        assert shown == "after" and stored in (None, "after")
+
+    def test_nor_what_is_read_on_a_connection_that_was_not_named(
+        self, shared: Database
+    ) -> None:
+        shop = self.shop(shared, shared.connect)
+        with shared.connect() as other:
+
+            def before(connection: Any) -> None:
+                self.read(connection)
+                connection.commit()
+                self.read(other)
+
+            found = self.shown_and_stored(shop, before, lambda _: self.read(other))
+
+        assert found == ("before", None)
+
+    @pytest.mark.parametrize("driver", ["mysqlclient", "connector"])
+    def test_of_a_driver_that_shows_no_reads_nothing_old_is_stored(
+        self, shared: Database, driver: str
+    ) -> None:
+        connect = {
+            "mysqlclient": lambda: connect_mysqlclient(shared),
+            "connector": lambda: connect_connector(shared),
+        }[driver]
+
+        found = self.shown_and_stored(self.shop(shared, connect), self.read)
+
+        assert found == ("before", None)
+
+    def test_a_look_does_not_make_a_reader_one_that_has_written(
+        self, shared: Database
+    ) -> None:
+        """Which would read past the cache from then on."""
+        shop = self.shop(shared, shared.connect)
+        loads: list[str] = []
+
+        def view() -> str:
+            g.db = shop._connect()
+            self.read(g.db)
+            hydracache.get_or_load("b", lambda: self.read(g.db))
+            hydracache.get_or_load("a", lambda: loads.append("again"))
+            return "done"
+
+        def store() -> str:
+            g.db = shop._connect()
+            return hydracache.get_or_load("a", lambda: self.read(g.db))
+
+        shop.app.add_url_rule("/store", "store", store)
+        shop.app.add_url_rule("/", "view", view)
+        for url in ("/store", "/"):
+            assert shop.app.test_client().get(url).status_code == 200
+
+        assert loads == []
+        shop.outbox.close()
+
+    def test_a_look_takes_nothing_from_the_app(self, shared: Database) -> None:
+        """Neither answers that it has not read yet, nor what the last one said."""
+        shared.sql("create table numbered (id int primary key auto_increment)")
+        shop = self.shop(
+            shared,
+            lambda: shared.connect(
+                autocommit=True, client_flag=CLIENT.MULTI_STATEMENTS
+            ),
+        )
+        kept: list[Any] = []
+
+        def view() -> str:
+            g.db = shop._connect()
+            cursor = g.db.cursor()
+            cursor.execute("insert into numbered values (7)")
+            hydracache.get_or_load("a", lambda: "a")
+            kept.append(g.db.insert_id())
+            cursor.execute("select 1; select 2")
+            hydracache.get_or_load("b", lambda: "b")
+            assert cursor.nextset()
+            kept.append(cursor.fetchall())
+            return "done"
+
+        assert shop.get(view) == 200
+
+        assert kept == [7, ((2,),)]
         shop.outbox.close()
 
 

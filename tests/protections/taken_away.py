@@ -166,9 +166,10 @@ PROTECTIONS = [
         "tokens are read before the load",
         "cache/load_coalescer.py",
         "shared=decision.refused is None)\n"
-        "            loaded = self._loaded(decision, loader)\n",
+        "            loaded, decision = self._loaded(decision, loader, snapshot)\n",
         "shared=decision.refused is None)\n"
-        "            loaded = self._loaded(decision, loader)" + _READ_TOKENS_NOW,
+        "            loaded, decision = self._loaded(decision, loader, snapshot)"
+        + _READ_TOKENS_NOW,
         _STALE + "test_a_value_loaded_before_an_invalidation_is_not_served_after_it",
     ),
     Protection(
@@ -528,8 +529,8 @@ PROTECTIONS = [
         "P3",
         "what an open transaction of the request has changed is not stored",
         "app/snapshot_guard.py",
-        "        if writes is not None and not writes.may_store():\n",
-        "        if False:\n",
+        "        return writes is not None and not writes.may_store()\n",
+        "        return False\n",
         _UNCOMMITTED + "test_what_may_be_rolled_back_is_not_stored",
     ),
     Protection(

@@ -23,6 +23,7 @@ from hydracache_sync import (
     ConfigurationError,
     InvalidationIntent,
     InvalidationIntentBatch,
+    MemcachedApplier,
     MemoryStore,
     NotInTransactionError,
     SQLiteOutbox,
@@ -591,3 +592,108 @@ class TestStrict:
 def test_settings_are_checked_at_the_start() -> None:
     with pytest.raises(ConfigurationError, match="did you mean HYDRACACHE_NAMESPACE"):
         HydraCache({"HYDRACACHE_NAMSPACE": "shop"})
+
+
+class TestAuto:
+    """A view reads in the middle of another's change; what is old is not stored."""
+
+    @pytest.fixture
+    def auto(self) -> Iterator[HydraCache]:
+        calls = HydraCache(
+            {
+                "HYDRACACHE_OUTBOX": f"sqlite:///{FILE}",
+                "HYDRACACHE_NAMESPACE": "shop",
+                "HYDRACACHE_MEMCACHED": MemoryStore(),
+                "HYDRACACHE_POOL": "none",
+            }
+        )
+        yield calls
+        calls.outbox.close()
+
+    def name(self, through: Any = connection) -> str:
+        with contextlib.closing(through.cursor()) as cursor:
+            cursor.execute("select name from item")
+            [(name,)] = cursor.fetchall()
+        return str(name)
+
+    def shown_and_stored(
+        self, calls: HydraCache, around: Callable[[Callable[..., str]], str]
+    ) -> tuple[str, Any]:
+        """:param around: a view, which is given what changes and then reads."""
+
+        def change_and_read(load: Callable[[], str] = self.name) -> str:
+            with closing(sqlite3.connect(FILE)) as beside:
+                beside.execute("update item set name = 'after'")
+                beside.commit()
+            applier = MemcachedApplier(calls.cache._store, "shop")
+            assert applier.apply_batch([InvalidationIntent.key("item:1")]) == [None]
+            return str(calls.get_or_load("item:1", load))
+
+        def get_response(request: Any) -> HttpResponse:
+            return HttpResponse(around(change_and_read))
+
+        request = RequestFactory().get("/items/")
+        answer: bytes = calls.middleware(get_response)(request).content
+        return answer.decode(), calls.cache.get("item:1")
+
+    @pytest.fixture(autouse=True)
+    def beside_readers(self, outbox: SQLiteOutbox) -> None:
+        with closing(sqlite3.connect(FILE)) as beside:
+            beside.execute("pragma journal_mode = wal")
+
+    def test_what_is_read_without_a_transaction_open_is_stored(
+        self, auto: HydraCache
+    ) -> None:
+        def view(change_and_read: Callable[..., str]) -> str:
+            self.name()
+            return change_and_read()
+
+        assert self.shown_and_stored(auto, view) == ("after", "after")
+
+    def test_also_in_a_block_of_the_loader(self, auto: HydraCache) -> None:
+        def load() -> str:
+            with transaction.atomic():
+                return self.name()
+
+        def view(change_and_read: Callable[..., str]) -> str:
+            return change_and_read(load)
+
+        assert self.shown_and_stored(auto, view) == ("after", "after")
+
+    def test_what_is_read_in_an_open_block_is_not(self, auto: HydraCache) -> None:
+        def view(change_and_read: Callable[..., str]) -> str:
+            with transaction.atomic():
+                self.name()
+                return change_and_read()
+
+        assert self.shown_and_stored(auto, view) == ("before", None)
+
+    def test_nor_after_a_begin_that_was_sent_as_text(self, auto: HydraCache) -> None:
+        def view(change_and_read: Callable[..., str]) -> str:
+            with connection.cursor() as cursor:
+                cursor.execute("begin")
+                self.name()
+                found = change_and_read()
+                cursor.execute("rollback")
+            return found
+
+        assert self.shown_and_stored(auto, view) == ("before", None)
+
+    def test_nor_beside_a_cursor_that_still_reads(self, auto: HydraCache) -> None:
+        def view(change_and_read: Callable[..., str]) -> str:
+            with connection.cursor() as cursor:
+                cursor.execute("select 1 union all select name from item")
+                cursor.fetchone()
+                return change_and_read()
+
+        assert self.shown_and_stored(auto, view) == ("before", None)
+
+    def test_nor_what_a_raw_connection_reads(self, auto: HydraCache) -> None:
+        with closing(sqlite3.connect(FILE, isolation_level=None)) as raw:
+
+            def view(change_and_read: Callable[..., str]) -> str:
+                raw.execute("begin")
+                self.name(raw)
+                return change_and_read(lambda: self.name(raw))
+
+            assert self.shown_and_stored(auto, view) == ("before", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from typing import Any
 
@@ -12,7 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 from hydracache_sync.integrations.sqlalchemy.followed import Followed
 from hydracache_sync.integrations.sqlalchemy.session import SessionTransaction
 from hydracache_sync.integrations.sqlalchemy.transaction import TransactionIntents
-from hydracache_sync.snapshots import NEVER
+from hydracache_sync.snapshots import NEVER, LocalMoment
 
 
 class EngineEvents:
@@ -42,7 +41,7 @@ class EngineEvents:
         event.listen(engine, "checkin", self.returned)
 
     def taken(self, dbapi_connection: Any, record: Any, fairy: Any) -> None:
-        record.info[self._idle] = time.time()
+        record.info[self._idle] = LocalMoment.now()
 
     def begins(self, connection: Connection) -> None:
         info = connection.info
@@ -78,7 +77,7 @@ class EngineEvents:
             return
         # Nobody tells when it is done; that nothing comes in between is certain.
         del connection.info[self._home]
-        connection.info[self._idle] = time.time()
+        connection.info[self._idle] = LocalMoment.now()
         self._followed.models.warn_of_bulk(transaction)
         transaction.end(committed=True)
         if transaction.written:
@@ -94,7 +93,7 @@ class EngineEvents:
         transaction = self._own(connection)
         if transaction is not None:
             del connection.info[self._home]
-            connection.info[self._idle] = time.time()
+            connection.info[self._idle] = LocalMoment.now()
             transaction.end(committed=False)
 
     def rolls_back_twophase(

@@ -63,7 +63,7 @@ class Followed:
         state = self.state(session)
         if state.current is None and not state.over and session.in_transaction():
             # Attached while it was open: nobody knows since when.
-            state.current = SessionTransaction(self.home, session)
+            state.current = SessionTransaction(self.home, session, state.kept)
             state.current.has_connection(fresh=False)
         return state.current
 

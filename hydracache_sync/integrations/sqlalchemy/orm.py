@@ -40,7 +40,7 @@ class SessionEvents:
         state = self._followed.state(session)
         if transaction.parent is None:
             state.over = False
-            state.current = SessionTransaction(self._home, session)
+            state.current = SessionTransaction(self._home, session, state.kept)
             state.current.add(*state.waiting)
             state.waiting.clear()
         elif transaction.nested and state.current is not None:

@@ -12,13 +12,15 @@ from hydracache_sync.app import open_transactions
 from hydracache_sync.app.open_transactions import OpenTransaction
 from hydracache_sync.integrations.sqlalchemy.transaction import Home, TransactionIntents
 from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.snapshots import oldest
 
 
 class SessionTransaction(TransactionIntents):
     """The transaction of a session; may have connections to several databases."""
 
-    def __init__(self, home: Home, session: Session) -> None:
+    def __init__(self, home: Home, session: Session, kept: KeptObjects) -> None:
         self.session = weakref.ref(session)
+        self._kept = kept
         super().__init__(
             home,
             pending=lambda: bool(session.new or session.dirty or session.deleted),
@@ -27,6 +29,10 @@ class SessionTransaction(TransactionIntents):
         self.of_engine: dict[Engine, Connection] = {}
         #: What connections know of their transaction, and what they knew before.
         self.known_to: list[tuple[Any, Any]] = []
+
+    def since(self) -> float | None:
+        # What the session kept it shows in any thread that uses it.
+        return oldest(self.began, self._kept.since())
 
     @property
     def connections(self) -> int:

@@ -9,7 +9,6 @@ lost: in doubt it is written once more. Knows no SQLAlchemy.
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 
 from hydracache_sync.app import open_transactions
@@ -19,7 +18,7 @@ from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
-from hydracache_sync.snapshots import NEVER
+from hydracache_sync.snapshots import NEVER, LocalMoment
 
 logger = printable_logger(__name__)
 
@@ -93,7 +92,7 @@ class TransactionIntents(OpenTransaction):
     ) -> None:
         self.home = home
         self.written: list[EnqueuedBatch] = []
-        self._since = time.time() if since is None else since
+        self._since = LocalMoment.now() if since is None else since
         self._pending = pending
         self._savepoints = [_Savepoint(home.collected_if_any())]
         self._writer: Writer | None = None

@@ -19,6 +19,7 @@ from hydracache_sync.app.open_transactions import OpenTransaction
 from hydracache_sync.drivers import find_driver
 from hydracache_sync.integrations.sql_kind import changes_data
 from hydracache_sync.integrations.sqlalchemy.transaction import TransactionIntents
+from hydracache_sync.snapshots import oldest
 
 #: Where a connection of the driver keeps what is known of it.
 _KEY = "hydracache_sync unattached"
@@ -74,19 +75,19 @@ def _executes(
     context: Any,
     executemany: bool,
 ) -> None:
-    open_transactions.note_statement()
     info = connection.info
-    if _KEY in info or not changes_something(context, statement):
-        return
-    if any(map(is_followed_by, info.values())):
+    followed = followed_transactions(info)
+    open_transactions.note_statement(oldest(*(each.since() for each in followed)))
+    if followed or _KEY in info or not changes_something(context, statement):
         return
     info[_KEY] = unattached = _Unattached(dbapi_connection(connection))
     open_transactions.opened(unattached)
 
 
-def is_followed_by(value: Any) -> bool:
-    """Whether what a connection knows says that an attach follows its transaction."""
-    return isinstance(value, weakref.ref) and isinstance(value(), TransactionIntents)
+def followed_transactions(info: Any) -> list[TransactionIntents]:
+    """The transaction of a connection, as each attach knows it that follows it."""
+    found = [each() for each in info.values() if isinstance(each, weakref.ref)]
+    return [each for each in found if isinstance(each, TransactionIntents)]
 
 
 def _ended(connection: Connection, *_: Any) -> None:

@@ -15,7 +15,7 @@ from hydracache_sync.integrations.sqlalchemy.session import (
     SessionTransaction,
 )
 from hydracache_sync.integrations.sqlalchemy.transaction import TransactionIntents
-from hydracache_sync.integrations.sqlalchemy.unattached import is_followed_by
+from hydracache_sync.integrations.sqlalchemy.unattached import followed_transactions
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.printable import printable_logger
 
@@ -120,9 +120,9 @@ class WatchedModels:
         """Say once that objects of ``model`` were changed where nobody follows."""
         if session is None or model in self._said_of:
             return
-        if any(isinstance(each, SessionState) for each in session.info.values()) or any(
-            map(is_followed_by, connection.info.values())
-        ):
+        if any(isinstance(each, SessionState) for each in session.info.values()):
+            return  # another app's, or another outbox's
+        if followed_transactions(connection.info):
             return  # another app's, or another outbox's
         self._said_of.add(model)
         logger.warning(

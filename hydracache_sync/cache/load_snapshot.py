@@ -1,0 +1,37 @@
+"""What is known of the snapshot that one load reads in.
+
+Before the load it decides whether the value may be stored, and who may wait for it.
+Whoever can see more during the load, an app that is told of each statement, may take
+that back when the load has ended: then nothing is stored, and nothing shared.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class LoadSnapshot:
+    """The snapshot of one load; of the thread that loads.
+
+    :ivar since: Unix seconds that the snapshot is not older than; None if it begins
+        with the load. Another one, perhaps, once the load has ended.
+    """
+
+    def __init__(self, since: float | None) -> None:
+        self.since = since
+
+    def read(self, loader: Callable[[], T]) -> T:
+        """Call ``loader``, once; :attr:`since` says afterwards what it has read in."""
+        return loader()
+
+
+class LoadSnapshots(Protocol):
+    """What an app gives to its cache as ``snapshot``: more than a moment."""
+
+    def __call__(self) -> float | None:
+        """When the snapshot began, for a load that nobody looks at."""
+
+    def of_load(self) -> LoadSnapshot:
+        """The snapshot of a load that begins now, which is looked at."""
