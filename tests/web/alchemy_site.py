@@ -17,14 +17,23 @@ ITEM = entity_tag("item", "1")
 
 
 class Site:
-    """An app with one item, built as its users build theirs."""
+    """An app with one item, built as its users build theirs.
 
-    def __init__(self, path: Path, **config: Any) -> None:
+    :param connection: of ``HydraCache.init_app``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        connection: Callable[[], Any] | None = None,
+        **config: Any,
+    ) -> None:
         self.path = path
         self.outbox = SQLiteOutbox(path)
         self.outbox.install_schema()
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("pragma journal_mode = wal")
+        with closing(sqlite3.connect(path)) as opened:
+            opened.execute("pragma journal_mode = wal")
         self.db = db = SQLAlchemy()
         self.hydracache = HydraCache()
         self.sessions = self.hydracache.attach(db.session)
@@ -43,7 +52,7 @@ class Site:
         )
         self.app.config.update(config)
         db.init_app(self.app)
-        self.hydracache.init_app(self.app)
+        self.hydracache.init_app(self.app, connection=connection)
 
         class Item(db.Model):  # type: ignore[name-defined]
             id = db.Column(db.Integer, primary_key=True)

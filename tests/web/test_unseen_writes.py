@@ -186,6 +186,74 @@ class TestBesideAnAttachedSession:
         assert self.stored(site) == "before"
 
 
+class TestBesideAnAttachedSessionAndNamed:
+    """``connection=`` names what the app uses past its session."""
+
+    @pytest.fixture
+    def site(self, tmp_path: Path) -> Iterator[Site]:
+        site = Site(
+            tmp_path / "site.db",
+            connection=lambda: [None, g.get("raw")],
+            HYDRACACHE_SNAPSHOT="fresh",
+        )
+        yield site
+        site.close()
+
+    def posted(self, site: Site, other_file: Path, change: str) -> str | None:
+        """What is stored of a loader that reads through both."""
+
+        def view() -> str:
+            with closing(sqlite3.connect(other_file)) as g.raw:
+                g.raw.execute(change)
+                found = site.hydracache.get_or_load(
+                    "note", lambda: f"{site.item.name} {note(g.raw)}"
+                )
+                g.raw.rollback()
+            return str(found)
+
+        assert site.run(view).status_code == 200
+        value: str | None = site.state.cache.get("note")
+        return value
+
+    def test_what_a_loader_reads_of_its_changes_is_not_stored(
+        self, site: Site, other_file: Path
+    ) -> None:
+        assert self.posted(site, other_file, "update note set text = 'never'") is None
+
+    def test_where_it_has_only_read_it_is(self, site: Site, other_file: Path) -> None:
+        stored = self.posted(site, other_file, "select text from note")
+
+        assert stored == "before before"
+
+    def test_what_the_session_has_changed_is_not(
+        self, site: Site, other_file: Path
+    ) -> None:
+        def view() -> str:
+            with closing(sqlite3.connect(other_file)) as g.raw:
+                site.item.name = "never"
+                site.db.session.flush()
+                found = site.hydracache.get_or_load("note", lambda: site.item.name)
+                site.db.session.rollback()
+            return str(found)
+
+        assert site.run(view).data == b"never"
+        assert site.state.cache.get("note") is None
+
+    def test_the_session_goes_on_writing_what_is_collected(
+        self, site: Site, other_file: Path
+    ) -> None:
+        def view() -> str:
+            with closing(sqlite3.connect(other_file)) as g.raw:
+                site.item.name = "after"
+                site.hydracache.invalidate_entity("item", "1")
+                site.db.session.commit()
+            return "changed"
+
+        site.run(view)
+
+        assert site.written() == ("after", ["1"])
+
+
 class TestSeveralConnections:
     @pytest.fixture
     def shop(self, tmp_path: Path) -> Shop:
