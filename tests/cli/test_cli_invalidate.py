@@ -66,6 +66,28 @@ def test_what_is_named_is_enqueued_in_each_namespace(
         assert f" enqueued at {rows[0].commit_position}\n" in done.out
 
 
+def priced(id: int, currency: str = "EUR") -> int:
+    return next(prices)
+
+
+prices = iter(range(100))
+
+
+def test_a_call_of_a_cached_function_is_named_as_it_is_written(
+    shop: Shop, memcached: Memcached
+) -> None:
+    with MemcachedStore([memcached.address], timeout=PATIENCE) as store:
+        price = TaggedCache(store, shop.namespace).cached(tags=())(priced)
+        old, other = price(42), price(43)
+
+        done = command(shop, "invalidate", "key", f"{__name__}.priced(42, 'EUR')")
+        drained = shop.drain()
+
+        assert (done.code, drained.code) == (ExitCode.DONE, ExitCode.DONE)
+        assert price(42) != old
+        assert price(43) == other
+
+
 def test_a_flush_makes_everything_a_miss(shop: Shop, memcached: Memcached) -> None:
     with MemcachedStore([memcached.address], timeout=PATIENCE) as store:
         cache = TaggedCache(store, shop.namespace)
