@@ -34,7 +34,8 @@ from hydracache_sync.errors import (
 )
 from hydracache_sync.fork import ProcessLocal
 from hydracache_sync.outbox.call_limits import CallLimits
-from hydracache_sync.outbox.statements import NOW, Dialect, Statements
+from hydracache_sync.outbox.dialect import Dialect, Statements
+from hydracache_sync.outbox.statements import NOW
 
 T = TypeVar("T")
 

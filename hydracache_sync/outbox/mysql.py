@@ -20,6 +20,7 @@ from hydracache_sync.outbox.arguments import checked_count
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import Database
+from hydracache_sync.outbox.dialect import Dialect
 from hydracache_sync.outbox.mysql_callers import MySQLCallers
 from hydracache_sync.outbox.mysql_errors import READ_ONLY
 from hydracache_sync.outbox.mysql_inserts import MySQLInserts
@@ -31,7 +32,7 @@ from hydracache_sync.outbox.mysql_sessions import (
 )
 from hydracache_sync.outbox.mysql_tables import MySQLTables
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
-from hydracache_sync.outbox.statements import ON_DUPLICATE_CARRY_AGAIN, Dialect
+from hydracache_sync.outbox.statements import ON_DUPLICATE_CARRY_AGAIN
 
 #: Seconds. Connecting takes milliseconds, a statement of ours too; the rest is for a
 #: server under load. Without them a network that swallows packets hangs a worker.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 from hydracache_sync.drivers.mysql import only_value
+from hydracache_sync.outbox.dialect import Dialect, Statements
 from hydracache_sync.outbox.enqueue import NewRow, Shared
-from hydracache_sync.outbox.statements import Dialect, Present, Statements
+from hydracache_sync.outbox.statements import Present
 
 #: Bytes of one INSERT. The smallest default of max_allowed_packet is 1 MB.
 STATEMENT_BYTES = 512 * 1024

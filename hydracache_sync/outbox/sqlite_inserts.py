@@ -6,13 +6,9 @@ import sqlite3
 from typing import Sequence
 
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, parts_of
+from hydracache_sync.outbox.dialect import Statements
 from hydracache_sync.outbox.enqueue import NewRow, Shared
-from hydracache_sync.outbox.statements import (
-    CARRY_AGAIN,
-    LAST_BEFORE,
-    Present,
-    Statements,
-)
+from hydracache_sync.outbox.statements import CARRY_AGAIN, LAST_BEFORE, Present
 
 #: Rows of one INSERT with four parameters each, and five that they share; SQLite takes
 #: 32766, or 999 before 3.32.

@@ -1,16 +1,13 @@
-"""Every statement of the outbox, once, and the words in which databases differ.
+"""Every statement of the outbox, once. How databases differ is in ``dialect``.
 
-Parameters are named here, ``:name``, and sent in order; only names from
-:class:`Dialect` and the table's are formatted in. States are written as their codes:
+Parameters are named here, ``:name``, and sent in order; only the words of a
+dialect and the names of tables are formatted in. States are written as their codes:
 0 pending, 1 published, 2 dead.
 """
 
 from __future__ import annotations
 
 import enum
-import re
-from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Sequence
 
 from hydracache_sync.outbox.row import (
     ABANDONED,
@@ -22,7 +19,6 @@ from hydracache_sync.outbox.row import (
 
 _COLUMNS = ", ".join(COLUMNS)
 _TARGET_COLUMNS = ", ".join(TARGET_COLUMNS)
-_PARAMETER = re.compile(r":([a-z][a-z0-9_]*)")
 
 INSERT = """
 insert into {table} (
@@ -555,144 +551,3 @@ SCHEMA_VERSION_SELECT = """
 select version
 from {table}_schema
 """
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """The words that differ between databases; everything else is shared."""
-
-    #: Milliseconds of the database's clock. ``:now`` is bound from Python, right
-    #: where the database has no clock but the host's.
-    now: str
-    #: Stands for a parameter.
-    marker: str
-    #: Appended to an insert so that rows that are there already are left alone.
-    on_conflict: str
-    #: The same, so that they are carried again, with ``{now}`` in it; None where that
-    #: takes a statement of its own, :data:`CARRY_AGAIN`.
-    carry_again: str | None
-    #: Appended to an insert, before assignments to the row that is there by ``{key}``.
-    on_present: str
-    #: Whether a row's error has ``:pattern`` in it, case and all.
-    matches: str
-    #: Turns a text in which * stands for any text into such a pattern.
-    pattern: Callable[[str], Any]
-    #: Begins a transaction that may write.
-    begin: str
-    #: Whether ids are written into the text of a statement. PyMySQL does that with
-    #: parameters anyway, one by one, in Python; SQLite prepares each text anew.
-    ids_in_text: bool
-    #: Turns text that identifies into what is stored.
-    encode: Callable[[str], Any]
-
-    @property
-    def binds_clock(self) -> bool:
-        return self.now == ":now"
-
-
-class Statements:
-    """The statements in one dialect and for one table, rendered once each.
-
-    Named parameters are sent by position: binding by name takes as long as the work of
-    a statement with hundreds of ids.
-    """
-
-    def __init__(self, dialect: Dialect, table: str) -> None:
-        self._dialect = dialect
-        self._table = table
-        before, after = INSERT.format(table=table, rows="\0", on_conflict="").split(
-            "\0"
-        )
-        self._insert = before, after
-        #: Text, and the names of the parameters before and after the ids.
-        self._prepared: dict[
-            tuple[str, int | None], tuple[str, tuple[str, ...], tuple[str, ...]]
-        ] = {}
-
-    def run(
-        self,
-        cursor: Any,
-        template: str,
-        params: Mapping[str, Any],
-        ids: Sequence[Any] = (),
-    ) -> None:
-        """Execute ``template`` with ``params``, and ``ids`` in place of ``{ids}``."""
-        if ids and self._dialect.ids_in_text and type(ids[0]) is int:
-            text, before, after = self._prepare(template, None)
-            text = text.replace("{ids}", ", ".join(map(str, ids)))
-            ids = ()
-        else:
-            text, before, after = self._prepare(template, len(ids))
-        values = [params[name] for name in before]
-        values += ids
-        values += [params[name] for name in after]
-        cursor.execute(text, values)
-
-    def text(self, template: str) -> str:
-        """Return the text of ``template``, which has no ids."""
-        return self._prepare(template, 0)[0]
-
-    def insert(self, rows: str, present: Present, *, now: str = "") -> str:
-        """Return the INSERT of ``rows``, which are in SQL, each in parentheses.
-
-        :param present: what becomes of rows whose key is there already.
-        :param now: the clock's milliseconds in SQL, for those that are carried again.
-        """
-        before, after = self._insert
-        again = self._dialect.carry_again
-        if present is Present.IMPOSSIBLE:
-            on_conflict = ""
-        elif present is Present.CARRIED_AGAIN and again is not None:
-            on_conflict = again.format(now=now)
-        else:
-            on_conflict = self._dialect.on_conflict
-        return f"{before}{rows}{on_conflict}{after}"
-
-    def due(self, namespaces: int) -> str:
-        """Return the question which of ``namespaces`` have a row due.
-
-        The answer has a bit for each, the first the lowest, and one that says whether
-        any namespace is paused. Each takes the namespace, and the clock twice where it
-        is bound.
-        """
-        prepared = self._prepared.get(("due", namespaces))
-        if prepared is None:
-            marker = self._dialect.marker
-            now = marker if self._dialect.binds_clock else self._dialect.now
-            bits = [
-                DUE_BIT.format(bit=1 << n, table=self._table, now=now, p=marker)
-                for n in range(namespaces)
-            ]
-            bits.append(ANY_PAUSED_BIT.format(bit=1 << namespaces, table=self._table))
-            text = DUE.format(bits="\n+ ".join(bits))
-            prepared = self._prepared["due", namespaces] = (text, (), ())
-        return prepared[0]
-
-    def _prepare(
-        self, template: str, ids: int | None
-    ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-        """Return the text with markers for ``ids`` ids; None leaves ``{ids}`` in it."""
-        # Two threads may prepare the same text at once; either result will do.
-        prepared = self._prepared.get((template, ids))
-        if prepared is None:
-            dialect = self._dialect
-            names: list[list[str]] = []
-            texts: list[str] = []
-            for part in template.split("{ids}"):
-                part = part.format(
-                    # Last of all: a database's name may look like a parameter.
-                    table="{table}",
-                    now=dialect.now,
-                    on_paused=dialect.on_present.format(key="namespace"),
-                    on_heartbeat=dialect.on_present.format(key="id"),
-                    matches=dialect.matches,
-                )
-                names.append(_PARAMETER.findall(part))
-                part = _PARAMETER.sub(lambda match: dialect.marker, part)
-                texts.append(part.replace("{table}", self._table))
-            markers = "{ids}" if ids is None else ", ".join([dialect.marker] * ids)
-            text = markers.join(texts)
-            after = names[1] if len(names) > 1 else []
-            prepared = text, tuple(names[0]), tuple(after)
-            self._prepared[template, ids] = prepared
-        return prepared
