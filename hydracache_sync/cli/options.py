@@ -19,8 +19,8 @@ from hydracache_sync.cli.moments import parse_duration
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import MAX_REASON
 from hydracache_sync.keys import checked_namespace, checked_text
+from hydracache_sync.outbox.arguments import MAX_ERROR
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.error_text import MAX_ERROR
 from hydracache_sync.outbox.url import has_password
 from hydracache_sync.receipts import CommitPosition
 

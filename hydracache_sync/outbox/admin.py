@@ -7,9 +7,8 @@ from typing import Any, Iterable
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
-from hydracache_sync.outbox.arguments import checked_count, checked_position
+from hydracache_sync.outbox.arguments import MAX_ERROR, checked_count, checked_position
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
-from hydracache_sync.outbox.error_text import MAX_ERROR
 from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,

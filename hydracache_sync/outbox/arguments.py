@@ -1,10 +1,13 @@
-"""Checks of what is handed to an outbox."""
+"""What is handed to an outbox: checked, or cut to what a row keeps."""
 
 from __future__ import annotations
 
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.receipts import CommitPosition
+
+#: Characters of an error that a row keeps; the rest is counted, not kept.
+MAX_ERROR = 1000
 
 
 def checked_position(
@@ -47,3 +50,11 @@ def checked_count(name: str, value: int) -> int:
     if not 0 <= value < 2**63:
         raise ValueError(f"{name} must be 0 or more, not {value}")
     return value
+
+
+def kept_error(error: str) -> str:
+    """Return the text that a row keeps: storable, and its cut made visible."""
+    text = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    if len(text) > MAX_ERROR:
+        text = f"{text[:MAX_ERROR]} ... ({len(text) - MAX_ERROR} more characters)"
+    return text

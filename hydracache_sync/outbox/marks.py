@@ -8,9 +8,8 @@ from typing import Any, Sequence
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox import statements
-from hydracache_sync.outbox.arguments import checked_count
+from hydracache_sync.outbox.arguments import checked_count, kept_error
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
-from hydracache_sync.outbox.error_text import kept_error
 from hydracache_sync.outbox.row import OutboxRow, OutboxState, kept_node
 from hydracache_sync.receipts import InvalidationReceipt
 
