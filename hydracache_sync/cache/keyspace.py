@@ -148,7 +148,7 @@ class Keyspace:
         )
 
     def load_lock(self, key: Identity) -> Address:
-        """Where readers agree on who loads ``key``: on the node of its entry."""
+        """Where the lock of a load of ``key`` is: on the node of its entry."""
         hashed, name = _name("key", key, MAX_TARGET)
         return self._entry[hashed] + name, self._load_lock[hashed] + name
 

@@ -51,7 +51,7 @@ _Base: Any = Connection
 
 
 class OutboxConnection(_Base):  # type: ignore[misc]
-    """Keeps to time limits as a whole, and makes sure whom it tells a password.
+    """Keeps to time limits as a whole, and sends a password only where that is safe.
 
     PyMySQL's limits are for each piece that comes: a server that sends one byte now
     and then holds it for ever. Here an answer has ``read_timeout``, from the
@@ -123,7 +123,7 @@ class OutboxConnection(_Base):  # type: ignore[misc]
     def _write_bytes(self, data: bytes) -> None:
         if self._at < len(self._received):
             # It was said unasked, and would pass for the answer: the server goes
-            # down, or somebody has put it before the beginning of TLS.
+            # down, or an attacker has put it before the beginning of TLS.
             self._force_close()
             raise OperationalError(
                 _LOST, "Lost connection to MySQL server during query"
@@ -221,7 +221,7 @@ class OutboxConnection(_Base):  # type: ignore[misc]
         return context
 
     def _request_authentication(self) -> None:
-        # Nothing has been sent yet. Who stands between may have taken the flag
+        # Nothing has been sent yet. An attacker in between may have taken the flag
         # away, and would be told the password.
         if self._ssl_required and not self.server_capabilities & CLIENT.SSL:
             raise OperationalError(

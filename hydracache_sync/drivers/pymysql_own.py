@@ -67,7 +67,7 @@ _ENDED = (1053, 1317, 1927, 2006, 2013)
 def was_cut_off(exc: BaseException) -> bool:
     """Whether a connection was made and then ended by the other side, without a wait.
 
-    Not where nobody was reached, nor where nobody answered in time.
+    Not where no server was reached, nor where none answered in time.
     """
     number = exc.args[0] if exc.args else None
     if number in _ENDED:

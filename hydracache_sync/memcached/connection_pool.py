@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 #: Seconds after which a connection is closed when it is next taken, at the latest. A
-#: name that has moved to another machine is looked up anew then, also by who is busy.
+#: name that has moved to another machine is looked up anew then, under load too.
 MAX_AGE = 300.0
 
 

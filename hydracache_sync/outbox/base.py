@@ -232,8 +232,8 @@ class InvalidationOutbox:
     def announce_commit(self, namespaces: Iterable[str] | str) -> None:
         """Tell subscribers that rows of ``namespaces`` have just been committed.
 
-        For whoever commits a connection of its own after :meth:`enqueue_in` and wants
-        the rows carried at once. Never raises; costs nothing without subscribers.
+        For a caller that commits a connection of its own after :meth:`enqueue_in` and
+        wants the rows applied at once. Never raises; costs nothing without subscribers.
         """
         if self._on_commit:
             if isinstance(namespaces, str):
@@ -247,12 +247,12 @@ class InvalidationOutbox:
     ) -> list[OutboxRow]:
         """Take up to ``limit`` due rows for ``owner``, the longest due first.
 
-        A row is due when it is pending, its ``available_at_ms`` has come, nobody holds
-        it or the holder's claim has ended, and its namespace is not paused. Two callers
+        A row is due when it is pending, its ``available_at_ms`` has come, no worker
+        holds it or its claim has ended, and its namespace is not paused. Two callers
         never hold the same row. A row whose enqueue was dated ahead of the outbox's
         clock is made due within 10 seconds, by the claims and looks of each object.
         When a claim ends was settled when it was made: another's shorter ``claim_ttl``
-        cannot shorten it. A row whose claim has ended, and nobody has said how,
+        cannot shorten it. A row whose claim expired without a mark
         :attr:`~OutboxRow.was_abandoned`; a failed attempt is counted if
         :meth:`mark_tried_alone` was called for it.
 
@@ -537,7 +537,7 @@ class InvalidationOutbox:
     ) -> int:
         """Delete up to ``limit`` rows that were published ``older_than`` seconds ago.
 
-        Small bites keep the locks short: call again while it returns ``limit``.
+        A small ``limit`` keeps the locks short: call again while it returns ``limit``.
         A receipt whose rows are gone can be waited on no longer, so keep them for
         longer than receipts live.
         """
@@ -561,15 +561,15 @@ class InvalidationOutbox:
         return self._pauses.resume(namespace)
 
     def paused(self) -> dict[str, Pause]:
-        """Return the paused namespaces, whoever paused them."""
+        """Return the paused namespaces, of all processes."""
         return self._pauses.paused()
 
     def escalate(self, namespace: str) -> bool:
         """Enqueue a flush of ``namespace`` because an invalidation is given up.
 
         A dead letter may leave something stale; a flush, as durable as any row, makes
-        it a miss. At most one a minute and namespace, whoever asks: where this minute's
-        flush has been applied already, the next minute's is scheduled.
+        it a miss. At most one a minute and namespace, in all processes: where this
+        minute's flush has been applied already, the next minute's is scheduled.
 
         :return: whether a flush was added; False if one that is still to be applied
             covers the case.

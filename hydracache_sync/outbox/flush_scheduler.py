@@ -27,8 +27,8 @@ class FlushScheduler:
         minute = self._database.host_now_ms() // 60_000
         later = 0
         while True:
-            # The position makes the unique key count: one flush a minute, whoever
-            # asks. One that nobody has claimed yet will be applied after this moment,
+            # The position makes the unique key count: one flush a minute, of all
+            # processes. One that is not claimed yet will be applied after this moment,
             # and so covers the case; any other may have been applied too early.
             position = CommitPosition(f"dead-letter:{minute + later}")
             receipt = self._enqueuer.write(

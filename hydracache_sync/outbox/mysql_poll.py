@@ -55,7 +55,7 @@ class MySQLPoll:
             return
         literals = [literal(dialect.encode(each)) for each in namespaces]
         text = self._database.statements.due(len(namespaces)) % tuple(literals)
-        # Pools ask for the same ones; whoever asks for others each time must not fill
-        # the memory.
+        # Pools ask for the same ones; a caller that asks for others each time must
+        # not fill the memory.
         kept = self.queries if len(self.queries) < MAX_QUERIES else {}
         self.queries = {**kept, namespaces: encode_query(text)}

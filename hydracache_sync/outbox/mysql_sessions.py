@@ -86,7 +86,7 @@ class MySQLConnector:
 
     def set_up(self) -> Any:
         # All of it together: a server that says one byte now and then, or each answer
-        # at the last moment, would hold whoever waits.
+        # at the last moment, would hold the caller.
         limits = self.options["connect_timeout"] + self.options["read_timeout"]
         until = time.monotonic() + limits
         call_until = self._limits.until()

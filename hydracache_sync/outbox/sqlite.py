@@ -106,7 +106,7 @@ class SQLiteOutbox(InvalidationOutbox):
 class UnsyncedClaims:
     """A claim waits for no disk.
 
-    A claim that a power cut takes back harms nothing: whoever made it is gone, and the
+    A claim that a power cut takes back harms nothing: its worker is gone, and the
     rows are due at once. To wait for the disk is half of what a worker waits for. In
     WAL mode alone: only there does the next commit that is synced bring all before it
     to the disk, in order, and the file is never broken.

@@ -256,8 +256,8 @@ order by at_ms
 limit :limit
 """
 
-# By primary key, as a mark: it is in nobody's way. What has changed since it was read
-# is left alone.
+# By primary key, as a mark: it blocks no other worker. What has changed since it was
+# read is left alone.
 MAKE_DUE = """
 update {table}
 set at_ms = {now}
@@ -449,7 +449,7 @@ where namespace = :namespace
   and (:pattern is null or {matches})
 """
 
-#: Ends of ROW_IDS for pending rows. A claim that has ended keeps nobody waiting.
+#: Ends of ROW_IDS for pending rows. A claim that has ended makes no row wait.
 PHASES = {
     PendingPhase.DUE: """  and at_ms <= {now}
   and (claim_until_ms is null or claim_until_ms <= {now})

@@ -13,7 +13,7 @@ from hydracache_sync.outbox.row import CommitStatus, OutboxStatus
 from hydracache_sync.receipts import CommitPosition
 
 #: Rows of each state that are counted before it stops: counting a million rows takes
-#: 100 to 250 ms, and beyond this nobody needs the digit.
+#: 100 to 250 ms, and beyond this an exact count is of no use.
 STATUS_CAP = 10_000
 
 
