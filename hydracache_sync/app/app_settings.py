@@ -76,9 +76,9 @@ WAIT = Setting(
 COOKIE = Setting(
     "cookie",
     "NAME",
-    "Signed cookie that tells the browser's next request what it wrote. Empty: none.",
+    "Signed cookie that tells the browser's next request what it wrote. Empty: none."
+    " Default: a name of its own for each namespace and secret key.",
     cookie_name,
-    default="hydracache",
 )
 SNAPSHOT = Setting(
     "snapshot",

@@ -6,6 +6,8 @@ the next request waits for them a moment, and goes past the cache if they are la
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import time
 from typing import Any, Callable, Mapping
 
@@ -32,12 +34,19 @@ MOST_RECEIPTS = 8
 #: Between two receipts; a character that a cookie keeps as it is and a receipt has not.
 _BETWEEN = "~"
 
+#: Begins the name of a cookie that the app has given none.
+NAME = "hydracache"
+
 #: Where a request's environment keeps what its cookie said.
 _EARLIER = "hydracache_sync.earlier"
 
 
 class ReceiptCookie:
     """The cookie of one app. Without a secret key there is none.
+
+    A browser keeps one jar for all ports of a host, and sends what an app at ``/`` has
+    set to all of the host's apps. So the name is that of the namespace and the secret
+    key, without which no app can read it.
 
     :param secret: returns the app's secret key.
     """
@@ -46,7 +55,10 @@ class ReceiptCookie:
         self, runtime: Runtime, secret: Callable[[], str | bytes | None]
     ) -> None:
         self._runtime = runtime
-        self._name: str = runtime.config[app_settings.COOKIE]
+        given: str | None = runtime.config[app_settings.COOKIE]
+        self._given = given
+        #: What the header has at least if the cookie is there. Empty: there is none.
+        self._mark = NAME if given is None else given
         self._wait: float = runtime.config[app_settings.WAIT]
         self._secret = secret
         self._said = False
@@ -57,7 +69,7 @@ class ReceiptCookie:
         Waits once a request, and only while the write is younger than
         ``HYDRACACHE_WAIT``: a cache that is away costs a visitor that much in all.
         """
-        if not self._name or self._name not in environ.get("HTTP_COOKIE", ""):
+        if not self._mark or self._mark not in environ.get("HTTP_COOKIE", ""):
             return True
         late = environ.get(_EARLIER)
         if late is None:
@@ -74,16 +86,17 @@ class ReceiptCookie:
         """Put what the browser's next request should know into ``response``."""
         late = environ.get(_EARLIER)
         new = [] if collected is None else self._unpublished(collected)
-        if not self._name or (not new and late is None):
+        if not self._mark or (not new and late is None):
             return
-        signer = self._signer()
-        if signer is None:
+        secret = self._checked_secret()
+        if not secret:
             return
+        name = self._name(secret)
         options = {"path": environ.get("SCRIPT_NAME") or "/"}
         if not new and not late:
-            # Another app of this host may use the name: what it wrote stays.
+            # Another app of this host may be given the name: what it wrote stays.
             if self._received(environ):
-                response.delete_cookie(self._name, **options)
+                response.delete_cookie(name, **options)
             return
         if not new:
             return  # the browser has it already
@@ -93,8 +106,8 @@ class ReceiptCookie:
             late = self._received(environ)
         texts = [receipt.to_string() for receipt in late + new]
         response.set_cookie(
-            self._name,
-            signer.sign(_BETWEEN.join(texts[-MOST_RECEIPTS:])).decode("ascii"),
+            name,
+            _signer(secret).sign(_BETWEEN.join(texts[-MOST_RECEIPTS:])).decode("ascii"),
             max_age=MAX_AGE,
             httponly=True,
             samesite="Lax",
@@ -119,15 +132,18 @@ class ReceiptCookie:
         return found
 
     def _received(self, environ: Mapping[str, Any]) -> list[InvalidationReceipt]:
-        signer = self._signer()
+        secret = self._checked_secret()
+        if not secret:
+            return []
+        name = self._name(secret)
         # Ours is of ASCII. Of the others, which neighbours of the app may have set, no
         # byte may keep it from being read.
         header = environ.get("HTTP_COOKIE", "").encode("ascii", "replace").decode()
-        text = parse_cookie(header).get(self._name)
-        if signer is None or text is None:
+        text = parse_cookie(header).get(name)
+        if text is None:
             return []
         try:
-            texts = signer.unsign(text, max_age=MAX_AGE).decode("ascii")
+            texts = _signer(secret).unsign(text, max_age=MAX_AGE).decode("ascii")
             receipts = map(InvalidationReceipt.from_string, texts.split(_BETWEEN))
             # By its own age: each write signs anew what the ones before it wrote.
             oldest = (time.time() - MAX_AGE) * 1000
@@ -139,7 +155,7 @@ class ReceiptCookie:
             ]
         except (BadSignature, ValueError) as exc:
             # Old, of another app, or made up: the browser then knows of no writes.
-            logger.debug("cookie %s is not taken: %s", self._name, exc)
+            logger.debug("cookie %s is not taken: %s", name, exc)
             return []
 
     def _wait_for(self, receipt: InvalidationReceipt) -> bool:
@@ -157,14 +173,23 @@ class ReceiptCookie:
             logger.warning("cannot tell whether %s is published: %s", receipt, exc)
             return False
 
-    def _signer(self) -> TimestampSigner | None:
+    def _name(self, secret: str | bytes) -> str:
+        if self._given is not None:
+            return self._given
+        key = secret if isinstance(secret, bytes) else secret.encode("utf-8")
+        told = hmac.new(key, self._runtime.namespace.encode("utf-8"), hashlib.sha256)
+        return f"{NAME}-{told.hexdigest()[:8]}"
+
+    def _checked_secret(self) -> str | bytes | None:
         secret = self._secret()
-        if secret:
-            return TimestampSigner(secret, salt="hydracache-receipts")
-        if not self._said:
+        if not secret and not self._said:
             self._said = True
             logger.warning(
                 "the app has no secret key: a browser's next request does not know what"
                 " it wrote. Set one, or set HYDRACACHE_COOKIE to nothing"
             )
-        return None
+        return secret
+
+
+def _signer(secret: str | bytes) -> TimestampSigner:
+    return TimestampSigner(secret, salt="hydracache-receipts")

@@ -206,7 +206,7 @@ class TestNextRequest:
 
         answer = shop.client.post("/after")
 
-        assert cookies(answer)[0].startswith("hydracache=")
+        assert cookies(answer)[0].startswith("hydracache-")
         assert text(shop.client.get("/")) == "after"
         assert text(other.get("/")) == "before"  # nothing was published yet
         drain(shop)
@@ -292,12 +292,44 @@ class TestNextRequest:
     def test_a_cookie_that_is_not_ours_is_ignored(
         self, eventual: Shop, value: str
     ) -> None:
+        name = cookies(eventual.client.post("/after"))[0].partition("=")[0]
         client = eventual.app.test_client(use_cookies=False)  # else it drops ours
 
-        answer = client.get("/", headers={"Cookie": f"hydracache={value}"})
+        answer = client.get("/", headers={"Cookie": f"{name}={value}"})
 
-        assert text(answer) == "before"
+        assert text(answer) == "after"
         assert cookies(answer) == []  # it is another app's, who may need it
+
+    @pytest.mark.parametrize(
+        "other", [{"namespace": "blog"}, {"SECRET_KEY": "another"}]
+    )
+    def test_apps_of_one_host_keep_each_its_own(
+        self, eventual: Shop, tmp_path: Path, other: dict[str, Any]
+    ) -> None:
+        """A browser has one jar for them all: ports and names of schemes share it."""
+        blog = Shop(tmp_path / "blog.db", HYDRACACHE_SNAPSHOT="fresh", **other)
+        add_views(blog)
+        client = eventual.app.test_client(use_cookies=False)
+        assert text(client.get("/")) == "before"
+        jar = dict(
+            cookies(site.client.post("/after"))[0].partition(";")[0].split("=", 1)
+            for site in (eventual, blog)
+        )
+
+        sent = "; ".join(f"{name}={value}" for name, value in jar.items())
+        answer = client.get("/", headers={"Cookie": sent})
+
+        assert text(answer) == "after"
+
+    def test_processes_of_one_app_share_it(self, tmp_path: Path) -> None:
+        shops = [Shop(tmp_path / name) for name in ("one.db", "two.db")]
+
+        names = set()
+        for shop in shops:
+            add_views(shop)
+            names.add(cookies(shop.client.post("/a"))[0].partition("=")[0])
+
+        assert len(names) == 1
 
     def test_a_cookie_with_another_key_is_ignored(self, eventual: Shop) -> None:
         eventual.client.post("/after")

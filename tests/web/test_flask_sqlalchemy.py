@@ -163,7 +163,7 @@ class TestWrites:
 
         assert site.written() == ("after", ["1"])
         promised = answer.headers["Set-Cookie"]
-        assert promised.startswith("hydracache=")
+        assert promised.startswith("hydracache-")
         site.state.runtime.worker.drain()
         assert "Max-Age=0" in site.client.get("/read").headers["Set-Cookie"]
         site.close()

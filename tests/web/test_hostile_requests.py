@@ -60,6 +60,12 @@ def status_of(answer: bytes) -> bytes:
 
 
 @pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    """With a cookie of a known name, which hostile ones may have, too."""
+    return Shop(tmp_path / "shop.db", HYDRACACHE_COOKIE="hydracache")
+
+
+@pytest.fixture
 def flask_port(shop: Shop) -> Iterator[int]:
     """A page that is read from the cache, and one that forgets to write."""
     shop.app.teardown_appcontext(close_db)
