@@ -88,6 +88,7 @@ class MemorySessions:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._mutex = threading.Lock()
+        #: ``bytes`` once a value was found that is no text.
         self._text_factory: type[str] | type[bytes] = str
         self.connection = connected()
 
@@ -102,6 +103,7 @@ class MemorySessions:
         if not self._mutex.acquire(timeout=BUSY_BACKOFF.longest):
             raise OutboxBusyError(f"{_NAME}: another thread is inside transaction()")
         try:
+            self.connection.text_factory = self._text_factory
             yield self.connection
         finally:
             self._mutex.release()
@@ -126,8 +128,9 @@ class MemorySessions:
         if not isinstance(exc, sqlite3.Error):
             return None
         if "Could not decode" in str(exc):
-            # As for a file, only that the connection stays.
-            self.connection.text_factory = self._text_factory = bytes
+            # As for a file, only that the connection stays; another thread may be using
+            # it by now, and has it as the next one will.
+            self._text_factory = bytes
             return ConnectionLostError(f"{_NAME}: {exc}")
         return sqlite_error(exc, _NAME)
 

@@ -15,6 +15,8 @@ import pytest
 from hydracache_sync.errors import NotInTransactionError, OutboxBusyError, OutboxError
 from hydracache_sync.outbox import MemoryOutbox, statements
 from hydracache_sync.outbox.database import Database
+from hydracache_sync.outbox.memory import MemorySessions
+from hydracache_sync.outbox.row import OutboxRow
 from outbox_contract.common import SHOP, batch_of, keys_of
 from outbox_contract.whole import OutboxContract
 from support import ROOT
@@ -216,3 +218,37 @@ kept = MemoryOutbox()
     )
 
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_what_another_thread_reads_does_not_change_the_text_in_a_block(monkeypatch):
+    """Found to be no text once the connection was given back, and lent to the block."""
+    outbox = MemoryOutbox()
+    outbox.enqueue(SHOP, batch_of("a"))
+    with outbox.transaction() as connection:
+        connection.execute(
+            "update hydracache_outbox set reason = cast(x'ff' as text)"
+        ).close()
+    failed, in_block, judged = threading.Event(), threading.Event(), threading.Event()
+    error_of = MemorySessions.error_of
+
+    def late(self: MemorySessions, exc: Exception) -> OutboxError | None:
+        failed.set()
+        in_block.wait(DEADLINE)
+        try:
+            return error_of(self, exc)
+        finally:
+            judged.set()
+
+    monkeypatch.setattr(MemorySessions, "error_of", late)
+    read: list[OutboxRow] = []
+    reader = threading.Thread(target=lambda: read.extend(outbox.rows(SHOP)))
+    reader.start()
+    failed.wait(DEADLINE)
+    with outbox.transaction() as connection:
+        in_block.set()
+        judged.wait(DEADLINE)
+        [(found,)] = connection.execute("select 'text'").fetchall()
+    reader.join()
+
+    assert found == "text"
+    assert len(read) == 1
