@@ -11,6 +11,8 @@ import logging
 import time
 from typing import Callable
 
+from hydracache_sync.fork import ProcessLock
+
 #: Seconds of answers that end the outage of a cache's reads, writes or loads. Calls
 #: that need a failing node alternate with calls that do not.
 CALM = 5.0
@@ -52,8 +54,8 @@ class Outage:
         self._answered_at = None
         if self.active:
             return False
-        self.active = True
         self._began_at = self._clock() if since is None else since
+        self.active = True
         return True
 
     def answered(self) -> bool:
@@ -79,9 +81,10 @@ class Outage:
 
 
 class LoggedOutage:
-    """An outage that logs its beginning and its end. Safe for threads.
+    """An outage that logs its beginning and its end, once each. Safe for threads.
 
-    Two threads may both log the same change.
+    A success takes no lock while there is no outage, a failure none while nothing is
+    answered: nothing changes then.
 
     :param logger: gets a WARNING when it begins and an INFO when it ends.
     :param what: begins both lines, as in "reading the cache of namespace shop".
@@ -96,6 +99,7 @@ class LoggedOutage:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outage = Outage(CALM, clock=clock)
+        self._lock = ProcessLock()
         self._logger = logger
         self._what = what
 
@@ -105,11 +109,19 @@ class LoggedOutage:
 
     def begin(self, error: BaseException) -> None:
         """Note a failure."""
-        if self._outage.failed():
+        if self._outage.failing:
+            return
+        with self._lock.mine():
+            begins = self._outage.failed()
+        if begins:
             self._logger.warning("%s fails: %s", self._what, error)
 
     def end(self) -> None:
         """Note a success; it ends the outage if it is calm."""
-        self._outage.answered()
-        if self._outage.end() is not None:
+        if not self._outage.active:
+            return
+        with self._lock.mine():
+            self._outage.answered()
+            ends = self._outage.end() is not None
+        if ends:
             self._logger.info("%s works again", self._what)

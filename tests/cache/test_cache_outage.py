@@ -247,6 +247,41 @@ def test_calls_that_need_the_failing_node_and_others_are_one_outage(
     ]
 
 
+def test_two_threads_log_one_beginning_and_one_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The second one comes in the middle of what the first one does."""
+    now, second, threads = 0.0, [lambda: None], []
+
+    def clock() -> float:
+        act, second[0] = second[0], lambda: None
+        thread = threading.Thread(target=act)
+        threads.append(thread)
+        thread.start()
+        thread.join(0.2)  # in vain where it waits for the first
+        return now
+
+    logger = logging.getLogger("hydracache_sync")
+    seen = LoggedOutage(logger, "it", clock=clock)
+    caplog.set_level(logging.INFO, logger="hydracache_sync")
+
+    second[0] = lambda: seen.begin(RuntimeError("away"))
+    seen.begin(RuntimeError("away"))
+    for thread in threads:
+        thread.join()
+    seen.end()
+    now += CALM
+    second[0] = seen.end
+    seen.end()
+    for thread in threads:
+        thread.join()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "it fails: away",
+        "it works again",
+    ]
+
+
 @pytest.mark.usefixtures("no_calm")
 def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
     caplog: pytest.LogCaptureFixture,

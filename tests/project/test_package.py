@@ -38,10 +38,10 @@ HEAVY = [
 #: it may import what is in lower layers, and itself. Parts that are not named here (the
 #: command line, integrations) stand on top of all.
 LAYERS = [
-    {"errors", "keys", "durations", "backoff", "outage", "printable"},
+    {"errors", "keys", "durations", "backoff", "printable"},
     {"fork", "lending"},
     {"addresses"},
-    {"drivers", "subscribers"},
+    {"drivers", "subscribers", "outage"},
     {"intents"},
     {"receipts"},
     {"outbox", "cache"},
