@@ -131,11 +131,11 @@ class Batches:
         with self._lock:
             self._served[namespace] = next(self._count)
         worker = self._workers[namespace]
-        claimed_before = worker.diagnostics().claimed
+        claimed: list[int] = []
         try:
-            report = worker.run_once(stop=stop)
+            report = worker.run_once(stop=stop, on_claim=claimed.append)
         except OutboxError as exc:
-            if worker.diagnostics().claimed > claimed_before:
+            if any(claimed):
                 self.outage.unsettled(exc, namespace, worker.claim_ttl)
             # Perhaps only this namespace fails: the others come first next time.
             self._leave_alone(namespace)

@@ -201,10 +201,16 @@ class OutboxWorker:
 
     # Running
 
-    def run_once(self, *, stop: threading.Event | None = None) -> PublishReport:
+    def run_once(
+        self,
+        *,
+        stop: threading.Event | None = None,
+        on_claim: Callable[[int], object] | None = None,
+    ) -> PublishReport:
         """Claim one batch, apply it and settle each row.
 
         :param stop: when set, rows that the applier has not got yet are released.
+        :param on_claim: called with the number of rows claimed, before any is applied.
         :raises OutboxError: the database failed. Rows that could not be settled stay
             claimed until the claim ends and are then applied again.
         """
@@ -215,6 +221,8 @@ class OutboxWorker:
         rows = self.outbox.claim(
             self.namespace, self.owner, limit=limit, claim_ttl=self.claim_ttl
         )
+        if on_claim is not None:
+            on_claim(len(rows))
         abandoned = [row for row in rows if row.was_abandoned]
         self._is_careful = bool(abandoned)
         if not abandoned:

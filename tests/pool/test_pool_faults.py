@@ -35,12 +35,13 @@ from hydracache_sync import (
     WorkerPool,
 )
 from hydracache_sync.backoff import Backoff
+from hydracache_sync.pool.batches import Batches
 from hydracache_sync.pool.timing import PoolTiming
 from hydracache_sync.worker.node_outages import OutageTiming
 from support.faulty_memcached import FaultyMemcached, Mode
 from support.node_return import Crowd
 from support.pool_processes import DEADLINE, SHOP, eventually
-from support.processes import Child
+from support.processes import Child, in_threads
 from support.servers import Memcached
 
 #: Threads are checked a hundred times a second.
@@ -273,6 +274,31 @@ class TestDatabase:
             eventually(lambda: told() == ["WARNING database"])
             outbox.publish_commit(receipt)
             eventually(lambda: told() == ["WARNING database", "INFO database"])
+
+    def test_what_another_thread_has_claimed_meanwhile_is_not_this_ones(
+        self, outbox, applier
+    ):
+        """Of rows that stay claimed a poll that finds none due proves nothing."""
+        worker = OutboxWorker(outbox, applier)
+        batches = Batches([worker], timing=PoolTiming(), emit=lambda event: None)
+        outbox.enqueue(SHOP, batch_of("a"))
+        really = outbox.claim
+
+        def refused_late(*args: Any, **options: Any) -> Any:
+            outbox.claim = really
+            in_threads(1, lambda index: batches.run(SHOP, threading.Event()))
+            raise OutboxError("the database is read-only")
+
+        outbox.claim = refused_late
+        with pytest.raises(OutboxError) as caught:
+            batches.run(SHOP, threading.Event())
+        batches.outage.failed(caught.value, SHOP)
+        assert batches.outages() != []
+
+        assert list(batches.due(again=True)) == []
+
+        assert keys_of(applier) == ["a"]
+        assert batches.outages() == []
 
     def test_a_thread_that_tries_a_database_that_is_away_is_waiting(
         self, outbox, applier
