@@ -49,7 +49,7 @@ _PLAIN = {
 #: Of each cache the functions that have a default key, by name: with the module's spec,
 #: which is a new one when the module is loaded again and defines them anew.
 _named_functions: weakref.WeakKeyDictionary[
-    object, dict[tuple[str, str], tuple[object, object]]
+    object, dict[tuple[str, str], tuple[object, Callable[..., Any]]]
 ] = weakref.WeakKeyDictionary()
 
 
@@ -135,7 +135,8 @@ def _check_only_one(cache: object, function: Callable[..., Any]) -> None:
     """Raise if another function of this cache has the same name.
 
     Two views of two blueprints may both be called ``index`` in one module, and what a
-    factory has made by ``functools.wraps`` has the name of what it wraps.
+    factory has made by ``functools.wraps`` has the name of what it wraps. Whether two
+    wrappers of one function do the same nobody knows but the caller.
 
     :raises TypeError: there is one.
     """
@@ -151,10 +152,17 @@ def _check_only_one(cache: object, function: Callable[..., Any]) -> None:
     functions = _named_functions.setdefault(cache, {})
     known = functions.setdefault((module, name), (spec, function))
     if known[0] is spec and known[1] is not function:
+        why = "has the name of another function that is cached here"
+        if inspect.unwrap(function) is inspect.unwrap(known[1]):
+            why = (
+                "is cached here already, in another wrapper: a factory of apps that"
+                " wraps it makes one at each call. Wrap it once, outside of the factory"
+                ", if the wrappers do the same; if not"
+            )
         raise TypeError(
-            f"{_shown(function)} of {module} has the name of another function that is"
-            " cached here: they would share their entries; give @cached a key= of your"
-            " own, which makes the key from the arguments of a call"
+            f"{_shown(function)} of {module} {why}, they would share their entries:"
+            " give @cached a key= of your own, which makes the key from the arguments"
+            " of a call, as in key=lambda user_id: f'user:{user_id}'"
         )
     functions[module, name] = spec, function
 

@@ -421,14 +421,22 @@ def kept(function):
 
 
 @pytest.mark.parametrize(
-    "more",
+    "more, said",
     [
-        "@cache.cached(tags=())\ndef index(): return 'blog'",
-        "cache.cached(tags=())(kept(index.uncached))",
+        (
+            "@cache.cached(tags=())\ndef index(): return 'blog'",
+            "has the name of another",
+        ),
+        ("cache.cached(tags=())(kept(index.uncached))", "already, in another wrapper"),
+        ("[cache.cached(tags=())(kept(kept)) for app in range(2)]", "Wrap it once"),
     ],
 )
 def test_two_functions_of_one_name_need_a_key(
-    cache: TaggedCache, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: TaggedCache,
+    more: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     beside = types.ModuleType("two_names")
     beside.cache = cache  # type: ignore[attr-defined]
@@ -444,7 +452,7 @@ def test_two_functions_of_one_name_need_a_key(
     source.write_text(TWICE + more)
     importlib.invalidate_caches()
 
-    with pytest.raises(TypeError, match="index of views_of_two has the name of ano"):
+    with pytest.raises(TypeError, match=f"of views_of_two .*{said}.*key=lambda"):
         importlib.reload(views)
 
     # In another cache, and the same function twice in one, it is no other.
