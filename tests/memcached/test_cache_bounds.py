@@ -17,7 +17,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cache import Keyspace
-from hydracache_sync.cache.tag_sets import MAX_TAGS
+from hydracache_sync.cache.tag_sets import MANY_TAGS, MAX_TAGS
 from hydracache_sync.memcached import node
 from support.node_identity import take_off
 from support.servers import Memcached
@@ -125,3 +125,19 @@ def test_an_entry_with_too_many_tags_is_refused_before_anything_is_read() -> Non
     assert cache.get("k", tags=tags) == 1
     with pytest.raises(ValueError, match="tags are 1001, and an entry has 1000"):
         cache.get_or_load("k", lambda: 2, tags=[*tags, "one more"])
+
+
+def test_an_entry_with_many_tags_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cache = TaggedCache(MemoryStore(), "shop")
+    some = [f"t{number}" for number in range(MANY_TAGS)]
+
+    cache.get("k", tags=some)
+    assert caplog.messages == []
+    cache.get("k", tags=[*some, "one more"])
+    cache.get("l", tags=[*some, "another", "and another"])
+
+    [told] = caplog.messages
+    assert "namespace shop has 101 tags" in told
+    assert "more than 1000 are refused" in told
