@@ -14,7 +14,6 @@ from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.cache.not_stored import NotToBeStored, value_of
-from hydracache_sync.cache.pending_writes import affects
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.keys import Identity, identity_text, identity_texts
 
@@ -121,11 +120,10 @@ def _is_writing(
     app: RequestCalls, collected: RequestState, key: str, tags: Sequence[str]
 ) -> bool:
     """Whether an entry may lack what this request has written, or show it early."""
-    if affects(collected.intents, key, tags):
+    if collected.targets.affect(key, tags):
         return True
     return any(
-        affects(each.receipt.batch or (), key, tags)
-        and not _is_readable(app, collected, each)
+        each.targets.affect(key, tags) and not _is_readable(app, collected, each)
         for each in collected.written
     )
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Deque, Iterable, Sequence
 
+from hydracache_sync.cache.pending_writes import Targets
 from hydracache_sync.intents import (
     MAX_REASON,
     InvalidationIntent,
@@ -44,6 +46,11 @@ class EnqueuedBatch:
         """Whether every cached read shows it, as far as is known without asking."""
         return self.published or bool(self.receipt.strict)
 
+    @cached_property
+    def targets(self) -> Targets:
+        """What it invalidates, as far as the receipt has its batch."""
+        return Targets(self.receipt.batch or ())
+
 
 class RequestState:
     """Intents in order, until they are written, and what was written.
@@ -73,6 +80,8 @@ class RequestState:
         #: A cached value was found to be behind this request's own writes.
         self.past_cache = False
         self._intents: list[InvalidationIntent] = []
+        #: What the first ones of them invalidate, so many as are known.
+        self._targets, self._known = Targets(), 0
         #: How many of the intents a commit has written that are kept for the commit of
         #: another session, which was open at the time.
         self.kept = 0
@@ -112,7 +121,7 @@ class RequestState:
 
     def drop_from(self, mark: int) -> None:
         """Forget what was collected since ``mark``: its transaction is rolled back."""
-        del self._intents[mark:]
+        self._take_out(slice(mark, None))
         self.kept = min(self.kept, len(self._intents))
 
     def batch(self, more: Iterable[InvalidationIntent] = ()) -> InvalidationIntentBatch:
@@ -124,7 +133,7 @@ class RequestState:
 
     def clear(self) -> None:
         """Forget the intents: they are written, or not wanted."""
-        self._intents.clear()
+        self._take_out(slice(None))
         self.kept = 0
 
     def wrote(self, count: int, *, keep: bool) -> None:
@@ -135,12 +144,12 @@ class RequestState:
         if keep:
             self.kept = max(self.kept, count)
         else:
-            del self._intents[:count]
+            self._take_out(slice(count))
             self.kept = max(0, self.kept - count)
 
     def forget_kept(self) -> None:
         """No other transaction is open any more that they could be for."""
-        del self._intents[: self.kept]
+        self._take_out(slice(self.kept))
         self.kept = 0
 
     @property
@@ -164,13 +173,26 @@ class RequestState:
         written: Sequence[EnqueuedBatch],
     ) -> None:
         """Go back to what was collected, and written, before a failed transaction."""
-        self._intents[:] = intents
+        self._take_out(slice(None))
+        self._intents += intents
         self.kept = min(self.kept, len(intents))
         self.written[:] = written
 
     @property
     def intents(self) -> tuple[InvalidationIntent, ...]:
         return tuple(self._intents)
+
+    @property
+    def targets(self) -> Targets:
+        """What the intents invalidate."""
+        if self._known < len(self._intents):
+            self._targets.add(self._intents[self._known :])
+            self._known = len(self._intents)
+        return self._targets
+
+    def _take_out(self, some: slice) -> None:
+        del self._intents[some]
+        self._targets, self._known = Targets(), 0
 
     @property
     def receipts(self) -> list[InvalidationReceipt]:

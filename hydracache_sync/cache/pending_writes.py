@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import Collection, Dict, Iterable, Iterator, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Sequence, Set, Tuple
 
+from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 
 #: Process and thread, or greenlet. A fork copies what the parent's threads had open.
@@ -25,46 +26,95 @@ class PendingWrites:
 
     def __init__(self) -> None:
         #: Empty most of the time, which is all that a read looks at then.
-        self._open: Dict[_Writer, Tuple[InvalidationIntentBatch, ...]] = {}
+        self._open: Dict[_Writer, Tuple[_OpenBatch, ...]] = {}
 
     @property
-    def batches(self) -> Tuple[InvalidationIntentBatch, ...]:
-        """Those of this thread, in order."""
-        return self._open.get(_this_one(), ()) if self._open else ()
+    def any(self) -> bool:
+        """Whether this thread has one open."""
+        return bool(self._open) and _this_one() in self._open
 
     @contextlib.contextmanager
     def of(self, batch: InvalidationIntentBatch) -> Iterator[None]:
         """Hold ``batch`` open; what is added to it meanwhile counts."""
         writer = _this_one()
-        self._open[writer] = self._open.get(writer, ()) + (batch,)
+        opened = _OpenBatch(batch)
+        self._open[writer] = self._open.get(writer, ()) + (opened,)
         try:
             yield
         finally:
-            batches = list(self._open.pop(writer))
-            # By identity, and the last one: batches are equal when their intents are.
-            index = max(at for at, each in enumerate(batches) if each is batch)
-            del batches[index]
-            if batches:
-                self._open[writer] = tuple(batches)
+            rest = tuple(each for each in self._open.pop(writer) if each is not opened)
+            if rest:
+                self._open[writer] = rest
 
     def affects(self, key: str, tags: Sequence[str]) -> bool:
         """Return whether a pending write invalidates an entry of ``key``, ``tags``."""
-        return any(affects(batch, key, tags) for batch in self.batches)
+        return any(each.affects(key, tags) for each in self._mine())
+
+    def addresses(self, keyspace: Keyspace) -> List[Set[Address]]:
+        """Return where the tokens are that pending writes replace, of each batch."""
+        return [each.addresses(keyspace) for each in self._mine()]
+
+    def _mine(self) -> Tuple[_OpenBatch, ...]:
+        return self._open.get(_this_one(), ()) if self._open else ()
 
 
-def affects(
-    intents: Iterable[InvalidationIntent], key: str, tags: Collection[str]
-) -> bool:
-    """Tell whether one of ``intents`` invalidates an entry of ``key`` with ``tags``."""
-    for intent in intents:
-        kind, value = intent.to_cache_invalidation()
-        if (
-            kind == "flush"
-            or (kind == "key" and value == key)
-            or (kind == "tag" and value in tags)
-        ):
-            return True
-    return False
+class _OpenBatch:
+    """One batch, and what has been added to it so far: nothing is taken out of it."""
+
+    __slots__ = ("_batch", "_known", "_targets", "_placed", "_addresses")
+
+    def __init__(self, batch: InvalidationIntentBatch) -> None:
+        self._batch = batch
+        #: How many of its intents are in the one set, and in the other.
+        self._known = self._placed = 0
+        self._targets = Targets()
+        self._addresses: Set[Address] = set()
+
+    def affects(self, key: str, tags: Sequence[str]) -> bool:
+        if len(self._batch) > self._known:
+            added = self._batch.intents[self._known :]
+            self._targets.add(added)
+            self._known += len(added)
+        return self._targets.affect(key, tags)
+
+    def addresses(self, keyspace: Keyspace) -> Set[Address]:
+        # By themselves: an address is a digest, and most blocks store nothing.
+        if len(self._batch) > self._placed:
+            added = self._batch.intents[self._placed :]
+            for intent in added:
+                address = keyspace.target(*intent.to_cache_invalidation())
+                self._addresses.add(address)
+            self._placed += len(added)
+        return self._addresses
+
+
+class Targets:
+    """What some intents invalidate. However many they are, a read asks two sets.
+
+    Not for several threads.
+    """
+
+    __slots__ = ("_flush", "_keys", "_tags")
+
+    def __init__(self, intents: Iterable[InvalidationIntent] = ()) -> None:
+        self._flush = False
+        self._keys: Set[str] = set()
+        self._tags: Set[str] = set()
+        self.add(intents)
+
+    def add(self, intents: Iterable[InvalidationIntent]) -> None:
+        for intent in intents:
+            kind, value = intent.to_cache_invalidation()
+            if value is None:
+                self._flush = True
+            elif kind == "key":
+                self._keys.add(value)
+            else:
+                self._tags.add(value)
+
+    def affect(self, key: str, tags: Iterable[str]) -> bool:
+        """Tell whether one of them invalidates an entry of ``key`` with ``tags``."""
+        return self._flush or key in self._keys or not self._tags.isdisjoint(tags)
 
 
 def _this_one() -> _Writer:

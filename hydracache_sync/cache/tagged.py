@@ -190,7 +190,7 @@ class TaggedCache:
         :param tags: those it was stored with.
         :raises TypeError, ValueError: key or tags are not as the class says.
         """
-        if self._pending_writes.batches:
+        if self._pending_writes.any:
             tags = tuple(tags)
             if self._is_writing(key, tags):
                 return default
@@ -242,7 +242,7 @@ class TaggedCache:
             lifetime = self._lifetimes.of(ttl, soft_ttl)
         if since is not None:
             checked_number("since", since)
-        if self._pending_writes.batches:
+        if self._pending_writes.any:
             tags = tuple(tags)
             if self._is_writing(key, tags):
                 return self._checked(value_of(loader))
@@ -575,7 +575,7 @@ class TaggedCache:
     def _reserved(
         self, key: Identity, tags: Iterable[Identity], since: float | None
     ) -> FillDecision:
-        if self._pending_writes.batches:
+        if self._pending_writes.any:
             tags = tuple(tags)
             if self._is_writing(key, tags):
                 nothing = Lookup(
@@ -602,17 +602,14 @@ class TaggedCache:
                 FillDecision(lookup, refused or counters.refused_snapshot)
                 for lookup, refused in decisions
             ]
-        written = {
-            self._keyspace.target(*intent.to_cache_invalidation())
-            for batch in self._pending_writes.batches
-            for intent in batch
-        }
-        if not written:
+        written = self._pending_writes.addresses(self._keyspace)
+        if not any(written):
             return list(decisions)
-        flushed = self._keyspace.namespace_token() in written
+        namespace = self._keyspace.namespace_token()
         found = []
         for lookup, refused in decisions:
-            if flushed or not written.isdisjoint(lookup.addresses):
+            rests_on = (namespace, *lookup.addresses)
+            if not all(each.isdisjoint(rests_on) for each in written):
                 refused = refused or counters.bypassed
             found.append(FillDecision(lookup, refused))
         return found
@@ -670,7 +667,7 @@ class TaggedCache:
         tags_of = _tags_by_key(tags)
         for key in dict.fromkeys(keys):
             some = tags_of(key)
-            if self._pending_writes.batches:
+            if self._pending_writes.any:
                 some = tuple(some)
                 if self._is_writing(key, some):
                     written.append(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
+from collections import Counter
 from typing import Any, Callable, Iterator, Sequence
 
 import pytest
@@ -529,6 +530,39 @@ def test_what_is_being_written_is_neither_read_from_the_cache_nor_stored(
 
     assert cache.get("k", tags=TAGS) == "before"
     assert cache.diagnostics().bypassed > 0
+
+
+def test_many_intents_are_looked_through_once_and_not_at_each_read(
+    cache: TaggedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = Counter[InvalidationIntent]()
+    really = InvalidationIntent.to_cache_invalidation
+
+    def counted(intent: InvalidationIntent) -> Any:
+        looked_at[intent] += 1
+        return really(intent)
+
+    monkeypatch.setattr(InvalidationIntent, "to_cache_invalidation", counted)
+    batch = InvalidationIntentBatch()
+    with cache.writing(batch):
+        for number in range(100):
+            batch.invalidate_entity("item", str(number))
+            assert cache.get_or_load("k", lambda: "v", tags=TAGS) == "v"
+            assert cache.reserve(f"{number}", tags=TAGS).fill("v")
+
+    assert len(looked_at) == 100
+    # A second time where a loaded value is to be stored, by the addresses.
+    assert set(looked_at.values()) == {2}
+
+
+def test_wrong_arguments_are_told_as_always_while_something_is_written(
+    cache: TaggedCache,
+) -> None:
+    batch = InvalidationIntentBatch().invalidate_key("other").invalidate_tag("t")
+
+    with cache.writing(batch):
+        with pytest.raises(TypeError, match="tag"):
+            cache.get("k", tags=[["users"]])  # type: ignore[list-item]
 
 
 def test_what_is_not_being_written_is_read_as_always(cache: TaggedCache) -> None:

@@ -16,6 +16,7 @@ from flask.sessions import SecureCookieSessionInterface
 from shop import Shop, close_db, hydracache, text
 
 from hydracache_sync import (
+    InvalidationIntent,
     InvalidationIntentBatch,
     MemcachedApplier,
     OutboxWorker,
@@ -195,6 +196,32 @@ class TestSameRequest:
         assert (report.complete, report.unseen) == (False, 1)
         assert (outcome.satisfied, outcome.pending) == (False, 1)
         assert outcome.degraded and not outcome.timed_out
+
+
+def test_what_a_request_has_collected_is_looked_through_once(
+    eventual: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[InvalidationIntent] = []
+    really = InvalidationIntent.to_cache_invalidation
+
+    def counted(intent: InvalidationIntent) -> Any:
+        looked_at.append(intent)
+        return really(intent)
+
+    monkeypatch.setattr(InvalidationIntent, "to_cache_invalidation", counted)
+    with eventual.app.test_request_context(method="POST"):
+        collected = hydracache.collected()
+        for number in range(50):
+            hydracache.invalidate_entity("item", str(number))
+            assert hydracache.get_or_load("other", lambda: "v") == "v"
+        assert len(looked_at) == len(set(looked_at)) == 50
+
+        assert collected.targets.affect("k", [entity_tag("item", "49")])
+        collected.drop_from(10)
+        assert not collected.targets.affect("k", [entity_tag("item", "49")])
+        assert collected.targets.affect("k", [ITEM])
+        collected.clear()
+        assert not collected.targets.affect("k", [ITEM])
 
 
 class TestNextRequest:
