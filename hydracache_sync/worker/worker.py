@@ -337,7 +337,8 @@ class OutboxWorker:
         and are counted as ``released``.
 
         :param timeout: seconds to wait at most for a busy database. The cache's own
-            timeouts come on top.
+            timeouts come on top. Of a large commit no further part of 500 rows is
+            begun after that time: the rest is left to a worker, as ``released``.
         :return: ``complete`` if every later read, anywhere, sees the write.
         """
         if receipt.namespace != self.namespace:

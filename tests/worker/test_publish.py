@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
-from typing import Any, Iterator, Sequence, Union
+from typing import Any, Callable, Iterator, Sequence, Union
 
 import pytest
 
@@ -27,6 +27,7 @@ from hydracache_sync import (
     MemcachedApplier,
     MemoryOutbox,
     MemoryStore,
+    OutboxError,
     OutboxState,
     OutboxWorker,
     PublishReport,
@@ -34,6 +35,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.outbox import database
+from hydracache_sync.worker.publish import PART
 from support.clock import FakeClock
 
 SHOP = "shop"
@@ -54,6 +56,26 @@ class Applier(InvalidationApplier):
         if intent in self.failures:
             raise self.failures[intent]
         self.applied.append(intent)
+
+
+class SlowApplier(Applier):
+    """Takes its time for each batch.
+
+    :ivar sizes: of the batches.
+    """
+
+    def __init__(self, clock: FakeClock, *, seconds: float) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self._clock = clock
+        self._seconds = seconds
+
+    def apply_batch(
+        self, intents: Sequence[InvalidationIntent]
+    ) -> list[Exception | None]:
+        self.sizes.append(len(intents))
+        self._clock.advance(self._seconds)
+        return super().apply_batch(intents)
 
 
 class Time:
@@ -136,6 +158,15 @@ def key(name: str) -> InvalidationIntent:
 def as_text(receipt: InvalidationReceipt) -> InvalidationReceipt:
     """The receipt as another process gets it."""
     return InvalidationReceipt.from_string(receipt.to_string())
+
+
+#: Hands a receipt over.
+Came = Callable[[InvalidationReceipt], InvalidationReceipt]
+
+
+@pytest.fixture(params=["as an object", "as text"])
+def as_it_came(request: pytest.FixtureRequest) -> Came:
+    return as_text if request.param == "as text" else lambda receipt: receipt
 
 
 def rolled_back(outbox: Outbox, *keys: str, position: str) -> InvalidationReceipt:
@@ -494,6 +525,44 @@ class TestBesideAWorker:
         assert report == PublishReport(claimed=1, published=1)
         assert outbox.mark_failed(claimed, "late", backoff=0, dead=True) == 0
         assert states(outbox) == {"a": OutboxState.PUBLISHED}
+
+    def test_a_large_commit_is_published_as_far_as_the_time_goes(
+        self, outbox: Outbox, clock: FakeClock, as_it_came: Came
+    ) -> None:
+        slow = SlowApplier(clock, seconds=0.6)
+        worker = OutboxWorker(outbox, slow, monotonic=clock)
+        targets = 5 * PART
+        receipt = outbox.enqueue(SHOP, batch_of(*map(str, range(targets))))
+
+        report = worker.publish(as_it_came(receipt), timeout=1.0)
+
+        assert slow.sizes == [PART, PART]
+        assert report == PublishReport(
+            claimed=targets, published=2 * PART, released=3 * PART
+        )
+        published = outbox.rows(SHOP, state=OutboxState.PUBLISHED, limit=targets)
+        assert [row.intent for row in published] == slow.applied
+        assert worker.drain().published == 3 * PART
+
+    def test_what_was_published_before_a_failure_of_the_database_is_reported(
+        self, outbox: Outbox, applier: Applier, as_it_came: Came
+    ) -> None:
+        receipt = outbox.enqueue(SHOP, batch_of(*map(str, range(3 * PART))))
+        really = outbox.publish_commit
+        calls: list[int] = []
+
+        def failing(*args: Any, **options: Any) -> int:
+            calls.append(1)
+            if len(calls) == 2:
+                raise OutboxError("gone")
+            return really(*args, **options)
+
+        outbox.publish_commit = failing  # type: ignore[method-assign]
+        report = OutboxWorker(outbox, applier).publish(as_it_came(receipt))
+
+        assert report == PublishReport(
+            claimed=3 * PART, published=PART, released=2 * PART
+        )
 
     def test_a_worker_that_was_faster_makes_it_complete_too(
         self, outbox: Outbox, applier: Applier
