@@ -274,7 +274,9 @@ class Extension(abc.ABC):
                     timeout=self.runtime.config[app_settings.NET_TIMEOUT],
                 )
             except Exception:
-                # Nothing may take the place of what the block has raised.
+                # Nothing may take the place of what the block has raised. As long as it
+                # is not known its intents count as collected again: the next write, or
+                # the end of the request, writes them, in vain if the commit was done.
                 logger.debug("after a rollback", exc_info=True)
                 return True
             written.committed = bool(

@@ -93,8 +93,9 @@ def end_request(runtime: Runtime, collected: RequestState | None) -> None:
             if collected is not None:
                 _save_what_is_left(runtime, collected)
     except Exception:
-        # Not even if the reason is a defect of ours.
-        logger.exception("the end of a request")
+        # Not even if the reason is a defect of ours. Each step was taken all the same,
+        # and what the one that failed was to write is in no transaction.
+        logger.exception("the end of a request: invalidations may be lost with it")
 
 
 def _end_abandoned(runtime: Runtime) -> None:

@@ -267,6 +267,7 @@ class LoadCoalescer:
                 if not lock.is_mine(entries.take(lock)):
                     return value
             except ApplyError:
+                # The entry goes on. A lock that was taken all the same ends by itself.
                 return value
             # If it fails the lock stays, so that it is not tried again at once.
             try:

@@ -128,6 +128,7 @@ def _require_schema(outbox: InvalidationOutbox) -> None:
     except SchemaError:
         raise
     except OutboxError as exc:
+        # Rows wait: the pool starts, and polls until the database answers.
         LOGGER.warning("the tables could not be checked: %s", exc)
 
 

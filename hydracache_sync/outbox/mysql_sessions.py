@@ -247,6 +247,7 @@ class MySQLSessions:
         try:
             connection.rollback()
         except Exception:
+            # The caller's error goes on; what was written goes with the connection.
             close(connection)
 
     def error_of(self, exc: Exception) -> OutboxError | None:
