@@ -883,10 +883,11 @@ def test_twenty_thousand_rows_that_wait_for_a_node_are_applied_when_it_is_back(
         crowd.node.stop()
         stack.enter_context(crowd.running())
         crowd.enqueue(20_000)
-        crowd.wait_until_put_off(19_900, 60.0)
+        # Each batch waits for a random time: not all of them for so long.
+        crowd.wait_until_put_off(10_000, 60.0)
         crowd.node.start()
         seconds = crowd.carried()
 
-    # None of the 19,900 has waited for its moment, which was a minute away or more.
+    # None of the 10,000 has waited for its moment, which was a minute away or more.
     assert seconds < DEADLINE
     assert {row.attempts for row in crowd.rows().values()} == {0}
