@@ -16,6 +16,7 @@ import click
 from hydracache_sync.cli.confirm import confirm, confirm_options
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.misspelt import warn_of_unknown
 from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     DURATION,
@@ -169,6 +170,8 @@ def list_(
         return
     if not places:
         click.echo("no dead letters")
+        for name in found:
+            warn_of_unknown(outbox, name)
     elif len(behind) > limit:
         click.echo(
             f"{limit} of {counted(len(places), 'dead letter')}; go on with --after"
@@ -286,6 +289,8 @@ def _change(
             less = len(found[name]) - number
             rest = f"; {less} were dead no more" if less else ""
             click.echo(f"{name}: {number} {past}{rest}")
+            if not found[name]:
+                warn_of_unknown(outbox, name)
 
 
 def _show_examples(outbox: InvalidationOutbox, found: dict[str, list[int]]) -> None:

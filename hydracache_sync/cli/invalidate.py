@@ -15,6 +15,7 @@ import click
 
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.misspelt import warn_of_unknown
 from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     DURATION,
@@ -24,7 +25,6 @@ from hydracache_sync.cli.options import (
     namespaces_argument,
     with_outbox,
 )
-from hydracache_sync.cli.pause import warn_of_unknown
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.printable import printable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from typing import Sequence
 
@@ -10,6 +9,7 @@ import click
 
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.misspelt import near, warn_of_unknown
 from hydracache_sync.cli.moments import both
 from hydracache_sync.cli.options import (
     REASON,
@@ -72,6 +72,10 @@ def resume(
     """Have the rows of paused namespaces carried again."""
     for name in namespaces:
         was_paused = outbox.resume(name)
+        meant = "" if was_paused else near(name, outbox.paused())
+        if meant:
+            text = f"Warning: {printable(name)} was not paused{meant}, which is?"
+            click.echo(text, err=True)
         if not is_quiet(ctx):
             click.echo(f"{name} {'is resumed' if was_paused else 'was not paused'}")
 
@@ -94,16 +98,3 @@ def paused(*, outbox: InvalidationOutbox, as_json: bool) -> None:
             click.echo(f"{printable(name)} since {both(pause.since_ms)}{reason}")
         if not found:
             click.echo("no namespace is paused")
-
-
-def warn_of_unknown(outbox: InvalidationOutbox, namespace: str) -> None:
-    """Say so if the outbox has no row of it: it may be misspelt."""
-    known = outbox.namespaces()
-    if namespace in known:
-        return
-    near = difflib.get_close_matches(namespace, known, n=1)
-    hint = f"; did you mean {printable(near[0])}?" if near else ""
-    click.echo(
-        f"Warning: the outbox has no row of namespace {printable(namespace)}{hint}",
-        err=True,
-    )

@@ -12,6 +12,7 @@ import click
 from hydracache_sync.app import settings
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.misspelt import warn_of_unknown
 from hydracache_sync.cli.options import (
     DURATION,
     json_option,
@@ -116,4 +117,6 @@ def purge(
         for name, number in purged.items():
             rest = "" if done else "; there may be more"
             click.echo(f"{name}: {number} purged{rest}")
+            if not number:
+                warn_of_unknown(outbox, name)
     ctx.exit(code)

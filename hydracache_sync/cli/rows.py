@@ -9,6 +9,7 @@ import click
 
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.misspelt import warn_of_unknown
 from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     POSITION,
@@ -91,6 +92,7 @@ def rows(
         print_rows(last, now_ms, as_json=as_json)
         if not as_json and not is_quiet(ctx):
             click.echo(f"the newest: {counted(len(last) or 'no', 'row')}")
+            _warn_if_none(outbox, names, last)
         return
     found = heapq.merge(
         *(_rows_of(outbox, name, state, position, after, limit) for name in names),
@@ -113,6 +115,14 @@ def rows(
     if not as_json and not is_quiet(ctx):
         rest = f"; there are more, go on with --after {after}" if more else ""
         click.echo(f"{counted(shown or 'no', 'row')}{rest}")
+        _warn_if_none(outbox, names, shown)
+
+
+def _warn_if_none(
+    outbox: InvalidationOutbox, namespaces: Sequence[str], found: object
+) -> None:
+    for name in [] if found else namespaces:
+        warn_of_unknown(outbox, name)
 
 
 def _newest(

@@ -58,6 +58,46 @@ def test_a_namespace_that_was_not_paused_is_told(shop: Shop) -> None:
     assert resumed == Ended(ExitCode.DONE, "shop was not paused\n", "")
 
 
+def test_a_resume_of_a_misspelt_namespace_names_the_one_that_is_paused(
+    shop: Shop,
+) -> None:
+    command(shop, "pause", "shop")
+
+    resumed = command(shop, "resume", "shpo", "--quiet")
+
+    assert resumed.out == ""
+    assert resumed.err == (
+        "Warning: shpo was not paused; did you mean shop, which is?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dead", "list"),
+        ("dead", "retry", "--all"),
+        ("dead", "discard", "--all"),
+        ("rows",),
+        ("rows", "--newest"),
+        ("purge",),
+    ],
+)
+def test_a_command_that_finds_nothing_of_a_misspelt_namespace_says_so(
+    shop: Shop, arguments: tuple[str, ...]
+) -> None:
+    shop.invalidate(1)
+    known, misspelt = shop.namespace, shop.namespace[:-1]
+
+    of_known = command(shop, *arguments, "--namespace", known)
+    of_misspelt = command(shop, *arguments, "--namespace", misspelt)
+
+    assert of_known.err == ""
+    assert of_misspelt.err == (
+        f"Warning: the outbox has no row of namespace {misspelt};"
+        f" did you mean {known}?\n"
+    )
+
+
 def test_a_namespace_without_rows_is_paused_with_a_warning(shop: Shop) -> None:
     shop.invalidate(1)
 

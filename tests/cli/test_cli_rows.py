@@ -113,8 +113,11 @@ def test_more_rows_than_a_page_are_shown(shop: Shop, state: str) -> None:
 
 
 def test_no_rows_are_shown_as_none(shop: Shop) -> None:
-    assert rows(shop) == Ended(ExitCode.DONE, "no rows\n", "")
-    assert rows(shop, "--quiet").out == ""
+    shown, quiet = rows(shop), rows(shop, "--quiet")
+
+    assert (shown.code, shown.out) == (ExitCode.DONE, "no rows\n")
+    assert "the outbox has no row of namespace" in shown.err
+    assert quiet == Ended(ExitCode.DONE, "", "")
 
 
 def test_a_bad_position_is_refused(shop: Shop) -> None:
