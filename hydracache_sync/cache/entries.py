@@ -322,9 +322,12 @@ class Entries:
         ]
         if len(tokens) < len(lookup.tokens):
             return FillDecision(lookup, self.counters.refused_unknown)
-        if since is not None and not policy.are_older_than(since, tokens):
+        now = self._clock()
+        if since is not None and (
+            policy.is_ahead(since, now) or not policy.are_older_than(since, tokens)
+        ):
             return FillDecision(lookup, self.counters.refused_by(since))
-        if not policy.are_settled(tokens, self._clock()):
+        if not policy.are_settled(tokens, now):
             return FillDecision(lookup, self.counters.refused_hold_off)
         return FillDecision(lookup, None)
 

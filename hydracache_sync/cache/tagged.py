@@ -226,7 +226,8 @@ class TaggedCache:
             whose value could not be stored, by ``since``, leaves it to another.
         :param since: Unix seconds, taken before the first statement of the transaction
             that the loader reads in. The value is stored only if every token is older
-            than that by more than ``clock_skew`` and the millisecond that stamps count.
+            than that by more than ``clock_skew`` and the millisecond that stamps count,
+            and never if it is a moment yet to come, as one in milliseconds.
         :param stale_on_error: called when the loader raises and an entry is still there
             that was invalidated; its result is returned. The one way to get a value
             that is out of date.

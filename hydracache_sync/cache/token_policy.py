@@ -45,11 +45,19 @@ class TokenPolicy:
         #: not strict by mistake serves nobody who is.
         self.kind = LIVE if hold_off is None else COLD
         self.strict = hold_off is not None
+        self._clock_skew = clock_skew
         self._cooling = clock_skew + (0.0 if hold_off is None else hold_off.seconds)
 
     def needs_stamps(self, since: float | None) -> bool:
         """Tell whether a load of a snapshot of ``since`` looks at stamps."""
         return self.strict or since is not None
+
+    def is_ahead(self, since: float, now: float) -> bool:
+        """Tell whether ``since`` is no moment before ``now``, and so proves nothing.
+
+        It was given in milliseconds, say, or the clock was set back meanwhile.
+        """
+        return since > now + self._clock_skew
 
     def are_older_than(self, since: float, tokens: Sequence[bytes]) -> bool:
         """Tell whether a snapshot of ``since`` has all that these tokens stand for."""

@@ -390,6 +390,7 @@ def test_a_value_is_stored_only_if_its_snapshot_is_younger_than_every_token(
     cache.reserve("user:42", tags=TAGS, since=clock())
     clock.advance(100)
     applier.tag("users")
+    clock.advance(61)
 
     if how == "reserve":
         assert cache.reserve("user:42", tags=TAGS, since=moment).fill("v") == stored
@@ -399,6 +400,24 @@ def test_a_value_is_stored_only_if_its_snapshot_is_younger_than_every_token(
 
     assert cache.get("user:42", tags=TAGS) == ("v" if stored else None)
     assert cache.diagnostics().refused_snapshot == (0 if stored else 1)
+
+
+@pytest.mark.parametrize("unit", [1, 1000])
+def test_a_moment_that_is_yet_to_come_proves_nothing(
+    cache: TaggedCache, applier: Applier, clock: FakeClock, unit: int
+) -> None:
+    """It was given in milliseconds, or the clock was set back after it."""
+    clock.advance(-100)
+    cache.reserve("user:42", tags=TAGS, since=clock())
+    clock.advance(100)
+    since = clock() * unit
+    clock.advance(-5)
+    applier.tag("users")
+
+    cache.get_or_load("user:42", lambda: "old", tags=TAGS, since=since)
+
+    assert cache.get("user:42", tags=TAGS) is None
+    assert cache.diagnostics().refused_snapshot == 1
 
 
 @pytest.mark.parametrize("invalidate", INVALIDATIONS)
@@ -459,7 +478,8 @@ def test_a_given_since_is_taken_in_place_of_the_snapshot(
 ) -> None:
     cache = TaggedCache(store, unique, clock=clock, snapshot=never)
     cache.reserve("user:42", since=clock())
+    clock.advance(60)
 
-    cache.get_or_load("user:42", lambda: "v", since=clock() + 60)
+    cache.get_or_load("user:42", lambda: "v", since=clock())
 
     assert cache.get("user:42") == "v"
