@@ -20,6 +20,7 @@ from typing import (
     TypeVar,
     Union,
 )
+from uuid import UUID
 
 from hydracache_sync.cache.codec import MISS, Codec
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
@@ -328,8 +329,9 @@ class TaggedCache:
         that overlap would wait in rings, and a set is loaded by one query whoever else
         loads a part of it.
 
-        :param loader: returns the values by key, as the keys were given. A key that it
-            leaves out is not in the result and is not stored; None is a value.
+        :param loader: returns the values by key, as the keys were given: a value at 42
+            where "42" was asked for is a TypeError. A key that it leaves out is not in
+            the result and is not stored; None is a value.
         :param tags: as in :meth:`get_many`.
         :raises TypeError, ValueError, KeyError: as :meth:`get_or_load` and
             :meth:`get_many`; then none of the loaded values was stored.
@@ -351,6 +353,7 @@ class TaggedCache:
         decisions = [self._entries.check_fill(lookup, since) for lookup in complete]
         wanted = [lookup.key for lookup in missing] + written
         loaded = snapshot.read(lambda: loader(wanted))
+        _check_loaded(wanted, loaded)
         if snapshot.since != since:
             decisions = [
                 self._entries.check_fill(each.lookup, snapshot.since)
@@ -677,6 +680,22 @@ class TaggedCache:
         if not wanted:
             return [], written
         return self._entries.look_up_many(wanted), written
+
+
+def _check_loaded(wanted: Iterable[Any], loaded: Mapping[Any, Any]) -> None:
+    """Raise where a loader has named what it was asked for otherwise.
+
+    The caller would take it for what is not there.
+
+    :raises TypeError: it has.
+    """
+    left_out = {identity_text("key", key): key for key in wanted if key not in loaded}
+    for key in loaded if left_out else ():
+        if isinstance(key, (str, int, UUID)) and str(key) in left_out:
+            raise TypeError(
+                f"the loader was asked for {left_out[str(key)]!r} and has a value at"
+                f" {key!r}: its keys must be those that it was given"
+            )
 
 
 def _tags_by_key(tags: TagsOfKeys) -> Callable[[Any], Iterable[Identity]]:

@@ -127,6 +127,20 @@ def test_no_key_asks_for_nothing(cache: TaggedCache) -> None:
         cache.get_many("abc")
 
 
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [("42", 42), (42, "42"), (str(uuid.UUID(int=7)), uuid.UUID(int=7))],
+)
+def test_a_loader_of_many_that_names_a_key_otherwise_is_refused(
+    cache: TaggedCache, asked: Any, given: Any
+) -> None:
+    """Else what is there is taken for what is not."""
+    with pytest.raises(TypeError, match="its keys must be those that it was given"):
+        cache.get_many_or_load([asked, "gone"], lambda keys: {given: "v", "more": "v"})
+
+    assert cache.get_many([asked, given]) == {}
+
+
 def test_one_of_many_that_is_invalidated_is_loaded_anew(
     cache: TaggedCache, applier: MemcachedApplier
 ) -> None:
