@@ -86,9 +86,17 @@ SNAPSHOT = Setting(
     "What loaders of cached values read: auto, what is seen of the connections that are"
     " known, and else as request; request, a transaction that may have begun with the"
     " request; session, one of an attached SQLAlchemy session; fresh, always one that"
-    " begins in the loader.",
-    choice("auto", "request", "session", "fresh"),
+    " begins in the loader; replica, one of a server that may be behind, which has a"
+    " heartbeat.",
+    choice("auto", "request", "session", "fresh", "replica"),
     default="auto",
+)
+READ_LAG = Setting(
+    "read_lag",
+    "SECONDS",
+    "By how much the server that loaders read may be behind the one that takes writes.",
+    seconds,
+    default=0.0,
 )
 TTL = Setting(
     "ttl",
@@ -117,6 +125,7 @@ APP_SETTINGS = (
     WAIT,
     COOKIE,
     SNAPSHOT,
+    READ_LAG,
     TTL,
     CLOCK_SKEW,
 )

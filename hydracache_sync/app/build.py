@@ -48,6 +48,7 @@ OF_CACHE = (
     app_settings.POOL_LOCK,
     app_settings.WAIT,
     app_settings.SNAPSHOT,
+    app_settings.READ_LAG,
     app_settings.TTL,
     app_settings.CLOCK_SKEW,
 )
@@ -210,6 +211,7 @@ def cache(
         on,
         namespace,
         snapshot=snapshot,
+        read_lag=values[app_settings.READ_LAG],
         clock_skew=values[app_settings.CLOCK_SKEW],
         ttl=values[app_settings.TTL],
         strict=strict,

@@ -131,6 +131,11 @@ class AppConfig:
         found += build.without_servers(
             self, given, _variable, read=(*build.OF_CACHE, *carrying)
         )
+        if self[app_settings.SNAPSHOT] == "replica" and self[app_settings.READ_LAG]:
+            found.append(
+                "HYDRACACHE_READ_LAG has no effect with HYDRACACHE_SNAPSHOT replica,"
+                " which knows the lag: unset one of them"
+            )
         if self[settings.MEMCACHED] is None:
             if self[app_settings.MODE] != "eventual":
                 found.append(

@@ -86,6 +86,7 @@ class ContextExtension(Extension):
             self.collected_if_any,
             self._scope_began,
             self.request_writes,
+            lambda: self.runtime.replica_reads,
         )
         self._runtime = Runtime(self.config, snapshot=guard)
 

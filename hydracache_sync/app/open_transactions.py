@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from typing import Any, Iterator, Protocol
+from typing import Any, Iterable, Iterator, Protocol
 
 from hydracache_sync.fork import ProcessLocal
 from hydracache_sync.snapshots import NEVER
@@ -30,6 +30,14 @@ class OpenTransaction:
     def has_changes(self) -> bool:
         """Whether it shows its owner what others do not see."""
         raise NotImplementedError
+
+    def read_on(self) -> Iterable[Any]:
+        """The driver's connections that it has objects of, which it serves again."""
+        return ()
+
+    def outlives_reads(self) -> bool:
+        """Whether it has objects of transactions that are over."""
+        return False
 
 
 #: Apps that have attached what makes their transactions.

@@ -76,6 +76,7 @@ def get_or_load(
         return _past_cache(app, loader)
 
     writes = app.request_writes()
+    reads = app.runtime.replica_reads
     checking = writes is not None and writes.checks_loads
 
     def load() -> T:
@@ -88,10 +89,14 @@ def get_or_load(
         if checking and open_transactions.statements() == before:
             # It has read elsewhere, where the request may have written, too.
             raise NotToBeStored(value)
+        if reads is not None and not reads.keep_promise():
+            raise NotToBeStored(value)
         return value
 
     read = app.cache.refresh if anew else app.cache.get_or_load
-    with writes.checking() if writes and checking else nullcontext():
+    with writes.checking() if writes and checking else nullcontext(), (
+        nullcontext() if reads is None else reads.load()
+    ):
         return read(key, load, tags=tags, ttl=ttl, soft_ttl=soft_ttl)
 
 

@@ -43,7 +43,8 @@ class RequestWrites:
     ) -> None:
         self._connection_of = connection_of
         self._safe = safe
-        self._followed = followed
+        #: Statements are seen on connections that nobody has named.
+        self.are_followed = followed
         self._watched: list[KnownConnection] = []
         self.checks_loads = followed and not safe and connection_of is None
         self.load_is_checked = False
@@ -59,7 +60,9 @@ class RequestWrites:
         :return: None if that is not known.
         """
         watched = self._all()
-        known = self._followed if self._connection_of is None else watched is not None
+        known = (
+            self.are_followed if self._connection_of is None else watched is not None
+        )
         for each in self._watched:
             written = each.has_written()
             if written:
@@ -70,7 +73,9 @@ class RequestWrites:
     @property
     def show_reads(self) -> bool:
         """Whether anything of what is read can be known."""
-        return self._followed or bool(self._watched) or self._connection_of is not None
+        return (
+            self.are_followed or bool(self._watched) or self._connection_of is not None
+        )
 
     def before_load(self, request_began: float) -> KnownReads:
         """Look at the connections, right before a load may read on them."""
@@ -87,6 +92,12 @@ class RequestWrites:
             for connection in named_connections(found):
                 self.know(connection)
         return self._watched
+
+    def named(self) -> list[Any]:
+        """The connections that the app has named; none if it fails."""
+        if self._connection_of is None:
+            return []
+        return [each.connection for each in self._all() or ()]
 
     @contextlib.contextmanager
     def checking(self, checked: bool = True) -> Iterator[None]:

@@ -17,6 +17,7 @@ from hydracache_sync.app.fallback_writer import FallbackWriter
 from hydracache_sync.app.hold_offs import held_off, hold_off_late
 from hydracache_sync.app.placement import PoolPlacement
 from hydracache_sync.app.pool_lock import PoolLock
+from hydracache_sync.app.replica_reads import ReplicaReads
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError, OutboxError
@@ -44,6 +45,8 @@ class Runtime:
         self.mode: str = config[app_settings.MODE]
         self.strict = self.mode == "strict"
         self.outbox = build.outbox(config)
+        #: Where loads read, if that may be replicas.
+        self.replica_reads = self._reads_of_replicas()
         self._cache: TaggedCache | None = None
         self._worker: OutboxWorker | None = None
         store = build.store(config)
@@ -91,6 +94,11 @@ class Runtime:
                 "HYDRACACHE_MEMCACHED is missing: there is nothing to publish to"
             )
         return self._worker
+
+    def _reads_of_replicas(self) -> ReplicaReads | None:
+        if self.config[app_settings.SNAPSHOT] != "replica":
+            return None
+        return ReplicaReads(self.outbox.table, self.config[app_settings.CLOCK_SKEW])
 
     def _make_pool(self) -> WorkerPool:
         threads = self.config[app_settings.POOL_THREADS]

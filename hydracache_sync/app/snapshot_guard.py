@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Callable
 
 from hydracache_sync.app import open_transactions
+from hydracache_sync.app.replica_reads import ReplicaReads
 from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.watched_load import WatchedLoad
@@ -26,6 +27,7 @@ class SnapshotGuard:
     :param request_began: returns when the request began, in Unix seconds; ``NEVER``
         where none is being served.
     :param writes: returns what is known of the request's connections, None of none.
+    :param replica_reads: returns what knows where loads read; needed by kind "replica".
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class SnapshotGuard:
         collected: Callable[[], RequestState | None],
         request_began: Callable[[], float],
         writes: Callable[[], RequestWrites | None],
+        replica_reads: Callable[[], ReplicaReads | None] = lambda: None,
     ) -> None:
         self._kind = kind
         self._collected = collected
         self._request_began = request_began
         self._writes = writes
+        self._replica_reads = replica_reads
 
     def __call__(self) -> float | None:
         """Return a moment that the loader's transaction is not older than.
@@ -48,6 +52,8 @@ class SnapshotGuard:
         """
         if self._may_read_uncommitted():
             return _UNCOMMITTED
+        if self._kind == "replica":
+            return self._of_replica()
         if self._kind == "fresh":
             return _UNCOMMITTED if open_transactions.writing() else None
         began = open_transactions.snapshot()
@@ -63,6 +69,13 @@ class SnapshotGuard:
         if writes is None or not writes.show_reads or self._may_read_uncommitted():
             return LoadSnapshot(self())
         return WatchedLoad(self._request_began(), writes)
+
+    def _of_replica(self) -> float:
+        writes = self._writes()
+        reads = None if writes is None else self._replica_reads()
+        if reads is None or writes is None:
+            return NEVER
+        return reads.since(writes.named(), followed=writes.are_followed)
 
     def _may_read_uncommitted(self) -> bool:
         """Whether the loader may read rows that the request rolls back afterwards."""

@@ -20,7 +20,7 @@ from django.db import (  # type: ignore[import-not-found,import-untyped,unused-i
     transaction,
 )
 
-from hydracache_sync.app import open_transactions
+from hydracache_sync.app import open_transactions, replica_reads
 from hydracache_sync.app.context_extension import ContextExtension, Scope
 from hydracache_sync.app.known_connections import KnownConnection, KnownReads
 from hydracache_sync.app.request_writes import RequestWrites
@@ -114,6 +114,7 @@ class _Writes(RequestWrites):
         ) -> Any:
             # Of a connection that is looked at before each load.
             open_transactions.note_statement(LocalMoment.now())
+            replica_reads.sends(lambda: connection.connection)
             if _in_transaction(connection) and changes_data(str(sql)):
                 self._changed[connection.alias] = connection
             return execute(sql, params, many, context)

@@ -114,6 +114,7 @@ class HydraCache(Extension):
             _collected,
             _request_began,
             self.request_writes,
+            lambda: self.runtime.replica_reads,
         )
         runtime = Runtime(config, snapshot=guard)
         cookie = ReceiptCookie(runtime, lambda: app.secret_key)

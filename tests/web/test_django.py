@@ -18,6 +18,7 @@ from django.db import connection, connections, models, transaction
 from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import path as route
+from replicated import Replicated, until
 
 from hydracache_sync import (
     ConfigurationError,
@@ -697,3 +698,42 @@ class TestAuto:
                 return change_and_read(lambda: self.name(raw))
 
             assert self.shown_and_stored(auto, view) == ("before", None)
+
+
+class TestReplica:
+    def test_what_a_late_replica_shows_is_not_stored(self) -> None:
+        site = Replicated(FILE.parent, "other", primary=FILE)
+        calls = HydraCache(site.config)
+
+        def read(key: str, using: str) -> tuple[str, Any]:
+            def load() -> str:
+                with connections[using].cursor() as cursor:
+                    cursor.execute("select name from item")
+                    return str(cursor.fetchone()[0])
+
+            site.beat()
+            with calls.collecting():
+                return calls.get_or_load(key, load), calls.cache.get(key)
+
+        def replicated() -> tuple[str, Any]:
+            site.replicate()
+            return read("item", "other")
+
+        try:
+            until(lambda: replicated() == ("before", "before"))
+            with calls.collecting(), calls.atomic():
+                with connection.cursor() as cursor:
+                    cursor.execute("update item set name = 'after'")
+                calls.invalidate_key("item")
+
+            # What is up to date is stored before, and so might this be.
+            until(lambda: read("probe", "default") == ("after", "after"))
+            late = read("item", "other")
+
+            assert late == ("before", None)
+            until(lambda: replicated() == ("after", "after"))
+        finally:
+            connections["other"].close()
+            calls.outbox.close()
+            site.close()
+            OTHER_FILE.unlink()

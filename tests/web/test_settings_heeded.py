@@ -80,6 +80,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "wait": {"WAIT": 1},
     "cookie": {"COOKIE": "other"},
     "snapshot": {"SNAPSHOT": "fresh"},
+    "read_lag": {"READ_LAG": 7},
     "ttl": {"TTL": 7},
     "clock_skew": {"CLOCK_SKEW": 0.1},
 }

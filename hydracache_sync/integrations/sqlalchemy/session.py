@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, Iterable
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from hydracache_sync.app import open_transactions
 from hydracache_sync.app.open_transactions import OpenTransaction
 from hydracache_sync.integrations.sqlalchemy.transaction import Home, TransactionIntents
+from hydracache_sync.integrations.sqlalchemy.unattached import dbapi_connection
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.snapshots import oldest
 
@@ -34,9 +35,15 @@ class SessionTransaction(TransactionIntents):
         # What the session kept it shows in any thread that uses it.
         return oldest(self.began, self._kept.since())
 
+    def outlives_reads(self) -> bool:
+        return self._kept.outlives_reads()
+
     @property
     def connections(self) -> int:
         return len(self.of_engine)
+
+    def read_on(self) -> Iterable[Any]:
+        return [dbapi_connection(each) for each in self.of_engine.values()]
 
 
 class KeptObjects(OpenTransaction):
@@ -52,6 +59,9 @@ class KeptObjects(OpenTransaction):
 
     def has_changes(self) -> bool:
         return False  # what changes an object begins a transaction
+
+    def outlives_reads(self) -> bool:
+        return self.since() is not None
 
     def since(self) -> float | None:
         session = self._session()

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import Pool
 
-from hydracache_sync.app import open_transactions
+from hydracache_sync.app import open_transactions, replica_reads
 from hydracache_sync.app.open_transactions import OpenTransaction
 from hydracache_sync.drivers import find_driver
 from hydracache_sync.integrations.sql_kind import changes_data
@@ -75,6 +75,7 @@ def _executes(
     context: Any,
     executemany: bool,
 ) -> None:
+    replica_reads.sends(lambda: dbapi_connection(connection))
     info = connection.info
     followed = followed_transactions(info)
     open_transactions.note_statement(oldest(*(each.since() for each in followed)))
