@@ -117,11 +117,6 @@ def escape_segment(segment: Identity) -> str:
     return text.replace("%", "%25").replace(":", "%3A")
 
 
-def unescape_segment(escaped: str) -> str:
-    """Undo :func:`escape_segment`."""
-    return escaped.replace("%3A", ":").replace("%25", "%")
-
-
 def entity_tag(entity: Identity, key: Identity) -> str:
     """Tag of one entity, for the intent that invalidates it and the read of it.
 
