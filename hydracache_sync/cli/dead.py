@@ -222,11 +222,7 @@ def retry(ctx: click.Context, /, **options: Any) -> None:
 
     Mend the cause first: what fails again is dead again.
     """
-
-    def change(outbox: InvalidationOutbox, name: str, chosen: Sequence[int]) -> int:
-        return outbox.reset_dead_letters(name, chosen)
-
-    _change(ctx, "retry", change, **options)
+    _change(ctx, "retry", InvalidationOutbox.reset_dead_letters, **options)
 
 
 @dead.command(epilog=_EXIT_CODES)
@@ -243,11 +239,7 @@ def discard(ctx: click.Context, /, **options: Any) -> None:
     What they were to invalidate may stay stale until its TTL, unless the namespace was
     flushed since; `hydracache flush` does it.
     """
-
-    def change(outbox: InvalidationOutbox, name: str, chosen: Sequence[int]) -> int:
-        return outbox.discard_dead_letters(name, chosen)
-
-    _change(ctx, "discard", change, **options)
+    _change(ctx, "discard", InvalidationOutbox.discard_dead_letters, **options)
 
 
 def _change(
