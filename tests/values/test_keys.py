@@ -76,7 +76,7 @@ def test_an_id_has_one_text_however_it_is_given(given_as: Identity, text: str) -
     assert collection_tag(given_as) == collection_tag(text)
 
 
-@pytest.mark.parametrize("part", REFUSED, ids=repr)
+@pytest.mark.parametrize("part", REFUSED, ids=lambda part: type(part).__name__)
 def test_what_is_no_id_is_refused_by_name(part: object) -> None:
     name = type(part).__name__
 
