@@ -35,6 +35,7 @@ _MEMORY = "tests/outbox/test_memory_outbox.py::"
 _MYSQL = "tests/on_mysql/test_mysql_snapshots.py::"
 _LATE = "tests/cache/test_cache_late_tokens.py::"
 _UNCOMMITTED = "tests/web/test_uncommitted.py::"
+_AUTO = "tests/web/test_auto_snapshot.py::"
 
 #: What a reader does who looks the tokens up once the value is there.
 _READ_TOKENS_NOW = """
@@ -532,6 +533,38 @@ PROTECTIONS = [
         "        return writes is not None and not writes.may_store()\n",
         "        return False\n",
         _UNCOMMITTED + "test_what_may_be_rolled_back_is_not_stored",
+    ),
+    Protection(
+        "P3",
+        "what a load was not seen to read where all is known is as old as its request",
+        "app/watched_load.py",
+        "        if self._is_elsewhere or not (",
+        "        if False and not (",
+        _AUTO + "test_nor_what_is_read_on_a_connection_that_was_not_named",
+    ),
+    Protection(
+        "P3",
+        "a transaction that was open before a load is as old as it is",
+        "app/known_connections.py",
+        "        if is_open:\n",
+        "        if False:\n",
+        _AUTO + "test_what_is_read_in_an_open_transaction_is_not",
+    ),
+    Protection(
+        "P3",
+        "so is one that another thread has begun",
+        "app/watched_load.py",
+        '        if getattr(began, "steady", 0.0) < self._made_at.steady:\n',
+        "        if False:\n",
+        _AUTO + "test_nor_what_a_session_shows_that_another_thread_has_begun",
+    ),
+    Protection(
+        "P3",
+        "what a load turned out to read decides whether it is stored",
+        "cache/load_coalescer.py",
+        "        if decision.refused is None and snapshot.since != since:\n",
+        "        if False:\n",
+        _AUTO + "test_nor_what_is_read_by_another_thread",
     ),
     Protection(
         "P3",
