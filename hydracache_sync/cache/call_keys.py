@@ -186,9 +186,10 @@ def _text(value: object) -> str:
         texts = ", ".join(map(_text, value))
         return f"({texts},)" if len(value) == 1 else f"({texts})"
     if isinstance(value, enum.Enum):
-        name: str | None = value.name
+        # Not ``name``: a class may have its own, the same for two members.
+        name: str | None = value._name_
         # Flags that were joined have no name before Python 3.11.
-        member = f"({ascii(value.value)})" if name is None else f"[{ascii(name)}]"
+        member = f"({ascii(value._value_)})" if name is None else f"[{ascii(name)}]"
         return _named(kind) + member
     if isinstance(value, type):
         return _named(value)

@@ -39,6 +39,17 @@ class Size(enum.Enum):
     RED = 1
 
 
+class Shown(enum.Enum):
+    """Members with a name of the class's own, which is the same for both."""
+
+    FIRST = 1
+    SECOND = 2
+
+    @property
+    def name(self) -> str:
+        return "one of two"
+
+
 class Access(enum.Flag):
     READ = 1
     WRITE = 2
@@ -263,7 +274,7 @@ class Text(str):
 DIFFERENT: list[Any] = [
     None, True, False, 0, 1, 0.0, 1.0, -0.0, "", "1", "None", "True", b"", b"1",
     (), (1,), ((1,),), ("a", "b"), ("a b",), ("a,b",), Colour.RED, Colour.BLUE,
-    Size.RED,
+    Size.RED, Shown.FIRST, Shown.SECOND,
     Access.READ | Access.WRITE,
     Access.READ | Access.LIST,
     Access(0), int, str, decimal.Decimal(1), decimal.Decimal("1.0"),
