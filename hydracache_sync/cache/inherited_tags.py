@@ -39,6 +39,7 @@ class _Load:
         self.key = key
         self.outer = outer
         self.met: set[str] = set()
+        self.ended = False
 
     def is_in(self, of: InheritedTags, key: str) -> bool:
         """Whether this is a load of ``key``, or is part of one."""
@@ -51,6 +52,18 @@ class _Load:
 
 
 _current: ContextVar[_Load | None] = ContextVar("hydracache_load", default=None)
+
+
+def _under_way() -> _Load | None:
+    """The load that what runs here is part of.
+
+    A task or thread that was started in a load has a copy of its context, and may go on
+    after its end.
+    """
+    load = _current.get()
+    while load is not None and load.ended:
+        load = load.outer
+    return load
 
 
 class InheritedTags:
@@ -83,7 +96,7 @@ class InheritedTags:
         :raises RecursionError: its own load has come back here: it needs the value that
             it is about to make.
         """
-        outer = _current.get()
+        outer = _under_way()
         if outer is not None and outer.is_in(self, key):
             raise RecursionError(
                 f"the load of {key!r} calls {self._name} with the same arguments: it"
@@ -101,6 +114,7 @@ class InheritedTags:
                 value = load()
             finally:
                 _current.reset(token)
+                this.ended = True
                 if not self._inherits:
                     this.met.clear()
                 # Where it has raised, what it would have shown, or what is cached.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -284,6 +285,15 @@ def test_a_load_that_needs_itself_is_an_error(shop: Shop) -> None:
     # With other arguments it is a call like others.
     load = shop.cached(factorial, ())
     assert load("5") == 120 and load("6") == 720
+
+
+def test_what_a_load_has_started_is_no_part_of_it_after_its_end(shop: Shop) -> None:
+    contexts: list[contextvars.Context] = []
+    shop.while_loading = lambda: contexts.append(contextvars.copy_context())
+    shop.page()
+
+    # As a task of asyncio does, or a thread that was given its starter's context.
+    assert contexts[0].run(shop.page) == [["red"]]
 
 
 def test_more_tags_than_an_entry_has_are_not_stored(
