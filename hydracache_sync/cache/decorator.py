@@ -140,9 +140,17 @@ class CachedFunction(Generic[T]):
     def refresh(self, *args: Any, **kwargs: Any) -> T:
         """Call the function, whatever is cached; store its result and return it.
 
-        It invalidates nothing: what else shows the same data stays.
+        Called twice where it meets other tags than this process knows of: without
+        them its result cannot be stored. It invalidates nothing: what else shows the
+        same data stays.
         """
-        return self._read(self._refresh, args, kwargs)
+        key = self.key(*args, **kwargs)
+        known = self._inherited.known(key)
+        value = self._read(self._refresh, args, kwargs)
+        if self._inherited.known(key) != known:
+            # A shell or a job that only refreshes would never store anything.
+            value = self._read(self._refresh, args, kwargs)
+        return value
 
     def _own_tags(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

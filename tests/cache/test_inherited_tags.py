@@ -267,6 +267,18 @@ def test_past_its_soft_ttl_too_tags_are_met_before_a_value_is_stored(
     assert shop.order("1") == ["old"]
 
 
+def test_a_process_that_only_refreshes_stores_what_it_loads(
+    shop: Shop, elsewhere: Shop
+) -> None:
+    shop.order("1"), shop.order("1")
+    shop.data["1"] = ["cap"]
+
+    assert elsewhere.order.refresh("1") == ["new"]
+    assert elsewhere.loaded() == ["order:1", "item:cap", "order:1"]
+
+    assert shop.order("1") == elsewhere.order("1") == ["new"]
+
+
 def test_a_load_that_needs_itself_is_an_error(shop: Shop) -> None:
     def even(number: str) -> bool:
         return not odd(number)
