@@ -112,6 +112,10 @@ HOLDS = [
     _holds("old snapshots, more writers", SNAPSHOTS),
     _holds("old snapshots, own writes", OWN_WRITES),
     _holds(
+        "old snapshots, early refresh",
+        Protocol(snapshots=True, refresh=True, readers=1),
+    ),
+    _holds(
         "old snapshots, flights",
         Protocol(snapshots=True, flights=True, writers=ONE, faults=ON_TIME),
     ),
