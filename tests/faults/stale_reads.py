@@ -3,6 +3,7 @@
     python tests/faults/stale_reads.py galera
     python tests/faults/stale_reads.py group --writes 500
     python tests/faults/stale_reads.py replica --delay 1 --writes 20
+    python tests/faults/stale_reads.py replica --delay 1 --reads 100000
 
 A writer commits a new version on the primary with its invalidation and publishes it; a
 page is then read through a cache, whose loader asks another node in a fresh snapshot.
@@ -12,9 +13,11 @@ When that node has the commit, too, the page must show it. The ways to load:
     other     from another node, as it comes
     waiting   from another node, which waits until it has what was committed before
     since     from a replica that says by since= how late it may be
+    heartbeat from another node, with a ReplicaSnapshot
 
 Only "other" may leave an old value cached. It is why the assumptions name the rest.
-Exit code: 0 that is so, 1 it is not.
+With --reads many readers read meanwhile, see replica_reading.py, and must also find
+something cached. Exit code: 0 that is so, 1 it is not.
 """
 
 from __future__ import annotations
@@ -33,12 +36,14 @@ if __name__ == "__main__":
 
 import pymysql
 
+from faults.replica_reading import PAGES, Count, Reading
 from hydracache_sync import (
     InvalidationIntentBatch,
     MemcachedApplier,
     MemoryStore,
     MySQLOutbox,
     OutboxWorker,
+    ReplicaSnapshot,
     TaggedCache,
 )
 from support.clusters import galera, group, replication, sql, until
@@ -51,6 +56,9 @@ WAITS = {
     "galera": "set session wsrep_sync_wait = 1",
     "group": "set session group_replication_consistency = 'BEFORE'",
 }
+
+#: Of what pages are written and read.
+SEED = 20261129
 
 #: Rows of one statement that keeps the appliers of the other nodes behind.
 BULK = 2000
@@ -65,6 +73,12 @@ class Stale:
         sql(primary, "create table shop.pages (id integer primary key, version int)")
         sql(primary, "create table shop.bulk (id integer auto_increment primary key)")
         sql(primary, "insert into shop.pages values (1, 0)")
+        sql(
+            primary,
+            "create table shop.read_pages (id integer primary key, version int)",
+        )
+        pages = ", ".join(f"({n}, 0)" for n in range(PAGES))
+        sql(primary, f"insert into shop.read_pages values {pages}")
         sql(primary, "insert into shop.bulk values " + ", ".join(["()"] * BULK))
         with contextlib.closing(self.outbox()) as outbox:
             outbox.install_schema()
@@ -92,6 +106,7 @@ class Stale:
             loader = stack.enter_context(
                 pymysql.connect(host=node.host, port=node.port, user="root")
             )
+            snapshot = ReplicaSnapshot(loader, table="shop.hydracache_outbox")
             if way == "waiting":
                 assert self.wait is not None
                 loader.cursor().execute(self.wait)
@@ -115,11 +130,23 @@ class Stale:
                     receipt = outbox.enqueue_in(connection, NAMESPACE, batch)
                 report = worker.publish(receipt)
                 assert report.complete, report
-                moment = time.time() - late if way == "since" else None
+                outbox.write_heartbeat()
+                moment = None
+                if way == "since":
+                    moment = time.time() - late
+                elif way == "heartbeat":
+                    loader.rollback()
+                    moment = snapshot()
                 cache.get_or_load("page", load, since=moment)
                 until(self.has_come, "a commit on the other node")
                 stale += cache.get_or_load("page", load) != self.version
         return stale
+
+    def read(self, way: str, reads: int, writes: int, *, late: float = 0.0) -> Count:
+        """Write and read from many threads; see ``replica_reading``."""
+        until(self.has_come, "the newest version on the other node")
+        reading = Reading(self.primary, self.other, self.outbox, NAMESPACE, SEED)
+        return reading.count(way, reads, writes, late=late)
 
     def has_come(self) -> bool:
         try:
@@ -165,13 +192,21 @@ def main() -> int:
         "cluster", choices=["galera", "group", "replica", "replica-mysql9"]
     )
     parser.add_argument("--writes", type=int, default=300)
+    parser.add_argument("--reads", type=int, help="many readers, so many reads")
     parser.add_argument("--delay", type=int, default=0, help="seconds, of a replica")
     options = parser.parse_args()
     late = options.delay + 5.0
     bad = 0
     with a_cluster(options.cluster, options.delay) as nodes:
         stale = Stale(nodes[0], nodes[1], WAITS.get(options.cluster))
-        ways = ["primary", "other", "waiting" if stale.wait else "since"]
+        if options.reads:
+            for way in ("other", "heartbeat"):
+                with stale.under_load():
+                    met = stale.read(way, options.reads, options.writes, late=late)
+                print(f"{way}: {met}", flush=True)
+                bad += way != "other" and (met.stale > 0 or not met.hits)
+            return 1 if bad else 0
+        ways = ["primary", "other", "waiting" if stale.wait else "since", "heartbeat"]
         for load in ("idle", "busy"):
             for way in ways:
                 with stale.under_load() if load == "busy" else contextlib.nullcontext():

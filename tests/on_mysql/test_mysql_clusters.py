@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Iterator
 
+import pymysql
 import pytest
 from mysql_databases import Database
 
 from faults.failover import failover
 from faults.stale_reads import WAITS as SESSION_WAITS
 from faults.stale_reads import Stale
-from support.clusters import GaleraNode, replication, sql, take_writes, until
+from hydracache_sync import (
+    InvalidationIntentBatch,
+    MemcachedApplier,
+    MemoryStore,
+    MySQLOutbox,
+    OutboxWorker,
+    ReplicaSnapshot,
+    TaggedCache,
+)
+from hydracache_sync.snapshots import NEVER
+from support.clusters import (
+    GaleraNode,
+    catch_up,
+    promote,
+    replication,
+    sql,
+    take_writes,
+    until,
+)
 from support.commands import run
 from support.servers import SQLServer
 
@@ -69,6 +90,8 @@ def test_failover_of_the_primary_loses_nothing_and_is_over_soon(cluster: str) ->
         stale = Stale(nodes[0], nodes[1], SESSION_WAITS[cluster])
         assert stale.count("primary", 10) == 0
         assert stale.count("waiting", 10) == 0
+        assert stale.count("heartbeat", 10) == 0
+        assert stale.read("heartbeat", 300, 10).stale == 0
         sql(nodes[0], "drop database shop")
 
     result = failover(cluster, seconds=3, seed=20261129, before=examine)
@@ -138,6 +161,93 @@ def test_loader_on_a_late_replica_leaves_old_values_and_since_does_not(
     assert stale.count("primary", 2) == 0
     assert stale.count("other", 2) == 2
     assert stale.count("since", 2, late=3.0) == 0
+    assert stale.count("heartbeat", 2) == 0
+    assert stale.read("heartbeat", 300, 10).stale == 0
+    sql(late[0], "drop database shop")
+
+
+def test_heartbeat_of_a_replica_that_loses_the_order_is_not_trusted(
+    late: list[SQLServer],
+) -> None:
+    primary, replica = late
+    sql(primary, "create database ordered")
+    with contextlib.closing(outbox_on(primary, "ordered")) as outbox:
+        outbox.install_schema()
+        outbox.write_heartbeat()
+    until(lambda: moment_on(replica, "ordered") != NEVER, "the heartbeat")
+    if replica.is_mariadb:
+        return  # it always keeps the order, but for several domains
+    try:
+        sql(replica, "stop replica sql_thread")
+        sql(replica, "set global replica_preserve_commit_order = OFF")
+        sql(replica, "start replica sql_thread")
+
+        assert moment_on(replica, "ordered") == NEVER
+    finally:
+        sql(replica, "stop replica sql_thread")
+        sql(replica, "set global replica_preserve_commit_order = ON")
+        sql(replica, "start replica sql_thread")
+    assert moment_on(replica, "ordered") != NEVER
+
+
+def outbox_on(server: SQLServer, name: str) -> MySQLOutbox:
+    return MySQLOutbox(
+        host=server.host, port=server.port, user="root", database=name, ssl=False
+    )
+
+
+def moment_on(server: SQLServer, name: str) -> float:
+    """What a new connection's snapshot says; no database, or no table, is nothing."""
+    with pymysql.connect(host=server.host, port=server.port, user="root") as connection:
+        return ReplicaSnapshot(connection, table=f"{name}.hydracache_outbox")()
+
+
+def test_replica_that_takes_over_in_mid_load_leaves_nothing_old() -> None:
+    with replication("mariadb") as (primary, replica):
+        sql(primary, "create database shop")
+        sql(primary, "create table shop.item (name varchar(20))")
+        sql(primary, "insert into shop.item values ('old')")
+        with contextlib.closing(outbox_on(primary, "shop")) as outbox:
+            outbox.install_schema()
+            outbox.write_heartbeat()
+            catch_up(replica, primary)
+            store = MemoryStore()
+            cache = TaggedCache(store, "shop", clock_skew=0)
+            with pymysql.connect(
+                host=replica.host, port=replica.port, user="root"
+            ) as connection:
+                snapshot = ReplicaSnapshot(
+                    connection, table="shop.hydracache_outbox", clock_skew=0
+                )
+
+                def load() -> str:
+                    with connection.cursor() as cursor:
+                        cursor.execute("select name from shop.item")
+                        return str(cursor.fetchone()[0])
+
+                def read() -> tuple[str, object]:
+                    value = cache.get_or_load("item", load, since=snapshot())
+                    return value, cache.get("item")
+
+                load()  # its snapshot is open
+                batch = InvalidationIntentBatch().invalidate_key("item")
+                with outbox.transaction() as writer:
+                    writer.cursor().execute("update shop.item set name = 'new'")
+                    receipt = outbox.enqueue_in(writer, "shop", batch)
+                worker = OutboxWorker(outbox, MemcachedApplier(store, "shop"))
+                assert worker.publish(receipt).complete
+                catch_up(replica, primary)
+                promote(replica)
+                with contextlib.closing(outbox_on(replica, "shop")) as promoted:
+                    time.sleep(0.005)  # stamps are cut to the millisecond
+                    promoted.write_heartbeat()
+
+                    assert read() == ("old", None)
+                    connection.rollback()
+                    # The first look has made tokens that are younger.
+                    time.sleep(0.005)
+                    promoted.write_heartbeat()
+                    assert read() == ("new", "new")
 
 
 def test_login_without_rights_is_told_of_what_it_may_see(
