@@ -324,7 +324,11 @@ def test_more_tags_than_an_entry_has_are_not_stored(
             assert len(big("2")) == 1000
 
     assert shop.loaded().count("order:2") == 3
-    [line] = caplog.messages
+    [line] = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == inherited_tags.__name__
+    ]
     assert "2 is not stored: with those of the functions it calls it has 1001" in line
 
 
