@@ -60,8 +60,9 @@ def examine_cluster(
         yield ok(
             "cluster",
             f"asynchronous replicas: {replication.replicas}. Loaders must read this"
-            " server, or say by since= how late theirs may be. When one takes over"
-            " without the last commits: hydracache flush",
+            " server, or say how late theirs may be: HYDRACACHE_SNAPSHOT replica with a"
+            " heartbeat, HYDRACACHE_READ_LAG or since=. When one takes over without the"
+            " last commits: hydracache flush",
         )
     writable = variables.get("read_only", "OFF") == "OFF"
     if cluster is None and replication.is_replica and writable:
