@@ -13,6 +13,9 @@ from typing import Any, Callable, ContextManager, Iterator, Mapping
 from django.conf import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
     settings,
 )
+from django.core import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    exceptions,
+)
 from django.db import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
     DEFAULT_DB_ALIAS,
     connections,
@@ -42,7 +45,8 @@ def tag_of(instance: models.Model) -> str:
 
     :raises TypeError: no object of a model, or one whose primary key is neither text
         nor an integer nor a UUID.
-    :raises ValueError: it has no primary key yet: it was not saved.
+    :raises ValueError: it has no primary key yet: it was not saved; or one that its
+        column does not take.
     """
     if not isinstance(instance, models.Model):
         raise TypeError(f"a {type(instance).__name__} is no object of a model")
@@ -51,8 +55,15 @@ def tag_of(instance: models.Model) -> str:
 
 def _entity_of(instance: Any, model: Any) -> tuple[str, str]:
     """Name and key of ``instance`` as an object of ``model``, or of a parent of it."""
-    key = getattr(instance, model._meta.pk.attname)
-    columns = key if isinstance(key, tuple) else (key,)
+    # Several since Django 5.2.
+    fields = getattr(model._meta, "pk_fields", None) or [model._meta.pk]
+    # An object keeps what it was given: the text of a UUID has several spellings.
+    try:
+        columns = [each.to_python(getattr(instance, each.attname)) for each in fields]
+    except exceptions.ValidationError as exc:
+        raise ValueError(
+            f"the primary key of a {type(instance).__name__}: {' '.join(exc.messages)}"
+        ) from exc
     if None in columns:
         raise ValueError(
             f"a {type(instance).__name__} has no primary key yet: save it before"

@@ -330,6 +330,8 @@ class TestModels:
         assert tag_of(Place(pk=42)) == entity_tag("town.place", 42)
         assert tag_of(Place(pk="42")) == entity_tag("town.place", 42)
         assert tag_of(visit) == entity_tag("town.visit", visit.id)
+        for spelling in (str(visit.id).upper(), visit.id.hex):
+            assert tag_of(Visit(pk=spelling)) == tag_of(visit)
         for model in (Restaurant, Pizzeria):
             assert tag_of(restaurant(model, 7)) == entity_tag("town.restaurant", 7)
 
@@ -351,6 +353,7 @@ class TestModels:
         [
             (Place(), ValueError, "a Place has no primary key yet: save it"),
             (restaurant(Pizzeria, None), ValueError, "a Pizzeria has no primary key"),
+            (Visit("x"), ValueError, "the primary key of a Visit: .x. is not a valid"),
             (Price(decimal.Decimal(1)), TypeError, "must be str, int or UUID, not Dec"),
             (Place, TypeError, "ModelBase"),
             ("place:1", TypeError, "str"),
