@@ -46,10 +46,10 @@ _PLAIN = {
     datetime.datetime,
 }
 
-#: Of each cache the functions that have a default key, by name: with the module's spec,
-#: which is a new one when the module is loaded again and defines them anew.
+#: Of each cache the functions that have a default key, by their name in it: with the
+#: module and its spec, which is a new one when it is loaded again, with new functions.
 _named_functions: weakref.WeakKeyDictionary[
-    object, dict[tuple[str, str], tuple[object, Callable[..., Any]]]
+    object, dict[str, tuple[str, object, Callable[..., Any]]]
 ] = weakref.WeakKeyDictionary()
 
 
@@ -150,10 +150,14 @@ def _check_only_one(cache: object, function: Callable[..., Any]) -> None:
         or getattr(inspect.unwrap(function), "__globals__", None)
     )
     functions = _named_functions.setdefault(cache, {})
-    known = functions.setdefault((module, name), (spec, function))
-    if known[0] is spec and known[1] is not function:
+    # The method of a class in a package, and a function of its module of that name.
+    text = f"{module}.{name}"
+    known_module, known_spec, known = functions.setdefault(
+        text, (module, spec, function)
+    )
+    if known_module != module or (known_spec is spec and known is not function):
         why = "has the name of another function that is cached here"
-        if inspect.unwrap(function) is inspect.unwrap(known[1]):
+        if inspect.unwrap(function) is inspect.unwrap(known):
             why = (
                 "is cached here already, in another wrapper: a factory of apps that"
                 " wraps it makes one at each call. Wrap it once, outside of the factory"
@@ -164,7 +168,7 @@ def _check_only_one(cache: object, function: Callable[..., Any]) -> None:
             " give @cached a key= of your own, which makes the key from the arguments"
             " of a call, as in key=lambda user_id: f'user:{user_id}'"
         )
-    functions[module, name] = spec, function
+    functions[text] = module, spec, function
 
 
 def _shown(function: Callable[..., Any]) -> str:

@@ -472,6 +472,20 @@ def test_two_functions_of_one_name_need_a_key(
     assert cache.cached(tags=(), ttl=1)(views.index.uncached)() == "shop"
 
 
+def test_a_module_and_a_class_of_one_name_do_not_share_entries(
+    cache: TaggedCache,
+) -> None:
+    def of(module: str, name: str) -> Callable[..., None]:
+        function = types.FunctionType(users.__code__, {})
+        function.__module__, function.__qualname__ = module, name
+        return function
+
+    cache.cached(tags=())(of("shop", "users.find"))
+
+    with pytest.raises(TypeError, match="find of shop.users has the name of another"):
+        cache.cached(tags=())(of("shop.users", "find"))
+
+
 def test_a_file_that_is_run_again_defines_its_functions_anew(
     cache: TaggedCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
