@@ -492,22 +492,78 @@ class TestAttachedSession:
         assert page.stored is None
         assert page.refused.refused_unseen == 1
 
+    @pytest.mark.parametrize("given", ["bind", "binds", "bind_arguments"])
     def test_a_connection_that_was_given_to_the_session_is_of_unknown_age(
-        self, page: Page, engine: Any
+        self, page: Page, engine: Any, given: str
     ) -> None:
         make = sessionmaker(future=True)
         page.calls.attach(make)
+        statement = sql("select name from item")
 
         def view() -> str:
             with engine.connect() as connection:
                 connection.execute(sql("begin"))
-                connection.execute(sql("select name from item")).all()
+                connection.execute(statement).all()
                 page.another_changes()
-                with make(bind=connection) as session:
-                    return page.read(lambda: str(session.get(page.site.Item, 1).name))
+                options = {
+                    "bind": {"bind": connection},
+                    "binds": {"binds": {page.site.Item: connection}},
+                    "bind_arguments": {},
+                }[given]
+                arguments = {"mapper": page.site.Item}
+                if given == "bind_arguments":
+                    arguments = {"bind": connection}
+                with make(**options) as session:
+                    return page.read(
+                        lambda: str(
+                            session.execute(
+                                statement, bind_arguments=arguments
+                            ).scalar()
+                        )
+                    )
 
         assert page.shows(view) == "before"
         assert page.stored is None
+
+    @pytest.mark.parametrize("how", ["add", "merge"])
+    def test_so_is_an_object_that_was_put_into_it(
+        self, tmp_path: Path, how: str
+    ) -> None:
+        # The session is younger than the change, by more than the skew.
+        site = Site(
+            tmp_path / "other.db",
+            HYDRACACHE_SNAPSHOT="auto",
+            HYDRACACHE_CLOCK_SKEW=0.0,
+        )
+        page = Page(site, site.hydracache, "site", tmp_path / "other.db")
+        session = site.db.session
+
+        def put(item: Any) -> Any:
+            if how == "merge":
+                return session.merge(item, load=False)
+            session.add(item)
+            return item
+
+        def load() -> str:
+            session.execute(sql("select 1"))
+            return str(site.item.name)
+
+        def view() -> str:
+            item = site.item
+            session.remove()
+            page.another_changes()
+            time.sleep(0.01)
+            item = put(item)
+            shown = page.read(load)
+            kept = page.stored
+            session.commit()
+            return f"{shown} {kept} {item.name} {page.read(load)}"
+
+        try:
+            assert page.shows(view) == "before None after after"
+            assert page.stored == "after"
+        finally:
+            site.close()
 
     def test_of_an_engine_that_is_attached_the_same_holds(
         self, page: Page, engine: Any

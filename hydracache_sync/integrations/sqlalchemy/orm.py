@@ -18,6 +18,7 @@ from hydracache_sync.integrations.sqlalchemy.session import (
 )
 from hydracache_sync.integrations.sqlalchemy.unattached import dbapi_connection
 from hydracache_sync.printable import printable_logger
+from hydracache_sync.snapshots import NEVER
 
 logger = printable_logger(__name__)
 
@@ -35,6 +36,7 @@ class SessionEvents:
         event.listen(target, "before_commit", self.commits)
         event.listen(target, "after_commit", self.committed, insert=True)
         event.listen(target, "after_transaction_end", self.ended)
+        event.listen(target, "detached_to_persistent", self.joined)
 
     def begun(self, session: Session, transaction: Any) -> None:
         state = self._followed.state(session)
@@ -52,8 +54,7 @@ class SessionEvents:
         current, info = self._followed.current(session), connection.info
         if current is None:
             return
-        # Of a connection that was given to the session nobody knows when it began.
-        fresh = connection is not session.bind
+        fresh = not _was_given(transaction, connection)
         current.has_connection(fresh=fresh)
         current.of_engine[connection.engine] = connection
         known = self._followed.transaction_on(connection)
@@ -82,7 +83,9 @@ class SessionEvents:
         current = self._followed.current(session)
         if current is not None:
             state.over = True
-            if current.began is not None and not session.expire_on_commit:
+            if session.expire_on_commit:
+                state.kept.forget()
+            elif current.began is not None:
                 state.kept.add(current.began)
             self._followed.models.warn_of_bulk(current)
             self._end(state, committed=True)
@@ -97,6 +100,10 @@ class SessionEvents:
         elif transaction.nested and state.current is not None:
             state.current.end_savepoint(kept=state.released)
             state.released = False
+
+    def joined(self, session: Session, instance: object) -> None:
+        """An object of elsewhere was put into it, with what was read there."""
+        self._followed.state(session).kept.add(NEVER)
 
     def _end(self, state: SessionState, *, committed: bool) -> None:
         current, state.current = state.current, None
@@ -143,6 +150,15 @@ class SessionEvents:
             " with its invalidations, unless it is made with twophase=True",
             _names(others),
         )
+
+
+def _was_given(transaction: Any, connection: Connection) -> bool:
+    """Whether a session was given a connection, of which nobody knows when it began.
+
+    By ``bind=``, by ``binds=`` or for a statement: it closes only what it has opened.
+    """
+    known = getattr(transaction, "_connections", {}).get(connection)
+    return known is None or known[-1] is not True
 
 
 def _names(engines: list[Engine]) -> str:

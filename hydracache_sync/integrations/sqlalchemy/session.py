@@ -47,10 +47,11 @@ class SessionTransaction(TransactionIntents):
 
 
 class KeptObjects(OpenTransaction):
-    """What a session goes on serving from its memory after a commit.
+    """What a session serves from its memory and has not read in its transaction.
 
     With ``expire_on_commit=False`` its objects are as old as the transaction that has
-    loaded them: whoever asks for one by its key gets it without a statement.
+    loaded them: whoever asks for one by its key gets it without a statement. Of one
+    that was put into it, by ``add`` or ``merge(load=False)``, nobody knows the age.
     """
 
     def __init__(self, session: Session) -> None:
@@ -68,6 +69,10 @@ class KeptObjects(OpenTransaction):
         if session is None or not len(session.identity_map):
             self._since = None
         return self._since
+
+    def forget(self) -> None:
+        """A commit expires all of them."""
+        self._since = None
 
     def add(self, began: float) -> None:
         """A transaction that began then is over, and the session keeps its objects."""
