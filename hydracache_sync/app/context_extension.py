@@ -8,6 +8,7 @@ to end it. Knows neither WSGI nor a framework.
 from __future__ import annotations
 
 import contextlib
+import threading
 from contextvars import ContextVar
 from typing import Any, Iterator, Mapping
 
@@ -46,6 +47,7 @@ class Scope:
         self.where = where
         self.safe = safe
         self.connection_of = connection_of
+        self.thread = threading.get_ident()
         self.writes: RequestWrites | None = None
         self.began: float = LocalMoment.now()
         self.collected: RequestState | None = None
@@ -123,6 +125,7 @@ class ContextExtension(Extension):
                 scope.connection_of,
                 safe=scope.safe,
                 followed=open_transactions.are_followed(self),
+                thread=scope.thread,
             )
         return scope.writes
 

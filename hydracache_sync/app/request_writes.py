@@ -8,6 +8,7 @@ some connections; of the rest it knows nothing. Knows no framework.
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import Any, Callable, Iterator
 
 from hydracache_sync.app.known_connections import KnownConnection, KnownReads
@@ -28,6 +29,8 @@ class RequestWrites:
     :param safe: the request is one that changes nothing, by its method.
     :param followed: transactions of the app are followed by other means, an attached
         session's, and the statements in them.
+    :param thread: that of the request, by its ident: others that run in a copy of its
+        context have its connections too, and must not ask the server on them meanwhile.
     :ivar checks_loads: what is read may only be stored if a statement of the load was
         seen on a connection that is followed: the request may change something on
         others, of which nobody tells.
@@ -40,11 +43,13 @@ class RequestWrites:
         *,
         safe: bool,
         followed: bool,
+        thread: int | None = None,
     ) -> None:
         self._connection_of = connection_of
         self._safe = safe
         #: Statements are seen on connections that nobody has named.
         self.are_followed = followed
+        self._thread = threading.get_ident() if thread is None else thread
         self._watched: list[KnownConnection] = []
         self.checks_loads = followed and not safe and connection_of is None
         self.load_is_checked = False
@@ -79,6 +84,8 @@ class RequestWrites:
 
     def before_load(self, request_began: float) -> KnownReads:
         """Look at the connections, right before a load may read on them."""
+        if self._may_be_in_use():
+            return KnownReads(lambda: None, request_began)
         return KnownReads(self._all, request_began)
 
     def _all(self) -> list[KnownConnection] | None:
@@ -93,10 +100,19 @@ class RequestWrites:
                 self.know(connection)
         return self._watched
 
-    def named(self) -> list[Any]:
-        """The connections that the app has named; none if it fails."""
+    def _may_be_in_use(self) -> bool:
+        """Whether this is another thread than the request's, and it has connections."""
+        return self._thread != threading.get_ident() and self._all() != []
+
+    def named(self) -> list[Any] | None:
+        """The connections that the app has named; none if it fails.
+
+        :return: None where nothing may be asked on them.
+        """
         if self._connection_of is None:
             return []
+        if self._may_be_in_use():
+            return None
         return [each.connection for each in self._all() or ()]
 
     @contextlib.contextmanager

@@ -75,7 +75,10 @@ class SnapshotGuard:
         reads = None if writes is None else self._replica_reads()
         if reads is None or writes is None:
             return NEVER
-        return reads.since(writes.named(), followed=writes.are_followed)
+        named = writes.named()
+        if named is None:
+            return NEVER
+        return reads.since(named, followed=writes.are_followed)
 
     def _may_read_uncommitted(self) -> bool:
         """Whether the loader may read rows that the request rolls back afterwards."""

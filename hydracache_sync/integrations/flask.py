@@ -8,6 +8,7 @@ with a streamed response teardown may run twice. Commits nothing of the app's.
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any, Callable
 
 from flask import Flask, Response, current_app, g, has_app_context
@@ -43,6 +44,7 @@ _BEGAN = "_hydracache_began"
 _MADE = "_hydracache_made"
 _ASKED = "_hydracache_asked"
 _WRITES = "_hydracache_writes"
+_THREAD = "_hydracache_thread"
 
 
 class FlaskState:
@@ -165,6 +167,7 @@ class HydraCache(Extension):
                 self._state.connection_of,
                 safe=not serving_a_request() or request.method in SAFE_METHODS,
                 followed=open_transactions.are_followed(self),
+                thread=g.get(_THREAD),
             )
             setattr(g, _WRITES, writes)
         return writes
@@ -294,7 +297,7 @@ def _after(functions: list[Any], ours: Any) -> list[Any]:
 
 
 def _dated(kind: type[Any]) -> type[Any]:
-    """Return a class for ``g`` that notes when it is made.
+    """Return a class for ``g`` that notes when it is made, and by which thread.
 
     Of a request that is before anything of the app runs: functions that were registered
     before ours, and a session that is kept in the database.
@@ -304,6 +307,7 @@ def _dated(kind: type[Any]) -> type[Any]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             setattr(self, _MADE, LocalMoment.now())
+            setattr(self, _THREAD, threading.get_ident())
 
     return Globals
 

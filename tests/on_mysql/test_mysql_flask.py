@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 import time
 from contextlib import closing
 from typing import Any, Callable, Iterator
@@ -322,6 +324,58 @@ class TestAuto:
         found = self.shown_and_stored(shop, self.read, load)
 
         assert found == ("before", None)
+
+    @pytest.mark.parametrize("snapshot", ["auto", "replica"])
+    def test_a_connection_that_another_thread_uses_is_not_asked(
+        self, shared: Database, snapshot: str
+    ) -> None:
+        """A thread in a copy of the request's context has a connection of its own."""
+        shop = Shop(
+            shared,
+            lambda: shared.connect(autocommit=True),
+            HYDRACACHE_SNAPSHOT=snapshot,
+        )
+        shown: list[str] = []
+
+        def loads(blocked: int) -> None:
+            query = (
+                f"select info from information_schema.processlist where id={blocked}"
+            )
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline:
+                [(found,)] = shared.sql(query)
+                if found and "get_lock" in found:
+                    break
+            with closing(shared.connect(autocommit=True)) as own:
+                shown.append(hydracache.get_or_load("item:1", lambda: self.read(own)))
+
+        def view() -> str:
+            g.db = shop._connect()
+            holder = shared.connect(autocommit=True)
+            holder.cursor().execute("select get_lock('page', 0)")
+            run = contextvars.copy_context().run
+            thread = threading.Thread(target=run, args=(loads, g.db.thread_id()))
+
+            def release() -> None:
+                thread.join(PATIENCE)
+                holder.close()
+
+            releases = threading.Thread(target=release)
+            thread.start()
+            releases.start()
+            with closing(g.db.cursor()) as cursor:
+                cursor.execute("select get_lock('page', 20)")
+                answer = cursor.fetchone()
+            releases.join()
+            return str(answer[0])
+
+        shop.app.add_url_rule("/", "view", view)
+        answer = shop.app.test_client().get("/")
+        shop.outbox.close()
+
+        assert answer.status_code == 200
+        assert answer.get_data() == b"1"
+        assert shown == ["before"]
 
     def test_begin_alone_makes_nothing_old(self, shared: Database) -> None:
         shop = self.shop(shared, lambda: shared.connect(autocommit=True))
