@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, ContextManager, Iterator, NamedTuple
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parents[1]
@@ -56,7 +56,6 @@ from support.clusters import (
     promote,
     replication,
     sql,
-    take_writes,
 )
 from support.servers import SQLServer
 
@@ -126,15 +125,22 @@ CLUSTERS: dict[str, tuple[Any, Callable[[list[SQLServer]], SQLServer | None]]] =
 }
 
 
-def hand_over(primary: SQLServer, replica: SQLServer, lose: float) -> None:
-    """What whoever changes an asynchronous primary has to do before, or not."""
+@contextlib.contextmanager
+def hand_over(primary: SQLServer, replica: SQLServer, lose: float) -> Iterator[None]:
+    """Do what whoever changes an asynchronous primary has to do before, or not."""
     if lose:
         what = "slave" if replica.is_mariadb else "replica"
         sql(replica, f"stop {what} io_thread")
         time.sleep(lose)
+        yield
         return
-    take_writes(primary, False)
-    catch_up(replica, primary)
+    with pymysql.connect(
+        host=primary.host, port=primary.port, user=primary.user
+    ) as connection:
+        # Until the kill. "Read only" does not bind all users of MariaDB.
+        connection.cursor().execute("flush tables with read lock")
+        catch_up(replica, primary)
+        yield
 
 
 class Run:
@@ -191,7 +197,7 @@ class Run:
         self,
         seconds: float,
         find: Callable[[list[SQLServer]], SQLServer | None],
-        hand_over: Callable[[], None] = lambda: None,
+        hand_over: ContextManager[None] = contextlib.nullcontext(),
     ) -> Result:
         sql(self.nodes[0], "create database shop")
         sql(self.nodes[0], "create table shop.notes (note varchar(20) primary key)")
@@ -211,8 +217,8 @@ class Run:
         time.sleep(seconds / 2 * self.random.uniform(0.8, 1.2))
         killed = time.monotonic()
         old, *others = self.nodes
-        hand_over()
-        old.kill()
+        with hand_over:
+            old.kill()
         primary = None
         while primary is None:
             assert time.monotonic() < killed + PATIENCE, "no primary after the kill"
@@ -279,7 +285,7 @@ def failover(
         run = Run(nodes, name, seed)
         if find is next_of_replication:
             one, other = nodes
-            result = run.go(seconds, find, lambda: hand_over(one, other, lose))
+            result = run.go(seconds, find, hand_over(one, other, lose))
         else:
             result = run.go(seconds, find)
         after(nodes[1:])

@@ -70,7 +70,7 @@ class ServedShop:
             self.cache.get_or_load(
                 f"item:{id}", lambda: "old", tags=[entity_tag("item", id)]
             )
-        assert self.cached(tags=()) == dict.fromkeys(ITEMS, "old")
+        assert self.cached() == dict.fromkeys(ITEMS, "old")
 
     def cached(self) -> dict[str, Any]:
         return {

@@ -23,7 +23,7 @@ def test_a_drain_by_cron_publishes_what_the_killed_process_could_not(
             server.ask("POST", f"/items/{ITEMS[0]}/new/die")
 
         assert shop.pending() == 1
-        assert shop.cached(tags=())[ITEMS[0]] == "old"
+        assert shop.cached()[ITEMS[0]] == "old"
         subprocess.run(
             [sys.executable, "-m", "hydracache_sync", "drain"],
             env={
@@ -35,7 +35,7 @@ def test_a_drain_by_cron_publishes_what_the_killed_process_could_not(
             capture_output=True,
         )
         assert shop.pending() == 0
-        assert shop.cached(tags=()) == {**dict.fromkeys(ITEMS, "old"), ITEMS[0]: None}
+        assert shop.cached() == {**dict.fromkeys(ITEMS, "old"), ITEMS[0]: None}
         assert server.ask("GET", f"/items/{ITEMS[0]}")["name"] == "new"
 
 
@@ -48,6 +48,6 @@ def test_the_pool_of_another_process_publishes_it(shop: ServedShop) -> None:
             server.ask("POST", f"/items/{ITEMS[0]}/new/die")
         eventually(lambda: shop.pending() == 0, "a publish by the other process")
 
-        assert shop.cached(tags=()) == {**dict.fromkeys(ITEMS, "old"), ITEMS[0]: None}
+        assert shop.cached() == {**dict.fromkeys(ITEMS, "old"), ITEMS[0]: None}
         eventually(lambda: len(server.workers) == 2, "another worker")
         assert len(killed & set(server.workers)) == 1

@@ -97,7 +97,7 @@ if sys.version_info < (3, 13) and not runs_threads_unasked():
 
             assert [state["threads"] for state in states.values()] == [[], []]
             assert shop.pending() == 0
-            assert shop.cached(tags=()) == dict.fromkeys(ITEMS)
+            assert shop.cached() == dict.fromkeys(ITEMS)
             for pid in states:
                 complaint = f"no worker pool in process {pid}: uWSGI runs this app"
                 assert server.said.count(complaint) == 1
