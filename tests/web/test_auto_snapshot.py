@@ -96,7 +96,6 @@ class TestConnectionOfTheApp:
         assert page.shows(view) == "after"
         assert page.stored == "after"
 
-    @pytest.mark.skipif(sys.version_info < (3, 10), reason="sqlite3 shows no reads")
     def test_one_that_reads_on_it_without_a_transaction_is_stored(
         self, page: Page
     ) -> None:
@@ -106,7 +105,8 @@ class TestConnectionOfTheApp:
             return before + page.read(lambda: name(page.site.db()))
 
         assert page.shows(view) == "beforeafter"
-        assert page.stored == "after"
+        # Python 3.9's sqlite3 does not show that the load has read there.
+        assert page.stored == ("after" if sys.version_info >= (3, 10) else None)
 
     def test_what_is_read_in_an_open_transaction_is_not(self, page: Page) -> None:
         def view() -> str:

@@ -441,7 +441,8 @@ class TestKeysOfOtherTypes:
 
     def model(self, *kinds: Any) -> Any:
         columns = {
-            f"part{n}": Column(kind, primary_key=True) for n, kind in enumerate(kinds)
+            f"part{n}": Column(kind, primary_key=True, autoincrement=False)
+            for n, kind in enumerate(kinds)
         }
         base: Any = registry().generate_base()
         return type("Price", (base,), {"__tablename__": "price", **columns})
