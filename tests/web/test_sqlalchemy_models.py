@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from decimal import Decimal
+from datetime import date
 from typing import Any
 
 import pytest
@@ -508,19 +508,20 @@ class TestKeysOfOtherTypes:
     def test_a_function_of_the_app_makes_the_text(
         self, library: Library, attached: Attached
     ) -> None:
-        price = self.model(Numeric(10, 2, asdecimal=True))
+        day = date(2026, 11, 29)
+        price = self.model(Date())
         price.metadata.create_all(library.engine)
-        attached.watch(price, entity="price", key=lambda amount: f"{amount:.2f}")
+        attached.watch(price, entity="price", key=date.isoformat)
 
         try:
             with library.session() as session:
-                session.add(price(part0=Decimal("1.5")))
+                session.add(price(part0=day))
                 session.commit()
             with library.session() as session:
-                session.delete(session.get(price, Decimal("1.5")))
+                session.delete(session.get(price, day))
                 session.commit()
             intents = set(library.intents())
         finally:
             price.metadata.drop_all(library.engine)
 
-        assert intents == {InvalidationIntent.entity("price", "1.50")}
+        assert intents == {InvalidationIntent.entity("price", "2026-11-29")}
