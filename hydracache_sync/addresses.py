@@ -2,11 +2,11 @@
 
 The system's resolver takes what it takes, half a minute where no name server answers,
 and nothing ends a call of it. So a thread of its own calls it, one for each name, and
-whoever needs the name waits for as long as there is time. Under gevent and eventlet
-the thread is a greenlet, and the resolver theirs.
+callers wait for that thread until their time is over. Under gevent and eventlet the
+thread is a greenlet, and the resolver theirs.
 
-Each caller asks anew, since a name may move. An answer that comes too late is there for
-those who come after it: otherwise a slow resolver would be none.
+Each caller asks anew, since a name may move. An answer that comes too late serves the
+callers after it: otherwise a resolver slower than the limit would never serve any.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Address = Tuple[Any, ...]
 
 
 class _Question:
-    """What the resolver is asked, and what it says; for all who need it meanwhile.
+    """One question to the resolver, and its answer, shared by concurrent callers.
 
     :ivar answered: set once ``found`` or ``failure`` is there.
     """
@@ -54,7 +54,7 @@ class _Question:
             self.answered_at = time.monotonic()
             _names.mine().answered[self.name] = self
         except Exception as exc:
-            # Raised by those who wait.
+            # The waiting callers raise it.
             self.failure = exc.with_traceback(None)
         finally:
             self.answered.set()

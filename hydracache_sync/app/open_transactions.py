@@ -59,7 +59,7 @@ class StatementListener(Protocol):
     def note(self, began: float | None) -> None:
         """One was sent in a transaction that ``began`` then, at the earliest.
 
-        None if nobody follows its transaction.
+        None if its transaction is not followed.
         """
 
 

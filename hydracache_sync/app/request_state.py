@@ -55,7 +55,7 @@ class EnqueuedBatch:
 class RequestState:
     """Intents in order, until they are written, and what was written.
 
-    :param abandoned: takes it where it is let go of and nobody has ended it.
+    :param abandoned: is given a state that was let go of before its request ended it.
     :ivar where: names the view, for log lines and as the reason of the rows.
     :ivar ended: the end of the request has seen to it.
     """

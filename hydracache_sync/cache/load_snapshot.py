@@ -31,7 +31,7 @@ class LoadSnapshots(Protocol):
     """What an app gives to its cache as ``snapshot``: more than a moment."""
 
     def __call__(self) -> float | None:
-        """When the snapshot began, for a load that nobody looks at."""
+        """When the snapshot began, for a load that is not looked at."""
 
     def of_load(self) -> LoadSnapshot:
         """The snapshot of a load that begins now, which is looked at."""
