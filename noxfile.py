@@ -8,8 +8,8 @@
 A session calls make, or a program of the suite, which is how to run its parts by hand.
 
 Each has a budget in seconds and fails beyond it; it is generous, so that a busy machine
-makes no red build. The budgets together stay under LIMIT; what the sessions take
-together should stay under GOAL, now and later, and the last line says so if not.
+makes no red build. All together end by LIMIT; what they take should stay under GOAL,
+now and later, and the last line says so if not.
 """
 
 from __future__ import annotations
@@ -63,9 +63,19 @@ PROGRAMS = {
     "tests/soak/soak.py --seconds 120": 180,
     "tests/chaos/consistency.py --seconds 60": 150,
     "tests/faults/pool_backlog.py --dead 1000 --pending 20000 --seconds 6": 80,
-    "-m tests.model": 470,
+    "-m tests.model": 800,
     "-m fuzz all --seconds 60": 90,
 }
+
+#: What "newest" also runs on a Python of Debian's unstable, and how many seconds of
+#: GOAL must be left for that, to begin with it at all.
+ON_UNSTABLE = "tests/outbox tests/cache tests/worker tests/memcached tests/values"
+ON_UNSTABLE_SECONDS = 300
+
+#: For pytest: a test that fails is run once more. Of the tests of processes and servers
+#: one in ten thousand meets a moment that it was not written for, and three sessions
+#: run them all. What the summary calls RERUN is to be fixed all the same.
+ONCE_MORE = "--reruns=1 -rfER"
 
 #: Seconds for what the session of the programs installs.
 PROGRAMS_SETUP = 60
@@ -103,17 +113,23 @@ class Stage:
 
     def run(self, *command: str, seconds: float = LIMIT, **options: Any) -> None:
         """Run a command, which fails the session unless it ends with 0 in time."""
-        left = min(seconds, self._ends - time.monotonic())
+        left = min(seconds, self.left())
         # Not 0, with which timeout would know no end.
         limit = ["timeout", f"--kill-after={PATIENCE}", str(max(1, math.ceil(left)))]
         self.session.run(*limit, *command, terminate_timeout=PATIENCE + 5, **options)
 
-    def make(self, *targets: str, args: str = "", **variables: str) -> None:
-        """Run make; ``args`` and what the session was called with are for pytest."""
-        args = " ".join(filter(None, [args, shlex.join(self.session.posargs)]))
-        if args:
-            variables["ARGS"] = args
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self._ends - time.monotonic()
+
+    def make(self, *targets: str, **variables: str) -> None:
+        """Run make."""
         self.run("make", *targets, *(f"{name}={variables[name]}" for name in variables))
+
+    def make_tests(self, target: str, args: str = "", **variables: str) -> None:
+        """Run a target of tests; what follows the session's name is for pytest."""
+        args = " ".join([ONCE_MORE, args, *map(shlex.quote, self.session.posargs)])
+        self.make(target, ARGS=args, **variables)
 
 
 def session(*, budget: int) -> Callable[[Callable[[Stage], None]], Any]:
@@ -129,7 +145,7 @@ def session(*, budget: int) -> Callable[[Callable[[Stage], None]], Any]:
             of_nox.log(f"{body.__doc__} Budget: {budget} s.")
             result = "failed"
             try:
-                body(Stage(of_nox, began + budget))
+                body(Stage(of_nox, min(began + budget, started + LIMIT)))
                 result = "ok"
             finally:
                 spent = time.monotonic() - began
@@ -142,31 +158,37 @@ def session(*, budget: int) -> Callable[[Callable[[Stage], None]], Any]:
     return session_of
 
 
-@session(budget=1400)
+@session(budget=1700)
 def test(stage: Stage) -> None:
     """make test, on the default Python: SQLite, MariaDB, MySQL 5.6 and 9."""
-    stage.make("test", SERVERS=RUNS_ON["test"])
+    stage.make_tests("test", SERVERS=RUNS_ON["test"])
 
 
-@session(budget=120)
+@session(budget=300)
 def lint(stage: Stage) -> None:
-    """flake8 (and the tools are installed)."""
+    """flake8, spelling and the words to avoid (and the tools are installed)."""
     stage.make("lint")
 
 
-@session(budget=60)
+@session(budget=300)
 def format(stage: Stage) -> None:
     """black and isort would change nothing."""
     stage.make("format-check")
 
 
-@session(budget=120)
+@session(budget=300)
 def type(stage: Stage) -> None:
     """mypy --strict."""
     stage.make("type")
 
 
-@session(budget=120)
+@session(budget=400)
+def docs(stage: Stage) -> None:
+    """The site, without a warning, a dead link or an asset from elsewhere."""
+    stage.make("docs")
+
+
+@session(budget=200)
 def build(stage: Stage) -> None:
     """Wheel and sdist, with all that belongs in them."""
     # Two hundred lines, shown when it fails.
@@ -174,7 +196,7 @@ def build(stage: Stage) -> None:
     stage.run(PYTHON, "tests/support/archives.py", "dist")
 
 
-@session(budget=90)
+@session(budget=300)
 def wheel(stage: Stage) -> None:
     """The quickstart from the wheel of "build", outside the checkout."""
     built = glob.glob("dist/*.whl")
@@ -198,7 +220,7 @@ def wheel(stage: Stage) -> None:
         stage.run(python, "examples/quickstart.py")
 
 
-@session(budget=1490)
+@session(budget=1820)
 def programs(stage: Stage) -> None:
     """Storms, soak, chaos, model and fuzzing, each in its own time."""
     stage.make("venv-test", "venv-test-mysql", "venv-fuzz")
@@ -217,15 +239,15 @@ def programs(stage: Stage) -> None:
         stage.run(python, *program.split(), seconds=seconds, env=environment)
 
 
-@session(budget=1000)
+@session(budget=1400)
 def oldest(stage: Stage) -> None:
     """The suite but the kill storms, on the oldest Python, PyMySQL, Flask, MariaDB."""
     minor, python = pythons(PYTHON)[0]
     suite_on("oldest", minor, python, stage)
-    stage.make("test-web-oldest", PYTHON=python, VENV=f"{SCRATCH}/venv")
+    stage.make_tests("test-web-oldest", PYTHON=python, VENV=f"{SCRATCH}/venv")
 
 
-@session(budget=1000)
+@session(budget=1600)
 def newest(stage: Stage) -> None:
     """The same on the newest Python here, the newest MariaDB and memcached."""
     found = pythons(PYTHON)
@@ -234,27 +256,48 @@ def newest(stage: Stage) -> None:
         stage.session.warn(f"the newest Python here is the oldest one, too: 3.{minor}")
     else:
         suite_on("newest", minor, python, stage)
+    on_unstable(stage)
+
+
+def on_unstable(stage: Stage) -> None:
+    """Run some of the suite on a Python 3.14, where Debian's unstable has one."""
+    had = subprocess.run(
+        ["timeout", "120", "tests/setup_machine.sh", "python314"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if had.returncode:
+        stage.session.warn("no Python 3.14 to be had: nothing is run on it")
+    elif time.monotonic() - started > GOAL - ON_UNSTABLE_SECONDS:
+        stage.session.warn("too late for more: nothing is run on 3.14")
+    else:
+        where = {"PYTHON": had.stdout.strip(), "VENV": f"{SCRATCH}/venv-3.14"}
+        stage.session.log(f"some of the suite on Python 3.14, {where['PYTHON']}")
+        stage.make_tests("test", args=ON_UNSTABLE, SERVERS=RUNS_ON["newest"], **where)
 
 
 def suite_on(which: str, minor: int, python: str, stage: Stage) -> None:
     """Run the suite on another Python than "test", or only on other servers."""
-    # The storms are of processes and servers, not of a Python: two minutes each.
-    suite = {"SERVERS": RUNS_ON[which], "args": "--ignore-glob=*_kill_storm.py"}
+    # The storms are of processes and servers, not of a Python: two minutes each. The
+    # pages in a browser are the same from any Python.
+    left_out = "--ignore-glob=*_kill_storm.py --ignore=tests/browser"
+    suite = {"SERVERS": RUNS_ON[which], "args": left_out}
     stage.session.log(f"{which} Python here: 3.{minor}, {python}")
     if minor == minor_of(".venv/bin/python"):
         stage.session.log(f"3.{minor} has already run all tests: now on its servers")
-        stage.make("test-mysql", **suite)
+        stage.make_tests("test-mysql", **suite)
         return
     venv = os.path.join(SCRATCH, f"venv-3.{minor}")
-    where = [f"PYTHON={python}", f"VENV={venv}"]
+    where = {"PYTHON": python, "VENV": venv}
     if which == "oldest":
         # After all that `make test` installs, which would bring the newest back.
-        extras = ["venv-test", "venv-test-mysql", "venv-test-web", "venv-fuzz"]
-        stage.run("make", *extras, *where)
+        extras = ["test", "test-mysql", "test-web", "test-browser", "fuzz"]
+        stage.make(*(f"venv-{extra}" for extra in extras), **where)
         pip = [f"{venv}/bin/python", "-m", "pip", "install", "-qq"]
         pip += ["--disable-pip-version-check", "--no-build-isolation"]
         stage.run(*pip, "--require-hashes", "-r", "tests/locked/oldest.txt")
-    stage.make("test", *where, **suite)
+    stage.make_tests("test", **where, **suite)
 
 
 @atexit.register
@@ -274,7 +317,6 @@ def finish() -> None:
     shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
-assert sum(budgets.values()) <= LIMIT, f"the budgets take more than {LIMIT} s"
 assert (
     sum(PROGRAMS.values()) + PROGRAMS_SETUP <= budgets["programs"]
 ), "too many programs"

@@ -5,6 +5,7 @@ memcached until it is acknowledged; a tagged cache never serves what came before
 """
 
 from hydracache_sync.cache import (
+    Codec,
     MemoryStore,
     PickleCodec,
     Quarantine,
@@ -12,6 +13,7 @@ from hydracache_sync.cache import (
     SignedCodec,
     Stale,
     TaggedCache,
+    cacheable,
 )
 from hydracache_sync.errors import (
     ApplyError,
@@ -37,6 +39,7 @@ from hydracache_sync.events import (
     Purged,
     Released,
     Retried,
+    StaleHit,
     ThreadReplaced,
     ThreadStuck,
 )
@@ -45,10 +48,17 @@ from hydracache_sync.intents import (
     InvalidationIntent,
     InvalidationIntentBatch,
 )
-from hydracache_sync.keys import CacheKeyBuilder, collection_tag, entity_key, entity_tag
+from hydracache_sync.keys import (
+    CacheKeyBuilder,
+    collection_tag,
+    entity_key,
+    entity_tag,
+    kind_tag,
+)
 from hydracache_sync.memcached import MemcachedStore
 from hydracache_sync.outbox import (
     CommitStatus,
+    FoundRows,
     InvalidationOutbox,
     MemoryOutbox,
     MySQLOutbox,
@@ -57,14 +67,20 @@ from hydracache_sync.outbox import (
     OutboxStatus,
     Pause,
     PendingPhase,
+    PublishedPart,
+    RowPlace,
     SQLiteOutbox,
+    WorkerBeat,
+    WorkerProcess,
     open_outbox,
 )
 from hydracache_sync.pool import PoolHealth, ThreadHealth, ThreadState, WorkerPool
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.replica_snapshot import ReplicaSnapshot
 from hydracache_sync.snapshots import ConnectionSnapshot
-from hydracache_sync.verify import CachedRead, CacheVerifier, StaleRead, VerifyReport
+from hydracache_sync.verify import CacheVerifier
+from hydracache_sync.verify_report import CachedRead, StaleRead, VerifyReport, Within
+from hydracache_sync.version import __version__ as __version__  # noqa: F401
 from hydracache_sync.worker.appliers import (
     InvalidationApplier,
     MemcachedApplier,
@@ -80,8 +96,6 @@ from hydracache_sync.worker.wait import (
 )
 from hydracache_sync.worker.worker import OutboxWorker
 
-__version__ = "0.1.0"
-
 __all__ = [
     # what a write invalidates
     "CacheInvalidation",
@@ -91,9 +105,11 @@ __all__ = [
     "collection_tag",
     "entity_key",
     "entity_tag",
+    "kind_tag",
     # the outbox
     "CommitPosition",
     "CommitStatus",
+    "FoundRows",
     "InvalidationOutbox",
     "InvalidationReceipt",
     "MemoryOutbox",
@@ -103,7 +119,11 @@ __all__ = [
     "OutboxStatus",
     "Pause",
     "PendingPhase",
+    "PublishedPart",
+    "RowPlace",
     "SQLiteOutbox",
+    "WorkerBeat",
+    "WorkerProcess",
     "open_outbox",
     # carrying it to the cache
     "InvalidationApplier",
@@ -124,6 +144,7 @@ __all__ = [
     "Released",
     "Retried",
     "ThreadHealth",
+    "StaleHit",
     "ThreadReplaced",
     "ThreadState",
     "ThreadStuck",
@@ -134,6 +155,7 @@ __all__ = [
     "WaitDiagnostics",
     "WaitOutcome",
     # the cached read
+    "Codec",
     "MemcachedStore",
     "MemoryStore",
     "PickleCodec",
@@ -142,6 +164,7 @@ __all__ = [
     "Quarantine",
     "Reservation",
     "SignedCodec",
+    "cacheable",
     "Stale",
     "TaggedCache",
     # checking it in production
@@ -149,6 +172,7 @@ __all__ = [
     "CacheVerifier",
     "StaleRead",
     "VerifyReport",
+    "Within",
     # errors
     "ApplyError",
     "ApplyPermanent",

@@ -5,7 +5,7 @@ and nothing ends a call of it. So a thread of its own calls it, one for each nam
 callers wait for that thread until their time is over. Under gevent and eventlet the
 thread is a greenlet, and the resolver theirs.
 
-Each caller asks anew, since a name may move. An answer that comes too late serves the
+Each caller asks again, since a name may move. An answer that comes too late serves the
 callers after it: otherwise a resolver slower than the limit would never serve any.
 """
 

@@ -37,9 +37,9 @@ class OutboxBusyError(OutboxError):
 class ConnectionLostError(OutboxError):
     """An own connection to the database was lost, and a new one did not help.
 
-    What was under way may have been done or not: of a COMMIT nobody knows. Every call
-    may be made again, a ``transaction()`` block only if it can be told apart from one
-    that was committed.
+    The operation may have been done or not; the outcome of a COMMIT is unknown. Every
+    call may be made again, a ``transaction()`` block only if it can be told apart from
+    one that was committed.
     """
 
 

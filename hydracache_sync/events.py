@@ -1,8 +1,9 @@
 """What happened, as values: the seam for metrics, alerts and an operator's page.
 
-``subscribe`` of a worker or a pool hands each event to a callback, in the thread in
-which it happened and after everything about it is written down; whatever the callback
-does can no longer hurt a row. It should be quick: the thread carries nothing meanwhile.
+``subscribe`` of a worker, a pool or a cache hands each event to a callback, in the
+thread in which it happened and after everything about it is written down; whatever the
+callback does can no longer hurt a row. It should be quick: the thread carries nothing
+meanwhile.
 
 The log lines that tell the same carry the same facts as fields, see :func:`log_fields`.
 """
@@ -152,6 +153,22 @@ class ThreadReplaced(Event):
 
     thread: str
     error: str | None
+
+
+@dataclass(frozen=True)
+class StaleHit(Event):
+    """An audit met an entry that was not what the database had; told by a cache.
+
+    :ivar key: of the entry, as text.
+    :ivar tags: of the entry, sorted.
+    :ivar max_age: seconds that the entry has been there at most; None if not known.
+    :ivar place: where it was read: file, line and function.
+    """
+
+    key: str
+    tags: tuple[str, ...]
+    max_age: float | None
+    place: str
 
 
 #: Takes an event; what it returns is ignored, what it raises is logged.

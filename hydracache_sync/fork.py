@@ -1,4 +1,4 @@
-"""What survives a fork, and what is made anew in the child.
+"""What survives a fork, and what is made again in the child.
 
 A fork copies the memory and one thread. Three things go wrong with it, and each has its
 answer here:
@@ -60,7 +60,7 @@ class PerProcess(Generic[T]):
 class ProcessLocal(PerProcess[Any]):
     """A ``threading.local`` of each process's own.
 
-    A plain one outlives a fork, and may not know what a thread is: gunicorn's gevent
+    A plain one outlives a fork, and may not know what a thread is. gunicorn's gevent
     worker turns threads into greenlets after its fork, and with ``--preload`` the app
     was imported before. That local would be one for all greenlets, and the requests of
     a worker would share one connection.
@@ -90,7 +90,7 @@ class ForkLock:
     """Held by threads side by side, and by none of them while a fork is made.
 
     For SQLite, which notes in memory which locks the process holds on a file. In the
-    child the locks of the parent's other threads would be held for ever. A thread that
+    child the locks of the parent's other threads would never be released. A thread that
     is already inside may enter again, and so may the thread that forks.
     """
 
@@ -101,7 +101,8 @@ class ForkLock:
     def renew(self) -> None:
         """Forget everything: in a child no other thread is inside."""
         # Reentrant: a connection may be collected, and closed, at any line of ours.
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         #: How deep each thread is inside: in a block of one outbox it may use another.
         self._inside: dict[int, int] = {}
         #: Threads that fork; several may at once.
@@ -109,7 +110,8 @@ class ForkLock:
 
     def __enter__(self) -> None:
         thread = threading.get_ident()
-        with self._changed:
+        # By itself, which makes no call in Python: each statement on SQLite does this.
+        with self._lock:
             # The fork waits for a thread that is inside, so that thread must go on. A
             # thread that forks may collect a connection, which enters too.
             while self._forking and not (
@@ -119,7 +121,7 @@ class ForkLock:
             self._inside[thread] = self._inside.get(thread, 0) + 1
 
     def __exit__(self, *exc_info: object) -> None:
-        with self._changed:
+        with self._lock:
             thread = threading.get_ident()
             # A child that was forked inside has forgotten it.
             depth = self._inside.pop(thread, 1) - 1
@@ -143,7 +145,7 @@ class ForkLock:
                 return
         logger.warning(
             "a fork during another thread's transaction on SQLite: the child may find"
-            " the file locked for ever"
+            " the file locked, without end"
         )
 
     def open(self) -> None:

@@ -23,15 +23,8 @@ MAX_REASON = 255
 KINDS = ("key", "tag", "entity", "collection", "flush")
 
 
-#: The common lengths of parts, written out: a producer hashes in its transaction.
-_LENGTHS = [length.to_bytes(8, "big") for length in range(256)]
-
-
 def _part(data: bytes) -> bytes:
-    length = len(data)
-    if length < 256:
-        return _LENGTHS[length] + data
-    return length.to_bytes(8, "big") + data
+    return len(data).to_bytes(8, "big") + data
 
 
 def hash_parts(*parts: str) -> bytes:
@@ -53,10 +46,6 @@ _SHAPES = {
     "collection": (True, False),
     "flush": (False, False),
 }
-
-
-#: Of each kind that has a value, whether it has an entity name.
-_NAMED = {kind: named for kind, (valued, named) in _SHAPES.items() if valued}
 
 
 #: Makes a named tuple without its Python ``__new__``: a producer makes them in its
@@ -125,9 +114,6 @@ class InvalidationIntent(NamedTuple):
 
         :raises ValueError: the columns do not form an intent; the message says why.
         """
-        # Of every row of a drain; a tuple to compare with takes longer.
-        if value is not None and _NAMED.get(kind) is (entity_name is not None):
-            return _new(cls, (kind, value, entity_name))
         shape = _SHAPES.get(kind)
         if shape == (value is not None, entity_name is not None):
             return _new(cls, (kind, value, entity_name))
@@ -142,19 +128,29 @@ class InvalidationIntent(NamedTuple):
 
         :raises TypeError, ValueError: it was put together by hand and is none.
         """
-        for field, text in (("value", self.value), ("entity", self.entity_name)):
-            if text is not None:
-                checked_text(f"{self.kind} {field}", text, maximum=MAX_TARGET)
-        return self.from_storage(*self)
+        kind, value, entity_name = self
+        for field, text in (("value", value), ("entity", entity_name)):
+            if text is None or (
+                # Mostly; a request's intents are checked once more when it writes them.
+                type(text) is str
+                and len(text) <= MAX_TARGET
+                and text.isascii()
+            ):
+                continue
+            checked_text(f"{kind} {field}", text, maximum=MAX_TARGET)
+        return self.from_storage(kind, value, entity_name)
 
     def target_hash(self) -> bytes:
         """32 bytes that identify the target; the same in every version and language."""
         kind, value, entity_name = self
         data = _HASH_PREFIX[kind]
+        # Parts without the function of that name: a producer hashes in its transaction.
         if entity_name is not None:
-            data += _part(entity_name.encode())
+            part = entity_name.encode()
+            data += len(part).to_bytes(8, "big") + part
         if value is not None:
-            data += _part(value.encode())
+            part = value.encode()
+            data += len(part).to_bytes(8, "big") + part
         return sha256(data).digest()
 
     def target_hash_hex(self) -> str:

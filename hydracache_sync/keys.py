@@ -19,6 +19,9 @@ MAX_TARGET = 4096
 #: Bytes of a tag: that of an entity is two escaped names and the separator.
 MAX_TAG = 2 * 3 * MAX_TARGET + 1
 
+#: How the tag of a kind of entities ends.
+KIND_ENDING = ":%"
+
 #: Bits of an integer beyond which its decimal text is longer than any target. Python
 #: itself refuses to write out those of more than 4300 digits.
 MAX_BITS = 13607
@@ -95,6 +98,8 @@ def checked_identity(field: str, value: object, *, maximum: int = MAX_TARGET) ->
     """
     if type(value) is not str:
         value = identity_text(field, value)
+    elif len(value) <= maximum and value.isascii():
+        return value  # mostly; a producer checks four texts for three intents
     return checked_text(field, value, maximum=maximum)
 
 
@@ -109,9 +114,7 @@ def escape_segment(segment: Identity) -> str:
     :raises TypeError: neither ``str`` nor ``int`` nor ``UUID``. A row of a query,
         ``(42,)``, would else make a tag that no invalidation has.
     """
-    text = (
-        segment if type(segment) is str else identity_text("a part of a tag", segment)
-    )
+    text = segment if type(segment) is str else identity_text("a segment", segment)
     if "%" not in text and ":" not in text:
         return text
     return text.replace("%", "%25").replace(":", "%3A")
@@ -132,6 +135,14 @@ def collection_tag(collection: Identity) -> str:
     return escape_segment(collection)
 
 
+def kind_tag(entity: Identity) -> str:
+    """Tag of all entities of one kind, which a change of unknown rows replaces.
+
+    No entity and no collection has it: their escaped texts hold no ``%`` of this sort.
+    """
+    return f"{escape_segment(entity)}{KIND_ENDING}"
+
+
 class CacheKeyBuilder:
     """Build keys and tags out of segments that may hold any character.
 
@@ -139,26 +150,30 @@ class CacheKeyBuilder:
     'report:user:42:a%3Ab'
 
     Methods change the builder and return it. Two different lists of one or more
-    segments never build the same text.
+    segments never build the same text. The texts of segments are those of ids.
+
+    :raises TypeError: a segment is neither ``str`` nor ``int`` nor ``UUID``. The text
+        of None, of a float or of an object would name something else, or nothing.
+    :raises ValueError: an integer has more digits than a target may have.
 
     Source: ``CacheKeyBuilder`` of the Rust crate ``hydracache``.
     """
 
-    def __init__(self, *segments: object) -> None:
+    def __init__(self, *segments: Identity) -> None:
         self._segments: list[str] = []
         for segment in segments:
             self.segment(segment)
 
-    def segment(self, segment: object) -> CacheKeyBuilder:
-        """Append ``str(segment)``, so that an integer id needs no conversion."""
-        self._segments.append(escape_segment(str(segment)))
+    def segment(self, segment: Identity) -> CacheKeyBuilder:
+        """Append one segment."""
+        self._segments.append(escape_segment(segment))
         return self
 
-    def entity(self, kind: str, id: object) -> CacheKeyBuilder:
+    def entity(self, kind: Identity, id: Identity) -> CacheKeyBuilder:
         """Append the two segments that name an entity."""
         return self.segment(kind).segment(id)
 
-    def tenant(self, id: object) -> CacheKeyBuilder:
+    def tenant(self, id: Identity) -> CacheKeyBuilder:
         """Append the two segments ``tenant`` and ``id``."""
         return self.segment("tenant").segment(id)
 
@@ -178,8 +193,11 @@ def entity_key(*primary_key: Identity) -> str:
     ``entity_key(42)`` is ``"42"``; several columns are escaped and joined by ``:``, so
     that ``entity_key("shelf", 7)`` is ``"shelf:7"``.
 
-    :raises TypeError: a column is neither ``str`` nor ``int`` nor ``UUID``.
+    :raises TypeError: a column is neither ``str`` nor ``int`` nor ``UUID``, or none is
+        given.
     """
+    if not primary_key:
+        raise TypeError("entity_key() was given no column of a primary key")
     if len(primary_key) == 1:
         return identity_text("entity key", primary_key[0])
     return ":".join(map(escape_segment, primary_key))

@@ -78,7 +78,7 @@ class Lendings(Generic[T]):
         self._make = make
         self._advice = advice
 
-    def anew(self) -> Lendings[T]:
+    def again(self) -> Lendings[T]:
         """Return lendings like these, which have lent nothing yet."""
         return Lendings(self._size, self._make, self._advice)
 
@@ -109,7 +109,7 @@ class Lendings(Generic[T]):
     def forget(self, lent: T) -> None:
         """Let another be made in place of ``lent``."""
         if self.pid != os.getpid():
-            # The lock is the parent's copy, and may be locked for ever.
+            # The lock is the parent's copy, and may stay locked.
             return
         try:
             lock = self._locked()
@@ -161,9 +161,9 @@ class Lendings(Generic[T]):
         """Acquire the lock and return it, to be released.
 
         A signal handler that raises right at the end of a block leaves its lock as it
-        was: on Python 3.9 ``with`` does not release it then, and all threads would wait
-        for ever. A lost lock is replaced. Should its holder only be slow, there may be
-        a connection too many.
+        was. On Python 3.9 ``with`` does not release it then, and all threads would wait
+        without end. A lost lock is replaced. Should its holder only be slow, there may
+        be a connection too many.
         """
         while True:
             lock = self.lock

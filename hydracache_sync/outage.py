@@ -124,4 +124,5 @@ class LoggedOutage:
             self._outage.answered()
             ends = self._outage.end() is not None
         if ends:
-            self._logger.info("%s works again", self._what)
+            # As loud as its begin: a log that has only that says that it lasts.
+            self._logger.warning("%s works again", self._what)

@@ -21,8 +21,8 @@ MAX_POSITION = 128
 _SCHEME = "hc1"
 
 
-#: Nanoseconds of the last generated position. Without a lock, which a fork could
-#: leave held for ever: two threads may draw the same tick, their random bits differ.
+#: Nanoseconds of the last generated position. Without a lock, which a fork could leave
+#: locked: two threads may draw the same tick, their random bits differ.
 _last_tick = 0
 
 
@@ -46,7 +46,7 @@ class CommitPosition:
         """Return a position that no other call anywhere returns, ordered by time.
 
         Thread-safe. 16 hex digits of nanoseconds, which rise from call to call even
-        when the clock stands still, then 64 random bits, drawn anew each time and so
+        when the clock stands still. Then 64 random bits, drawn for each call and so
         different after a fork.
         """
         global _last_tick
@@ -76,7 +76,7 @@ class InvalidationReceipt:
 
     Immutable and safe to share. Nothing is known of the commit: the receipt of a
     transaction that was rolled back looks the same. Where the position was used before,
-    rows of that enqueue may be taken for its own until its commit: wait for it after
+    rows of that enqueue may be taken for its own until its commit. Wait for it after
     the commit has returned, and not where its outcome is unknown.
 
     Source: ``InvalidationReceipt`` in ``hydracache-db/src/outbox.rs``.
@@ -142,6 +142,15 @@ class InvalidationReceipt:
             _count("created_at_ms", created_at_ms),
             _count("targets", targets),
         )
+
+
+def created_ms_of(text: str) -> int:
+    """When the receipt was made whose text this is; the rest of it is not looked at.
+
+    :raises ValueError: it is no text of a receipt.
+    """
+    _, _, _, created_at_ms, _ = text.split(".")
+    return int(created_at_ms)
 
 
 def _packed(text: str) -> str:

@@ -25,7 +25,7 @@ from hydracache_sync.snapshots import NEVER
 
 logger = printable_logger(__name__)
 
-#: Seconds after which a server is asked anew whether it shows commits in order.
+#: Seconds after which a server is asked again whether it shows commits in order.
 ASK_AGAIN = 60.0
 
 #: Seconds between two log lines of the same trouble.
@@ -63,8 +63,8 @@ class ReplicaSnapshot:
     statements.
 
     Where the moment is not known, nothing is stored, and a warning says why: there is
-    no heartbeat, it is from the future, the server does not show commits in their
-    order, the level is READ UNCOMMITTED or SERIALIZABLE.
+    no heartbeat, or it is from the future. Or the server does not show commits in their
+    order, or the level is READ UNCOMMITTED or SERIALIZABLE.
 
     :param connection: of PyMySQL, mysqlclient, mysql-connector-python or ``sqlite3``.
     :param table: name of the outbox's table; ``shop.hydracache_outbox`` where it is not
@@ -212,7 +212,7 @@ class _Session:
         :return: why nothing may be stored at this level.
         """
         if place != self._place:
-            # The driver has connected anew, perhaps to a server that is further behind.
+            # The driver has connected again, perhaps to a server that lags more.
             self._place = place
             self.idle_since = NEVER
             self._ask_at = 0.0

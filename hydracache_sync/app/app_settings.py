@@ -1,6 +1,6 @@
 """What only an app can set, in its own config: no option of a command.
 
-Its table is docs/settings.md, "In a web app".
+Its table is docs/reference/settings.md, "In a web app".
 """
 
 from __future__ import annotations
@@ -12,16 +12,30 @@ from hydracache_sync.app.setting import (
     count,
     file_path,
     seconds,
+    share,
+    signing_keys,
     some_seconds,
     switch,
+    url_path,
 )
+from hydracache_sync.cache.compression import AUTO, LARGEST, ZLIB, ZSTD
+from hydracache_sync.cache.load_coalescer import DEFAULT_MAX_WAIT
+from hydracache_sync.cache.unstorable import LOG, RAISE
 
+ENABLED = Setting(
+    "enabled",
+    "YES|NO",
+    "No: invalidations are checked and dropped, every cached read loads, and no outbox,"
+    " memcached or thread is used.",
+    switch,
+    default=True,
+)
 MODE = Setting(
     "mode",
     "MODE",
     "eventual: a pool or a cron job publishes; inline: the request does, right after"
-    " its commit; strict: as eventual, and from before its commit on nobody reads what"
-    " it writes from the cache.",
+    " its commit; strict: as eventual, and from before its commit on no reader gets"
+    " from the cache what it writes.",
     choice("eventual", "inline", "strict"),
     default="eventual",
 )
@@ -77,7 +91,7 @@ COOKIE = Setting(
     "cookie",
     "NAME",
     "Signed cookie that tells the browser's next request what it wrote. Empty: none."
-    " Default: a name of its own for each namespace and secret key.",
+    " Default: a name of its own for each outbox, namespace and secret key.",
     cookie_name,
 )
 SNAPSHOT = Setting(
@@ -101,9 +115,23 @@ READ_LAG = Setting(
 TTL = Setting(
     "ttl",
     "SECONDS",
-    "How long cached values live unless told otherwise; 0 for no limit.",
+    "How long cached values live by default; 0 for no limit.",
     seconds,
     default=3600.0,
+)
+SOFT_TTL = Setting(
+    "soft_ttl",
+    "SECONDS",
+    "After this time one of the readers of a value loads it again, and the others go on"
+    " with it. Default: none does.",
+    some_seconds,
+)
+MAX_WAIT = Setting(
+    "max_wait",
+    "SECONDS",
+    "How long readers of a value wait for another's load of it before one more loads.",
+    seconds,
+    default=DEFAULT_MAX_WAIT,
 )
 CLOCK_SKEW = Setting(
     "clock_skew",
@@ -112,20 +140,74 @@ CLOCK_SKEW = Setting(
     seconds,
     default=1.0,
 )
+AUDIT = Setting(
+    "audit",
+    "SHARE",
+    "Share of cached reads, 0 to 1, whose value is loaded as well, to find out what is"
+    " stale.",
+    share,
+    default=0.0,
+)
 
-#: Settings of apps, beside those of SETTINGS that are theirs too.
-APP_SETTINGS = (
-    MODE,
-    DEGRADE,
-    POOL,
-    POOL_THREADS,
-    POOL_LOCK,
-    INLINE_TIMEOUT,
-    NET_TIMEOUT,
-    WAIT,
-    COOKIE,
-    SNAPSHOT,
-    READ_LAG,
-    TTL,
-    CLOCK_SKEW,
+CODEC = Setting(
+    "codec",
+    "CODEC",
+    "How cached values are kept: default, with their types; json, what JSON keeps and"
+    " no more; signed, as default under a signature; pickle, what pickle takes, under"
+    " one, too.",
+    choice("default", "json", "signed", "pickle"),
+    default="default",
+)
+CODEC_KEY = Setting(
+    "codec_key",
+    "SECRET",
+    "What such a codec signs with, 16 bytes or more. Several, separated by commas: the"
+    " first signs, all are accepted.",
+    signing_keys,
+    secret=bool,
+)
+COMPRESS_OVER = Setting(
+    "compress_over",
+    "BYTES",
+    "Values of more bytes than this are stored compressed, where that makes them"
+    " smaller. Default: none is.",
+    count(0, LARGEST),
+)
+COMPRESSION = Setting(
+    "compression",
+    "METHOD",
+    "What compresses them: zlib; zstd, which needs the extra `zstd`; auto, zstd where"
+    " it is installed and else zlib. What zstd has compressed is a miss where it is not"
+    " installed.",
+    choice(AUTO, ZLIB, ZSTD),
+    default=AUTO,
+)
+UNSTORABLE = Setting(
+    "unstorable",
+    "HOW",
+    "What a loaded value does that the codec does not keep: raise an error, or log a"
+    " warning and be returned without being stored.",
+    choice(RAISE, LOG),
+    default=RAISE,
+)
+METRICS = Setting(
+    "metrics",
+    "PATH",
+    "Page of the app that has its metrics for Prometheus, /metrics for instance. Needs"
+    " the extra `metrics`. Default: none.",
+    url_path,
+)
+REQUEST_MEMO = Setting(
+    "request_memo",
+    "YES|NO",
+    "Fetch a cached value once in a request that changes nothing, by its method; not"
+    " with mode strict, and not with max_staleness.",
+    switch,
+    default=False,
+)
+
+#: Every setting of this file in its order: those of apps, beside SETTINGS that are
+#: theirs too.
+APP_SETTINGS = tuple(
+    each for each in vars().copy().values() if isinstance(each, Setting)
 )

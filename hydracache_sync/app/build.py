@@ -1,25 +1,35 @@
 """The one place that makes parts out of settings: for commands and for apps.
 
-Makes everything, connects to nothing. What two settings say against each other is found
-here too, and named as the caller's user knows them: by option or by variable.
+Makes everything, connects to nothing. What two settings say against each other is in
+``contradictions``.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Container, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 from hydracache_sync.app import app_settings, settings
-from hydracache_sync.app.memcached_tls import OF_TLS, tls_context, tls_contradictions
+from hydracache_sync.app.memcached_tls import OF_TLS, tls_context
 from hydracache_sync.app.setting import Setting, SettingValues
+from hydracache_sync.cache.codec import Codec
+from hydracache_sync.cache.entity_kinds import EntityKinds
+from hydracache_sync.cache.read_memo import ReadMemo
+from hydracache_sync.cache.signed import InnerCodec, SignedCodec
+from hydracache_sync.cache.signed_pickle import PickleCodec
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.url import open_outbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.worker.appliers import MemcachedApplier
 from hydracache_sync.worker.worker import OutboxWorker
+
+if TYPE_CHECKING:
+    from hydracache_sync.metrics import Metrics, StatsD
+    from hydracache_sync.tracing.instrument import Part
 
 #: What :func:`outbox` reads.
 OF_OUTBOX = (settings.OUTBOX, settings.TABLE, settings.BUSY_TIMEOUT)
@@ -28,10 +38,16 @@ OF_OUTBOX = (settings.OUTBOX, settings.TABLE, settings.BUSY_TIMEOUT)
 OF_STORE = (
     settings.MEMCACHED,
     *OF_TLS,
+    settings.MEMCACHED_USER,
+    settings.MEMCACHED_PASSWORD,
     settings.RING,
     settings.WEIGHTS,
     settings.CONNECT_TIMEOUT,
     settings.TIMEOUT,
+    settings.CALL_TIMEOUT,
+    settings.RETRY_AFTER,
+    settings.CONNECTIONS,
+    settings.MAX_VALUE,
 )
 
 #: What :func:`previous_stores` reads beside them.
@@ -39,6 +55,15 @@ OF_PREVIOUS = (
     settings.PREVIOUS_MEMCACHED,
     settings.PREVIOUS_RING,
     settings.PREVIOUS_WEIGHTS,
+)
+
+#: What :func:`codec` reads, and what the values of a cache heed beside it.
+OF_CODEC = (
+    app_settings.CODEC,
+    app_settings.CODEC_KEY,
+    app_settings.COMPRESS_OVER,
+    app_settings.COMPRESSION,
+    app_settings.UNSTORABLE,
 )
 
 #: What only an app with a cache reads, beside what workers and pools do.
@@ -50,7 +75,12 @@ OF_CACHE = (
     app_settings.SNAPSHOT,
     app_settings.READ_LAG,
     app_settings.TTL,
+    app_settings.SOFT_TTL,
+    app_settings.MAX_WAIT,
     app_settings.CLOCK_SKEW,
+    app_settings.AUDIT,
+    *OF_CODEC,
+    app_settings.REQUEST_MEMO,
 )
 
 #: What :func:`worker` reads.
@@ -62,6 +92,7 @@ OF_WORKER = (
     settings.MAX_BACKOFF,
     settings.MAX_ATTEMPTS,
     settings.ESCALATE,
+    settings.MAX_STALENESS,
 )
 
 #: What :func:`pool` reads.
@@ -73,79 +104,8 @@ OF_POOL = (
 )
 
 
-def contradictions(
-    values: SettingValues, name: Callable[[Setting], str]
-) -> Iterator[str]:
-    """Say what is set against something else that is set.
-
-    :param values: those of OF_STORE, OF_PREVIOUS and OF_WORKER.
-    :param name: returns what a setting is called where it was set.
-    """
-    yield from store_contradictions(values, name)
-    first, longest = values[settings.BACKOFF], values[settings.MAX_BACKOFF]
-    if first > longest:
-        yield (
-            f"{name(settings.MAX_BACKOFF)} {longest:g} is below"
-            f" {name(settings.BACKOFF)} {first:g}"
-        )
-
-
-def store_contradictions(
-    values: SettingValues, name: Callable[[Setting], str]
-) -> Iterator[str]:
-    """As :func:`contradictions`, of what stores are made of."""
-    given = [each for each in OF_PREVIOUS if values[each] is not None]
-    together = (settings.PREVIOUS_MEMCACHED, settings.PREVIOUS_RING)
-    if given and not set(together) <= set(given):
-        yield f"{' and '.join(map(name, together))} belong together"
-    elif given and values[settings.PREVIOUS_RING] == values[settings.RING]:
-        yield (
-            f"{name(settings.PREVIOUS_RING)} is {name(settings.RING)}:"
-            f" {values[settings.RING]!r} names both server lists, and the ring id must"
-            " be new at every change"
-        )
-    yield from tls_contradictions(values, name)
-
-
-def beside_objects(
-    values: SettingValues, given: Container[Setting], name: Callable[[Setting], str]
-) -> Iterator[str]:
-    """Say what is set of an object, which has been made otherwise.
-
-    :param given: what has been set, also to its default.
-    """
-    for made, kind, read in (
-        (settings.OUTBOX, InvalidationOutbox, OF_OUTBOX),
-        (settings.MEMCACHED, CacheStore, OF_STORE),
-    ):
-        thing = values[made]
-        for each in read if isinstance(thing, kind) else ():
-            if each is made or each not in given:
-                continue
-            if each is settings.RING and values[each] == getattr(thing, "ring", None):
-                continue
-            yield (
-                f"{name(each)} has no effect where {name(made)} is an object: make that"
-                " with it"
-            )
-
-
-def without_servers(
-    values: SettingValues,
-    given: Container[Setting],
-    name: Callable[[Setting], str],
-    *,
-    read: Sequence[Setting] = (),
-) -> Iterator[str]:
-    """Say what is set of parts that are not made, because there is no memcached.
-
-    :param given: as for :func:`beside_objects`.
-    :param read: what such parts read beside OF_STORE and OF_PREVIOUS.
-    """
-    if values[settings.MEMCACHED] is None:
-        for each in (*OF_STORE, *OF_PREVIOUS, *read):
-            if each in given:
-                yield f"{name(each)} has no effect without {name(settings.MEMCACHED)}"
+#: What :func:`statsd` reads.
+OF_STATSD = (settings.STATSD, settings.STATSD_PREFIX)
 
 
 def outbox(values: SettingValues, **changed: Any) -> InvalidationOutbox:
@@ -182,13 +142,20 @@ def previous_stores(values: SettingValues) -> list[CacheStore]:
 def _store_on(
     values: SettingValues, servers: Sequence[str], ring: Setting, weights: Setting
 ) -> MemcachedStore:
+    user = values[settings.MEMCACHED_USER]
     return MemcachedStore(
         servers,
         ring=values[ring],
         weights=values[weights],
         connect_timeout=values[settings.CONNECT_TIMEOUT],
         timeout=values[settings.TIMEOUT],
+        call_timeout=values[settings.CALL_TIMEOUT],
+        retry_after=values[settings.RETRY_AFTER],
+        pool_size=values[settings.CONNECTIONS],
+        max_value=values[settings.MAX_VALUE],
         tls_context=tls_context(values),
+        tls_name=values[settings.MEMCACHED_TLS_NAME],
+        auth=None if user is None else (user, values[settings.MEMCACHED_PASSWORD]),
     )
 
 
@@ -200,12 +167,18 @@ def cache(
     *,
     strict: bool,
     snapshot: Callable[[], float | None] | None,
+    oldest_pending: Callable[[], float],
+    kinds: EntityKinds | None,
+    memo: Callable[[], ReadMemo | None] | None,
 ) -> TaggedCache:
     """Return an app's cache.
 
     :param on: its store.
     :param previous: the stores of :func:`previous_stores`.
     :param snapshot: returns when the transaction began that loaders read in.
+    :param oldest_pending: returns for how long rows have been pending, see the cache.
+    :param kinds: of entities that are changed in bulk.
+    :param memo: returns that of the request that is served, if it has one.
     """
     return TaggedCache(
         on,
@@ -214,10 +187,29 @@ def cache(
         read_lag=values[app_settings.READ_LAG],
         clock_skew=values[app_settings.CLOCK_SKEW],
         ttl=values[app_settings.TTL],
+        soft_ttl=values[app_settings.SOFT_TTL],
+        max_wait=values[app_settings.MAX_WAIT],
         strict=strict,
         hold_off=values[settings.HOLD_OFF],
         also=previous,
+        audit=values[app_settings.AUDIT],
+        codec=codec(values),
+        unstorable=values[app_settings.UNSTORABLE],
+        oldest_pending=oldest_pending,
+        kinds=kinds,
+        max_staleness=values[settings.MAX_STALENESS],
+        memo=memo if values[app_settings.REQUEST_MEMO] else None,
     )
+
+
+def codec(values: SettingValues) -> InnerCodec:
+    """Return the codec of an app's cache."""
+    kind, key = values[app_settings.CODEC], values[app_settings.CODEC_KEY]
+    over, by = values[app_settings.COMPRESS_OVER], values[app_settings.COMPRESSION]
+    if kind == "pickle":
+        return PickleCodec(key=key, compress_over=over, compression=by)
+    plain = Codec(json_only=kind == "json", compress_over=over, compression=by)
+    return SignedCodec(key=key, codec=plain) if kind == "signed" else plain
 
 
 def worker(
@@ -245,13 +237,21 @@ def worker(
         max_backoff=values[settings.MAX_BACKOFF],
         max_attempts=values[settings.MAX_ATTEMPTS],
         escalate=values[settings.ESCALATE],
+        watermark=values[settings.MAX_STALENESS] is not None,
     )
 
 
 def pool(
-    values: SettingValues, workers: Sequence[OutboxWorker], *, threads: int
+    values: SettingValues,
+    workers: Sequence[OutboxWorker],
+    *,
+    threads: int,
+    **told: Any,
 ) -> WorkerPool:
-    """Return the threads that run ``workers``; none is started."""
+    """Return the threads that run ``workers``; none is started.
+
+    :param told: what the pool says of its process.
+    """
     keep_published = values[settings.KEEP_PUBLISHED]
     return WorkerPool(
         *workers,
@@ -260,4 +260,55 @@ def pool(
         keep_published=None if keep_published == math.inf else keep_published,
         purge_every=values[settings.PURGE_EVERY],
         heartbeat=values[settings.HEARTBEAT],
+        **told,
     )
+
+
+def trace(values: SettingValues, *parts: Part) -> None:
+    """Have ``parts`` traced, if that is set; else import nothing.
+
+    :raises ConfigurationError: what makes the spans is not installed.
+    """
+    how = values[settings.TRACING]
+    if how is None:
+        return
+    from hydracache_sync.tracing import instrument
+
+    backend = "sentry" if how == "sentry" else "otel"
+    try:
+        instrument(*parts, backend=backend, keys=how == "keys")
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            f"{settings.TRACING.variable} needs {exc.name}: pip install"
+            f" 'hydracache_sync[{backend}]'"
+        ) from exc
+
+
+def statsd(values: SettingValues, *args: Any, **options: Any) -> StatsD | None:
+    """Return what sends the metrics of the other arguments, if that is set.
+
+    :param values: of :data:`OF_STATSD`.
+    :return: None, and nothing is imported, where it is not.
+    """
+    server = values[settings.STATSD]
+    if server is None:
+        return None
+    from hydracache_sync.metrics import StatsD
+
+    return StatsD(*server, *args, prefix=values[settings.STATSD_PREFIX], **options)
+
+
+def metrics(needed_by: str, *args: Any, **options: Any) -> Metrics:
+    """Return the ``Metrics`` of the other arguments.
+
+    :param needed_by: the setting that asks for them, as its user knows it.
+    :raises ConfigurationError: prometheus_client is not installed.
+    """
+    try:
+        from hydracache_sync.metrics import Metrics
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            f"{needed_by} needs prometheus_client: pip install"
+            " 'hydracache_sync[metrics]'"
+        ) from exc
+    return Metrics(*args, **options)

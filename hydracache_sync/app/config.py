@@ -8,8 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
-from hydracache_sync.app import app_settings, build, settings
-from hydracache_sync.app.setting import Setting
+from hydracache_sync.app import (
+    app_settings,
+    build,
+    contradictions,
+    settings,
+    switched_off,
+)
+from hydracache_sync.app.setting import Setting, switch
 from hydracache_sync.app.spelling import misspelt
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.errors import ConfigurationError
@@ -24,10 +30,12 @@ KNOWN = (
     settings.STRICT,
     *build.OF_WORKER,
     *build.OF_POOL,
+    settings.TRACING,
+    *build.OF_STATSD,
     *app_settings.APP_SETTINGS,
 )
 
-#: Settings of commands, which Flask's command line has with the app's settings.
+#: Settings of commands, which Flask and Django have with the app's settings.
 OF_COMMANDS = (
     settings.MAX_SECONDS,
     settings.MAX_AGE,
@@ -36,7 +44,7 @@ OF_COMMANDS = (
 )
 
 #: Settings that need a framework's requests.
-OF_FLASK = (app_settings.WAIT, app_settings.COOKIE)
+OF_FLASK = (app_settings.WAIT, app_settings.COOKIE, app_settings.METRICS)
 
 #: Settings that may be given as an object in place of text, for tests above all.
 _OBJECTS: dict[str, type] = {"outbox": InvalidationOutbox, "memcached": CacheStore}
@@ -52,13 +60,20 @@ class AppConfig:
 
     :param config: an app's config; keys that do not begin with ``HYDRACACHE_`` are not
         looked at. Values are text as in the environment, numbers, booleans and lists.
-    :param flask: it is Flask's, with a cookie and with commands that have the settings
-        of the app.
+    :param flask: it is Flask's, with a cookie.
+    :param commands: it has commands with these settings; by default Flask's has.
     :raises ConfigurationError: keys are unknown, missing or wrong, or would have no
         effect. Names all of them.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, flask: bool = False) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        flask: bool = False,
+        commands: bool | None = None,
+    ) -> None:
+        commands = flask if commands is None else commands
         self._values: dict[str, Any] = {}
         #: What was set, as text, for commands that read the same settings.
         #: None is what was given as an object.
@@ -69,12 +84,13 @@ class AppConfig:
                 name for name in config if isinstance(name, str)
             )
         ]
-        problems += _without_effect(config, flask=flask)
+        problems += _without_effect(config, flask=flask, commands=commands)
+        is_off = _is_off(config)
         for setting in KNOWN + OF_COMMANDS:
             value = config.get(setting.variable)
             if value is None:
                 self._values[setting.name] = setting.default
-                if setting in _REQUIRED:
+                if setting in _REQUIRED and not (is_off and setting is settings.OUTBOX):
                     problems.append(f"{setting.variable} is missing: {setting.meaning}")
                 continue
             try:
@@ -82,13 +98,15 @@ class AppConfig:
             except (TypeError, ValueError, ConfigurationError) as exc:
                 problems.append(f"{setting.variable}: {exc}")
         if not problems:
-            problems += self._contradictions(flask=flask)
+            problems += self._contradictions(commands=commands)
         if problems:
             raise ConfigurationError("; ".join(problems))
         self.texts.pop(settings.STRICT.name, None)
         if self[app_settings.MODE] == "strict":
             # The commands work for this one namespace, and call it what they do.
             self.texts[settings.STRICT.name] = self[settings.NAMESPACE]
+        if is_off:
+            self._values.update(switched_off.replaced())
 
     def __getitem__(self, setting: Setting) -> Any:
         return self._values[setting.name]
@@ -103,7 +121,7 @@ class AppConfig:
         text = self.texts[setting.name] = _as_text(value)
         return setting.parse(text)
 
-    def _contradictions(self, *, flask: bool) -> list[str]:
+    def _contradictions(self, *, commands: bool) -> list[str]:
         found = []
         if "," in self[settings.NAMESPACE]:
             found.append(
@@ -123,19 +141,27 @@ class AppConfig:
                 "HYDRACACHE_STRICT has the app's namespace: set HYDRACACHE_MODE to"
                 " strict"
             )
-        found += build.contradictions(self, _variable)
+        found += contradictions.contradictions(self, _variable)
+        found += contradictions.bound_contradictions(self, _variable)
+        found += contradictions.codec_contradictions(self, _variable)
         given = [each for each in KNOWN if each.name in self.texts]
+        if not self[app_settings.ENABLED]:
+            # What is set for the app that is on may stay; an object is made for a test.
+            return found + [
+                f"{app_settings.ENABLED.variable} is off, and {each.variable} is an"
+                " object that nothing would use: leave out one of them"
+                for each in given
+                if self.texts[each.name] is None
+            ]
         # Commands of an app have these settings, too, and may be told the servers.
-        carrying = () if flask else (*build.OF_WORKER, *build.OF_POOL)
-        found += build.beside_objects(self, given, _variable)
-        found += build.without_servers(
+        carrying = () if commands else (*build.OF_WORKER, *build.OF_POOL)
+        found += contradictions.beside_objects(self, given, _variable)
+        found += contradictions.without_servers(
             self, given, _variable, read=(*build.OF_CACHE, *carrying)
         )
-        if self[app_settings.SNAPSHOT] == "replica" and self[app_settings.READ_LAG]:
-            found.append(
-                "HYDRACACHE_READ_LAG has no effect with HYDRACACHE_SNAPSHOT replica,"
-                " which knows the lag: unset one of them"
-            )
+        found += contradictions.of_other_choices(
+            self, given, _variable, commands=commands
+        )
         if self[settings.MEMCACHED] is None:
             if self[app_settings.MODE] != "eventual":
                 found.append(
@@ -150,17 +176,33 @@ class AppConfig:
         return found
 
 
+def _is_off(config: Mapping[str, Any]) -> bool:
+    value = config.get(app_settings.ENABLED.variable)
+    try:
+        return value is not None and not switch(_as_text(value))
+    except (TypeError, ValueError):
+        return False  # complained about with the others
+
+
 def _variable(setting: Setting) -> str:
     return setting.variable
 
 
-def _without_effect(config: Mapping[str, Any], *, flask: bool) -> Iterator[str]:
+def _without_effect(
+    config: Mapping[str, Any], *, flask: bool, commands: bool
+) -> Iterator[str]:
     """Complain about settings that somebody else would heed, not this app."""
     of_others = {
         settings.THREADS: "is of `hydracache worker`; an app's pool takes"
-        f" {app_settings.POOL_THREADS.variable}"
+        f" {app_settings.POOL_THREADS.variable}",
+        **dict.fromkeys(
+            (settings.METRICS_PORT, settings.HEALTH_PORT, settings.HEALTH_HOST),
+            "is of `hydracache worker`: set it in its environment, not in the app's",
+        ),
+        settings.METRICS_FILE: "is of `hydracache drain`: set it in its environment,"
+        " not in the app's",
     }
-    if not flask:
+    if not commands:
         of_others.update(
             dict.fromkeys(
                 OF_COMMANDS,
@@ -168,6 +210,7 @@ def _without_effect(config: Mapping[str, Any], *, flask: bool) -> Iterator[str]:
                 " environment, not in the app's",
             )
         )
+    if not flask:
         of_others.update(
             dict.fromkeys(OF_FLASK, "is of the Flask extension only: unset it")
         )

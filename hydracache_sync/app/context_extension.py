@@ -24,6 +24,7 @@ from hydracache_sync.app.teardown import (
     end_request,
     write_into_open_transaction,
 )
+from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.snapshots import NEVER, LocalMoment
 
@@ -33,6 +34,7 @@ class Scope:
 
     :param where: names it, for log lines and as the reason of the rows.
     :param safe: it is a request that changes nothing, by its method, or no request.
+    :param is_request: it is a request, which ends soon.
     :param connection_of: returns its connection, where the app said so.
     """
 
@@ -42,15 +44,19 @@ class Scope:
         where: str,
         *,
         safe: bool = True,
+        is_request: bool = False,
         connection_of: ConnectionOf | None = None,
     ) -> None:
         self.where = where
         self.safe = safe
+        self.is_request = is_request
         self.connection_of = connection_of
         self.thread = threading.get_ident()
         self.writes: RequestWrites | None = None
         self.began: float = LocalMoment.now()
         self.collected: RequestState | None = None
+        #: What it has read, until its response is there: a stream may last.
+        self.memo = ReadMemo() if is_request and safe and runtime.memoizes else None
         self._runtime = runtime
 
     def offer(self) -> None:
@@ -75,22 +81,26 @@ class ContextExtension(Extension):
     :param config: any mapping with ``HYDRACACHE_`` keys, as ``os.environ``; others are
         not looked at. The keys are those of the Flask extension, but for those that
         only it, or a command, can heed: they are refused.
+    :param commands: there are commands that have these settings.
     :raises ConfigurationError: keys are missing, unknown or wrong, or have no effect.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], *, commands: bool = False) -> None:
         self._current: ContextVar[Scope | None] = ContextVar(
             "hydracache_scope", default=None
         )
-        self.config = AppConfig(config)
+        self.config = AppConfig(config, commands=commands)
         guard = SnapshotGuard(
             self.config[app_settings.SNAPSHOT],
             self.collected_if_any,
             self._scope_began,
             self.request_writes,
             lambda: self.runtime.replica_reads,
+            lambda: self.runtime.read_only_reads,
         )
-        self._runtime = Runtime(self.config, snapshot=guard)
+        self._runtime = Runtime(
+            self.config, snapshot=guard, kinds=self.kinds, memo=self.request_memo
+        )
 
     @property
     def runtime(self) -> Runtime:
@@ -118,8 +128,9 @@ class ContextExtension(Extension):
 
     def request_writes(self) -> RequestWrites | None:
         scope = self._current.get()
-        if scope is None:
-            return None
+        return None if scope is None else self._writes_of(scope)
+
+    def _writes_of(self, scope: Scope) -> RequestWrites:
         if scope.writes is None:
             scope.writes = RequestWrites(
                 scope.connection_of,
@@ -129,14 +140,28 @@ class ContextExtension(Extension):
             )
         return scope.writes
 
+    def request_memo(self) -> ReadMemo | None:
+        scope = self._current.get()
+        return scope.memo if scope and scope.collected is None else None
+
     @contextlib.contextmanager
-    def collecting(self, where: str = "a script") -> Iterator[None]:
+    def collecting(
+        self, where: str = "a script", *, is_request: bool = False
+    ) -> Iterator[None]:
         """Serve a block that is no request: of a script, a task, a consumer.
 
         At its end what was collected and not written goes out on an own connection,
-        with a warning. No pool is started.
+        with a warning. No pool is started. Within a request, in its thread, the block
+        is part of that, whose reads are to know what it has written.
+
+        :param is_request: it ends soon and may change something, as a POST does: a task
+            of a queue.
         """
-        scope = Scope(self._runtime, where)
+        outer = self._current.get()
+        if outer and outer.is_request and outer.thread == threading.get_ident():
+            yield
+            return
+        scope = Scope(self._runtime, where, safe=not is_request, is_request=is_request)
         try:
             with self.current(scope):
                 yield
@@ -156,13 +181,17 @@ class ContextExtension(Extension):
         self, method: str, path: str, connection_of: ConnectionOf | None = None
     ) -> Scope:
         """Begin to serve a request, in a process that may have a pool then."""
-        self._runtime.placement.ensure()
-        return Scope(
+        self._runtime.ensure()
+        scope = Scope(
             self._runtime,
             f"{method} {path}",
             safe=method in SAFE_METHODS,
+            is_request=True,
             connection_of=connection_of,
         )
+        if connection_of is not None:
+            self._writes_of(scope).begin()
+        return scope
 
     def _scope_began(self) -> float:
         scope = self._current.get()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import time
 from typing import (
     Any,
     Callable,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
     TypeVar,
     Union,
@@ -25,7 +27,9 @@ from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
-from hydracache_sync.cache.tagged import TaggedCache
+from hydracache_sync.cache.entity_kinds import EntityKinds
+from hydracache_sync.cache.read_memo import ReadMemo
+from hydracache_sync.cache.tagged import Stale, TaggedCache, TagsOfKeys
 from hydracache_sync.drivers import driver_of
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.durations import duration_ms
@@ -41,6 +45,7 @@ from hydracache_sync.worker.wait import ConsistencyMode, InvalidationWait, WaitO
 logger = printable_logger(__name__)
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Identity)
 
 #: What ``enqueue`` takes: intents, and batches of them.
 Invalidations = Union[InvalidationIntent, InvalidationIntentBatch]
@@ -73,6 +78,11 @@ class Extension(abc.ABC):
         where none is."""
 
     @abc.abstractmethod
+    def request_memo(self) -> ReadMemo | None:
+        """What the request that is being served has read, if that may be read again:
+        not once it has collected or written anything."""
+
+    @abc.abstractmethod
     def intents_of(self, instance: object) -> Sequence[InvalidationIntent]:
         """What a change of an object of a model invalidates.
 
@@ -87,6 +97,12 @@ class Extension(abc.ABC):
         :meth:`get_or_load` do not; what a request loads before its commit it does not
         store either."""
         return self.runtime.cache
+
+    @functools.cached_property
+    def kinds(self) -> EntityKinds:
+        """The kinds of entities whose reads rest on a token of the kind as well: those
+        of watched models. An app that reads what others watch adds the names here."""
+        return EntityKinds()
 
     @property
     def outbox(self) -> InvalidationOutbox:
@@ -274,9 +290,10 @@ class Extension(abc.ABC):
                     timeout=self.runtime.config[app_settings.NET_TIMEOUT],
                 )
             except Exception:
-                # Nothing may take the place of what the block has raised. As long as it
-                # is not known its intents count as collected again: the next write, or
-                # the end of the request, writes them, in vain if the commit was done.
+                # Nothing may take the place of what the block has raised. While the
+                # outcome is unknown, its intents count as collected again. The next
+                # write, or the end of the request, writes them; that is superfluous if
+                # the commit was done.
                 logger.debug("after a rollback", exc_info=True)
                 return True
             written.committed = bool(
@@ -317,7 +334,11 @@ class Extension(abc.ABC):
         joined = self._is_open(connection)
         try:
             written = EnqueuedBatch(
-                self.runtime.write(connection, batch), joined=joined
+                self.runtime.write(connection, batch, collected.promised),
+                joined=joined,
+                collected_at=min(
+                    [collected.collected_at, *(each.collected_at for each in undone)]
+                ),
             )
         except Exception as exc:
             collected.doubt = f"the outbox could not, {type(exc).__name__}: {exc}"
@@ -327,6 +348,7 @@ class Extension(abc.ABC):
             written,
         ]
         collected.clear()
+        collected.promised = None
         return written
 
     # Receipts
@@ -398,7 +420,7 @@ class Extension(abc.ABC):
     def reads_own_writes(self) -> bool:
         """Whether every cached read now includes what this request has written.
 
-        Not while it has written or collected something that is not yet published: the
+        Not while it has written or collected something that is not yet published. The
         cache may hold the value from before, and a value loaded in an open transaction
         must not get into the cache. Then the database is to be asked.
         """
@@ -419,6 +441,7 @@ class Extension(abc.ABC):
         tags: Iterable[Identity] = (),
         ttl: float | None = None,
         soft_ttl: float | None = None,
+        stale_on_error: Callable[[Stale], T] | None = None,
     ) -> T:
         """As ``cache.get_or_load``, and never older than this request's own writes.
 
@@ -427,10 +450,33 @@ class Extension(abc.ABC):
         while it has changed something in an open transaction and collected nothing. As
         long as the request has not committed, nothing that it loads is stored at all.
         The snapshot that the loader reads in is known, see ``HYDRACACHE_SNAPSHOT``.
+
+        :param stale_on_error: not called for what is not looked for in the cache.
         """
         return own_reads.get_or_load(
-            self, key, loader, tags=tags, ttl=ttl, soft_ttl=soft_ttl
+            self,
+            key,
+            loader,
+            tags=tags,
+            ttl=ttl,
+            soft_ttl=soft_ttl,
+            stale_on_error=stale_on_error,
         )
+
+    def get_many_or_load(
+        self,
+        keys: Iterable[K],
+        loader: Callable[[list[K]], Mapping[K, T]],
+        *,
+        tags: TagsOfKeys = (),
+        ttl: float | None = None,
+    ) -> dict[K, T]:
+        """As ``cache.get_many_or_load``, under the rules of :meth:`get_or_load`.
+
+        While one of the keys is touched by a write of this request that is not
+        published yet, all of them are loaded.
+        """
+        return own_reads.get_many_or_load(self, keys, loader, tags=tags, ttl=ttl)
 
     def refresh(
         self,
@@ -443,7 +489,7 @@ class Extension(abc.ABC):
     ) -> T:
         """As ``cache.refresh``, under the rules of :meth:`get_or_load`."""
         return own_reads.get_or_load(
-            self, key, loader, tags=tags, ttl=ttl, soft_ttl=soft_ttl, anew=True
+            self, key, loader, tags=tags, ttl=ttl, soft_ttl=soft_ttl, again=True
         )
 
     def cached(
@@ -457,9 +503,9 @@ class Extension(abc.ABC):
     ) -> Callable[[Callable[..., T]], CachedFunction[T]]:
         """Decorate a function so that calls with the same arguments are cached.
 
-        As ``cache.cached``, by the :meth:`get_or_load` of here: it knows this request's
-        own writes and its snapshot, and asks for the app only when it is called, so
-        that it can decorate what is defined before there is one.
+        As ``cache.cached``, by this object's :meth:`get_or_load`: it knows this
+        request's own writes and its snapshot. It looks for the app only when it is
+        called, so it can decorate functions that are defined before the app.
         ``function.invalidate(...)`` collects what invalidates the result of a call.
         """
 

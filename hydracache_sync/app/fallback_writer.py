@@ -1,13 +1,14 @@
 """The safety net: intents that no transaction of the app has written.
 
-They are written on an own connection at the end of the request, or kept in this process
-and tried again: at the end of later requests, and once when the process ends. Knows no
-framework and no request.
+They are written on an own connection at the end of the request. If that fails they are
+kept in this process and retried: at the end of later requests, and once when the
+process ends. Knows no framework and no request.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import time
 from typing import Any, Callable, ContextManager, NamedTuple, Sequence
@@ -16,6 +17,7 @@ from hydracache_sync.app import app_settings, build, settings
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.request_state import EnqueuedBatch
 from hydracache_sync.errors import HydraCacheError
+from hydracache_sync.exit_work import finished
 from hydracache_sync.fork import ProcessLock
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -37,6 +39,25 @@ CONNECTIONS = 2
 #: To connect, to send and to answer may each take ``HYDRACACHE_NET_TIMEOUT``; all that
 #: one write does, a look at the tables included, no longer than that together.
 STEPS = 3
+
+#: What is said of rows that were not committed.
+_NOT_OPEN = (
+    "wrote %s where no transaction was open, after its commit perhaps, and did not"
+    " commit it: call write() before the commit"
+)
+_OFFERED = (
+    "collected %s and left it to its teardown, where the transaction that was open was"
+    " not committed and is perhaps not the one of the data: call write() before the"
+    " commit, or discard() where you roll back"
+)
+_UNDONE = (
+    "wrote %s, and went back to a savepoint that was older than that: call write()"
+    " outside of savepoints, right before the commit"
+)
+_UNKNOWN = (
+    "wrote %s and did not commit it, and nothing tells whether that was in the"
+    " transaction of the data"
+)
 
 
 class _Kept(NamedTuple):
@@ -104,39 +125,37 @@ class FallbackWriter:
     def save_missing(self, written: Sequence[EnqueuedBatch], where: str) -> None:
         """Write what a transaction took and did not commit.
 
-        Only what was written where perhaps no transaction was open: with one, what is
-        rolled back is rolled back with its data. Never raises. Once its time is over
-        what remains is kept, without a look whether it is there.
+        Only what was written where perhaps no transaction was open, or another than
+        that of the data, or before a rollback to a savepoint. The rest is rolled back
+        with its data. Never raises. Once its time is over what remains is kept, without
+        a look whether it is there.
         """
         deadline = time.monotonic() + self._timeout
         for each in written:
             batch = each.receipt.batch
-            if each.joined is True or each.committed or each.published or batch is None:
+            is_undone = each.again and each.is_undone()
+            if each.committed or each.published or batch is None:
                 continue
-            in_time = time.monotonic() < deadline
+            if each.joined is True and not is_undone:
+                continue
+            # What is still open is tried later: by its position it is written once.
+            is_open = each.is_open
+            in_time = time.monotonic() < deadline and not is_open
             if in_time and self._is_there(each):
                 continue
             # By the same position: a browser, or who was given the receipt, waits.
             position = each.receipt.commit_position
             saved = self._save_or_keep(batch, position, now=in_time)
             if each.joined is False:
-                logger.warning(
-                    "%s wrote %s where no transaction was open, after its commit"
-                    " perhaps, and did not commit it: call write() before the commit."
-                    " %s",
-                    where,
-                    _listed(batch),
-                    saved,
-                )
+                level, what = logging.WARNING, _NOT_OPEN
+            elif each.offered_to is not None and not is_open:
+                level, what = logging.WARNING, _OFFERED
+            elif is_undone and not is_open:
+                level, what = logging.WARNING, _UNDONE
             else:
                 # Most likely rolled back with the data, which costs a miss then.
-                logger.info(
-                    "%s wrote %s and did not commit it, and its driver cannot tell"
-                    " whether that was before its commit. %s",
-                    where,
-                    _listed(batch),
-                    saved,
-                )
+                level, what = logging.INFO, _UNKNOWN
+            logger.log(level, f"%s {what}. %s", where, _listed(batch), saved)
 
     def save_kept(self) -> None:
         """Try again to write what an earlier request could not. Never raises.
@@ -182,6 +201,8 @@ class FallbackWriter:
             # Whatever ends it: this is the last that knows of the batch.
             if not saved:
                 self._keep(_Kept(batch, position))
+        if saved and not self._config[app_settings.ENABLED]:
+            return f"It is dropped: {app_settings.ENABLED.variable} is off"
         if saved:
             return (
                 "Written now on an own connection; a crash before that would have lost"
@@ -227,8 +248,7 @@ class FallbackWriter:
         """The last try; what it does not manage is said to be lost."""
         if pid != os.getpid():
             return  # a child's: its parent has them, too
-        self._next_try = 0.0
-        self.save_kept()
+        finished(self._save_now)
         if self._kept:
             logger.error(
                 "kept batches lost with process %d: %d, %s among them:"
@@ -238,6 +258,10 @@ class FallbackWriter:
                 _listed(self._kept[0].batch),
                 self._namespace,
             )
+
+    def _save_now(self) -> None:
+        self._next_try = 0.0
+        self.save_kept()
 
     def _own_outbox(self) -> InvalidationOutbox:
         """The outbox once more, with little patience: a visitor waits meanwhile."""
@@ -273,5 +297,6 @@ def _listed(batch: InvalidationIntentBatch) -> str:
 
 
 def _shown(intent: Any) -> str:
-    text = " ".join(part for part in intent if part is not None)
-    return printable(text, 80)
+    kind, value, entity = intent
+    # In the order of `hydracache invalidate entity user 42`.
+    return printable(" ".join(filter(None, [kind, entity, value])), 80)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Callable, Sequence
 
 from hydracache_sync.drivers import CallersConnection, driver_of
+from hydracache_sync.drivers.mysql_statements import is_same
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.snapshots import LocalMoment, oldest
 
@@ -19,8 +20,6 @@ class KnownConnection:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self._driver: CallersConnection | None = None
-        #: When it was last seen without a snapshot.
-        self._idle_at: float | None = None
 
     def has_written(self) -> bool | None:
         """Whether it has changed something and not committed it; None: not known."""
@@ -29,26 +28,33 @@ class KnownConnection:
         except Exception:
             return None
 
-    def snapshot(self, otherwise: float) -> float | None:
-        """Return a moment that what is read on it next is not older than.
-
-        :param otherwise: where that is not known.
-        :return: None if nothing is open, so that the next statement begins a snapshot.
-        """
-        now = LocalMoment.now()
+    def has_snapshot(self) -> bool:
+        """Whether a transaction is open on it, or a cursor reads; also if unknown."""
         try:
             driver = self.driver()
             if driver.tells_snapshots:
-                is_open = driver.has_snapshot()
-            else:
-                is_open = driver.in_transaction()
+                return driver.has_snapshot()
+            return driver.in_transaction()
         except Exception:
-            self._idle_at = None
-            return otherwise
-        if is_open:
-            return otherwise if self._idle_at is None else self._idle_at
-        self._idle_at = now
-        return None
+            return True
+
+    def may_be_in_snapshot(self) -> bool:
+        """Whether a snapshot may be open on it; asks nobody, and errs to True."""
+        try:
+            return self.driver().seen_in_snapshot() is not False
+        except Exception:
+            return False  # it is closed, or of a driver that is not known
+
+    def is_in_snapshot(self) -> bool:
+        """Whether a snapshot is open on it; may ask the server. False if unknown."""
+        try:
+            driver = self.driver()
+            seen = driver.seen_in_snapshot()
+            if seen is None and driver.tells_snapshots:
+                return driver.has_snapshot()
+            return bool(seen)
+        except Exception:
+            return False
 
     def answered(self) -> object:
         """As the driver's ``answered``; None also where it is not known."""
@@ -56,6 +62,13 @@ class KnownConnection:
             return self.driver().answered()
         except Exception:
             return None
+
+    def stands_for(self, connection: Any) -> bool:
+        """Whether it is this connection of a driver's."""
+        try:
+            return is_same(self.driver().connection, connection)
+        except Exception:
+            return False
 
     def driver(self) -> CallersConnection:
         """Return what knows the connection; raises where nothing does."""
@@ -68,9 +81,9 @@ class KnownReads:
     """What connections show of one load; made right before it.
 
     :param known: returns the connections, None while they are not known.
-    :param request_began: what counts where one of them is not known better.
-    :ivar since: a moment that what they read now is not older than; None if each of
-        them begins a fresh snapshot.
+    :param request_began: what counts where the request may have read on one of them.
+    :ivar since: a moment that what the load can return of them is not older than; None
+        if nothing was read on any of them.
     """
 
     def __init__(
@@ -80,19 +93,31 @@ class KnownReads:
     ) -> None:
         self._known = known
         found = known()
-        self.since: float | None = request_began if found is None else None
-        self._before: list[tuple[KnownConnection, object]] = []
-        for each in found or ():
-            self.since = oldest(self.since, each.snapshot(request_began))
-            self._before.append((each, each.answered()))
+        self.since: float | None = None
+        if found is None:
+            self.since = LocalMoment.because("unseen", request_began)
+        self._before = [(each, each.answered()) for each in found or ()]
+        if any(answered != 0 for _, answered in self._before):
+            # On a connection that was used before the load what the request has read
+            # before is not told from what others read there, in requests before.
+            earlier = LocalMoment.because("earlier", request_began)
+            self.since = oldest(self.since, earlier)
 
     def are_seen(self) -> bool:
-        """Whether the load has read on one of them, or has opened one."""
-        for each, before in self._before:
-            answered = each.answered()
-            if answered is not None and answered != before:
-                return True
-        return any(map(self._is_new, self._known() or ()))
+        """Whether the load has read on one of them, or on one that it has opened.
+
+        Not if one that it has opened is in a transaction: a pool may have handed it
+        out with that, as old as whoever left it there.
+        """
+        new = [each for each in self._known() or () if self._is_new(each)]
+        if any(each.has_snapshot() for each in new):
+            return False
+        before = [*self._before, *((each, 0) for each in new)]
+        return any(each.answered() not in (None, was) for each, was in before)
+
+    def have(self, connection: Any) -> bool:
+        """Whether a driver's connection is one of them."""
+        return any(each.stands_for(connection) for each in self._known() or ())
 
     def _is_new(self, connection: KnownConnection) -> bool:
         try:

@@ -23,7 +23,7 @@ _FILES = (
 )
 
 #: Settings that make a context.
-OF_TLS = (settings.MEMCACHED_TLS, *_FILES)
+OF_TLS = (settings.MEMCACHED_TLS, *_FILES, settings.MEMCACHED_TLS_NAME)
 
 
 def tls_contradictions(
@@ -32,7 +32,9 @@ def tls_contradictions(
     """Say what of TLS is set against something else that is set; by ``name``."""
     files = [each for each in _FILES if values[each] is not None]
     if not values[settings.MEMCACHED_TLS]:
-        for each in files:
+        for each in OF_TLS[1:]:
+            if values[each] is None:
+                continue
             yield f"{name(each)} has no effect without {name(settings.MEMCACHED_TLS)}"
         return
     pair = (settings.MEMCACHED_TLS_CERT, settings.MEMCACHED_TLS_KEY)

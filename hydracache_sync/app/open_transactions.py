@@ -7,11 +7,14 @@ shows may be older than an invalidation, and newer than what others may see.
 from __future__ import annotations
 
 import contextlib
+import time
 import weakref
-from typing import Any, Iterable, Iterator, Protocol
+from math import inf
+from typing import Any, Callable, Iterable, Iterator, Protocol
 
+from hydracache_sync.app import savepoints
 from hydracache_sync.fork import ProcessLocal
-from hydracache_sync.snapshots import NEVER
+from hydracache_sync.snapshots import NEVER, LocalMoment, oldest
 
 
 class OpenTransaction:
@@ -56,11 +59,15 @@ def are_followed(app: Any) -> bool:
 class StatementListener(Protocol):
     """Is told of the statements that its thread sends in a block."""
 
-    def note(self, began: float | None) -> None:
+    def note(self, began: float | None, connection: Any) -> None:
         """One was sent in a transaction that ``began`` then, at the earliest.
 
-        None if its transaction is not followed.
+        :param began: None if its transaction is not followed.
+        :param connection: the driver's; None if it is not told.
         """
+
+    def note_sent(self, connection: Any) -> None:
+        """A driver sends one, which may have been noted, on its ``connection``."""
 
 
 class _OfThread:
@@ -68,6 +75,9 @@ class _OfThread:
         # Weak: a session that is dropped without an end is told to nobody.
         self.transactions: weakref.WeakSet[OpenTransaction] = weakref.WeakSet()
         self.statements = 0
+        #: When the thread last read something, by the steady clock, or got a value from
+        #: the cache or a cached load.
+        self.read_at = -inf
         self.listeners: list[StatementListener] = []
 
 
@@ -98,16 +108,48 @@ def ended(transaction: OpenTransaction) -> None:
     _this_thread().transactions.discard(transaction)
 
 
-def note_statement(began: float | None = None) -> None:
+def note_statement(
+    began: float | None = None, on: Callable[[], Any] = lambda: None
+) -> None:
     """State that this thread sends a statement on a connection that is looked at.
 
     :param began: a moment that its transaction is not older than; None if nobody
         follows that.
+    :param on: returns the driver's connection; called only in a load.
     """
     mine = _this_thread()
     mine.statements += 1
-    for each in mine.listeners:
-        each.note(began)
+    mine.read_at = time.monotonic()
+    if mine.listeners:
+        connection = on()
+        for each in mine.listeners:
+            each.note(began, connection)
+
+
+def note_sent(connection: Any, statement: Any) -> None:
+    """State that this thread sends a statement on whatever connection of a driver."""
+    note_read()
+    savepoints.note_statement(statement)
+    for each in _this_thread().listeners:
+        each.note_sent(connection)
+
+
+def note_read() -> None:
+    """State that this thread has got a value from the cache, or from a loader."""
+    _this_thread().read_at = time.monotonic()
+
+
+def oldest_read_since(moment: LocalMoment | float) -> float | None:
+    """A moment that what this thread has read since ``moment`` is not older than.
+
+    A row is not older than ``moment``. A hit may be: a cache is told of these by its
+    ``earlier_hits``.
+
+    :return: None if it has read nothing.
+    """
+    if _this_thread().read_at >= getattr(moment, "steady", -inf):
+        return LocalMoment.because("earlier", moment)
+    return None
 
 
 @contextlib.contextmanager
@@ -134,7 +176,7 @@ def all_open() -> Iterator[OpenTransaction]:
 
 
 def writing() -> bool:
-    """Whether one of them has changes: a cached read must go round the cache then."""
+    """Whether one of them has changes: a cached read must bypass the cache then."""
     transactions = _this_thread().transactions
     return bool(transactions) and any(each.has_changes() for each in transactions)
 
@@ -147,11 +189,9 @@ def snapshot() -> float | None:
     :return: Unix seconds; None if there is nothing, so that the load's first statement
         begins a fresh snapshot; ``NEVER`` if one of them has changes.
     """
-    began = None
+    began: float | None = None
     for each in _this_thread().transactions:
         if each.has_changes():
             return NEVER
-        since = each.since()
-        if since is not None and (began is None or since < began):
-            began = since
+        began = oldest(began, each.since())
     return began

@@ -11,15 +11,19 @@ import hmac
 import time
 from typing import Any, Callable, Mapping
 
-from itsdangerous import BadSignature, TimestampSigner
+from itsdangerous import BadSignature, Signer
 from werkzeug.http import parse_cookie
 
-from hydracache_sync.app import app_settings
+from hydracache_sync.app import app_settings, open_transactions
 from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.printable import printable_logger
-from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
+from hydracache_sync.receipts import (
+    CommitPosition,
+    InvalidationReceipt,
+    created_ms_of,
+)
 from hydracache_sync.worker.wait import InvalidationWait
 
 logger = printable_logger(__name__)
@@ -45,8 +49,8 @@ class ReceiptCookie:
     """The cookie of one app. Without a secret key there is none.
 
     A browser keeps one jar for all ports of a host, and sends what an app at ``/`` has
-    set to all of the host's apps. So the name is that of the namespace and the secret
-    key, without which no app can read it.
+    set to all of the host's apps. So the name is that of the outbox, the namespace and
+    the secret key, without which no app can read it.
 
     :param secret: returns the app's secret key.
     """
@@ -61,6 +65,8 @@ class ReceiptCookie:
         self._mark = NAME if given is None else given
         self._wait: float = runtime.config[app_settings.WAIT]
         self._secret = secret
+        #: Name and signer, by the secret: an app may change that while it runs.
+        self._keyed: tuple[str | bytes, str, Signer] | None = None
         self._said = False
 
     def is_published(self, environ: dict[str, Any]) -> bool:
@@ -88,10 +94,10 @@ class ReceiptCookie:
         new = [] if collected is None else self._unpublished(collected)
         if not self._mark or (not new and late is None):
             return
-        secret = self._checked_secret()
-        if not secret:
+        keyed = self._name_and_signer()
+        if keyed is None:
             return
-        name = self._name(secret)
+        name, signer = keyed
         options = {"path": environ.get("SCRIPT_NAME") or "/"}
         if not new and not late:
             # Another app of this host may be given the name: what it wrote stays.
@@ -103,11 +109,13 @@ class ReceiptCookie:
         if late is None:
             # Nothing was read here, so nobody has asked about the earlier ones. The new
             # cookie takes the place of the one that names them.
-            late = self._received(environ)
-        texts = [receipt.to_string() for receipt in late + new]
+            texts = self._texts(environ)
+        else:
+            texts = [receipt.to_string() for receipt in late]
+        texts += [receipt.to_string() for receipt in new]
         response.set_cookie(
             name,
-            _signer(secret).sign(_BETWEEN.join(texts[-MOST_RECEIPTS:])).decode("ascii"),
+            signer.sign(_BETWEEN.join(texts[-MOST_RECEIPTS:])).decode("ascii"),
             max_age=MAX_AGE,
             httponly=True,
             samesite="Lax",
@@ -117,8 +125,9 @@ class ReceiptCookie:
 
     def _unpublished(self, collected: RequestState) -> list[InvalidationReceipt]:
         found = [each.receipt for each in collected.written if not each.readable]
-        if collected:
+        if collected or open_transactions.writing():
             # It will be written after the headers are gone: its receipt is made now.
+            # What a transaction of a watched model writes is not collected before.
             collected.promised = CommitPosition.generate()
             batch = collected.batch()
             found.append(
@@ -126,16 +135,26 @@ class ReceiptCookie:
                     self._runtime.namespace,
                     collected.promised,
                     int(time.time() * 1000),
-                    len(batch.distinct()),
+                    max(1, len(batch.distinct())),
                 )
             )
         return found
 
     def _received(self, environ: Mapping[str, Any]) -> list[InvalidationReceipt]:
-        secret = self._checked_secret()
-        if not secret:
+        try:
+            receipts = list(map(InvalidationReceipt.from_string, self._texts(environ)))
+        except ValueError as exc:
+            # Of another version. The browser then knows of no writes.
+            logger.debug("the cookie of receipts is not taken: %s", exc)
             return []
-        name = self._name(secret)
+        return [each for each in receipts if each.namespace == self._runtime.namespace]
+
+    def _texts(self, environ: Mapping[str, Any]) -> list[str]:
+        """The receipts that the browser has sent, as they were signed here."""
+        keyed = self._name_and_signer()
+        if keyed is None:
+            return []
+        name, signer = keyed
         # Ours is of ASCII. Of the others, which neighbours of the app may have set, no
         # byte may keep it from being read.
         header = environ.get("HTTP_COOKIE", "").encode("ascii", "replace").decode()
@@ -143,18 +162,15 @@ class ReceiptCookie:
         if text is None:
             return []
         try:
-            texts = _signer(secret).unsign(text, max_age=MAX_AGE).decode("ascii")
-            receipts = map(InvalidationReceipt.from_string, texts.split(_BETWEEN))
-            # By its own age: each write signs anew what the ones before it wrote.
+            texts = signer.unsign(text).decode("ascii")
+            # Each by its own age. That of the signature would be of the last write, and
+            # below 0 where a host whose clock is ahead has signed it.
             oldest = (time.time() - MAX_AGE) * 1000
             return [
-                receipt
-                for receipt in receipts
-                if receipt.namespace == self._runtime.namespace
-                and receipt.created_at_ms >= oldest
+                each for each in texts.split(_BETWEEN) if created_ms_of(each) >= oldest
             ]
         except (BadSignature, ValueError) as exc:
-            # Old, of another app, or made up: the browser then knows of no writes.
+            # Of another app, or made up: the browser then knows of no writes.
             logger.debug("cookie %s is not taken: %s", name, exc)
             return []
 
@@ -169,15 +185,28 @@ class ReceiptCookie:
                 .satisfied
             )
         except OutboxError as exc:
-            # Not known is as good as late: the database is asked.
+            # An unknown state counts as late: the database is asked.
             logger.warning("cannot tell whether %s is published: %s", receipt, exc)
             return False
+
+    def _name_and_signer(self) -> tuple[str, Signer] | None:
+        secret = self._checked_secret()
+        if not secret:
+            return None
+        keyed = self._keyed
+        if keyed is None or keyed[0] != secret:
+            # Derived once, and not at each use.
+            key = Signer(secret, salt="hydracache-receipts").derive_key()
+            signer = Signer(key, key_derivation="none")
+            keyed = self._keyed = secret, self._name(secret), signer
+        return keyed[1:]
 
     def _name(self, secret: str | bytes) -> str:
         if self._given is not None:
             return self._given
         key = secret if isinstance(secret, bytes) else secret.encode("utf-8")
-        told = hmac.new(key, self._runtime.namespace.encode("utf-8"), hashlib.sha256)
+        rows = f"{self._runtime.outbox!r} {self._runtime.namespace}".encode()
+        told = hmac.new(key, rows, hashlib.sha256)
         return f"{NAME}-{told.hexdigest()[:8]}"
 
     def _checked_secret(self) -> str | bytes | None:
@@ -189,7 +218,3 @@ class ReceiptCookie:
                 " it wrote. Set one, or set HYDRACACHE_COOKIE to nothing"
             )
         return secret
-
-
-def _signer(secret: str | bytes) -> TimestampSigner:
-    return TimestampSigner(secret, salt="hydracache-receipts")

@@ -1,7 +1,7 @@
 """Where the loads of an app read, and until when that has everything, by a heartbeat.
 
-Whether a value may be stored is decided before its load, and where the load reads is
-seen in it: an attached session and Django show each statement before it is sent, on
+Whether a value may be stored is decided before its load. Where the load reads is seen
+during it: an attached session and Django show each statement before it is sent, on
 whichever connection. So a moment is promised that the servers which were read lately
 would keep; after the load the value is stored only if all that it has read on have kept
 it. Knows no framework.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, Protocol
 
 from hydracache_sync.app import open_transactions
 from hydracache_sync.fork import ProcessLocal
@@ -27,8 +27,16 @@ logger = printable_logger(__name__)
 #: worst.
 LAGS = 8
 
-#: What each thread has in ``load``: the load that runs in it.
+#: What each thread has in ``load``: the load that runs in it; in ``seer`` what looks at
+#: one otherwise.
 _local = ProcessLocal()
+
+
+class Reads(Protocol):
+    """Is told where a load reads."""
+
+    def reads_on(self, connection: Any) -> None:
+        """The next statement is sent on this connection of a driver's."""
 
 
 class ReplicaReads:
@@ -141,12 +149,24 @@ class _Load:
         self.least = since if self.least is None else min(self.least, since)
 
 
+@contextlib.contextmanager
+def seen_by(seer: Reads | None) -> Iterator[None]:
+    """Tell ``seer``, if there is one, where this thread sends statements."""
+    mine = _local.mine()
+    outer = getattr(mine, "seer", None)
+    mine.seer = seer or outer
+    try:
+        yield
+    finally:
+        mine.seer = outer
+
+
 def sends(connection: Callable[[], Any]) -> None:
     """State that this thread sends a statement next.
 
     :param connection: returns the driver's connection; asked only in a load.
     """
-    load = _current()
+    load: Reads | None = _current() or getattr(_local.mine(), "seer", None)
     if load is not None:
         load.reads_on(connection())
 

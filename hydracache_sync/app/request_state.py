@@ -6,10 +6,11 @@ One object a request, seen by one thread. Knows no framework and no database.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Deque, Iterable, Sequence
+from typing import Callable, Deque, Iterable, Sequence
 
+from hydracache_sync.app import savepoints
 from hydracache_sync.cache.pending_writes import Targets
 from hydracache_sync.intents import (
     MAX_REASON,
@@ -32,7 +33,12 @@ class EnqueuedBatch:
     :ivar committed: seen committed; False says that it is not known.
     :ivar published: seen published.
     :ivar joined: a transaction of the caller's was open when it was written, which is
-        sure to be the one of the data; None if the driver could not tell.
+        sure to be the one of the data; None if that is not known.
+    :ivar offered_to: it was left to a transaction that the end of the request has found
+        open; tells whether one still is.
+    :ivar collected_at: the number of savepoints when its first intent was collected.
+    :ivar is_undone: tells whether it may have been rolled back and the data committed:
+        with a savepoint that was set after that.
     """
 
     receipt: InvalidationReceipt
@@ -40,11 +46,25 @@ class EnqueuedBatch:
     committed: bool = False
     published: bool = False
     joined: bool | None = True
+    offered_to: Callable[[], bool | None] | None = None
+    collected_at: int = field(default_factory=savepoints.number)
+    is_undone: Callable[[], bool] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_undone = savepoints.undone_after(self.collected_at)
 
     @property
     def readable(self) -> bool:
         """Whether every cached read shows it, as far as is known without asking."""
         return self.published or bool(self.receipt.strict)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the transaction that it was left to may still be committed."""
+        try:
+            return self.offered_to is not None and bool(self.offered_to())
+        except Exception:
+            return False  # its connection is closed, or another thread's now
 
     @cached_property
     def targets(self) -> Targets:
@@ -85,6 +105,8 @@ class RequestState:
         #: How many of the intents a commit has written that are kept for the commit of
         #: another session, which was open at the time.
         self.kept = 0
+        #: The number of savepoints when the first of the intents was collected.
+        self.collected_at = 0
 
     def __del__(self) -> None:
         # A response that no server has closed, or a thread that collects in a copy of
@@ -103,6 +125,8 @@ class RequestState:
         return len(self._intents)
 
     def add(self, *intents: InvalidationIntent) -> None:
+        if not self._intents:
+            self.collected_at = savepoints.number()
         self._intents += intents
 
     @property
@@ -175,6 +199,7 @@ class RequestState:
         """Go back to what was collected, and written, before a failed transaction."""
         self._take_out(slice(None))
         self._intents += intents
+        self.collected_at = 0  # whenever it was
         self.kept = min(self.kept, len(intents))
         self.written[:] = written
 

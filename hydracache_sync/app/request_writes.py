@@ -12,6 +12,7 @@ import threading
 from typing import Any, Callable, Iterator
 
 from hydracache_sync.app.known_connections import KnownConnection, KnownReads
+from hydracache_sync.app.left_open import LeftOpen
 
 #: Methods of requests that change nothing, as RFC 9110 has it.
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
@@ -32,9 +33,10 @@ class RequestWrites:
     :param thread: that of the request, by its ident: others that run in a copy of its
         context have its connections too, and must not ask the server on them meanwhile.
     :ivar checks_loads: what is read may only be stored if a statement of the load was
-        seen on a connection that is followed: the request may change something on
-        others, of which nobody tells.
+        seen on a connection that is followed. The request may change something on other
+        connections, which are not followed.
     :ivar load_is_checked: the load that is about to begin is looked at in this way.
+    :ivar left_open: transactions that were open when the request began.
     """
 
     def __init__(
@@ -53,6 +55,17 @@ class RequestWrites:
         self._watched: list[KnownConnection] = []
         self.checks_loads = followed and not safe and connection_of is None
         self.load_is_checked = False
+        self.left_open = LeftOpen(())
+
+    def begin(self) -> None:
+        """Look at the connections that the app has before the request uses them."""
+        if self._connection_of is None:
+            return
+        try:
+            found = self._connection_of()
+        except Exception:
+            return  # nothing is there yet that it could name
+        self.left_open = LeftOpen(named_connections(found))
 
     def know(self, connection: Any) -> None:
         """State that ``connection`` is one of the request's."""
@@ -84,9 +97,16 @@ class RequestWrites:
 
     def before_load(self, request_began: float) -> KnownReads:
         """Look at the connections, right before a load may read on them."""
-        if self._may_be_in_use():
+        if self._thread != threading.get_ident():
+            # Nor is it known what the request's own thread has read.
             return KnownReads(lambda: None, request_began)
         return KnownReads(self._all, request_began)
+
+    def reads_in_left_open(self) -> bool:
+        """Whether a load may read in a transaction that an earlier request left."""
+        if self._thread != threading.get_ident():
+            return bool(self.left_open)
+        return bool(self.left_open.still_open())
 
     def _all(self) -> list[KnownConnection] | None:
         """Have the app name its connections, and return all; None if it fails."""

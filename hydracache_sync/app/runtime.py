@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 from collections import deque
 from typing import Any, Callable, ContextManager, Deque, Iterable, Sequence
@@ -17,11 +18,15 @@ from hydracache_sync.app.fallback_writer import FallbackWriter
 from hydracache_sync.app.hold_offs import held_off, hold_off_late
 from hydracache_sync.app.placement import PoolPlacement
 from hydracache_sync.app.pool_lock import PoolLock
+from hydracache_sync.app.read_only_reads import ReadOnlyReads
 from hydracache_sync.app.replica_reads import ReplicaReads
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
+from hydracache_sync.cache.entity_kinds import EntityKinds
+from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError, OutboxError
 from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.outbox.mysql import MySQLOutbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
@@ -35,18 +40,29 @@ class Runtime:
     """The parts of one app. Thread-safe, usable after a fork.
 
     :param snapshot: tells the cache when the transaction began that loaders read in.
+    :param kinds: of entities that are changed in bulk.
+    :param memo: returns that of the request that is served, if it has one.
     """
 
     def __init__(
-        self, config: AppConfig, *, snapshot: Callable[[], float | None] | None = None
+        self,
+        config: AppConfig,
+        *,
+        snapshot: Callable[[], float | None] | None = None,
+        kinds: EntityKinds | None = None,
+        memo: Callable[[], ReadMemo | None] | None = None,
     ) -> None:
         self.config = config
         self.namespace: str = config[settings.NAMESPACE]
         self.mode: str = config[app_settings.MODE]
         self.strict = self.mode == "strict"
+        #: Requests that change nothing, by their method, have a memo of what they read.
+        self.memoizes: bool = config[app_settings.REQUEST_MEMO]
         self.outbox = build.outbox(config)
         #: Where loads read, if that may be replicas.
         self.replica_reads = self._reads_of_replicas()
+        #: Sees loads on read-only servers, where the app does not say that it has any.
+        self.read_only_reads = self._undeclared_reads()
         self._cache: TaggedCache | None = None
         self._worker: OutboxWorker | None = None
         store = build.store(config)
@@ -59,13 +75,30 @@ class Runtime:
                 self.namespace,
                 strict=strict,
                 snapshot=snapshot,
+                oldest_pending=self._oldest_pending,
+                kinds=kinds,
+                memo=memo,
             )
             self._worker = build.worker(
                 config, self.outbox, store, previous, self.namespace, strict=strict
             )
+        parts = (self.outbox, self._worker, self._cache)
+        build.trace(config, *(part for part in parts if part is not None))
         self.placement = PoolPlacement(
             self._make_pool, config[app_settings.POOL], self._pool_lock
         )
+        self.statsd = build.statsd(
+            config,
+            self.outbox,
+            [self.namespace],
+            workers=[] if self._worker is None else [self._worker],
+            caches=[] if self._cache is None else [self._cache],
+            pool=lambda: self.placement.pool,
+        )
+        #: Called as a request begins: starts the threads that this process lacks.
+        self.ensure = self.placement.ensure
+        if self.statsd is not None:
+            self.ensure = _both(self.placement.ensure, self.statsd.ensure)
         #: What was collected for requests that nobody has ended.
         self.abandoned: Deque[RequestState] = deque()
         #: Writes what no transaction of the app has written.
@@ -100,9 +133,36 @@ class Runtime:
             return None
         return ReplicaReads(self.outbox.table, self.config[app_settings.CLOCK_SKEW])
 
+    def _undeclared_reads(self) -> ReadOnlyReads | None:
+        declared = self.config[app_settings.SNAPSHOT] != "auto"
+        if declared or self.config[app_settings.READ_LAG]:
+            return None
+        if not isinstance(self.outbox, MySQLOutbox):
+            return None
+        return ReadOnlyReads(self.outbox.where)
+
+    def _reads_elsewhere(self) -> str | None:
+        seen = self.read_only_reads
+        return None if seen is None else seen.server
+
+    def _oldest_pending(self) -> float:
+        """Seconds that the oldest pending row has waited, for an audit of the cache."""
+        limit = self.config[app_settings.INLINE_TIMEOUT]
+        status = self.outbox.status(self.namespace, timeout=limit)
+        ahead = status.ahead_ms / 1000 > self.config[app_settings.CLOCK_SKEW]
+        if status.capped or ahead:
+            return math.inf
+        return status.oldest_pending_age_ms / 1000
+
     def _make_pool(self) -> WorkerPool:
         threads = self.config[app_settings.POOL_THREADS]
-        return build.pool(self.config, [self.worker], threads=threads)
+        return build.pool(
+            self.config,
+            [self.worker],
+            threads=threads,
+            caches=[self.cache],
+            reads_elsewhere=self._reads_elsewhere,
+        )
 
     def _pool_lock(self) -> PoolLock:
         name = hashlib.sha256(f"{self.outbox!r} {self.namespace}".encode()).hexdigest()
@@ -233,10 +293,19 @@ class Runtime:
                     timeout=self.config[app_settings.INLINE_TIMEOUT],
                 )
             except OutboxError as exc:
-                # Not known is as good as not published: the caller asks the database.
+                # An unknown state counts as not published: the caller asks the
+                # database.
                 logger.warning("cannot tell whether %s is published: %s", receipt, exc)
                 return False
             seen = found.pending + found.published + found.dead_lettered
             written.committed |= seen > 0
             written.published = found.published >= receipt.targets
         return written.published
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call

@@ -11,7 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, Protocol
 
+from hydracache_sync.cache.signed import SignedCodec
 from hydracache_sync.durations import MAX_SECONDS as LONGEST
+from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.memcached.server_list import (
     parse_server,
     parse_servers,
@@ -20,6 +22,9 @@ from hydracache_sync.memcached.server_list import (
 from hydracache_sync.outbox.url import open_outbox
 
 PREFIX = "HYDRACACHE_"
+
+#: Where StatsD listens by default.
+STATSD_PORT = 8125
 
 #: What keeps published rows for good.
 FOREVER = "forever"
@@ -33,8 +38,8 @@ class Setting:
         what is allowed.
     :ivar default: None if there is none.
     :ivar several: may be given more than once; a comma separates in a variable.
-    :ivar secret: may hold a password, and then must not be typed on a command line,
-        where every user of the machine can read it.
+    :ivar secret: tells whether a text holds a password, and then must not be typed on a
+        command line, where every user of the machine can read it.
     """
 
     name: str
@@ -43,7 +48,7 @@ class Setting:
     parse: Callable[[str], Any]
     default: Any = None
     several: bool = False
-    secret: bool = False
+    secret: Callable[[str], bool] | None = None
 
     @property
     def option(self) -> str:
@@ -73,6 +78,14 @@ def file_path(text: str) -> str:
     """Take the path of a file; whether it can be read is seen when it is needed."""
     if not text or "\0" in text:
         raise ValueError(f"{text!r} is no path of a file")
+    return text
+
+
+def host_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", text):
+        raise ValueError(
+            f"{text!r} is no name of a host: 1 to 253 letters, digits, dots and hyphens"
+        )
     return text
 
 
@@ -144,12 +157,32 @@ def count(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def share(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if 0 <= found <= 1:
+        return found
+    raise ValueError(f"{text!r} is not allowed: a share, 0 to 1")
+
+
 def switch(text: str) -> bool:
     if text.lower() in ("1", "yes", "true", "on"):
         return True
     if text.lower() in ("0", "no", "false", "off"):
         return False
     raise ValueError(f"{text!r} is not allowed: yes or no")
+
+
+def tracing_backend(text: str) -> str | None:
+    """Return what spans are made with and how; None for no spans."""
+    if text in ("keys", "sentry"):
+        return text
+    try:
+        return "otel" if switch(text) else None
+    except ValueError:
+        raise ValueError(f"{text!r} is not allowed: yes, no, keys or sentry") from None
 
 
 def choice(*allowed: str) -> Callable[[str], str]:
@@ -159,6 +192,47 @@ def choice(*allowed: str) -> Callable[[str], str]:
         raise ValueError(f"{text!r} is not allowed: one of {', '.join(allowed)}")
 
     return parse
+
+
+def signing_keys(text: str) -> tuple[bytes, ...]:
+    """Read the keys of a codec, separated by commas."""
+    keys = tuple(part.strip().encode("utf-8") for part in text.split(","))
+    # Says what is wrong, and shows none of them.
+    SignedCodec(key=keys)
+    return keys
+
+
+def statsd_server(text: str) -> tuple[str, int]:
+    """Read where a StatsD listens: ``host:port``, or a host alone for port 8125."""
+    host, colon, port = text.rpartition(":")
+    if text.endswith("]") or not colon:
+        host, port = text, str(STATSD_PORT)
+    try:
+        server = parse_server(f"{host}:{port}")
+    except ConfigurationError:
+        server = None
+    if server is None or server.path is not None:
+        raise ValueError(
+            f"{text!r} is no address of a StatsD: 'host:port', '[v6]:port' or 'host'"
+        )
+    return server.host, server.port
+
+
+def dotted_name(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", text) and len(text) <= 100:
+        return text
+    raise ValueError(
+        f"{text!r} is no prefix of names: up to 100 letters, digits, _ and -, and dots"
+        " between them"
+    )
+
+
+def url_path(text: str) -> str:
+    if re.fullmatch(r"/[A-Za-z0-9_./-]+", text):
+        return text
+    raise ValueError(
+        f"{text!r} is no path of a page: a slash, then letters, digits, _, ., / and -"
+    )
 
 
 def cookie_name(text: str) -> str:

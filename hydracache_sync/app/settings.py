@@ -9,22 +9,31 @@ from __future__ import annotations
 from hydracache_sync.app.setting import (
     Setting,
     count,
+    dotted_name,
     file_path,
+    host_name,
     outbox_url,
     seconds,
     seconds_or_forever,
     servers,
     some_seconds,
+    statsd_server,
     switch,
     table_name,
+    tracing_backend,
     weights,
 )
 from hydracache_sync.cache.keyspace import checked_ring
 from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF
 from hydracache_sync.keys import checked_namespace
+from hydracache_sync.memcached.handshake import checked_password, checked_user
+from hydracache_sync.memcached.replies import MAX_VALUE as DEFAULT_MAX_VALUE
+from hydracache_sync.memcached.store import POOL_SIZE as DEFAULT_POOL_SIZE
+from hydracache_sync.memcached.store import RETRY_AFTER as DEFAULT_RETRY_AFTER
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT as DEFAULT_BUSY_TIMEOUT
 from hydracache_sync.outbox.status import STATUS_CAP
+from hydracache_sync.outbox.url import has_password
 from hydracache_sync.pool.worker_pool import POLL_INTERVAL as DEFAULT_POLL_INTERVAL
 from hydracache_sync.pool.worker_pool import PURGE_EVERY as DEFAULT_PURGE_EVERY
 from hydracache_sync.worker.wait import KEEP_PUBLISHED as DEFAULT_KEEP_PUBLISHED
@@ -40,8 +49,16 @@ LARGEST_BATCH = 100_000
 #: Threads at most; a database takes a few hundred connections in all.
 MOST_THREADS = 100
 
+HIGHEST_PORT = 2**16 - 1
+
 #: Attempts at most; what a database's integer takes.
 MOST_ATTEMPTS = 2**31 - 1
+
+#: Connections to a memcached at most; it takes 1024 in all by default.
+MOST_CONNECTIONS = 1000
+
+#: Bytes of a value at most; what memcached's option -I takes.
+LARGEST_VALUE = 2**30
 
 OUTBOX = Setting(
     "outbox",
@@ -49,7 +66,7 @@ OUTBOX = Setting(
     "The outbox: sqlite:////absolute/path.db, sqlite:///relative.db or"
     " mysql://user:password@host:3306/database.",
     outbox_url,
-    secret=True,
+    secret=has_password,
 )
 TABLE = Setting(
     "table", "NAME", "Name of the outbox's table.", table_name, default=DEFAULT_TABLE
@@ -101,6 +118,26 @@ MEMCACHED_TLS_KEY = Setting(
     "PATH",
     "Its key, PEM, without a passphrase; the file may be the certificate's.",
     file_path,
+)
+MEMCACHED_TLS_NAME = Setting(
+    "memcached_tls_name",
+    "HOST",
+    "What each memcached's certificate must name. Default: the host that the list"
+    " names.",
+    host_name,
+)
+MEMCACHED_USER = Setting(
+    "memcached_user",
+    "NAME",
+    "User to log in to memcached as, where it asks for that (its option -Y).",
+    checked_user,
+)
+MEMCACHED_PASSWORD = Setting(
+    "memcached_password",
+    "SECRET",
+    "Password of that user; in the variable only.",
+    checked_password,
+    secret=bool,
 )
 RING = Setting(
     "ring",
@@ -156,6 +193,36 @@ TIMEOUT = Setting(
     some_seconds,
     default=0.5,
 )
+CALL_TIMEOUT = Setting(
+    "call_timeout",
+    "SECONDS",
+    "How long one round trip to all nodes may take, connecting included. Default: four"
+    " times the timeout.",
+    some_seconds,
+)
+RETRY_AFTER = Setting(
+    "retry_after",
+    "SECONDS",
+    "How long a memcached that failed is left alone, at most; 0 for not at all.",
+    seconds,
+    default=DEFAULT_RETRY_AFTER,
+)
+CONNECTIONS = Setting(
+    "connections",
+    "N",
+    "Connections of each process to each memcached, at most. With fewer than threads,"
+    " threads wait for each other.",
+    count(1, MOST_CONNECTIONS),
+    default=DEFAULT_POOL_SIZE,
+)
+MAX_VALUE = Setting(
+    "max_value",
+    "BYTES",
+    "Size of a cached value, at most: what memcached sends beyond it is a failure. The"
+    " same for all of its users.",
+    count(1, LARGEST_VALUE),
+    default=DEFAULT_MAX_VALUE,
+)
 BATCH_SIZE = Setting(
     "batch_size",
     "ROWS",
@@ -198,6 +265,13 @@ ESCALATE = Setting(
     switch,
     default=True,
 )
+MAX_STALENESS = Setting(
+    "max_staleness",
+    "SECONDS",
+    "Serve nothing older than a commit of so long ago, whoever carries rows. To workers"
+    " and drains: store what such readers ask for. Default: no bound.",
+    some_seconds,
+)
 KEEP_PUBLISHED = Setting(
     "keep_published",
     "SECONDS",
@@ -234,6 +308,56 @@ POLL_INTERVAL = Setting(
     some_seconds,
     default=DEFAULT_POLL_INTERVAL,
 )
+TRACING = Setting(
+    "tracing",
+    "HOW",
+    "Trace with OpenTelemetry: yes, or keys to have the keys of cached reads in spans."
+    " Needs the extra `otel`. Or sentry: an app's cached reads for Sentry, with keys;"
+    " needs the extra `sentry`. Default: no.",
+    tracing_backend,
+)
+STATSD = Setting(
+    "statsd",
+    "HOST:PORT",
+    "Send metrics to the StatsD there, by UDP. Port 8125 if it is left out. Default:"
+    " none.",
+    statsd_server,
+)
+STATSD_PREFIX = Setting(
+    "statsd_prefix",
+    "NAME",
+    "What their names begin with, before a dot.",
+    dotted_name,
+    default="hydracache",
+)
+METRICS_PORT = Setting(
+    "metrics_port",
+    "PORT",
+    "Serve metrics for Prometheus there, at /metrics. Needs the extra `metrics`."
+    " Default: none.",
+    count(1, HIGHEST_PORT),
+)
+HEALTH_PORT = Setting(
+    "health_port",
+    "PORT",
+    "Serve the state of the threads there as JSON, at /healthz: 200, or 503 if one is"
+    " stuck or dead. May be the port of the metrics. Default: none.",
+    count(1, HIGHEST_PORT),
+)
+HEALTH_HOST = Setting(
+    "health_host",
+    "HOST",
+    "Name or address that both listen on.",
+    host_name,
+    default="127.0.0.1",
+)
+METRICS_FILE = Setting(
+    "metrics_file",
+    "PATH",
+    "Write metrics there at the end: a .prom file for the textfile collector of"
+    " Prometheus's node exporter. Needs the extra `metrics`.",
+    file_path,
+)
 MAX_SECONDS = Setting(
     "max_seconds",
     "SECONDS",
@@ -261,39 +385,5 @@ MAX_DEAD = Setting(
     default=0,
 )
 
-#: Every setting, in the order of the table in docs/settings.md.
-SETTINGS = (
-    OUTBOX,
-    TABLE,
-    BUSY_TIMEOUT,
-    NAMESPACE,
-    MEMCACHED,
-    MEMCACHED_TLS,
-    MEMCACHED_TLS_CA,
-    MEMCACHED_TLS_CERT,
-    MEMCACHED_TLS_KEY,
-    RING,
-    WEIGHTS,
-    PREVIOUS_MEMCACHED,
-    PREVIOUS_RING,
-    PREVIOUS_WEIGHTS,
-    STRICT,
-    HOLD_OFF,
-    CONNECT_TIMEOUT,
-    TIMEOUT,
-    BATCH_SIZE,
-    CLAIM_TTL,
-    BACKOFF,
-    MAX_BACKOFF,
-    MAX_ATTEMPTS,
-    ESCALATE,
-    KEEP_PUBLISHED,
-    PURGE_EVERY,
-    HEARTBEAT,
-    THREADS,
-    POLL_INTERVAL,
-    MAX_SECONDS,
-    MAX_AGE,
-    MAX_PENDING,
-    MAX_DEAD,
-)
+#: Every setting of this file in its order, which is that of docs/reference/settings.md.
+SETTINGS = tuple(each for each in vars().copy().values() if isinstance(each, Setting))

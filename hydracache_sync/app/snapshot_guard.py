@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import Callable
 
-from hydracache_sync.app import open_transactions
-from hydracache_sync.app.replica_reads import ReplicaReads
+from hydracache_sync.app import left_open, open_transactions
+from hydracache_sync.app.replica_reads import Reads, ReplicaReads
 from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.request_writes import RequestWrites
-from hydracache_sync.app.watched_load import WatchedLoad
+from hydracache_sync.app.watched_load import WatchedLoad, see_statements
+from hydracache_sync.cache.earlier_hits import EarlierHits
 from hydracache_sync.cache.load_snapshot import LoadSnapshot
+from hydracache_sync.printable import printable_logger
 from hydracache_sync.snapshots import NEVER, LocalMoment, oldest
+
+logger = printable_logger(__name__)
 
 _UNCOMMITTED = LocalMoment.because("uncommitted", NEVER)
 
@@ -28,6 +32,8 @@ class SnapshotGuard:
         where none is being served.
     :param writes: returns what is known of the request's connections, None of none.
     :param replica_reads: returns what knows where loads read; needed by kind "replica".
+    :param seer: returns what is told where they read, with kind "auto".
+    :ivar earlier_hits: what the request was given that loads as old as it may return.
     """
 
     def __init__(
@@ -37,12 +43,20 @@ class SnapshotGuard:
         request_began: Callable[[], float],
         writes: Callable[[], RequestWrites | None],
         replica_reads: Callable[[], ReplicaReads | None] = lambda: None,
+        seer: Callable[[], Reads | None] = lambda: None,
     ) -> None:
         self._kind = kind
         self._collected = collected
         self._request_began = request_began
         self._writes = writes
         self._replica_reads = replica_reads
+        self._seer = seer
+        self._warned = False
+        self.earlier_hits: EarlierHits | None = None
+        if kind == "auto":
+            see_statements()
+        if kind in ("auto", "request"):
+            self.earlier_hits = EarlierHits(request_began)
 
     def __call__(self) -> float | None:
         """Return a moment that the loader's transaction is not older than.
@@ -61,14 +75,43 @@ class SnapshotGuard:
             began = LocalMoment.because("transaction", began)
         if self._kind == "session":
             return began
-        return oldest(began, LocalMoment.because("request", self._request_began()))
+        request_began = self._request_began()
+        return oldest(
+            began,
+            self._since_left_open(),
+            LocalMoment.because("request", request_began),
+            open_transactions.oldest_read_since(request_began),
+        )
 
     def of_load(self) -> LoadSnapshot:
         """Return the snapshot of a load that begins now: with ``auto``, look at it."""
-        writes = self._writes() if self._kind == "auto" else None
+        writes = self._writes() if self._kind in ("auto", "fresh") else None
         if writes is None or not writes.show_reads or self._may_read_uncommitted():
             return LoadSnapshot(self())
-        return WatchedLoad(self._request_began(), writes)
+        if self._kind == "fresh":
+            return left_open.FreshLoad(self(), writes.left_open, self._warn)
+        load = WatchedLoad(self._request_began(), writes, self._seer())
+        load.since = oldest(load.since, self._since_left_open())
+        return load
+
+    def _since_left_open(self) -> float | None:
+        writes = self._writes()
+        if writes is None or not writes.reads_in_left_open():
+            return None
+        self._warn()
+        return left_open.SINCE
+
+    def _warn(self) -> None:
+        """Say once that the app itself reads old data, past the cache as well."""
+        if self._warned:
+            return
+        self._warned = True
+        logger.warning(
+            "a connection that connection= returns was in a transaction when the"
+            " request began: an earlier request has left it open. What is read on it"
+            " is as old as that transaction, also past the cache, and is not stored."
+            " Commit or roll back at the end of each request. Said once in a process"
+        )
 
     def _of_replica(self) -> float:
         writes = self._writes()

@@ -10,6 +10,7 @@ from typing import Any, ContextManager, Iterable, Sequence
 
 from hydracache_sync.app.hold_offs import held_off
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
+from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import InvalidationIntentBatch
@@ -38,6 +39,7 @@ class StandaloneWriter:
         self.outbox = outbox
         self.namespace = checked_namespace(namespace)
         self._cache = cache
+        self.kinds = EntityKinds() if cache is None else cache.kinds
         if cache is not None:
             if cache.namespace != self.namespace:
                 raise ConfigurationError(

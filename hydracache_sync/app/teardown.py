@@ -37,7 +37,9 @@ def write_into_open_transaction(
     *,
     ran_before: Sequence[str] = (),
 ) -> str:
-    """Write what was collected into the app's transaction, if that is still open.
+    """Write what was collected into the app's transaction, if one is still open.
+
+    Where that is not committed the safety net writes it again: too much is safe.
 
     :param ran_before: functions of the app that have run already and may have ended
         the transaction; named in the complaint.
@@ -47,7 +49,8 @@ def write_into_open_transaction(
         connection = outbox_connection(connection_of())
         if connection is None:
             return "the request has no connection open" + _suspects(ran_before)
-        open_now = driver_of(own_connection(connection)).has_begun()
+        driver = driver_of(own_connection(connection))
+        open_now = driver.has_begun()
         if open_now is False:
             return "its transaction is not open any more" + _suspects(ran_before)
         if collected:
@@ -62,10 +65,18 @@ def write_into_open_transaction(
             "its connection could not take it,"
             f" {type(exc).__name__}: {exc}" + _suspects(ran_before)
         )
-    if collected:
+    if collected and open_now:
+        # That it is the transaction of the data no driver can tell: those may be
+        # committed, and this one an audit's that is rolled back. The end looks.
+        collected.written.append(
+            EnqueuedBatch(
+                receipt, again=False, joined=None, offered_to=driver.has_begun
+            )
+        )
+        collected.clear()
+        collected.promised = None
+    elif collected:
         collected.written.append(EnqueuedBatch(receipt, again=False))
-        if open_now:
-            collected.clear()
     _hold_off_until_end(runtime, collected)
     return "" if open_now else "its driver cannot tell whether a transaction is open"
 

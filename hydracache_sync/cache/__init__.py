@@ -2,6 +2,7 @@
 
 from hydracache_sync.cache.codec import Codec
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
+from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.keyspace import Address, Keyspace, app_address
 from hydracache_sync.cache.memory import MemoryStore
 from hydracache_sync.cache.reservation import Reservation
@@ -11,6 +12,7 @@ from hydracache_sync.cache.store import CacheStore, Copy, Failures, Maker, Write
 from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.tagged import Stale, TaggedCache
 from hydracache_sync.cache.tokens import fresh_token, fresh_tokens
+from hydracache_sync.cache.value_types import cacheable
 
 __all__ = [
     # reading
@@ -19,9 +21,11 @@ __all__ = [
     "Reservation",
     "Stale",
     "CacheDiagnostics",
+    "EntityKinds",
     "Codec",
     "PickleCodec",
     "SignedCodec",
+    "cacheable",
     # stores
     "CacheStore",
     "Copy",

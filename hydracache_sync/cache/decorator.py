@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from typing import Any, Callable, Generic, Iterable, Protocol, TypeVar
 
 from hydracache_sync.cache.call_keys import default_key
 from hydracache_sync.cache.inherited_tags import InheritedTags
+from hydracache_sync.cache.lifetime import check_lifetime
+from hydracache_sync.cache.own_keys import own_key
 from hydracache_sync.cache.tag_sets import several
+from hydracache_sync.cache.unstorable import value_of
 from hydracache_sync.intents import InvalidationIntent
-from hydracache_sync.keys import Identity, identity_text, identity_texts
+from hydracache_sync.keys import Identity, identity_texts
 
 T = TypeVar("T")
 
@@ -43,10 +47,22 @@ class ReadsThrough(Protocol):
     @property
     def refresh(self) -> Reads: ...
 
+    @property
+    def namespace(self) -> str: ...
+
 
 #: Make a key, or tags, from the arguments of a call.
 KeyOf = Callable[..., Identity]
 TagsOf = Callable[..., Iterable[Identity]]
+
+
+#: Those of this process, for who verifies what they serve.
+_functions: weakref.WeakSet[CachedFunction[Any]] = weakref.WeakSet()
+
+
+def cached_functions() -> list[CachedFunction[Any]]:
+    """Return the cached functions of this process, in no order."""
+    return list(_functions)
 
 
 class CachedFunction(Generic[T]):
@@ -81,13 +97,18 @@ class CachedFunction(Generic[T]):
             raise TypeError(f"{function.__qualname__} is a coroutine: nothing to cache")
         if inspect.isgeneratorfunction(function):
             raise TypeError(f"{function.__qualname__} is a generator: return a list")
+        # An app's cache is not made yet, so that its own check would come with a call.
+        check_lifetime(ttl, soft_ttl)
         functools.update_wrapper(self, function)
-        self._key: KeyOf = default_key(cache, function) if key is None else key
-        if callable(tags):
-            self._tags: TagsOf = tags
-        else:
-            fixed = identity_texts("tag", several(tags))
-            self._tags = lambda *args, **kwargs: fixed
+        self._key: Callable[..., str] = (
+            default_key(cache, function)
+            if key is None
+            else own_key(cache, function, key)
+        )
+        # Checked here where they are the same for each call.
+        self._tags: TagsOf | tuple[str, ...] = (
+            tags if callable(tags) else identity_texts("tag", several(tags))
+        )
         self._get_or_load: Callable[..., T] = functools.partial(
             cache.get_or_load, ttl=ttl, soft_ttl=soft_ttl
         )
@@ -98,7 +119,9 @@ class CachedFunction(Generic[T]):
             getattr(function, "__qualname__", repr(function)), inherits=inherit_tags
         )
         self._invalidate = invalidate
+        self._cache = cache
         self.uncached = function
+        _functions.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> T:
         return self._read(self._get_or_load, args, kwargs)
@@ -108,7 +131,7 @@ class CachedFunction(Generic[T]):
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The key that a call with these arguments has, as text."""
-        return identity_text("key", self._key(*args, **kwargs))
+        return self._key(*args, **kwargs)
 
     def tags(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """The tags that a call with these arguments has, as texts.
@@ -120,7 +143,11 @@ class CachedFunction(Generic[T]):
         return own + tuple(sorted(inherited))
 
     def intent(self, *args: Any, **kwargs: Any) -> InvalidationIntent:
-        """What invalidates the result of a call with these arguments; for a batch."""
+        """What invalidates the result of a call with these arguments; for a batch.
+
+        Not what other cached functions make of it: for that there are tags.
+        """
+        self._inherited.key_is_invalidated()
         return InvalidationIntent.key(self._key(*args, **kwargs))
 
     def invalidate(self, *args: Any, **kwargs: Any) -> None:
@@ -152,18 +179,35 @@ class CachedFunction(Generic[T]):
             value = self._read(self._refresh, args, kwargs)
         return value
 
+    @property
+    def namespace(self) -> str:
+        """Of the cache that its results are in.
+
+        :raises RuntimeError: the app that it belongs to is not known here.
+        """
+        return self._cache.namespace
+
+    def load(self, *args: Any, **kwargs: Any) -> T:
+        """Call the function past the cache, and learn the tags that it inherits."""
+
+        def read(key: str, loader: Callable[[], T], *, tags: object) -> T:
+            return value_of(loader)
+
+        return self._read(read, args, kwargs)
+
     def _own_tags(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[str, ...]:
-        return identity_texts("tag", several(self._tags(*args, **kwargs)))
+        tags = self._tags
+        if isinstance(tags, tuple):
+            return tags
+        return identity_texts("tag", several(tags(*args, **kwargs)))
 
     def _read(
         self, read: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> T:
-        key = identity_text("key", self._key(*args, **kwargs))
-
         return self._inherited.read(
-            key,
+            self._key(*args, **kwargs),
             self._own_tags(args, kwargs),
             lambda: self.uncached(*args, **kwargs),
             read,

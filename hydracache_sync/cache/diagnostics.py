@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from itertools import count
+from typing import Iterable, Mapping
 
 from hydracache_sync.fork import ProcessLock
+
+_REFUSED = "refused_"
+
+#: Reasons that are also counted as ``refused_snapshot``.
+OF_SNAPSHOT = ("transaction", "earlier", "uncommitted", "unseen", "request")
 
 
 @dataclass(frozen=True)
@@ -20,14 +26,18 @@ class CacheDiagnostics:
     :ivar refused_unknown: fills refused because a token was missing, of no known kind,
         or could not be read or made before the load.
     :ivar refused_snapshot: fills refused because a token may be younger than the
-        snapshot that the value was loaded from. Of these an app counts four apart:
+        snapshot that the value was loaded from. Of these an app counts five apart:
     :ivar refused_transaction: a transaction was open since before the token was made.
+    :ivar refused_earlier: the request had read something before the load, which the
+        loader may return, so that it counted for as old as the request.
     :ivar refused_uncommitted: the request had changed something and not committed it.
     :ivar refused_unseen: the load was not seen to read on connections that the app
         knows, and on them alone, so that it counted for as old as the request.
     :ivar refused_request: of the request's connections nothing was known at all; with
         ``HYDRACACHE_SNAPSHOT=request``: the request was older than the token.
     :ivar refused_size: fills refused because the store takes no value of that size.
+    :ivar refused_value: loads whose value the codec does not keep, by
+        ``unstorable="log"``; such a value is loaded at each read.
     :ivar refused_hold_off: fills refused because a strict namespace holds off what a
         write has touched, or a token that was missing.
     :ivar bypassed: reads and fills left out because this thread is writing what they
@@ -35,9 +45,21 @@ class CacheDiagnostics:
     :ivar joined: misses answered by the load of another reader, here or elsewhere.
     :ivar waited_in_vain: misses that waited for another's load and then loaded
         themselves.
-    :ivar refreshed: hits past their soft TTL that were loaded anew.
+    :ivar refreshed: hits past their soft TTL that were loaded again.
     :ivar stale_on_error: loads that failed and were answered with an outdated value, as
         the caller had asked.
+    :ivar audited: hits whose value was loaded as well, by ``audit``.
+    :ivar audit_stale: of these, hits that were not what the database had, with no
+        invalidation on its way; each is a :class:`~hydracache_sync.StaleHit`.
+    :ivar audit_unsettled: of these, hits that differed and prove nothing: they were
+        invalidated soon after, or rows stayed pending, or two loads differed.
+    :ivar audit_failed: audits whose loader raised; the reader got its hit.
+    :ivar lapsed: reads that were not served an entry because it may be older than
+        ``max_staleness``; counted as misses, too.
+    :ivar unreadable: entries found compressed by a library that is not installed here;
+        counted as misses, too, and by the codec, for all of its caches.
+    :ivar loads: calls of a loader whose value was to be stored, one for all keys that
+        ``get_many_or_load`` misses.
     :ivar errors: calls that the store failed; each made its read a miss, or lost a
         fill or a delete.
     """
@@ -59,12 +81,47 @@ class CacheDiagnostics:
     refused_uncommitted: int = 0
     refused_unseen: int = 0
     refused_request: int = 0
+    refused_earlier: int = 0
+    audited: int = 0
+    audit_stale: int = 0
+    audit_unsettled: int = 0
+    audit_failed: int = 0
+    refused_value: int = 0
+    lapsed: int = 0
+    unreadable: int = 0
+    loads: int = 0
 
     @property
     def hit_rate(self) -> float | None:
         """Hits among all reads, from 0 to 1; None before the first."""
         reads = self.hits + self.misses
         return self.hits / reads if reads else None
+
+    @property
+    def not_stored(self) -> dict[str, int]:
+        """Loads that were not stored, by the reason, as ``refused_`` of it counts them.
+
+        Each load has one: what is told apart is not counted as "snapshot", too.
+        """
+        found = {
+            field.name[len(_REFUSED) :]: getattr(self, field.name)
+            for field in fields(self)
+            if field.name.startswith(_REFUSED)
+        }
+        found["snapshot"] -= sum(found[why] for why in OF_SNAPSHOT)
+        return found
+
+    @classmethod
+    def added_up(cls, counts: Iterable[Mapping[str, int]]) -> CacheDiagnostics:
+        """Add up the counts of several processes, by the names of the fields.
+
+        A name that is no field's is of another version, and left out.
+        """
+        found = {field.name: 0 for field in fields(cls)}
+        for each in counts:
+            for name in found.keys() & each.keys():
+                found[name] += each[name]
+        return cls(**found)
 
 
 class Counter:
@@ -86,9 +143,13 @@ class Counter:
 
 
 class Counters:
-    """One :class:`Counter` for each field of the diagnostics. Safe for threads."""
+    """One :class:`Counter` for each field of the diagnostics. Safe for threads.
 
-    def __init__(self) -> None:
+    :param unreadable: the codec's own.
+    """
+
+    def __init__(self, unreadable: Counter) -> None:
+        self.unreadable = unreadable
         self.hits = Counter()
         self.misses = Counter()
         self.fills = Counter()
@@ -96,6 +157,7 @@ class Counters:
         self.refused_snapshot = Counter()
         self.refused_size = Counter()
         self.refused_hold_off = Counter()
+        self.refused_value = Counter()
         self.bypassed = Counter()
         self.joined = Counter()
         self.waited_in_vain = Counter()
@@ -106,11 +168,19 @@ class Counters:
         self.refused_uncommitted = Counter()
         self.refused_unseen = Counter()
         self.refused_request = Counter()
+        self.refused_earlier = Counter()
+        self.audited = Counter()
+        self.audit_stale = Counter()
+        self.audit_unsettled = Counter()
+        self.audit_failed = Counter()
+        self.lapsed = Counter()
+        self.loads = Counter()
         self._by_reason = {
             "transaction": self.refused_transaction,
             "uncommitted": self.refused_uncommitted,
             "unseen": self.refused_unseen,
             "request": self.refused_request,
+            "earlier": self.refused_earlier,
         }
 
     def refused_by(self, since: float) -> Counter:

@@ -9,7 +9,10 @@ Knows nothing of which reader loads, and how many at once.
 
 from __future__ import annotations
 
+from functools import partial
+from time import monotonic
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Iterable,
@@ -20,14 +23,18 @@ from typing import (
     Tuple,
 )
 
+from hydracache_sync.cache.bound import Bound
 from hydracache_sync.cache.codec import MISS
 from hydracache_sync.cache.diagnostics import Counter, Counters
+from hydracache_sync.cache.earlier_hits import EarlierHits
+from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.entry_format import soft_ms_of, token_prefix_of, tokens_in
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.lifetime import Lifetime, Lifetimes
 from hydracache_sync.cache.load_lock import LoadLock
 from hydracache_sync.cache.replacing import replace
-from hydracache_sync.cache.signed import InnerCodec
+from hydracache_sync.cache.seen_tokens import SeenTokens
+from hydracache_sync.cache.signed import InnerCodec, unreadable_of
 from hydracache_sync.cache.store import CacheStore, Copy, Write
 from hydracache_sync.cache.tag_sets import TagSet, TagSets
 from hydracache_sync.cache.token_policy import TokenPolicy
@@ -35,12 +42,17 @@ from hydracache_sync.cache.tokens import (
     is_live,
     is_placeholder,
     placeholders,
+    stamp_ms,
     stamped,
 )
+from hydracache_sync.cache.unstorable import Unstorable
 from hydracache_sync.errors import ApplyError, ApplyPermanent
 from hydracache_sync.keys import Identity
 from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.printable import printable_logger
+
+if TYPE_CHECKING:
+    from hydracache_sync.cache.tracer import CacheTracer
 
 logger = printable_logger(__name__)
 
@@ -109,7 +121,11 @@ class Entries:
         policy: TokenPolicy,
         lifetimes: Lifetimes,
         codec: InnerCodec,
+        unstorable: str,
+        kinds: EntityKinds,
         clock: Callable[[], float],
+        bound: Bound | None = None,
+        earlier_hits: EarlierHits | None = None,
     ) -> None:
         self._store = store
         self._keyspace = keyspace
@@ -118,8 +134,14 @@ class Entries:
         self._encode = codec.encode
         self._decode = codec.decode
         self._clock = clock
-        self.tag_sets = TagSets(keyspace, strict=policy.strict)
-        self.counters = Counters()
+        self.tag_sets = TagSets(keyspace, kinds, strict=policy.strict)
+        self._seen = SeenTokens()
+        self._bound = bound
+        self._hits = earlier_hits
+        self.counters = Counters(unreadable_of(codec))
+        self._unstorable = Unstorable(
+            unstorable, self.counters.refused_value, keyspace.namespace
+        )
         self._count_hit = self.counters.hits.add
         self._count_miss = self.counters.misses.add
         self.namespace = namespace = keyspace.namespace
@@ -128,6 +150,16 @@ class Entries:
         )
         self._writing = LoggedOutage(
             logger, f"writing the cache of namespace {namespace}"
+        )
+
+    def trace(self, tracer: CacheTracer) -> None:
+        """Have ``tracer`` called in place of reads, fills and removals from now on."""
+        # Over the methods, so that nothing is asked where nothing is traced.
+        vars(self).update(
+            find=partial(tracer.find, self.find),
+            look_up_many=partial(tracer.look_up_many, self.look_up_many),
+            fill=partial(tracer.fill, self.fill),
+            delete=partial(tracer.delete, self.delete),
         )
 
     # Reading
@@ -140,7 +172,9 @@ class Entries:
         """
         tag_set = self.tag_sets.of(tags)
         addresses = self._keyspace.of_key(key) + tag_set[0]
+        bound = self._bound
         try:
+            holds = bound is None or bound.holds(addresses[0])
             entry, *tokens = self._store.get_many(addresses)
         except ApplyError as exc:
             self._failed(self._reading, exc)
@@ -149,10 +183,14 @@ class Entries:
         if self._reading.active:
             self._reading.end()
         value = self._decode(entry, tag_set[1], tokens, addresses[0][1])
+        if not holds:
+            value = self._lapsed(value)
         if value is MISS:
             self._count_miss()
         else:
             self._count_hit()
+            if self._hits is not None:
+                self._hits.note(addresses, tokens)
         return key, value, entry, addresses, tag_set, tokens
 
     def look_up_many(
@@ -164,7 +202,9 @@ class Entries:
             tag_set = self.tag_sets.of(tags)
             plans.append((key, self._keyspace.of_key(key) + tag_set.addresses, tag_set))
         every = list(dict.fromkeys(at for _, some, _ in plans for at in some))
+        bound = self._bound
         try:
+            holds = bound is None or not every or bound.holds(every[0])
             found = dict(zip(every, self._store.get_many(every)))
         except ApplyError as exc:
             self._failed(self._reading, exc)
@@ -177,7 +217,11 @@ class Entries:
         for key, addresses, tag_set in plans:
             entry, *tokens = [found[each] for each in addresses]
             value = self._decode(entry, tag_set.digest, tokens, addresses[0][1])
+            if not holds:
+                value = self._lapsed(value)
             (self.counters.misses if value is MISS else self.counters.hits).add()
+            if value is not MISS and self._hits is not None:
+                self._hits.note(addresses, tokens)
             lookups.append(Lookup(key, value, entry, addresses, tag_set, tokens))
         return lookups
 
@@ -186,15 +230,37 @@ class Entries:
 
         Counts neither as a hit nor as a miss.
         """
+        bound = self._bound
         try:
+            holds = bound is None or bound.holds(lookup.addresses[0])
             other, *found = self._store.get_many((beside,) + lookup.addresses)
         except ApplyError as exc:
             self._failed(self._reading, exc)
             return lookup._replace(value=MISS, entry=None, tokens=None), None
         entry, *tokens = found
         name = lookup.addresses[0][1]
-        value = self._decode(entry, lookup.tag_set.digest, tokens, name)
+        value = MISS
+        if holds:
+            value = self._decode(entry, lookup.tag_set.digest, tokens, name)
         return lookup._replace(value=value, entry=entry, tokens=tokens), other
+
+    def _lapsed(self, value: Any) -> Any:
+        """Not serve what may be older than the bound."""
+        if value is not MISS:
+            self.counters.lapsed.add()
+        return MISS
+
+    def is_too_old(self, began_at: float | None) -> bool:
+        """Tell whether a load may show what is older than the bound to one who joins.
+
+        :param began_at: moment of ``time.monotonic``; None if it has yet to begin.
+        """
+        bound = self._bound
+        return (
+            bound is not None
+            and began_at is not None
+            and monotonic() - began_at > bound.seconds
+        )
 
     def tokens_of(self, key: Identity, tags: Iterable[Identity]) -> Lookup:
         """Read the tokens alone, for a value that is loaded later."""
@@ -212,8 +278,24 @@ class Entries:
         if lookup.entry is None:
             return MISS
         tokens = tokens_in(lookup.entry, len(lookup.addresses) - 1)
+        if self._hits is not None:
+            self._hits.note(lookup.addresses, tokens)
         name = lookup.addresses[0][1]
         return self._decode(lookup.entry, lookup.tag_set.digest, tokens, name)
+
+    def stamp_of(self, kind: str, value: str | None, beside: Identity) -> float | None:
+        """When the token of a target was made, None if that is not known."""
+        address = self._keyspace.of_key(beside)[1]
+        if value is not None:
+            address = self._keyspace.target(kind, value)
+        try:
+            [token] = self._store.get_many([address])
+        except ApplyError as exc:
+            self._failed(self._reading, exc)
+            return None
+        if token is None or is_placeholder(token):
+            return None
+        return stamp_ms(token) / 1000
 
     def is_due(self, lookup: Lookup) -> bool:
         """Tell whether a hit is past its soft TTL."""
@@ -323,13 +405,28 @@ class Entries:
         if len(tokens) < len(lookup.tokens):
             return FillDecision(lookup, self.counters.refused_unknown)
         now = self._clock()
-        if since is not None and (
-            policy.is_ahead(since, now) or not policy.are_older_than(since, tokens)
-        ):
+        found = list(zip(lookup.addresses[1:], tokens))
+        hits = self._hits
+        is_too_old = since is not None and (
+            policy.is_ahead(since, now)
+            or not policy.are_older_than(since, self._seen.others(found, since))
+            or self._had_hits_under_others(found)
+        )
+        if hits is not None:
+            # The caller may be given what another has loaded under these.
+            hits.note(lookup.addresses, tokens)
+        if since is not None and is_too_old:
+            if not policy.strict:
+                # There, a token is made before the commit that it stands for.
+                self._seen.add(found)
             return FillDecision(lookup, self.counters.refused_by(since))
         if not policy.are_settled(tokens, now):
             return FillDecision(lookup, self.counters.refused_hold_off)
         return FillDecision(lookup, None)
+
+    def _had_hits_under_others(self, found: Sequence[tuple[Address, bytes]]) -> bool:
+        hits = self._hits
+        return hits is not None and hits.were_under_others(found, self._store.nodes_of)
 
     @property
     def fills_under_new_tokens(self) -> bool:
@@ -364,19 +461,27 @@ class Entries:
     def pack(self, decision: FillDecision, value: object, lifetime: Lifetime) -> bytes:
         """Make the entry of a loaded value.
 
-        :raises TypeError, ValueError: it cannot be stored and come back the same.
+        :raises TypeError, ValueError: it cannot be stored and come back the same; or
+            NotToBeStored, where that is no error. Its value is not yet told of.
         """
         soft_ms = self._lifetimes.soft_expiry_ms(lifetime)
         lookup = decision.lookup
-        return self._encode(value, lookup.token_prefix, soft_ms, lookup.addresses[0][1])
+        name = lookup.addresses[0][1]
+        try:
+            return self._encode(value, lookup.token_prefix, soft_ms, name)
+        except (TypeError, ValueError) as exc:
+            self._unstorable.refuse(value, exc)
 
     def check_value(self, value: object) -> None:
-        """Raise as :meth:`pack` would, also where nothing is stored.
+        """Raise as :meth:`pack` would, or tell of the value, also where none is stored.
 
         Else a mistake in the program shows up at the first load that may be stored,
         long after the page was tried out.
         """
-        self._encode(value, b"")
+        try:
+            self._encode(value, b"")
+        except (TypeError, ValueError) as exc:
+            self._unstorable.tell(exc)
 
     def unpack(self, lookup: Lookup, entry: bytes) -> Any:
         """Return a value of one's own from an entry that another load has made."""
@@ -384,7 +489,10 @@ class Entries:
         return self._decode(entry, lookup.tag_set.digest, lookup.tokens or (), name)
 
     def pack_shared(self, lookup: Lookup, value: object) -> bytes:
-        """Make an entry under no tokens, to hand a value to other threads alone."""
+        """Make an entry under no tokens, to hand a value to other threads alone.
+
+        :raises TypeError, ValueError: it cannot come back the same.
+        """
         return self._encode(value, token_prefix_of(lookup.tag_set.digest, ()))
 
     def unpack_shared(self, lookup: Lookup, entry: bytes) -> Any:

@@ -4,7 +4,7 @@ Unpacking never raises and never guesses. An entry that is damaged, cut short, f
 of another version, for other tags or under other tokens is no entry. Knows no store,
 and of a payload only its bytes.
 
-Layout, big-endian:
+Layout, big-endian::
 
     2    magic "HC"
     1    version
@@ -28,7 +28,7 @@ from zlib import crc32
 
 from hydracache_sync.cache.tokens import TOKEN_ID_SIZE
 
-#: Magic and version. Another version is another prefix, hence a miss.
+#: Magic and version. Another version is another prefix, so a miss.
 _MAGIC = b"HC\x01"
 
 _DIGEST_SIZE = 16
@@ -84,7 +84,7 @@ def pack(token_prefix: bytes, form: int, payload: bytes, soft_ms: int = 0) -> by
     """Make an entry.
 
     :param form: 0 to 255, says how the payload is to be read.
-    :param soft_ms: Unix milliseconds from which one reader should load it anew, 0 for
+    :param soft_ms: Unix milliseconds from which one reader should load it again, 0 for
         never.
     """
     body = _FIELDS.pack(form, 0, soft_ms) + payload
@@ -113,7 +113,7 @@ def unpack(
 
 
 def soft_ms_of(entry: bytes, token_count: int) -> int:
-    """When one reader should load an entry anew: Unix milliseconds, 0 for never.
+    """When one reader should load an entry again: Unix milliseconds, 0 for never.
 
     Much cheaper than to take it apart a second time.
 

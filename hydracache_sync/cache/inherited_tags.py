@@ -15,8 +15,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, Callable, Collection, TypeVar
 
-from hydracache_sync.cache.not_stored import NotToBeStored
 from hydracache_sync.cache.tag_sets import MAX_TAGS
+from hydracache_sync.cache.unstorable import NotToBeStored
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)
@@ -79,6 +79,9 @@ class InheritedTags:
         self._known: dict[str, frozenset[str]] = {}
         self._remembered = 0
         self._said = False
+        #: The last function seen to show a value of this one.
+        self._shown_by = ""
+        self._key_said = False
 
     def known(self, key: str) -> frozenset[str]:
         """Tags that the last load of ``key`` in this process has met."""
@@ -102,7 +105,9 @@ class InheritedTags:
                 f"the load of {key!r} calls {self._name} with the same arguments: it"
                 " needs the value that it is about to make"
             )
-        known = self.known(key)
+        if outer is not None:
+            self._shown_by = outer.of._name
+        known = self._known.get(key, _NONE)
         asked = tags + tuple(sorted(known)) if known else tags
         shown: Collection[str] = asked
 
@@ -157,6 +162,20 @@ class InheritedTags:
             known[key] = met
         else:
             known.pop(key, None)
+
+    def key_is_invalidated(self) -> None:
+        """Warn, once, if what shows this function's values is known not to end by that.
+
+        Tags are handed on, and keys are not.
+        """
+        if self._shown_by and not self._key_said:
+            self._key_said = True
+            logger.warning(
+                "%s is invalidated by its key, which does not end the values of %s that"
+                " show it: invalidate these as well, or a tag that both have",
+                self._name,
+                self._shown_by,
+            )
 
     def _say(self, message: str, *facts: Any) -> None:
         """Log once; it is the same at every load."""

@@ -113,8 +113,8 @@ class JsonText:
 def _check(value: object) -> None:
     """Raise unless JSON gives back ``value`` with the types it has now.
 
-    JSON itself would turn a tuple into a list and the key 1 into "1" in silence, and
-    the second reader of a page would get something else than the first.
+    JSON itself would turn a tuple into a list and the key 1 into "1" without an error.
+    The second reader of a page would get another value than the first.
     """
     # A stack of our own: values may be nested deeper than Python's recursion goes.
     pending: list[tuple[object, tuple[Any, ...] | None]] = [(value, None)]

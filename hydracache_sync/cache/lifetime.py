@@ -1,4 +1,4 @@
-"""How long an entry lives, and when it is due to be loaded anew.
+"""How long an entry lives, and when it is due to be loaded again.
 
 Entries that were stored together must not end together: each gets a little less than it
 was promised.
@@ -12,7 +12,7 @@ from typing import Callable, NamedTuple
 from hydracache_sync.cache.store import whole_seconds
 from hydracache_sync.durations import checked_seconds
 
-#: Seconds an entry lives unless told otherwise. Tokens keep entries right; this bounds
+#: Seconds an entry lives by default. Tokens keep entries right; this bounds
 #: how long a change that bypassed the outbox (a script, a trigger) stays unseen.
 DEFAULT_TTL = 3600.0
 
@@ -56,23 +56,25 @@ class Lifetimes:
             raise ValueError(f"jitter must be 0 or more and below 1, not {jitter!r}")
         self._jitter = jitter
         self._clock = clock
-        whole_seconds(ttl)
-        self.default = Lifetime(ttl, _checked_soft(soft_ttl))
+        check_lifetime(ttl, soft_ttl)
+        self.default = Lifetime(ttl, soft_ttl)
 
     def of(self, ttl: float | None, soft_ttl: float | None = None) -> Lifetime:
         """Check what a call asks for; None for the default.
 
-        :raises TypeError, ValueError: it is no number of seconds, or negative.
+        :raises TypeError, ValueError: it is no number of seconds, or negative, or
+            ``soft_ttl`` is not below the TTL of the entry.
         """
         if ttl is None and soft_ttl is None:
             return self.default
         if ttl is None:
             ttl = self.default.ttl
-        else:
-            whole_seconds(ttl)
+        check_lifetime(ttl, soft_ttl)
         if soft_ttl is None:
+            # The default of a cache is for entries of its TTL; one that ends before it
+            # is never due.
             soft_ttl = self.default.soft_ttl
-        return Lifetime(ttl, _checked_soft(soft_ttl))
+        return Lifetime(ttl, soft_ttl)
 
     def seconds(self, lifetime: Lifetime) -> float:
         """For how long an entry is to be stored now, 0 for no limit."""
@@ -90,7 +92,20 @@ class Lifetimes:
         return 0 < soft_ms <= self._clock() * 1000
 
 
-def _checked_soft(soft_ttl: float | None) -> float | None:
+def check_lifetime(ttl: float | None, soft_ttl: float | None) -> None:
+    """Refuse what is no lifetime, and a soft TTL that an entry does not live to see.
+
+    :param ttl: None if the TTL is not known yet, 0 for no limit.
+    :param soft_ttl: None for none.
+    :raises TypeError, ValueError: says which of them, and why.
+    """
+    if ttl is not None:
+        whole_seconds(ttl)
     if soft_ttl is None:
-        return None
-    return checked_seconds("soft_ttl", soft_ttl, above_zero=True)
+        return
+    checked_seconds("soft_ttl", soft_ttl, above_zero=True)
+    if ttl and soft_ttl >= ttl:
+        raise ValueError(
+            f"soft_ttl must be below ttl, not {soft_ttl:g} with a ttl of {ttl:g}: the"
+            " entry would end before it is due"
+        )

@@ -9,8 +9,8 @@ and get what ends first.
 What may be joined:
 
 - a flight under the same tokens, all of them known, whose value may be stored under
-  them. An entry of these tokens would be a hit for whoever has read them, so its load
-  is as good as a hit, also for a reader of an older snapshot.
+  them. An entry of these tokens would be a hit for every reader that has read them. So
+  its load is equal to a hit, also for a reader of an older snapshot.
 - Where a token is cooling it does not show what has been committed since it was
   set: there only a flight whose loader has not started. Readers then gather
   behind the load that is under way, and the next one serves all of them.
@@ -28,15 +28,15 @@ A loader that raises does so for its own caller. The readers that joined it then
 themselves, since the error may be of that caller alone. For a while so do all readers
 that come: waiting for such a load, and then for the next, would be worse than no cache.
 
-The walks of the model (docs/model.md) have readers of old snapshots lead and join, with
-cooling tokens and without. A load that relieves another is there as one more reader
-that began later; ``load_limit`` is not there: it compares no tokens.
+The walks of the model (docs/project/model.md) have readers of old snapshots lead and
+join, with cooling tokens and without. A load that relieves another is there as one more
+reader that began later; ``load_limit`` is not there: it compares no tokens.
 """
 
 from __future__ import annotations
 
 from time import monotonic, sleep
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, NamedTuple, TypeVar
 
 from hydracache_sync.backoff import Backoff
 from hydracache_sync.cache.codec import MISS
@@ -47,6 +47,7 @@ from hydracache_sync.cache.load_limit import UNKNOWN, LoadLimit
 from hydracache_sync.cache.load_lock import LoadLock, is_worth_waiting_for
 from hydracache_sync.cache.load_snapshot import LoadSnapshot
 from hydracache_sync.cache.single_flight import Flight, SingleFlight
+from hydracache_sync.cache.unstorable import NotToBeStored
 from hydracache_sync.errors import ApplyError
 from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.printable import printable_logger
@@ -55,13 +56,13 @@ logger = printable_logger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds until one of those who wait for the load of another loads as well, unless
-#: told otherwise. Longer than most loads take; and what a page pays for a holder of the
-#: lock that was killed.
+#: Seconds by default until one of the readers that wait for another's load loads as
+#: well. Longer than most loads take; a page waits as long if the holder of the lock was
+#: killed.
 DEFAULT_MAX_WAIT = 3.0
 
 #: A reader that is in no flight itself waits so many times as long, and then loads
-#: whatever the others do: they may be waiting for what it is part of.
+#: whatever the others do. They may be waiting for a load that it is part of.
 PATIENCE = 10
 
 #: Older than every snapshot: who says that it began then shows rows of its own.
@@ -74,8 +75,8 @@ LOADS_AT_ONCE = 4
 #: thread may be kept from running for longer than another's load takes.
 LATE = 0.15
 
-#: Seconds for which nobody waits for a load of a key whose value the store did not
-#: take, because it is over the item limit for one: there is nothing to wait for.
+#: Seconds for which no reader waits for a load of a key whose value the store did not
+#: take. The value may be over the item limit: then there is nothing to wait for.
 UNSTORED_TTL = 10.0
 
 #: Such keys remembered, and as many that have raised. When full all are forgotten,
@@ -85,6 +86,14 @@ MAX_UNSTORED = 1024
 #: Pauses between two looks whether the entry has come. Each process has one such reader
 #: for a key, so the store sees some tens of looks a second.
 LOOKS = Backoff(0.002, 0.05)
+
+
+class _Call(NamedTuple):
+    """What one reader has asked for: how its value is loaded, and kept for how long."""
+
+    loader: Callable[[], Any]
+    lifetime: Lifetime
+    snapshot: LoadSnapshot
 
 
 class LoadCoalescer:
@@ -102,7 +111,7 @@ class LoadCoalescer:
         self._unstored: dict[Address, float] = {}
         self._raised: dict[Address, float] = {}
         self._refreshing = LoggedOutage(
-            logger, f"loading anew for the cache of namespace {entries.namespace}"
+            logger, f"loading again for the cache of namespace {entries.namespace}"
         )
 
     def load(
@@ -113,7 +122,11 @@ class LoadCoalescer:
         snapshot: LoadSnapshot,
     ) -> T:
         """Return a value for a miss: loaded by this reader, or by one like it."""
-        entries, since = self._entries, snapshot.since
+        value: T = self._load_or_join(lookup, _Call(loader, lifetime, snapshot))
+        return value
+
+    def _load_or_join(self, lookup: Lookup, call: _Call) -> Any:
+        entries, since = self._entries, call.snapshot.since
         missed_at = monotonic()
         # To wait where nobody may take anything, or what was waited for would raise.
         alone = (
@@ -134,50 +147,41 @@ class LoadCoalescer:
             entries.release(lock)
             lock = None
         if alone:
-            return self._load(decision, loader, lifetime, snapshot, lock)
+            return self._load(decision, call, lock)
         if not lookup.knows_all_tokens:
-            return self._load_in_turn(decision, loader, lifetime, snapshot)
+            return self._load_in_turn(decision, call)
         may_lead = since is None or decision.refused is None
         flight, leading = self._flights.join(
             (lookup.addresses[0], lookup.token_prefix),
             must_lead=lock is not None,
             may_lead=may_lead,
         )
-        if flight is None:
+        if flight is None or (not leading and entries.is_too_old(flight.began_at)):
             if may_lead:
-                return self._load(decision, loader, lifetime, snapshot, lock)
-            return self._load_in_turn(decision, loader, lifetime, snapshot)
+                return self._load(decision, call, lock)
+            return self._load_in_turn(decision, call)
         if leading:
-            return self._lead(
-                flight, decision, loader, lifetime, snapshot, lock, missed_at
-            )
-        return self._await(flight, decision, loader, lifetime, snapshot)
+            return self._lead(flight, decision, call, lock, missed_at)
+        return self._await(flight, decision, call)
 
-    def _await(
-        self,
-        flight: Flight,
-        decision: FillDecision,
-        loader: Callable[[], T],
-        lifetime: Lifetime,
-        snapshot: LoadSnapshot,
-    ) -> T:
+    def _await(self, flight: Flight, decision: FillDecision, call: _Call) -> Any:
         """Wait for the load of others, and load where that does not come."""
         entries = self._entries
-        may_relieve = snapshot.since is None or decision.refused is None
+        may_relieve = call.snapshot.since is None or decision.refused is None
         if self._waits_for(flight, may_relieve, shared=decision.refused is None):
             if flight.outcome is not None:
-                value: T = entries.unpack(*flight.outcome)
+                value = entries.unpack(*flight.outcome)
                 if value is not MISS:
                     entries.counters.joined.add()
                     return value
         else:
             entries.counters.waited_in_vain.add()
             if self._flights.is_loaded_by_this(flight):
-                return self._relieve(flight, decision, loader, lifetime, snapshot)
+                return self._relieve(flight, decision, call)
             if not may_relieve:
-                return self._load_in_turn(decision, loader, lifetime, snapshot)
+                return self._load_in_turn(decision, call)
         # Its tokens were read before the wait and so before this load: they still do.
-        return self._load(decision, loader, lifetime, snapshot, None)
+        return self._load(decision, call)
 
     def _waits_for(self, flight: Flight, may_relieve: bool, *, shared: bool) -> bool:
         """Wait until ``flight`` is finished; return whether it is.
@@ -197,14 +201,7 @@ class LoadCoalescer:
                 return False
         return True
 
-    def _relieve(
-        self,
-        flight: Flight,
-        decision: FillDecision,
-        loader: Callable[[], T],
-        lifetime: Lifetime,
-        snapshot: LoadSnapshot,
-    ) -> T:
+    def _relieve(self, flight: Flight, decision: FillDecision, call: _Call) -> Any:
         """Load beside a slow loader of ``flight``, for all who wait.
 
         Unless the entry has come meanwhile: a loader in another process tells nobody.
@@ -218,19 +215,19 @@ class LoadCoalescer:
                 if lookup.value is not MISS:
                     outcome = lookup, lookup.entry
                     entries.counters.joined.add()
-                    value: T = lookup.value
+                    value = lookup.value
                     return value
-                decision = entries.check_fill(lookup, snapshot.since)
-            loaded, decision = self._loaded(decision, loader, snapshot)
+                decision = entries.check_fill(lookup, call.snapshot.since)
+            loaded, decision = self._loaded(decision, call)
             if decision.refused is None:
-                entry = entries.pack(decision, loaded, lifetime)
+                entry = entries.pack(decision, loaded, call.lifetime)
                 outcome = decision.lookup, entry
-                entries.fill([(decision, entry)], lifetime)
+                entries.fill([(decision, entry)], call.lifetime)
             else:
                 decision.refused.add()
-                if snapshot.since is None:
+                if call.snapshot.since is None:
                     # It began after all who wait here had asked.
-                    outcome = self._packed_for_others(known, loaded, lifetime)
+                    outcome = self._packed_for_others(known, loaded, call.lifetime)
             return loaded
         finally:
             self._flights.finish(flight, outcome)
@@ -242,7 +239,7 @@ class LoadCoalescer:
         lifetime: Lifetime,
         snapshot: LoadSnapshot,
     ) -> T:
-        """Load anew for a hit that is due, or return its value if another does.
+        """Load again for a hit that is due, or return its value if another does.
 
         Stored under the tokens of the hit, which were read before this load, by the
         rules of any fill. If the loader raises, the hit is still right and is returned;
@@ -270,6 +267,7 @@ class LoadCoalescer:
                 # The entry goes on. A lock that was taken all the same ends by itself.
                 return value
             # If it fails the lock stays, so that it is not tried again at once.
+            entries.counters.loads.add()
             try:
                 loaded = snapshot.read(loader)
             except Exception as exc:
@@ -295,37 +293,26 @@ class LoadCoalescer:
             self._flights.finish(flight, None)
 
     def _load(
-        self,
-        decision: FillDecision,
-        loader: Callable[[], T],
-        lifetime: Lifetime,
-        snapshot: LoadSnapshot,
-        lock: LoadLock | None,
-    ) -> T:
+        self, decision: FillDecision, call: _Call, lock: LoadLock | None = None
+    ) -> Any:
         """Load for oneself, and store if that may be."""
         entries = self._entries
         try:
-            loaded, decision = self._loaded(decision, loader, snapshot)
+            loaded, decision = self._loaded(decision, call)
             if decision.refused is not None:
                 decision.refused.add()
                 if lock is not None:
                     entries.release(lock)
                 return loaded
-            entry = entries.pack(decision, loaded, lifetime)
+            entry = entries.pack(decision, loaded, call.lifetime)
         except BaseException:
             if lock is not None:
                 entries.release(lock)
             raise
-        entries.fill([(decision, entry)], lifetime, lock)
+        entries.fill([(decision, entry)], call.lifetime, lock)
         return loaded
 
-    def _load_in_turn(
-        self,
-        decision: FillDecision,
-        loader: Callable[[], T],
-        lifetime: Lifetime,
-        snapshot: LoadSnapshot,
-    ) -> T:
+    def _load_in_turn(self, decision: FillDecision, call: _Call) -> Any:
         """Load for oneself, one of few; or take what began after this call.
 
         Stores nothing: tokens are unknown, or may be younger than the snapshot.
@@ -334,7 +321,7 @@ class LoadCoalescer:
         lookup = decision.lookup
         key = lookup.addresses[0], lookup.tag_set.digest
         # A moment of another clock says nothing of when the others here have asked.
-        since = snapshot.since
+        since = call.snapshot.since
         began = None if since is None else getattr(since, "steady", UNKNOWN)
         packed = self._limit.enter(
             key,
@@ -343,42 +330,45 @@ class LoadCoalescer:
             at_once=self._flights.is_waited_for(),
         )
         if packed is not None:
-            value: T = entries.unpack_shared(lookup, packed)
+            value = entries.unpack_shared(lookup, packed)
             if value is not MISS:
                 entries.counters.joined.add()
                 return value
             # Cannot be read here, as it cannot be from the store.
-            return self._load(decision, loader, lifetime, snapshot, None)
+            return self._load(decision, call)
         try:
-            loaded, decision = self._loaded(decision, loader, snapshot)
+            loaded, decision = self._loaded(decision, call)
             if decision.refused is not None:
                 decision.refused.add()
-            if snapshot.since == since and self._limit.is_wanted(key):
-                packed = entries.pack_shared(lookup, loaded)
+            if call.snapshot.since == since and self._limit.is_wanted(key):
+                try:
+                    packed = entries.pack_shared(lookup, loaded)
+                except (TypeError, ValueError):
+                    # It has been told of. Who waits loads a value of its own.
+                    pass
             elif decision.refused is None:
                 entries.check_value(loaded)
             return loaded
         finally:
             self._limit.leave(key, packed)
 
-    def _loaded(
-        self, decision: FillDecision, loader: Callable[[], T], snapshot: LoadSnapshot
-    ) -> tuple[T, FillDecision]:
+    def _loaded(self, decision: FillDecision, call: _Call) -> tuple[Any, FillDecision]:
         """Call the loader, and remember whether it raised.
 
         :return: what it loaded, and whether that may be stored by what is known of its
             snapshot now.
         """
-        address, since = decision.lookup.addresses[0], snapshot.since
+        address, since = decision.lookup.addresses[0], call.snapshot.since
+        self._entries.counters.loads.add()
         try:
-            loaded = snapshot.read(loader)
+            loaded = call.snapshot.read(call.loader)
         except Exception:
             _note(self._raised, address, self._max_wait)
             raise
         if self._raised:
             self._raised.pop(address, None)
-        if decision.refused is None and snapshot.since != since:
-            decision = self._entries.check_fill(decision.lookup, snapshot.since)
+        if decision.refused is None and call.snapshot.since != since:
+            decision = self._entries.check_fill(decision.lookup, call.snapshot.since)
         if decision.refused is not None:
             self._entries.check_value(loaded)
         return loaded, decision
@@ -387,12 +377,10 @@ class LoadCoalescer:
         self,
         flight: Flight,
         decision: FillDecision,
-        loader: Callable[[], T],
-        lifetime: Lifetime,
-        snapshot: LoadSnapshot,
+        call: _Call,
         lock: LoadLock | None,
         missed_at: float,
-    ) -> T:
+    ) -> Any:
         """Load for oneself and for those who join."""
         entries = self._entries
         token_prefix = decision.lookup.token_prefix
@@ -404,41 +392,43 @@ class LoadCoalescer:
             elif lock is None and not _is_within(
                 self._unstored, decision.lookup.addresses[0]
             ):
-                decision, lock = self._wait_for_turn(decision, snapshot.since)
+                decision, lock = self._wait_for_turn(decision, call.snapshot.since)
                 lookup = decision.lookup
                 if lookup.value is not MISS:
                     outcome = lookup, lookup.entry
-                    value: T = lookup.value
+                    value = lookup.value
                     return value
                 same = decision.refused is None and lookup.token_prefix == token_prefix
                 if lock is None and flight.began_at is not None and same:
                     # Another thread here got the lock, and this flight with it.
-                    return self._await(flight, decision, loader, lifetime, snapshot)
+                    return self._await(flight, decision, call)
             if lock is not None and monotonic() - missed_at > LATE:
                 known = decision.lookup
                 lookup, _ = entries.reread(known, known.addresses[0])
                 if lookup.value is not MISS:
                     entries.counters.joined.add()
                     outcome = lookup, lookup.entry
-                    came: T = lookup.value
+                    came = lookup.value
                     return came
-            if decision.refused is not None and snapshot.since is not None:
+            if decision.refused is not None and call.snapshot.since is not None:
                 # No longer what others may see, also those who have joined already.
                 self._flights.finish(flight, None)
             else:
                 self._flights.begin(flight, shared=decision.refused is None)
-            loaded, decision = self._loaded(decision, loader, snapshot)
+            loaded, decision = self._loaded(decision, call)
             if decision.refused is None:
-                entry = entries.pack(decision, loaded, lifetime)
+                entry = entries.pack(decision, loaded, call.lifetime)
                 outcome = decision.lookup, entry
-                stored = entries.fill([(decision, entry)], lifetime, lock)
+                stored = entries.fill([(decision, entry)], call.lifetime, lock)
                 lock = None
                 if not stored:
                     _note(self._unstored, decision.lookup.addresses[0], UNSTORED_TTL)
             else:
                 decision.refused.add()
-                if self._flights.close(flight) and snapshot.since is None:
-                    outcome = self._packed_for_others(decision.lookup, loaded, lifetime)
+                if self._flights.close(flight) and call.snapshot.since is None:
+                    outcome = self._packed_for_others(
+                        decision.lookup, loaded, call.lifetime
+                    )
             return loaded
         finally:
             self._flights.finish(flight, outcome)
@@ -454,9 +444,8 @@ class LoadCoalescer:
             return lookup, self._entries.pack(
                 FillDecision(lookup, None), loaded, lifetime
             )
-        except (TypeError, ValueError):
-            # Cannot be stored, which is no error where nothing is stored. Each of the
-            # others gets one of his own.
+        except NotToBeStored:
+            # It has been told of. Each of the others gets one of its own.
             return None
 
     def _wait_for_turn(
@@ -464,10 +453,10 @@ class LoadCoalescer:
     ) -> tuple[FillDecision, LoadLock | None]:
         """Take the lock, or wait for the entry that its holder will store.
 
-        Everything is read anew at each look: what comes is served as any hit, and what
-        is then loaded is stored under the tokens of the last look before the load. Of
-        the same tokens only one holder is waited for: if it brings nothing it has
-        raised, and the next one may as well.
+        Everything is read again at each look. An entry that is found is served as any
+        hit. A value that is then loaded is stored under the tokens of the last look
+        before the load. Of the same tokens only one holder is waited for: if it brings
+        nothing it has raised, and the next one may as well.
 
         :return: with a look that is a hit if the entry has come.
         """

@@ -1,12 +1,13 @@
 """Few loads of a key at once, for readers that share no flight.
 
 A reader whose snapshot may be older than an invalidation stores nothing, so no other
-may take what it loads for granted. But one rule holds without any token: a value that
+may take what it loads for granted. But one rule holds without any token. A value that
 was read in a snapshot which began *after* a reader asked is as new as what that reader
-would load itself, for it shows all that was committed, and so all that was published,
-when the reader asked. So these readers load a few at a time, the others wait for a
-place, and whoever waits takes the value of a load whose snapshot began after that. The
-newest gets the next place, since its snapshot serves most; whom it will serve waits on.
+would load itself. Such a snapshot shows all that was committed when the reader asked,
+and so all that was published. So these readers load a few at a time, the others wait
+for a place, and one that waits takes the value of a load whose snapshot began after
+that. The newest gets the next place, since its snapshot serves most; whom it will serve
+waits on.
 
 A moment is one of ``time.monotonic``, the same clock for all of them. Knows no store,
 no token and no clock of a host.
@@ -29,7 +30,7 @@ EXPIRY = 10
 
 
 class _Load:
-    """A load, or the wish for one."""
+    """A load, or a request for one."""
 
     __slots__ = (
         "asked_at",
@@ -64,7 +65,7 @@ class _Key:
 
 
 class LoadLimit:
-    """The loads under way of each key. Safe for threads; a fork begins anew.
+    """The loads under way of each key. Safe for threads; a fork begins again.
 
     :param at_once: loads of one key that run at once, 1 or more.
     """

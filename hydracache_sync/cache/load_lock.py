@@ -1,8 +1,8 @@
 """Who loads a key, agreed on by all processes through the store.
 
-The lock only saves loads, it protects nothing: whoever loads without it stores under
-the tokens that he has read, and those keep the entry right. So it may be lost, end too
-early, or be held by two. Taking it never replaces another's.
+The lock only saves loads, it protects nothing: a reader that loads without it stores
+under the tokens that it has read, and those keep the entry right. So the lock may be
+lost, end too early, or be held by two. Taking it never replaces another's.
 """
 
 from __future__ import annotations

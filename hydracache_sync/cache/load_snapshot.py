@@ -1,13 +1,15 @@
 """What is known of the snapshot that one load reads in.
 
 Before the load it decides whether the value may be stored, and who may wait for it.
-Whoever can see more during the load, an app that is told of each statement, may take
-that back when the load has ended: then nothing is stored, and nothing shared.
+An app that follows each statement sees more during the load. It may withdraw the
+decision when the load has ended: then nothing is stored, and nothing shared.
 """
 
 from __future__ import annotations
 
 from typing import Callable, Protocol, TypeVar
+
+from hydracache_sync.cache.earlier_hits import EarlierHits
 
 T = TypeVar("T")
 
@@ -28,7 +30,13 @@ class LoadSnapshot:
 
 
 class LoadSnapshots(Protocol):
-    """What an app gives to its cache as ``snapshot``: more than a moment."""
+    """What an app gives to its cache as ``snapshot``: more than a moment.
+
+    :ivar earlier_hits: what the request was given before that a load may return whose
+        snapshot does not begin with it; None if none does.
+    """
+
+    earlier_hits: EarlierHits | None
 
     def __call__(self) -> float | None:
         """When the snapshot began, for a load that is not looked at."""

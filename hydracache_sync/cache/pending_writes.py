@@ -13,6 +13,7 @@ from typing import Dict, Iterable, Iterator, List, Sequence, Set, Tuple
 
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
+from hydracache_sync.keys import KIND_ENDING
 
 #: Process and thread, or greenlet. A fork copies what the parent's threads had open.
 _Writer = Tuple[int, int]
@@ -94,12 +95,13 @@ class Targets:
     Not for several threads.
     """
 
-    __slots__ = ("_flush", "_keys", "_tags")
+    __slots__ = ("_flush", "_keys", "_tags", "_kinds")
 
     def __init__(self, intents: Iterable[InvalidationIntent] = ()) -> None:
         self._flush = False
         self._keys: Set[str] = set()
         self._tags: Set[str] = set()
+        self._kinds: Tuple[str, ...] = ()
         self.add(intents)
 
     def add(self, intents: Iterable[InvalidationIntent]) -> None:
@@ -111,10 +113,14 @@ class Targets:
                 self._keys.add(value)
             else:
                 self._tags.add(value)
+                if value.endswith(KIND_ENDING):
+                    self._kinds += (value[: -len(KIND_ENDING)] + ":",)
 
     def affect(self, key: str, tags: Iterable[str]) -> bool:
         """Tell whether one of them invalidates an entry of ``key`` with ``tags``."""
-        return self._flush or key in self._keys or not self._tags.isdisjoint(tags)
+        if self._flush or key in self._keys or not self._tags.isdisjoint(tags):
+            return True
+        return bool(self._kinds) and any(tag.startswith(self._kinds) for tag in tags)
 
 
 def _this_one() -> _Writer:

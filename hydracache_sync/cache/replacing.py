@@ -1,12 +1,12 @@
 """The only ways in which a token is written: it is replaced, never overwritten.
 
-A command may be carried out long after its sender gave up: by a network that delivers
-late, by a server that was stopped, or because the sender itself was stopped between two
-of its steps. A token that was stamped before then would bring its old stamp back over a
-newer token. So each write is two round trips: read what is there, *then* take the
-stamp, then store on condition that nothing has changed. A late write finds another
-version, and does nothing. One that finds the same version had nothing acknowledged
-before it, so its stamp is older than no acknowledged change.
+memcached may execute a command long after its sender gave up. The network may deliver
+it late, the server may have been stopped, or the sender itself between two of its
+steps. A token that was stamped before then would bring its old stamp back over a newer
+token. So each write is two round trips: read what is there, *then* take the stamp, then
+store on condition that nothing has changed. A late write finds another version, and
+does nothing. One that finds the same version had nothing acknowledged before it, so its
+stamp is older than no acknowledged change.
 
 What is not there cannot be compared. A placeholder is added first, which has no stamp
 and so may arrive at any time. The model in ``tests/model`` walks through what breaks

@@ -6,6 +6,7 @@ from typing import Callable, Sequence
 
 from hydracache_sync.cache.entries import Entries, FillDecision
 from hydracache_sync.cache.lifetime import Lifetimes
+from hydracache_sync.cache.unstorable import NotToBeStored
 
 
 class Reservation:
@@ -51,6 +52,11 @@ class Reservation:
         [decision] = self._unless_changed([self._judgement])
         if decision.refused is not None:
             decision.refused.add()
+            self._entries.check_value(value)
             return False
-        entry = self._entries.pack(decision, value, lifetime)
+        try:
+            entry = self._entries.pack(decision, value, lifetime)
+        except NotToBeStored:
+            self._entries.check_value(value)
+            return False
         return self._entries.fill([(decision, entry)], lifetime)

@@ -1,8 +1,8 @@
 """Entries under a signature: what memcached gives back is what one of us stored there.
 
-memcached has no users and mostly no password: whoever reaches it can write there. A
-signature that covers the value alone would still let a writer move an entry to another
-key, namespace or ring, so it covers the name that the entry has in the store as well.
+memcached has no users and mostly no password: each client that finds it can write. If a
+signature covered the value alone, a writer could still move an entry to another key,
+namespace or ring. So it covers the entry's name in the store as well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hmac
 from typing import Any, Protocol, Sequence, Union
 
 from hydracache_sync.cache.codec import MISS, SIGNED, Codec
+from hydracache_sync.cache.diagnostics import Counter
 from hydracache_sync.cache.entry_format import pack, token_prefix_of, unpack
 from hydracache_sync.errors import ConfigurationError
 
@@ -40,6 +41,13 @@ class InnerCodec(Protocol):
     ) -> Any: ...
 
 
+def unreadable_of(codec: InnerCodec) -> Counter:
+    """Return what counts the entries that ``codec`` lacks a library for."""
+    # A codec of a user's own may count none.
+    found = getattr(codec, "unreadable", None)
+    return found if isinstance(found, Counter) else Counter()
+
+
 class SignedCodec:
     """Keeps what ``Codec`` keeps, under an HMAC-SHA256. In place of ``Codec``.
 
@@ -53,6 +61,7 @@ class SignedCodec:
         are accepted. To change keys, first add the new one last everywhere, then move
         it to the front, then take the old one away.
     :param codec: makes the entries that are signed; ``Codec()`` by default.
+    :ivar unreadable: as ``codec`` counts them.
     :raises ConfigurationError: no key, or one that is too short or no ``bytes``.
     """
 
@@ -76,6 +85,7 @@ class SignedCodec:
                 )
         self._keys = keys
         self._codec: InnerCodec = Codec() if codec is None else codec
+        self.unreadable = unreadable_of(self._codec)
 
     def encode(
         self, value: object, token_prefix: bytes, soft_ms: int = 0, name: bytes = b""

@@ -9,7 +9,8 @@ import pickle
 from typing import Any, Sequence, Union
 
 from hydracache_sync.cache.codec import MISS, PICKLE
-from hydracache_sync.cache.entry_format import pack, unpack
+from hydracache_sync.cache.compression import AUTO, Compression
+from hydracache_sync.cache.entry_format import unpack
 from hydracache_sync.cache.signed import SignedCodec
 
 #: What every Python that runs this library knows.
@@ -21,16 +22,26 @@ class PickleCodec(SignedCodec):
 
     As ``SignedCodec``: its signature keeps out code.
 
-    What a class was when its object was stored is the caller's to keep track of: one
-    that is gone or raises while it is unpickled is a miss, one that has changed its
-    meaning is not.
+    The caller has to keep track of changes of a class. If it is gone, or raises while
+    it is unpickled, the entry is a miss. If its meaning has changed, the entry is still
+    a hit.
 
     :param key: as ``SignedCodec`` has it.
-    :raises ConfigurationError: no key, or one that is too short or no ``bytes``.
+    :param compress_over: as ``Codec`` has it.
+    :param compression: as ``Codec`` has it.
+    :raises ConfigurationError: no key, or one that is too short or no ``bytes``; or
+        as ``Codec`` for the other two.
     """
 
-    def __init__(self, *, key: Union[bytes, Sequence[bytes]]) -> None:
-        super().__init__(key=key, codec=_Pickles())
+    def __init__(
+        self,
+        *,
+        key: Union[bytes, Sequence[bytes]],
+        compress_over: int | None = None,
+        compression: str = AUTO,
+    ) -> None:
+        pickles = _Pickles(Compression(compress_over, compression))
+        super().__init__(key=key, codec=pickles)
 
     def __repr__(self) -> str:
         return f"PickleCodec(key=<{len(self._keys)}>)"
@@ -38,6 +49,10 @@ class PickleCodec(SignedCodec):
 
 class _Pickles:
     """Pickles without a signature: never to be read from a store as they are."""
+
+    def __init__(self, compression: Compression) -> None:
+        self._compression = compression
+        self.unreadable = compression.unreadable
 
     def encode(
         self, value: object, token_prefix: bytes, soft_ms: int = 0, name: bytes = b""
@@ -56,7 +71,7 @@ class _Pickles:
             ) from exc
         except (pickle.PicklingError, AttributeError, TypeError) as exc:
             raise TypeError(f"cannot cache this {kind}: {exc}") from exc
-        return pack(token_prefix, PICKLE, data, soft_ms)
+        return self._compression.pack(token_prefix, PICKLE, data, soft_ms)
 
     def decode(
         self,
@@ -66,11 +81,13 @@ class _Pickles:
         name: bytes = b"",
     ) -> Any:
         found = unpack(entry, digest, tokens)
-        if found is None or found.form != PICKLE:
+        if found is None:
             return MISS
+        form, _, payload = found
         try:
-            return pickle.loads(found.payload)
+            form, payload = self._compression.expanded(form, payload)
+            return pickle.loads(payload) if form == PICKLE else MISS
         except Exception:
             # It is ours, but of a class that this process has not, or has otherwise:
-            # anything can come out of its code. Loaded anew.
+            # anything can come out of its code. Loaded again.
             return MISS

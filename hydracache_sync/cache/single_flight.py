@@ -60,7 +60,7 @@ class Flight:
 
 
 class SingleFlight:
-    """The loads under way in this process. Safe for threads; a fork begins anew."""
+    """The loads under way in this process. Safe for threads; a fork begins again."""
 
     def __init__(self) -> None:
         self._lock = ProcessLock()

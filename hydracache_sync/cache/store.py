@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from math import ceil
-from types import TracebackType
 from typing import (
     Any,
     Callable,
@@ -99,7 +98,7 @@ class CacheStore:
         """Store, replacing what is there, and return what was not acknowledged.
 
         An address that failed may hold the new value, the old one, or none. A write
-        with :data:`GONE` for its seconds removes.
+        with ``GONE`` for its seconds removes.
 
         :return: ``ApplyUnavailable`` where trying again can help, ``ApplyPermanent``
             where it cannot: the value is over the item limit, or the key is none.
@@ -127,8 +126,9 @@ class CacheStore:
         nothing, unless nothing has changed since its reading.
 
         :param placeholders: a value for each copy, never used before: it may be stored
-            long after this call has failed.
-        :param make: may be called several times, each time for some of the copies.
+            long after this call has failed. All have one length.
+        :param make: may be called several times, each time for some of the copies. All
+            that it makes at once has one length.
         :return: in the order of ``copies``: True, as ``make`` said; False, another
             write was faster, or what was read is gone; an error, not acknowledged.
         """
@@ -150,23 +150,25 @@ class CacheStore:
         """
         return []
 
+    def circuits(self) -> dict[str, bool]:
+        """Return the nodes whose failures open a circuit breaker, and if it is open.
+
+        As this process has it; asks no node.
+        """
+        return {}
+
     def ping(self) -> dict[str, str | ApplyUnavailable]:
         """Ask every node for its version; a node that fails has its error instead."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give up connections. The store stays usable and connects anew if used."""
+        """Give up connections. The store stays usable and connects again if used."""
         raise NotImplementedError
 
     def __enter__(self: S) -> S:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -1,14 +1,13 @@
 """What a writer of a strict namespace does before its commit.
 
-From before the commit on, what it touches is not served, and that ends by itself: to
-end it at the commit, or at the apply, would open the door to what
-another writer is just about to commit.
+From before the commit on, what it touches is not served, and that ends by itself. An
+end at the commit, or at the apply, would also end it for another writer that is about
+to commit.
 """
 
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Callable, Sequence
 
 from hydracache_sync.cache.keyspace import Keyspace
@@ -92,12 +91,7 @@ class Quarantine:
                 f" (hold_off is {self._hold_off.seconds:g} s)"
             )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # After a rollback too: an error out of a COMMIT does not say that it failed.
         if not self.strict or self._elapsed() <= self._hold_off.seconds:
             return

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Iterable, NamedTuple, Tuple
 from uuid import UUID
 
+from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.entry_format import tag_digest
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.keys import Identity, identity_texts
@@ -34,8 +35,10 @@ MAX_REMEMBERED_TEXT = 512
 def several(tags: Iterable[Identity]) -> tuple[Identity, ...]:
     """Return ``tags`` in a tuple.
 
-    :raises TypeError: a single one; the letters of a text would be the tags.
+    :raises TypeError: a single one; the letters of a text would be the tags. Or None.
     """
+    if tags is None:
+        raise TypeError("tags is None: give () for none")
     if isinstance(tags, (str, bytes, int, UUID)):
         raise TypeError(
             f"tags must be several texts, as in ({tags!r},), not one {tags!r}"
@@ -48,17 +51,23 @@ class TagSet(NamedTuple):
 
     addresses: Tuple[Address, ...]
     digest: bytes
+    names: Tuple[str, ...]
 
 
 class TagSets:
     """The tag sets of one keyspace. Safe for threads.
 
+    :param kinds: of whose entities the reads have the tag of the kind as well.
     :param strict: whether the entries are those of a strict namespace. They have other
         digests, so that neither kind of reader takes an entry of the other.
     """
 
-    def __init__(self, keyspace: Keyspace, *, strict: bool = False) -> None:
+    def __init__(
+        self, keyspace: Keyspace, kinds: EntityKinds, *, strict: bool = False
+    ) -> None:
         self._keyspace = keyspace
+        self._kinds = kinds
+        self._kind_names = kinds.names
         self._strict = strict
         self._remembered: dict[tuple[str, ...], TagSet] = {}
         self._has_warned = False
@@ -73,6 +82,8 @@ class TagSets:
         """
         if type(tags) is not tuple:
             tags = several(tags)
+        if self._kinds.names is not self._kind_names:
+            self._forget()
         try:
             known = self._remembered.get(tags)  # type: ignore[arg-type]
         except TypeError:
@@ -80,10 +91,17 @@ class TagSets:
             known = None
         return known or self._learn(tags)
 
+    def _forget(self) -> None:
+        # In this order: who still learns by the old names has the old dict.
+        names = self._kinds.names
+        self._remembered = {}
+        self._kind_names = names
+
     def _learn(self, tags: tuple[Identity, ...]) -> TagSet:
+        remembered = self._remembered
         # Remembered by texts alone: to a dict 1, 1.0 and True are one.
         given = identity_texts("tag", tags)
-        known = self._remembered.get(given)
+        known = remembered.get(given)
         if known is not None:
             return known
         if len(given) > MAX_TAGS and len(set(given)) > MAX_TAGS:
@@ -91,7 +109,8 @@ class TagSets:
                 f"tags are {len(set(given))}, and an entry has {MAX_TAGS} at most: each"
                 " is read at every hit. Give what many of them have in common one tag"
             )
-        addresses = {tag: self._keyspace.tag_token(tag) for tag in given}
+        whole = self._kinds.completed(given)
+        addresses = {tag: self._keyspace.tag_token(tag) for tag in whole}
         names = sorted(addresses)
         if len(names) > MANY_TAGS and not self._has_warned:
             self._has_warned = True
@@ -107,9 +126,9 @@ class TagSets:
         digest = tag_digest(names)
         if self._strict:
             digest = blake2b(digest, digest_size=16, person=b"strict").digest()
-        tag_set = TagSet(tuple(map(addresses.__getitem__, names)), digest)
+        tag_set = TagSet(tuple(map(addresses.__getitem__, names)), digest, tuple(names))
         if sum(map(len, given)) + len(given) <= MAX_REMEMBERED_TEXT:
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[given] = tag_set
+            if len(remembered) >= MAX_REMEMBERED:
+                remembered.clear()
+            remembered[given] = tag_set
         return tag_set

@@ -19,12 +19,16 @@ from typing import (
     Sequence,
     TypeVar,
     Union,
+    cast,
 )
 from uuid import UUID
 
+from hydracache_sync.cache.audit import ABSENT, Audit
+from hydracache_sync.cache.bound import Bound
 from hydracache_sync.cache.codec import MISS, Codec
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
+from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.entries import Entries, FillDecision, Lookup
 from hydracache_sync.cache.keyspace import Keyspace
 from hydracache_sync.cache.lifetime import (
@@ -39,15 +43,21 @@ from hydracache_sync.cache.load_coalescer import (
     LoadCoalescer,
 )
 from hydracache_sync.cache.load_snapshot import LoadSnapshot, LoadSnapshots
-from hydracache_sync.cache.not_stored import NotToBeStored, value_of
+from hydracache_sync.cache.load_watch import watched
+from hydracache_sync.cache.loads_under_way import under_way, withhold
 from hydracache_sync.cache.pending_writes import PendingWrites
+from hydracache_sync.cache.read_memo import MemoizedReads, ReadMemo
 from hydracache_sync.cache.reservation import Reservation
 from hydracache_sync.cache.signed import InnerCodec
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.strict import Quarantine
+from hydracache_sync.cache.tag_sets import several
 from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF, HoldOff, TokenPolicy
+from hydracache_sync.cache.tracer import CacheTracer
+from hydracache_sync.cache.unstorable import RAISE, NotToBeStored, value_of
 from hydracache_sync.durations import checked_number, checked_seconds
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.events import EventSubscriber
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.keys import Identity, identity_text, identity_texts
 
@@ -87,11 +97,10 @@ class TaggedCache:
     most. The tags of a key must be the same in every read of it: other tags are a miss.
     Their order does not matter.
 
-    Values are ``bytes``, ``str``, None, ``bool``, ``int``, finite ``float``, and
-    ``list`` and ``dict`` (with ``str`` keys) of these. They come back equal and of the
-    same types; anything else is a ``TypeError`` when it is to be stored. A value over
-    the store's item limit (memcached's ``-I``, 1 MiB by default) is returned, counted
-    in ``refused_size``, and not stored.
+    Values are what the codec keeps, see ``Codec``. They come back equal and of the same
+    types; anything else is a ``TypeError`` when it is loaded. A value over the store's
+    item limit (memcached's ``-I``, 1 MiB by default) is returned, counted in
+    ``refused_size``, and not stored.
 
     :param store: shared with others as you like; must be what the appliers write to.
     :param namespace: as in the outbox; 1 to 64 bytes of UTF-8.
@@ -106,7 +115,11 @@ class TaggedCache:
     :param ttl: default seconds that an entry lives, rounded up; 0 for no limit.
     :param codec: ``SignedCodec(key=...)`` to take from memcached only what was stored
         with that key; ``PickleCodec(key=...)`` to keep any value that pickle takes.
-    :param soft_ttl: default of ``get_or_load``.
+    :param unstorable: ``raise`` for the errors of ``get_or_load`` for a value that the
+        codec does not keep; ``log`` to return it to the caller of the load, count it in
+        ``refused_value`` and warn, once a minute at most.
+    :param soft_ttl: default of ``get_or_load``, below ``ttl``; no entry whose own TTL
+        is not above it is ever due.
     :param jitter: part of its TTL by which an entry may end earlier, from 0 to below 1,
         so that entries stored together do not all have to be loaded together.
     :param max_wait: seconds that readers of a key wait for another's load of it before
@@ -120,6 +133,25 @@ class TaggedCache:
         has touched; the same in all processes. Within it a COMMIT must end.
     :param also: further stores, of other rings, that some readers may still use or use
         already, for a quarantine to reach them too.
+    :param audit: share of hits, 0 to 1, whose value is loaded as well and compared, of
+        reads that have a loader. At most ten in a second, and a twentieth of a thread's
+        time. The reader gets its hit in any case, as late as a miss. What was stale is
+        a ``StaleHit``, see :meth:`subscribe`, seen by a later read. Loaders with side
+        effects have them at an audit, too.
+    :param oldest_pending: for ``audit``: returns how many seconds the oldest pending
+        row of the namespace has waited, 0 if there is none, infinite if not known.
+        Without it, what is not invalidated 10 s after the load counts as stale.
+    :param kinds: of entities that are changed in bulk: a read with the tag of one has
+        ``kind_tag(entity)`` as well. All readers of the namespace should say the same.
+    :param max_staleness: seconds; serve nothing that is older than a commit which ended
+        longer ago, also while no worker carries rows: reads are misses then. Needs
+        workers with ``watermark=True``, and is above ``clock_skew`` and one second; for
+        drains by cron above the time between two of them as well. A cached read takes
+        one more round trip about once in so many seconds. None for no bound.
+    :param memo: returns what keeps the hits of the request that is served, None where
+        there is none: :meth:`get_or_load` fetches an entry once for it then, and a
+        later read of it may be as old as the first. What stores or removes an entry,
+        and :meth:`writing`, end it. Of no use with ``strict`` or ``max_staleness``.
     :param clock: Unix seconds; replaced in tests.
     :raises TypeError, ValueError: one of these is not as said.
     """
@@ -134,12 +166,18 @@ class TaggedCache:
         clock_skew: float = 1.0,
         ttl: float = DEFAULT_TTL,
         codec: InnerCodec | None = None,
+        unstorable: str = RAISE,
         soft_ttl: float | None = None,
         jitter: float = DEFAULT_JITTER,
         max_wait: float = DEFAULT_MAX_WAIT,
         strict: bool = False,
         hold_off: float = DEFAULT_HOLD_OFF,
         also: Sequence[CacheStore] = (),
+        audit: float = 0.0,
+        oldest_pending: Callable[[], float] | None = None,
+        kinds: EntityKinds | None = None,
+        max_staleness: float | None = None,
+        memo: Callable[[], ReadMemo | None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -153,6 +191,8 @@ class TaggedCache:
             snapshot, "of_load", None
         )
         self._read_lag = checked_seconds("read_lag", read_lag)
+        #: Of whose entities a read has the tag of the kind as well.
+        self.kinds = EntityKinds() if kinds is None else kinds
         self._hold_off = HoldOff(hold_off) if strict else None
         policy = TokenPolicy(self._hold_off, checked_seconds("clock_skew", clock_skew))
         self._lifetimes = Lifetimes(
@@ -164,14 +204,41 @@ class TaggedCache:
             policy=policy,
             lifetimes=self._lifetimes,
             codec=Codec() if codec is None else codec,
+            unstorable=unstorable,
+            kinds=self.kinds,
             clock=clock,
+            earlier_hits=getattr(snapshot, "earlier_hits", None),
+            bound=(
+                None
+                if max_staleness is None
+                else Bound(
+                    store,
+                    self._keyspace,
+                    max_staleness,
+                    clock_skew=clock_skew,
+                    clock=clock,
+                )
+            ),
         )
         self._find = self._entries.find
+        self._memoized: MemoizedReads | None = None
+        if memo is not None and not strict and max_staleness is None:
+            self._memoized = MemoizedReads(self._entries, memo, audited=audit > 0)
         self._default_lifetime = self._lifetimes.default
         self._loads = LoadCoalescer(
             self._entries, checked_seconds("max_wait", max_wait)
         )
         self._pending_writes = PendingWrites()
+        #: Takes key, tags and loader of a load, and returns what loads.
+        self._loader: Callable[[Any, Sequence[str], Callable[[], Any]], Any] = watched
+        self._auditor = Audit(
+            self._entries,
+            audit,
+            clock=clock,
+            clock_skew=clock_skew,
+            oldest_pending=oldest_pending,
+        )
+        self._audit = self._auditor.hit if audit else None
         self._clock = clock
 
     @property
@@ -222,20 +289,22 @@ class TaggedCache:
         :param ttl: seconds that the entry lives, rounded up; None for the cache's
             default, 0 for no limit.
         :param soft_ttl: seconds after which one of the readers that hit the entry loads
-            it anew, while the others go on with it; None for the cache's default. Over
-            0. If that load fails the entry serves on, and the log says so. A reader
-            whose value could not be stored, by ``since``, leaves it to another.
+            it again, while the others go on with it; None for the cache's default. Over
+            0, and below the TTL. If that load fails the entry serves on, and the log
+            says so. A reader whose value could not be stored, by ``since``, leaves it
+            to another.
         :param since: Unix seconds, taken before the first statement of the transaction
             that the loader reads in. The value is stored only if every token is older
-            than that by more than ``clock_skew`` and the millisecond that stamps count,
-            and never if it is a moment yet to come, as one in milliseconds.
+            than that moment by more than ``clock_skew`` and the millisecond that stamps
+            count. It is never stored if the moment is in the future, as one in
+            milliseconds is.
         :param stale_on_error: called when the loader raises and an entry is still there
             that was invalidated; its result is returned. The one way to get a value
             that is out of date.
         :raises TypeError: the loaded value cannot be stored and come back the same,
             also where it would not have been stored. A mistake in the program, so it is
-            not passed over: it would make every read a miss.
-        :raises ValueError: the same, for a number that is not finite, a value that
+            not passed over, unless by ``unstorable``: it makes every read a miss.
+        :raises ValueError: the same, for a number that is NaN, a value that
             holds itself or is nested too deeply. Both also for arguments that are not
             as said, before anything is done.
         """
@@ -248,17 +317,27 @@ class TaggedCache:
             tags = tuple(tags)
             if self._is_writing(key, tags):
                 return self._checked(value_of(loader))
-        found = self._find(key, tags)
+        if self._memoized is None:
+            found = self._find(key, tags)
+        else:
+            again, found = self._memoized.find(key, several(tags))
+            if again is not MISS:
+                return cast(T, again)
         value: T = found[1]
-        if value is not MISS and lifetime.soft_ttl is None:
+        audit = self._audit
+        if value is not MISS and lifetime.soft_ttl is None and audit is None:
             return value
         lookup = Lookup._make(found)
         if value is not MISS:
-            if not self._entries.is_due(lookup):
+            if lifetime.soft_ttl is None or not self._entries.is_due(lookup):
+                if audit is not None:
+                    audit(lookup, loader, partial(self._load_snapshot, since))
                 return value
         snapshot = self._load_snapshot(since)
+        loader = under_way(self._loader(lookup.key, lookup.tag_set.names, loader))
         try:
             if value is not MISS:
+                self._end_memo()
                 return self._loads.refresh(lookup, loader, lifetime, snapshot)
             if stale_on_error is None:
                 return self._loads.load(lookup, loader, lifetime, snapshot)
@@ -268,6 +347,12 @@ class TaggedCache:
         except NotToBeStored as exc:
             own: T = exc.value
             return self._checked(own)
+
+    def read_again(
+        self, memo: ReadMemo, key: Identity, tags: Iterable[Identity]
+    ) -> Any:
+        """Return the value that ``memo``, of this cache, has kept, else ``MISS``."""
+        return MISS if self._memoized is None else self._memoized.again(memo, key, tags)
 
     def refresh(
         self,
@@ -285,13 +370,21 @@ class TaggedCache:
         and with its arguments and errors; waits for nobody else's load.
         """
         self._lifetimes.of(ttl, soft_ttl)
-        reservation = self.reserve(key, tags=tags)
+        tags = several(tags)
+        self._end_memo()
+        snapshot = self._load_snapshot(None)
+        since = snapshot.since
+        decision = self._reserved(key, tags, since)
+        loader = under_way(self._loader(key, identity_texts("tag", tags), loader))
+        self._entries.counters.loads.add()
         try:
-            value = self._checked(loader())
+            value = snapshot.read(loader)
         except NotToBeStored as exc:
             own: T = exc.value
             return self._checked(own)
-        reservation.fill(value, ttl, soft_ttl=soft_ttl)
+        if decision.refused is None and snapshot.since != since:
+            decision = self._entries.check_fill(decision.lookup, snapshot.since)
+        self._reservation(decision).fill(value, ttl, soft_ttl=soft_ttl)
         return value
 
     def get_many(self, keys: Iterable[K], *, tags: TagsOfKeys = ()) -> dict[K, Any]:
@@ -325,13 +418,13 @@ class TaggedCache:
 
         The loader is called once, with the keys that are missing, and not at all if
         there are none. Three round trips together beside that load, as in
-        :meth:`get_many`. Readers of the same keys do not wait for each other here: sets
-        that overlap would wait in rings, and a set is loaded by one query whoever else
-        loads a part of it.
+        :meth:`get_many`. Readers of the same keys do not wait for each other here: with
+        sets that overlap, they could deadlock. A set is loaded by one query, also while
+        another reader loads a part of it.
 
         :param loader: returns the values by key, as the keys were given: a value at 42
-            where "42" was asked for is a TypeError. A key that it leaves out is not in
-            the result and is not stored; None is a value.
+            where "42" was asked for is a TypeError, and so is a list. A key that it
+            leaves out is not in the result and is not stored; None is a value.
         :param tags: as in :meth:`get_many`.
         :raises TypeError, ValueError, KeyError: as :meth:`get_or_load` and
             :meth:`get_many`; then none of the loaded values was stored.
@@ -344,6 +437,9 @@ class TaggedCache:
             lookup.key: lookup.value for lookup in lookups if lookup.value is not MISS
         }
         missing = [lookup for lookup in lookups if lookup.value is MISS]
+        for lookup in lookups if self._audit is not None else ():
+            if lookup.value is not MISS:
+                self._audit_one(lookup, loader, since)
         if not missing and not written:
             return values
         told = since is not None
@@ -352,8 +448,14 @@ class TaggedCache:
         complete, _ = self._entries.with_missing(missing, since)
         decisions = [self._entries.check_fill(lookup, since) for lookup in complete]
         wanted = [lookup.key for lookup in missing] + written
-        loaded = snapshot.read(lambda: loader(wanted))
-        _check_loaded(wanted, loaded)
+        names = missing[0].tag_set.names if missing else ()
+        self._entries.counters.loads.add()
+        load = under_way(self._loader(wanted[0], names, lambda: loader(wanted)))
+        try:
+            loaded = snapshot.read(load)
+        except NotToBeStored as exc:
+            loaded, decisions, written = exc.value, [], wanted
+        check_loaded(wanted, loaded)
         if snapshot.since != since:
             decisions = [
                 self._entries.check_fill(each.lookup, snapshot.since)
@@ -367,10 +469,14 @@ class TaggedCache:
                 value = loaded[key]
                 values[key] = value
                 entry = b""
-                if decision.refused is None:
-                    entry = self._entries.pack(decision, value, lifetime)
-                else:
+                try:
+                    if decision.refused is None:
+                        entry = self._entries.pack(decision, value, lifetime)
+                    else:
+                        self._entries.check_value(value)
+                except NotToBeStored:
                     self._entries.check_value(value)
+                    continue
                 packed.append((decision, entry))
         others = {key: loaded[key] for key in written if key in loaded}
         for value in others.values():
@@ -399,12 +505,9 @@ class TaggedCache:
         """
         if since is not None:
             checked_number("since", since)
-        return Reservation(
-            self._entries,
-            self._reserved(key, tags, since),
-            self._lifetimes,
-            partial(self._unless_changed, told=since is not None),
-        )
+        self._end_memo()
+        told = since is not None
+        return self._reservation(self._reserved(key, tags, self._since(since)), told)
 
     def set(
         self,
@@ -442,6 +545,7 @@ class TaggedCache:
 
         :raises TypeError, ValueError: the key is not as the class says.
         """
+        self._end_memo()
         return self._entries.delete(key)
 
     def cached(
@@ -473,7 +577,8 @@ class TaggedCache:
             this thread. Where its own do not hold them, the first load of a key in each
             process, and the first with other tags, stores nothing. A load that comes
             back to its own key is a ``RecursionError``.
-        :param ttl, soft_ttl: as in :meth:`get_or_load`.
+        :param ttl: as in :meth:`get_or_load`.
+        :param soft_ttl: as there.
         :raises TypeError, ValueError: one of these is not as said, or the function is a
             coroutine or a generator, or needs ``key=``. A call raises TypeError for an
             argument that cannot be part of the default key.
@@ -499,13 +604,14 @@ class TaggedCache:
         """Read round the cache what ``batch`` invalidates, in this thread, in a block.
 
         For the time between the first write of a transaction and its end: reads of what
-        it has touched ask the database, which alone shows the transaction its own rows,
-        and store nothing, since it may be rolled back. What is added to the batch
+        it has touched ask the database, and store nothing. Only the database shows the
+        transaction its own rows, and it may be rolled back. What is added to the batch
         within the block counts. It must outlast the transaction::
 
             with cache.writing(batch), outbox.transaction() as connection:
                 ...
         """
+        self._end_memo()
         return self._pending_writes.of(batch)
 
     def quarantine(
@@ -547,8 +653,48 @@ class TaggedCache:
         """Count what happened so far. Safe at any time, from any thread."""
         return self._entries.counters.diagnostics()
 
+    def invalidated_at(
+        self, kind: str, value: str | None, *, beside: Identity
+    ) -> float | None:
+        """When the cache was told last that a target was invalidated, Unix seconds.
+
+        By the clock of the worker's host. None where it never was, as far as the store
+        remembers, or the store fails.
+
+        :param kind: as ``intent.to_cache_invalidation()`` has it.
+        :param value: as there.
+        :param beside: a key; of a flush each node has a mark of its own.
+        """
+        return self._entries.stamp_of(kind, value, beside)
+
+    def subscribe(self, callback: EventSubscriber) -> Callable[[], None]:
+        """Have ``callback`` given each ``StaleHit`` of an audit from now on.
+
+        In the thread of the reader that saw it. What it raises is logged.
+
+        :return: call it to end that.
+        """
+        return self._auditor.subscribers.add(callback)
+
+    def trace(self, make: Callable[[CacheStore], CacheTracer]) -> None:
+        """Have a tracer called in place of reads, fills and loads from now on.
+
+        For :func:`hydracache_sync.tracing.instrument`; call it once. A cache that is
+        not traced pays nothing for it.
+
+        :param make: returns the tracer, given the cache's store.
+        """
+        tracer = make(self._store)
+        self._entries.trace(tracer)
+        self._find = self._entries.find
+        self._loader = partial(tracer.loader, self._loader)
+
     def __repr__(self) -> str:
         return f"TaggedCache({self._store!r}, {self.namespace!r})"
+
+    def _end_memo(self) -> None:
+        if self._memoized is not None:
+            self._memoized.end()
 
     def _is_writing(self, key: Identity, tags: Sequence[Identity]) -> bool:
         texts = identity_text("key", key), identity_texts("tag", tags)
@@ -558,6 +704,8 @@ class TaggedCache:
         self._keyspace.entry(key)
         self._entries.tag_sets.of(tags)
         self._entries.counters.bypassed.add()
+        # What is read now may be rolled back.
+        withhold()
         return True
 
     def _since(self, since: float | None) -> float | None:
@@ -587,9 +735,16 @@ class TaggedCache:
                 )
                 return FillDecision(nothing, self._entries.counters.bypassed)
         lookup = self._entries.tokens_of(key, tags)
-        since = self._since(since)
         [lookup], _ = self._entries.with_missing([lookup], since)
         return self._entries.check_fill(lookup, since)
+
+    def _reservation(self, decision: FillDecision, told: bool = False) -> Reservation:
+        return Reservation(
+            self._entries,
+            decision,
+            self._lifetimes,
+            partial(self._unless_changed, told=told),
+        )
 
     def _unless_changed(
         self, decisions: Sequence[FillDecision], *, told: bool
@@ -619,7 +774,7 @@ class TaggedCache:
         return found
 
     def check_value(self, value: object) -> None:
-        """Raise as :meth:`get_or_load` does for a value that cannot be stored.
+        """Raise or warn as :meth:`get_or_load` does of a value that cannot be stored.
 
         For a caller that loads past the cache and wants the same error there.
 
@@ -630,6 +785,21 @@ class TaggedCache:
     def _checked(self, value: T) -> T:
         self._entries.check_value(value)
         return value
+
+    def _audit_one(
+        self,
+        lookup: Lookup,
+        loader: Callable[[list[K]], Mapping[K, T]],
+        since: float | None,
+    ) -> None:
+        """Audit a hit among several, by a load of its own."""
+        key = lookup.key
+
+        def load() -> Any:
+            return loader([key]).get(key, ABSENT)
+
+        assert self._audit is not None
+        self._audit(lookup, load, partial(self._load_snapshot, since))
 
     def _load_or_stale(
         self,
@@ -658,6 +828,7 @@ class TaggedCache:
             if value is MISS:
                 raise
             self._entries.counters.stale_on_error.add()
+            withhold()
             return stale_on_error(Stale(value, exc))
 
     def _look_up_many(
@@ -668,7 +839,7 @@ class TaggedCache:
             raise TypeError(f"keys must be several texts, not one {keys!r}")
         written = []
         wanted = []
-        tags_of = _tags_by_key(tags)
+        tags_of = tags_by_key(tags)
         for key in dict.fromkeys(keys):
             some = tags_of(key)
             if self._pending_writes.any:
@@ -682,13 +853,18 @@ class TaggedCache:
         return self._entries.look_up_many(wanted), written
 
 
-def _check_loaded(wanted: Iterable[Any], loaded: Mapping[Any, Any]) -> None:
-    """Raise where a loader has named what it was asked for otherwise.
+def check_loaded(wanted: Iterable[Any], loaded: object) -> None:
+    """Raise where a loader has named what it was asked for otherwise, or not at all.
 
     The caller would take it for what is not there.
 
     :raises TypeError: it has.
     """
+    if not isinstance(loaded, Mapping):
+        raise TypeError(
+            "the loader of several keys must return a dict, or another mapping, of"
+            f" values by key, not {type(loaded).__name__}"
+        )
     left_out = {identity_text("key", key): key for key in wanted if key not in loaded}
     for key in loaded if left_out else ():
         if isinstance(key, (str, int, UUID)) and str(key) in left_out:
@@ -698,7 +874,7 @@ def _check_loaded(wanted: Iterable[Any], loaded: Mapping[Any, Any]) -> None:
             )
 
 
-def _tags_by_key(tags: TagsOfKeys) -> Callable[[Any], Iterable[Identity]]:
+def tags_by_key(tags: TagsOfKeys) -> Callable[[Any], Iterable[Identity]]:
     if isinstance(tags, Mapping):
         return tags.__getitem__
     if callable(tags):

@@ -1,8 +1,8 @@
 """Tokens: what an entry must agree with to be served.
 
 A token is never equal to one made before it, by any process at any time. A counter, a
-row id or a time alone would come back after an eviction, a restart or a late worker,
-and with it every entry that was loaded under it.
+row id or a time alone would come back after an eviction, a restart or a late worker.
+Every entry that was loaded under it would come back too.
 
 On the wire: one byte of kind, 64 random bits, and the token's *stamp* in Unix
 milliseconds. Every change that the token stands for was committed before its stamp.
@@ -13,6 +13,7 @@ fill. ``replacing.py`` has the only ways in which a token is written.
 from __future__ import annotations
 
 import os
+from struct import unpack
 
 #: Bytes of a token.
 TOKEN_SIZE = 17
@@ -29,8 +30,8 @@ LIVE = b"L"
 UNKNOWN_MS = 2**64 - 1
 
 #: Strict namespaces have a kind of their own, so that a reader which is not strict by
-#: mistake does not take it for live, nor a strict one what the other has made. It is
-#: live once the hold-off since its stamp is over.
+#: mistake does not take it for live. Nor does a strict reader take the other's token
+#: for live. It is live once the hold-off since its stamp is over.
 COLD = b"C"
 
 
@@ -47,12 +48,12 @@ def fresh_token(stamp_ms: int) -> bytes:
 
 def fresh_tokens(count: int, stamp_ms: int, kind: bytes = LIVE) -> list[bytes]:
     """Make ``count`` tokens at once, each different."""
+    tokens = bytearray((kind + bytes(8) + stamp_ms.to_bytes(8, "big")) * count)
     randomness = os.urandom(8 * count)
-    stamp = stamp_ms.to_bytes(8, "big")
-    return [
-        kind + randomness[start : start + 8] + stamp
-        for start in range(0, len(randomness), 8)
-    ]
+    # Column by column: a worker makes two tokens for every row that it carries.
+    for place in range(8):
+        tokens[1 + place :: TOKEN_SIZE] = randomness[place::8]
+    return list(unpack(f"{TOKEN_SIZE}s" * count, tokens))
 
 
 def placeholders(count: int, kind: bytes = LIVE) -> list[bytes]:

@@ -6,8 +6,8 @@ import sys
 import time
 from typing import Collection, Iterator, Mapping, Sequence
 
-from hydracache_sync.app.settings import MEMCACHED_TLS_CA as _CA
-from hydracache_sync.app.settings import MEMCACHED_TLS_CERT as _CERT
+from hydracache_sync.app import settings
+from hydracache_sync.cache.bound import watermark_ms
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.tokens import COLD, LIVE, is_live
 from hydracache_sync.cli.exit_codes import ExitCode
@@ -15,6 +15,7 @@ from hydracache_sync.cli.findings import Finding, ok, problem, warning
 from hydracache_sync.cli.moments import counted, duration
 from hydracache_sync.cli.outbox_checks import CLOCK_SKEW
 from hydracache_sync.errors import ApplyUnavailable
+from hydracache_sync.memcached.replies import LoginRefused
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.printable import printable
 
@@ -22,8 +23,8 @@ from hydracache_sync.printable import printable
 #: suffice.
 _TRIES = 5000
 
-#: Seconds by which memcached's clock is behind its host's at most, and ahead of it, by
-#: the way it is made: it counts whole seconds from its start, which it has rounded.
+#: Seconds by which memcached's clock is behind its host's at most, and ahead of it. It
+#: counts whole seconds from its start, which it has rounded.
 _BEHIND, _AHEAD = 3.0, 1.0
 
 
@@ -60,22 +61,36 @@ def examine_nodes(
             yield _incomplete(name, told)
         else:
             yield from _node(name, version, facts, chosen, over_tls=store.over_tls)
+            if store.logs_in and chosen.get("auth_enabled_ascii") == "no":
+                yield warning(
+                    f"node {name}",
+                    "it asks for no login, so any client that reaches it may use it",
+                    "start it with its option -Y, which names a file of logins",
+                )
             yield from _one_process(name, several[name])
     for namespace in namespaces:
         yield from _tokens(store, namespace, away, namespace in strict)
 
 
 def _away(name: str, error: ApplyUnavailable) -> Finding:
-    mend = "start it, or let it be reached"
-    if error.answered:
+    mend = "start it, or restart it if it hangs, or let it be reached"
+    if isinstance(error.__cause__, LoginRefused):
         mend = (
-            "it is there, so see what it says: it must speak the text protocol, want no"
-            " login (its options -Y and -S), and take what it is sent"
+            f"set {settings.MEMCACHED_USER.variable} and"
+            f" {settings.MEMCACHED_PASSWORD.variable} to a login of the file that its"
+            " option -Y names"
+        )
+    elif error.answered:
+        mend = (
+            "it is there, so see what it says: it must speak the text protocol, be"
+            " without SASL (its option -S), and take what it is sent"
         )
     elif _is_of_tls(error):
         mend = (
-            f"its certificate must name this host and be of {_CA.variable}, or of the"
-            f" system's; see what it wants of a client ({_CERT.variable}), and whether"
+            "its certificate must be valid today, name this host or"
+            f" {settings.MEMCACHED_TLS_NAME.variable}, and be of"
+            f" {settings.MEMCACHED_TLS_CA.variable} or of the system's; see what it"
+            f" wants of a client ({settings.MEMCACHED_TLS_CERT.variable}), and whether"
             " it speaks TLS at all"
         )
     return problem(
@@ -103,7 +118,8 @@ def _incomplete(name: str, text: str) -> Finding:
     return warning(
         f"node {name}",
         text,
-        "a proxy may be in between: ask the server itself (docs/nodes.md on proxies)",
+        "a proxy may be in between: ask the server itself"
+        " (docs/operations/nodes.md on proxies)",
     )
 
 
@@ -235,8 +251,35 @@ def _tokens(
             check,
             f"no reader has cached anything under ring {store.ring} on"
             f" {', '.join(absent)} since they were started",
-            "if apps do cache: they use another --ring or another server list than the"
-            " workers, and no invalidation reaches what they read",
+            "if apps do cache: they use another namespace, --ring or server list than"
+            " the workers, and no invalidation reaches what they read",
+        )
+
+
+def examine_watermark(
+    store: MemcachedStore, namespace: str, bound: float
+) -> Iterator[Finding]:
+    """Whether readers with ``max_staleness`` find a watermark on each node."""
+    check = f"watermark {printable(namespace)}"
+    keyspace = Keyspace(store.ring, namespace)
+    for name, address in _places(store, namespace).items():
+        try:
+            [value] = store.get_many([keyspace.watermark(address)])
+        except ApplyUnavailable as exc:
+            yield _away(name, exc)
+            continue
+        found = watermark_ms(value)
+        age = None if found is None else time.time() - found / 1000
+        if age is not None and age < bound:
+            yield ok(check, f"{name} has one, {max(0.0, age):.1f} s old")
+            continue
+        old = "no watermark" if age is None else f"one that is {duration(age)} old"
+        yield warning(
+            check,
+            f"{name} has {old}, so each read with {settings.MAX_STALENESS.variable}"
+            " there is a miss",
+            f"set {settings.MAX_STALENESS.variable} for workers and drains too, and see"
+            " that they carry all rows of this namespace to this ring",
         )
 
 

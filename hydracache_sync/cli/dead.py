@@ -1,7 +1,7 @@
-"""``hydracache dead``: look at dead letters, and mend or drop them.
+"""``hydracache dead``: look at dead letters, and fix or drop them.
 
 A dead letter is a row that was given up. Its namespace has been flushed unless that was
-turned off, so that nothing stale is served; what is left is to mend the cause and to
+turned off, so that nothing stale is served; what is left is to fix the cause and to
 retry the row, or to discard it.
 """
 
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence, TypeVar
+from typing import Any, Callable, Sequence
 
 import click
 
-from hydracache_sync.cli.confirm import confirm, confirm_options
-from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.misspelt import warn_of_unknown
 from hydracache_sync.cli.moments import counted
@@ -22,9 +21,12 @@ from hydracache_sync.cli.options import (
     DURATION,
     ERROR,
     ROW_ID,
+    check_page,
+    in_order,
     json_lines_option,
     json_option,
     namespace_option,
+    newest_option,
     page_options,
     with_outbox,
 )
@@ -39,21 +41,13 @@ from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxState
 from hydracache_sync.printable import printable
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 #: Dead letters that are shown before a question, so that one sees what one changes.
 _EXAMPLES = 3
 
 #: Rows that are changed before the next are: an interrupted command stops between.
 _AT_ONCE = 5000
 
-_EXIT_CODES = listed(
-    ExitCode.DONE,
-    ExitCode.FAILED,
-    ExitCode.USAGE,
-    ExitCode.OUTBOX_AWAY,
-    ExitCode.SCHEMA,
-)
+_EXIT_CODES = of_outbox()
 
 
 @dataclass(frozen=True)
@@ -104,32 +98,39 @@ class Selection:
         )
 
 
-def _filter_options(command: F) -> F:
-    for option in (
-        click.option(
-            "--older-than",
-            type=DURATION,
-            metavar="AGE",
-            help="Only those that have been dead for so long: 90, 15m, 2h, 3d.",
-        ),
-        click.option(
-            "--error",
-            type=ERROR,
-            metavar="TEXT",
-            help="Only those whose error has this in it; * stands for any text, and"
-            " case matters.",
-        ),
-    ):
-        command = option(command)
-    return command
+_filter_options = in_order(
+    click.option(
+        "--error",
+        type=ERROR,
+        metavar="TEXT",
+        help="Only those whose error has this in it; * stands for any text, and"
+        " case matters.",
+    ),
+    click.option(
+        "--older-than",
+        type=DURATION,
+        metavar="AGE",
+        help="Only those that have been dead for so long: 90, 15m, 2h, 3d.",
+    ),
+)
 
-
-def _selection_options(command: F) -> F:
-    command = _filter_options(command)
-    command = click.option(
-        "--all", "everything", is_flag=True, help="All of these namespaces."
-    )(command)
-    return click.argument("ids", nargs=-1, type=ROW_ID)(command)
+#: Which dead letters to change, and what answers the question before.
+_change_options = in_order(
+    click.argument("ids", nargs=-1, type=ROW_ID),
+    click.option("--all", "everything", is_flag=True, help="All of these namespaces."),
+    _filter_options,
+    click.option("--yes", is_flag=True, help="Do it without asking."),
+    click.option(
+        "--expect",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Do it without asking if it is N rows, else do nothing. For scripts.",
+    ),
+    with_outbox,
+    namespace_option,
+    json_option,
+    logging_options,
+)
 
 
 @click.group()
@@ -142,6 +143,7 @@ def dead() -> None:
 @namespace_option
 @_filter_options
 @page_options
+@newest_option
 @json_lines_option
 @logging_options
 @click.pass_context
@@ -154,17 +156,19 @@ def list_(
     older_than: float | None,
     limit: int,
     after: int,
+    newest: bool,
     as_json: bool,
 ) -> None:
-    """List dead letters, those enqueued first at the top."""
+    """List dead letters in the order of their enqueues, or the --newest."""
+    check_page(newest, after)
     selection = Selection((), True, error, older_than)
     found = selection.find(outbox, list(dict.fromkeys(namespace)))
-    places = sorted((id, name) for name, ids in found.items() for id in ids)
-    behind = [place for place in places if place[0] > after]
+    places = sorted((id for ids in found.values() for id in ids), reverse=newest)
+    behind = [id for id in places if id > after]
     now_ms = outbox.now_ms()
-    for some in pages([id for id, _ in behind[:limit]]):
+    for some in pages(behind[:limit]):
         rows = [row for name in found for row in outbox.rows_by_id(name, some)]
-        rows.sort(key=lambda row: row.id)
+        rows.sort(key=lambda row: row.id, reverse=newest)
         print_rows(rows, now_ms, as_json=as_json)
     if as_json or is_quiet(ctx):
         return
@@ -172,13 +176,13 @@ def list_(
         click.echo("no dead letters")
         for name in found:
             warn_of_unknown(outbox, name)
+        return
+    shown = f"{min(limit, len(behind))} of {counted(len(places), 'dead letter')}"
+    if newest:
+        shown = f"the newest: {shown}"
     elif len(behind) > limit:
-        click.echo(
-            f"{limit} of {counted(len(places), 'dead letter')}; go on with --after"
-            f" {behind[limit - 1][0]}"
-        )
-    else:
-        click.echo(f"{len(behind)} of {counted(len(places), 'dead letter')}")
+        shown += f"; go on with --after {behind[limit - 1]}"
+    click.echo(shown)
 
 
 @dead.command(epilog=_EXIT_CODES)
@@ -210,28 +214,18 @@ def show(
 
 
 @dead.command(epilog=_EXIT_CODES)
-@_selection_options
-@confirm_options
-@with_outbox
-@namespace_option
-@json_option
-@logging_options
+@_change_options
 @click.pass_context
 def retry(ctx: click.Context, /, **options: Any) -> None:
     """Make dead letters pending again, due now, with all their attempts.
 
-    Mend the cause first: what fails again is dead again.
+    Fix the cause first: what fails again is dead again.
     """
     _change(ctx, "retry", InvalidationOutbox.reset_dead_letters, **options)
 
 
 @dead.command(epilog=_EXIT_CODES)
-@_selection_options
-@confirm_options
-@with_outbox
-@namespace_option
-@json_option
-@logging_options
+@_change_options
 @click.pass_context
 def discard(ctx: click.Context, /, **options: Any) -> None:
     """Delete dead letters for good, without applying them.
@@ -266,7 +260,7 @@ def _change(
         _show_examples(outbox, found)
     if count or expect is not None:
         letters = counted(count, "dead letter")
-        confirm(f"{verb.capitalize()} {letters}?", count, yes=yes, expect=expect)
+        _confirm(f"{verb.capitalize()} {letters}?", count, yes=yes, expect=expect)
     done = dict.fromkeys(found, 0)
     for name, chosen in found.items():
         for start in range(0, len(chosen), _AT_ONCE):
@@ -295,3 +289,31 @@ def _show_examples(outbox: InvalidationOutbox, found: dict[str, list[int]]) -> N
             click.echo(f"  {row.id}  {target_of(row)}  {error}", err=True)
         if len(ids) > _EXAMPLES:
             click.echo(f"  and {len(ids) - _EXAMPLES} more", err=True)
+
+
+def _confirm(question: str, count: int, *, yes: bool, expect: int | None) -> None:
+    """Return if the operator means it.
+
+    :raises click.UsageError: --expect said another number; nothing was done.
+    :raises click.Abort: the answer was no, or there was none.
+    """
+    if expect is not None:
+        if expect != count:
+            raise click.UsageError(
+                f"--expect {expect}, but it is {count}: nothing was done"
+            )
+        return
+    if yes:
+        return
+    try:
+        # On stderr: stdout is for what was done.
+        meant = click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(
+            "\nNobody answered: nothing was done. Say --yes, or --expect and how many"
+            " it must be",
+            err=True,
+        )
+        raise
+    if not meant:
+        raise click.Abort()

@@ -1,4 +1,4 @@
-"""``hydracache doctor``: look at everything at once, and say what to mend."""
+"""``hydracache doctor``: look at everything at once, and say what to fix."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Iterable, Iterator, Sequence
 import click
 
 from hydracache_sync import __version__
-from hydracache_sync.app import build, settings
+from hydracache_sync.app import build, contradictions, settings
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.app.spelling import misspelt
-from hydracache_sync.cli.cache_checks import examine_nodes
-from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.cache_checks import examine_nodes, examine_watermark
+from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
 from hydracache_sync.cli.findings import Finding, Level, ok, warning
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.options import (
@@ -27,26 +27,22 @@ from hydracache_sync.cli.options import (
 )
 from hydracache_sync.cli.outbox_checks import examine_outbox
 from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.cli.tables import in_lines
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.privileges import ROLES
 from hydracache_sync.printable import printable
 
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 
-@click.command(
-    epilog=listed(
-        ExitCode.DONE,
-        ExitCode.FAILED,
-        ExitCode.USAGE,
-        ExitCode.CACHE_AWAY,
-        ExitCode.OUTBOX_AWAY,
-        ExitCode.SCHEMA,
-        ExitCode.ALERT,
-    )
-)
+#: What stands before a finding's text is as wide.
+_INDENT = 9
+
+
+@click.command(epilog=of_outbox(ExitCode.CACHE_AWAY, ExitCode.ALERT))
 @with_outbox
 @setting_option(settings.NAMESPACE)
-@with_settings(*build.OF_STORE, *build.OF_PREVIOUS)
+@with_settings(*build.OF_STORE, *build.OF_PREVIOUS, settings.MAX_STALENESS)
 @setting_option(settings.STRICT)
 @click.option(
     "--role",
@@ -68,14 +64,16 @@ def doctor(
     role: str,
     as_json: bool,
 ) -> None:
-    """Examine database, memcached and settings; say what to mend.
+    """Examine database, memcached and settings; say what to fix.
 
     Changes nothing, and goes on after a problem. Warnings do not count for the exit
     code. Without --memcached no node is asked, without --namespace every one that the
     outbox has is looked at.
     """
     names = list(dict.fromkeys(namespace))
-    for text in build.store_contradictions(values, lambda setting: setting.option):
+    for text in contradictions.store_contradictions(
+        values, lambda setting: setting.option
+    ):
         raise click.UsageError(text)
     found: list[Finding] = []
     with contextlib.ExitStack() as stack:
@@ -85,8 +83,11 @@ def doctor(
         for each in nodes:
             stack.callback(each.close)
         given = [each for each in values if is_given(ctx, each)]
-        unread = build.without_servers(values, given, lambda setting: setting.option)
-        for finding in _examine(outbox, nodes, names, strict, role, unread):
+        unread = contradictions.without_servers(
+            values, given, lambda setting: setting.option
+        )
+        bound = values[settings.MAX_STALENESS]
+        for finding in _examine(outbox, nodes, names, strict, role, unread, bound):
             finding = finding._replace(text=without_passwords(finding.text))
             found.append(finding)
             # One by one: something that hangs shows what was found before.
@@ -115,6 +116,7 @@ def _examine(
     strict: Sequence[str],
     role: str,
     unread: Iterable[str],
+    bound: float | None,
 ) -> Iterator[Finding]:
     yield ok("versions", f"hydracache_sync {__version__}, Python {_python()}")
     for name, meant in misspelt(os.environ):
@@ -135,6 +137,10 @@ def _examine(
         return
     current, *previous = stores
     yield from examine_nodes(current, namespaces, strict)
+    if bound is not None:
+        for store in stores:
+            for name in namespaces:
+                yield from examine_watermark(store, name, bound)
     # While somebody reads by the list before, rows wait for its nodes, too.
     seen = set(current.ping())
     for store in previous:
@@ -152,6 +158,8 @@ def _print(finding: Finding) -> None:
     if finding.level is not Level.OK:
         level = level.upper()
     # A server's own words may be in both.
-    click.echo(printable(f"{level.ljust(8)} {finding.check}: {finding.text}"))
+    text = in_lines(printable(f"{finding.check}: {finding.text}"), _INDENT)
+    click.echo(f"{click.style(level.ljust(8), fg=_COLOURS[finding.level])} {text}")
     if finding.mend is not None:
-        click.echo(printable(f"         -> {finding.mend}"))
+        mark = f"{' ' * _INDENT}-> "
+        click.echo(mark + in_lines(printable(finding.mend), len(mark)))

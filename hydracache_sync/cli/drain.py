@@ -1,6 +1,7 @@
 """``hydracache drain``: publish what is due and end, for cron and for people.
 
-May overlap with itself: claims are exclusive, so that two drains share a backlog.
+May overlap with itself: claims are exclusive, so that two drains share a backlog. Long,
+since a drain ends in so many ways, each with its words.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import click
 
-from hydracache_sync.app import settings
+from hydracache_sync.app import build, settings
+from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
-from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options
 from hydracache_sync.cli.moments import counted, utc
-from hydracache_sync.cli.options import json_option, setting_option, with_workers
+from hydracache_sync.cli.options import (
+    json_option,
+    setting_option,
+    with_settings,
+    with_workers,
+)
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.progress import row_progress
 from hydracache_sync.cli.purge import purge_in_bites
@@ -27,12 +34,13 @@ from hydracache_sync.cli.signals import StopOnSignals
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
+from hydracache_sync.worker.process_beats import ProcessBeats
 from hydracache_sync.worker.reports import PublishReport
 from hydracache_sync.worker.worker import OutboxWorker
 
 #: Seconds at most that a drain deletes old rows after it has drained; what is left is
 #: left to the next one. A bite of each namespace is deleted also when the time is up:
-#: else a drain that is always busy would let them grow for ever.
+#: otherwise their number would grow without limit beside a drain that is always busy.
 PURGE_SECONDS = 5.0
 
 #: What --quiet prints: outcomes that need somebody.
@@ -125,7 +133,7 @@ def purge_old(
     stop: StopOnSignals,
     until: float,
 ) -> None:
-    """Delete rows that were published long ago: those who drain by cron have no pool.
+    """Delete rows that were published long ago: an app that drains by cron has no pool.
 
     :param until: moment after which one bite of each namespace is deleted and no more.
     """
@@ -157,6 +165,8 @@ def purge_old(
 @setting_option(settings.KEEP_PUBLISHED)
 @setting_option(settings.HEARTBEAT)
 @setting_option(settings.MAX_SECONDS)
+@setting_option(settings.METRICS_FILE)
+@with_settings(*build.OF_STATSD)
 @click.option("--once", is_flag=True, help="One batch of each namespace, then end.")
 @json_option
 @logging_options
@@ -169,19 +179,27 @@ def drain(
     keep_published: float,
     heartbeat: float | None,
     max_seconds: float | None,
+    metrics_file: str | None,
+    values: dict[Setting, Any],
     once: bool,
     as_json: bool,
 ) -> None:
     """Publish what is due, then end.
 
-    Also deletes rows that were published long ago, for 5 seconds at most, and writes
-    one heartbeat where --heartbeat is given.
+    Also deletes rows that were published long ago, for 5 seconds at most, writes one
+    heartbeat where --heartbeat is given, and stores until when everything is published
+    where --max-staleness is.
 
     Several drains may run at once and share the work. The first SIGTERM or SIGINT
     lets the batch in flight finish, a second one ends the process; so does kill -9,
     and what it held is due again after the claim TTL.
     """
     drains = [NamespaceDrain(worker) for worker in workers]
+    process = ProcessBeats(workers, kind="drain", every=0)
+    process.listen()
+    write_metrics = _metrics_writer(metrics_file, outbox, workers)
+    names = [worker.namespace for worker in workers]
+    statsd = build.statsd(values, outbox, names, workers=workers)
     ended_by = None
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     with StopOnSignals() as stop:
@@ -202,8 +220,12 @@ def drain(
             purge_old(
                 outbox, drains, keep_published=keep_published, stop=stop, until=deadline
             )
+            for worker in workers:
+                if worker.watermark:
+                    worker.store_watermark()
             if heartbeat is not None:
                 outbox.write_heartbeat(every=heartbeat / 2)
+            _say_who_drained(process)
             for each in drains:
                 each.status = outbox.status(each.worker.namespace)
         except OutboxError as exc:
@@ -212,6 +234,10 @@ def drain(
             else:
                 _print_until_failure(drains)
             raise
+        finally:
+            write_metrics()
+            if statsd is not None:
+                statsd.close()
         code = max(each.exit_code for each in drains)
         if as_json:
             _print_json(drains, ended_by, code, None)
@@ -220,6 +246,38 @@ def drain(
                 if not is_quiet(ctx) or each.exit_code in NEEDS_SOMEBODY:
                     click.echo(_line(each, ended_by))
     ctx.exit(code)
+
+
+def _say_who_drained(process: ProcessBeats) -> None:
+    try:
+        process.write()
+    except OutboxError as exc:
+        # The rows are published all the same, which the exit code is about.
+        LOGGER.warning("that this drain has run is not noted: %s", exc)
+
+
+def _metrics_writer(
+    path: str | None, outbox: InvalidationOutbox, workers: Sequence[OutboxWorker]
+) -> Callable[[], None]:
+    """Count from now on what ``workers`` do; return what writes it to ``path``.
+
+    :raises ConfigurationError: prometheus_client is missing.
+    """
+    if path is None:
+        return lambda: None
+    names = [worker.namespace for worker in workers]
+    metrics = build.metrics(
+        settings.METRICS_FILE.option, outbox, names, workers=workers
+    )
+
+    def write() -> None:
+        try:
+            metrics.write_file(path)
+        except OSError as exc:
+            # The rows are published all the same, which the exit code is about.
+            LOGGER.error("the metrics are not written: %s", exc)
+
+    return write
 
 
 def _long_backlogs(

@@ -60,3 +60,15 @@ def listed(*codes: ExitCode) -> str:
     lines = [f"  {code.value}  {code.meaning}" for code in codes]
     # "\b" keeps click from filling the lines up to a paragraph.
     return "\n".join(["\b", "Exit codes:", *lines])
+
+
+def of_outbox(*more: ExitCode) -> str:
+    """The same for a command that opens the outbox, and may end with ``more``."""
+    usual = {
+        ExitCode.DONE,
+        ExitCode.FAILED,
+        ExitCode.USAGE,
+        ExitCode.OUTBOX_AWAY,
+        ExitCode.SCHEMA,
+    }
+    return listed(*sorted(usual.union(more)))

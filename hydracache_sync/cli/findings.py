@@ -1,4 +1,4 @@
-"""What an examination found: facts, warnings and problems, each with what mends it."""
+"""What an examination found: facts, warnings and problems, each with what fixes it."""
 
 from __future__ import annotations
 

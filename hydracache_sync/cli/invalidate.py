@@ -6,70 +6,72 @@ node, and can be waited for and looked at like any other row.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import asdict
-from typing import Any, Callable, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Sequence
 
 import click
 
-from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.misspelt import warn_of_unknown
 from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     DURATION,
     REASON,
+    in_order,
     json_option,
     namespace_option,
     namespaces_argument,
     with_outbox,
 )
-from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.printable import printable
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.worker.wait import InvalidationWait, WaitOutcome
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 #: Seconds between two looks of --wait. A person waits, so the database need not be
 #: asked a hundred times a second.
 POLL_INTERVAL = 0.1
 
-_EXIT_CODES = listed(
-    ExitCode.DONE,
-    ExitCode.FAILED,
-    ExitCode.USAGE,
-    ExitCode.WAITING,
-    ExitCode.DEAD_LETTERS,
-    ExitCode.OUTBOX_AWAY,
-    ExitCode.SCHEMA,
+_EXIT_CODES = of_outbox(ExitCode.WAITING, ExitCode.DEAD_LETTERS)
+
+
+_common_options = in_order(
+    click.option(
+        "--wait",
+        "seconds",
+        type=DURATION,
+        metavar="SECONDS",
+        help="Wait so long until it is published, and say whether it was.",
+    ),
+    click.option(
+        "--reason",
+        type=REASON,
+        default="by hand",
+        show_default=True,
+        metavar="TEXT",
+        help="Kept with the rows, for operators.",
+    ),
+    json_option,
+    logging_options,
 )
 
 
-def _common_options(command: F) -> F:
-    for option in (
-        logging_options,
-        json_option,
-        click.option(
-            "--reason",
-            type=REASON,
-            default="by hand",
-            show_default=True,
-            metavar="TEXT",
-            help="Kept with the rows, for operators.",
-        ),
-        click.option(
-            "--wait",
-            "seconds",
-            type=DURATION,
-            metavar="SECONDS",
-            help="Wait so long until it is published, and say whether it was.",
-        ),
-    ):
-        command = option(command)
-    return command
+def _named(
+    ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]
+) -> str | tuple[str, ...]:
+    """Refuse an empty text, which is what a variable that is not set leaves."""
+    for each in [value] if isinstance(value, str) else value:
+        if not each:
+            raise click.BadParameter(
+                "one is empty. Is a variable unset that should name it? What was cached"
+                " under an empty name, the same call in Python invalidates"
+            )
+    return value
 
 
 @click.group()
@@ -81,7 +83,7 @@ def invalidate() -> None:
 
 
 @invalidate.command(epilog=_EXIT_CODES)
-@click.argument("keys", nargs=-1, required=True)
+@click.argument("keys", nargs=-1, required=True, callback=_named)
 @with_outbox
 @namespace_option
 @_common_options
@@ -94,33 +96,23 @@ def key(ctx: click.Context, /, *, keys: Sequence[str], **options: Any) -> None:
     'shop.users.profile(42)', or "shop.users.named('ada', None)"; function.key('ada')
     says it. A key that nothing is cached under is no error. Tags need no such care.
     """
-
-    def build(batch: InvalidationIntentBatch) -> None:
-        for each in keys:
-            batch.invalidate_key(each)
-
-    _enqueue(ctx, build, **options)
+    _enqueue(ctx, InvalidationIntent.key, zip(keys), **options)
 
 
 @invalidate.command(epilog=_EXIT_CODES)
-@click.argument("tags", nargs=-1, required=True)
+@click.argument("tags", nargs=-1, required=True, callback=_named)
 @with_outbox
 @namespace_option
 @_common_options
 @click.pass_context
 def tag(ctx: click.Context, /, *, tags: Sequence[str], **options: Any) -> None:
     """Invalidate all that was cached with one of these tags."""
-
-    def build(batch: InvalidationIntentBatch) -> None:
-        for each in tags:
-            batch.invalidate_tag(each)
-
-    _enqueue(ctx, build, **options)
+    _enqueue(ctx, InvalidationIntent.tag, zip(tags), **options)
 
 
 @invalidate.command(epilog=_EXIT_CODES)
-@click.argument("entity")
-@click.argument("ids", nargs=-1, required=True)
+@click.argument("entity", callback=_named)
+@click.argument("ids", nargs=-1, required=True, callback=_named)
 @with_outbox
 @namespace_option
 @_common_options
@@ -129,28 +121,19 @@ def entity(
     ctx: click.Context, /, *, entity: str, ids: Sequence[str], **options: Any
 ) -> None:
     """Invalidate all that shows these entities: `entity user 42 43`."""
-
-    def build(batch: InvalidationIntentBatch) -> None:
-        for each in ids:
-            batch.invalidate_entity(entity, each)
-
-    _enqueue(ctx, build, **options)
+    intents = zip(itertools.repeat(entity), ids)
+    _enqueue(ctx, InvalidationIntent.entity, intents, **options)
 
 
 @invalidate.command(epilog=_EXIT_CODES)
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", nargs=-1, required=True, callback=_named)
 @with_outbox
 @namespace_option
 @_common_options
 @click.pass_context
 def collection(ctx: click.Context, /, *, names: Sequence[str], **options: Any) -> None:
     """Invalidate all that shows these collections."""
-
-    def build(batch: InvalidationIntentBatch) -> None:
-        for each in names:
-            batch.invalidate_collection(each)
-
-    _enqueue(ctx, build, **options)
+    _enqueue(ctx, InvalidationIntent.collection, zip(names), **options)
 
 
 @click.command(epilog=_EXIT_CODES)
@@ -164,16 +147,14 @@ def flush(ctx: click.Context, /, *, namespaces: Sequence[str], **options: Any) -
     Nothing is deleted from memcached: what was cached before is never served again, so
     that every read goes to the database once.
     """
-
-    def build(batch: InvalidationIntentBatch) -> None:
-        batch.flush()
-
-    _enqueue(ctx, build, namespace=namespaces, **options)
+    intents: Sequence[tuple[str, ...]] = [()]
+    _enqueue(ctx, InvalidationIntent.flush, intents, namespace=namespaces, **options)
 
 
 def _enqueue(
     ctx: click.Context,
-    build: Callable[[InvalidationIntentBatch], None],
+    make: Callable[..., InvalidationIntent],
+    intents: Iterable[tuple[str, ...]],
     *,
     outbox: InvalidationOutbox,
     namespace: Sequence[str],
@@ -183,7 +164,8 @@ def _enqueue(
 ) -> None:
     try:
         batch = InvalidationIntentBatch(reason)
-        build(batch)
+        for words in intents:
+            batch.intent(make(*words))
     except ValueError as exc:
         # Its limits in bytes; nothing was written.
         raise click.UsageError(str(exc)) from exc

@@ -25,6 +25,6 @@ def warn_of_unknown(outbox: InvalidationOutbox, namespace: str) -> None:
     meant = near(namespace, known)
     click.echo(
         f"Warning: the outbox has no row of namespace {printable(namespace)}"
-        f"{meant}{'?' if meant else ''}",
+        + (f"{meant}?" if meant else " yet: it is new, or misspelt"),
         err=True,
     )

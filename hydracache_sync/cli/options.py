@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any, Callable, Mapping, TypeVar
+import os
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from hydracache_sync.app import build, settings
+from hydracache_sync.app import build, contradictions, settings
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.moments import parse_duration
 from hydracache_sync.errors import ConfigurationError
@@ -21,8 +22,8 @@ from hydracache_sync.intents import MAX_REASON
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox.arguments import MAX_ERROR
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.url import has_password
 from hydracache_sync.receipts import CommitPosition
+from hydracache_sync.worker.worker import OutboxWorker
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,12 +46,16 @@ class _Text(_ParamType):
     ) -> Any:
         if not isinstance(value, str):
             return value  # the default
-        if self._setting.secret and has_password(value):
+        if self._setting.secret is not None and self._setting.secret(value):
             self._refuse_typed(param, ctx)
         try:
             return self._setting.parse(value)
         except (ValueError, ConfigurationError) as exc:
             self.fail(str(exc), param, ctx)
+
+    def get_missing_message(self, *args: Any, **kwargs: Any) -> str | None:
+        of_app = "`flask hydracache` and `manage.py hydracache` take it from their app"
+        return of_app if self._setting is settings.OUTBOX else None
 
     def _refuse_typed(
         self, param: click.Parameter | None, ctx: click.Context | None
@@ -60,7 +65,7 @@ class _Text(_ParamType):
         if ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
             self.fail(
                 "a password on the command line can be read by every user of this"
-                f" machine: put the URL into the variable {self._setting.variable}",
+                f" machine: put it into the variable {self._setting.variable}",
                 param,
                 ctx,
             )
@@ -74,6 +79,33 @@ class _Text(_ParamType):
 #: what has no text, because the app made an object of its own.
 APP_TEXTS = "hydracache_sync.app_texts"
 
+#: Settings of tables and rings, and the setting beside which each has a meaning. If an
+#: app does not have one, its commands do not take it from the environment either: they
+#: would publish rows to a ring that the app does not read.
+PLACES = {
+    settings.TABLE: settings.OUTBOX,
+    **{
+        each: settings.MEMCACHED
+        for each in (settings.RING, settings.WEIGHTS, *build.OF_PREVIOUS)
+    },
+}
+
+
+def only_of_environment(
+    texts: Mapping[str, str | None], environ: Mapping[str, str]
+) -> list[Setting]:
+    """Return those of ``PLACES`` that ``environ`` has, and the app of ``texts`` lacks.
+
+    :param texts: as :data:`APP_TEXTS` keeps them.
+    """
+    return [
+        each
+        for each, beside in PLACES.items()
+        if each.variable in environ
+        and each.name not in texts
+        and texts.get(beside.name)
+    ]
+
 
 class _Option(click.Option):
     """Names its variable in complaints, which click 8.1 leaves out."""
@@ -82,6 +114,8 @@ class _Option(click.Option):
         if self._is_object(ctx):
             return None
         texts: Mapping[str, str | None] = ctx.meta.get(APP_TEXTS, {})
+        if self.name in {each.name for each in only_of_environment(texts, os.environ)}:
+            return None
         return texts.get(self.name or "") or super().resolve_envvar_value(ctx)
 
     def get_error_hint(
@@ -127,7 +161,7 @@ def is_given(ctx: click.Context, setting: Setting) -> bool:
     return ctx.get_parameter_source(setting.name) not in (None, ParameterSource.DEFAULT)
 
 
-def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
+def in_order(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Apply ``options`` so that the help lists them in this order."""
 
     def apply(command: F) -> F:
@@ -180,7 +214,7 @@ ERROR = _Checked(
 ROW_ID = click.IntRange(0, 2**63 - 1)
 
 #: Which rows of many are shown: ``limit`` of those behind the one called ``after``.
-page_options = _all(
+page_options = in_order(
     click.option(
         "--limit",
         type=click.IntRange(min=1),
@@ -196,6 +230,17 @@ page_options = _all(
         help="Begin behind this one: the last of the page before.",
     ),
 )
+
+newest_option = click.option(
+    "--newest", is_flag=True, help="The last ones, the latest at the top: no --after."
+)
+
+
+def check_page(newest: bool, after: int) -> None:
+    """:raises click.UsageError: --newest beside --after."""
+    if newest and after:
+        raise click.UsageError("--newest begins at the end, --after does not")
+
 
 namespaces_argument = click.argument(
     "namespaces",
@@ -229,7 +274,7 @@ def with_settings(*of: Setting) -> Callable[[F], F]:
     """Call the command with ``values``: what ``of`` are set to, by setting."""
 
     def decorate(command: F) -> F:
-        @_all(*map(setting_option, of))
+        @in_order(*map(setting_option, of))
         @functools.wraps(command)
         def run(**given: Any) -> Any:
             values = {each: given.pop(each.name) for each in of}
@@ -243,7 +288,7 @@ def with_settings(*of: Setting) -> Callable[[F], F]:
 def with_outbox(command: F) -> F:
     """Call ``command`` with ``outbox``, closed afterwards."""
 
-    @_all(
+    @in_order(
         *(
             setting_option(each, required=each is settings.OUTBOX)
             for each in build.OF_OUTBOX
@@ -262,18 +307,23 @@ def with_outbox(command: F) -> F:
 
 
 #: What is made into workers, in the order of the help.
-_OF_WORKERS = (*build.OF_STORE, *build.OF_PREVIOUS, *build.OF_WORKER)
+OF_WORKERS = (
+    *build.OF_STORE,
+    *build.OF_PREVIOUS,
+    *build.OF_WORKER,
+    settings.TRACING,
+)
 
 
 def with_workers(command: F) -> F:
     """Call ``command`` with ``outbox`` and ``workers``, one for each namespace."""
 
     @with_outbox
-    @_all(
+    @in_order(
         namespace_option,
         *(
             setting_option(each, required=each is settings.MEMCACHED)
-            for each in _OF_WORKERS
+            for each in OF_WORKERS
         ),
         setting_option(settings.STRICT),
     )
@@ -285,30 +335,46 @@ def with_workers(command: F) -> F:
         strict: tuple[str, ...],
         **given: Any,
     ) -> Any:
-        values = {each: given.pop(each.name) for each in _OF_WORKERS}
-        for problem in build.contradictions(values, lambda setting: setting.option):
-            raise click.UsageError(problem)
-        for name in strict:
-            # A slip of the pen would leave the namespace meant without its rule.
-            if name not in namespace:
-                raise click.UsageError(
-                    f"--strict {name} is not among the namespaces:"
-                    f" {', '.join(namespace)}"
-                )
-        with contextlib.ExitStack() as stores:
-            store = build.store(values)
-            assert store is not None  # the option is required
-            stores.callback(store.close)
-            previous = build.previous_stores(values)
-            for each in previous:
-                stores.callback(each.close)
-            workers = [
-                build.worker(
-                    values, outbox, store, previous, name, strict=name in strict
-                )
-                # Each name once, in the order given.
-                for name in dict.fromkeys(namespace)
-            ]
+        values = {each: given.pop(each.name) for each in OF_WORKERS}
+        with workers_of(values, outbox, namespace, strict) as workers:
             return command(outbox=outbox, workers=workers, **given)
 
     return run  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def workers_of(
+    values: Mapping[Setting, Any],
+    outbox: InvalidationOutbox,
+    namespaces: Sequence[str],
+    strict: Sequence[str],
+) -> Iterator[list[OutboxWorker]]:
+    """Make a worker for each namespace; the block's end closes what they apply to.
+
+    :param values: of :data:`OF_WORKERS`; memcached is among them.
+    :raises click.UsageError: settings contradict each other.
+    """
+    for problem in contradictions.contradictions(
+        values, lambda setting: setting.option
+    ):
+        raise click.UsageError(problem)
+    for name in strict:
+        # A slip of the pen would leave the namespace meant without its rule.
+        if name not in namespaces:
+            raise click.UsageError(
+                f"--strict {name} is not among the namespaces: {', '.join(namespaces)}"
+            )
+    with contextlib.ExitStack() as stores:
+        store = build.store(values)
+        assert store is not None  # the callers see to it
+        stores.callback(store.close)
+        previous = build.previous_stores(values)
+        for each in previous:
+            stores.callback(each.close)
+        workers = [
+            build.worker(values, outbox, store, previous, name, strict=name in strict)
+            # Each name once, in the order given.
+            for name in dict.fromkeys(namespaces)
+        ]
+        build.trace(values, *workers)
+        yield workers

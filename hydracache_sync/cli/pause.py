@@ -7,7 +7,7 @@ from typing import Sequence
 
 import click
 
-from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.exit_codes import of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.misspelt import near, warn_of_unknown
 from hydracache_sync.cli.moments import both
@@ -20,13 +20,7 @@ from hydracache_sync.cli.options import (
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.printable import printable
 
-_EXIT_CODES = listed(
-    ExitCode.DONE,
-    ExitCode.FAILED,
-    ExitCode.USAGE,
-    ExitCode.OUTBOX_AWAY,
-    ExitCode.SCHEMA,
-)
+_EXIT_CODES = of_outbox()
 
 
 @click.command(epilog=_EXIT_CODES)

@@ -14,13 +14,15 @@ import click
 
 from hydracache_sync import __version__
 from hydracache_sync.app.spelling import misspelt
+from hydracache_sync.cli.console import console
 from hydracache_sync.cli.dead import dead
 from hydracache_sync.cli.doctor import doctor
 from hydracache_sync.cli.drain import drain
 from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
 from hydracache_sync.cli.invalidate import flush, invalidate
 from hydracache_sync.cli.logs import shows_tracebacks, start_logging
-from hydracache_sync.cli.options import APP_TEXTS
+from hydracache_sync.cli.missing_tags import missing_tags
+from hydracache_sync.cli.options import APP_TEXTS, only_of_environment
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.pause import pause, paused, resume
 from hydracache_sync.cli.purge import purge
@@ -28,6 +30,7 @@ from hydracache_sync.cli.rows import rows
 from hydracache_sync.cli.schema import schema
 from hydracache_sync.cli.status import status
 from hydracache_sync.cli.streams import prepare_streams
+from hydracache_sync.cli.tables import takes_colour
 from hydracache_sync.cli.verify import verify
 from hydracache_sync.cli.worker import worker
 from hydracache_sync.errors import HydraCacheError
@@ -41,7 +44,10 @@ class Program(click.Group):
         # Before anything is opened or printed; also where an app lends us its program.
         prepare_streams()
         with _shown():
-            return super().make_context(*args, **kwargs)
+            ctx = super().make_context(*args, **kwargs)
+        if not takes_colour():
+            ctx.color = False
+        return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         with _shown(ctx):
@@ -107,6 +113,8 @@ for _command in (
     purge,
     schema,
     verify,
+    missing_tags,
+    console,
 ):
     hydracache.add_command(_command)
 
@@ -127,6 +135,12 @@ def app_commands(texts: Mapping[str, str | None]) -> click.Group:
         """
         start_logging(ctx)
         ctx.meta[APP_TEXTS] = texts
+        for setting in only_of_environment(texts, os.environ):
+            click.echo(
+                f"Warning: {setting.variable} of the environment has no effect: the app"
+                " does not read it. Set it in the config of the app",
+                err=True,
+            )
 
     for command in hydracache.commands.values():
         group.add_command(command)

@@ -10,7 +10,7 @@ from typing import Callable, Iterable, Sequence
 import click
 
 from hydracache_sync.app import settings
-from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.misspelt import warn_of_unknown
 from hydracache_sync.cli.options import (
@@ -54,16 +54,7 @@ def purge_in_bites(
     return True
 
 
-@click.command(
-    epilog=listed(
-        ExitCode.DONE,
-        ExitCode.FAILED,
-        ExitCode.USAGE,
-        ExitCode.ENDED_EARLY,
-        ExitCode.OUTBOX_AWAY,
-        ExitCode.SCHEMA,
-    )
-)
+@click.command(epilog=of_outbox(ExitCode.ENDED_EARLY))
 @with_outbox
 @namespace_option
 @setting_option(settings.KEEP_PUBLISHED)

@@ -8,9 +8,9 @@ from typing import Any, Iterable, Sequence
 import click
 
 from hydracache_sync.cli.exit_codes import ExitCode
-from hydracache_sync.cli.moments import both, duration
+from hydracache_sync.cli.moments import both, duration, utc
 from hydracache_sync.cli.streams import reader_is_gone
-from hydracache_sync.cli.tables import cut, print_table
+from hydracache_sync.cli.tables import in_lines, on_terminal, print_table
 from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
@@ -19,9 +19,6 @@ from hydracache_sync.outbox.row import (
 )
 from hydracache_sync.outbox.status import STATUS_CAP
 from hydracache_sync.printable import printable
-
-#: Characters of a table's cell; ``show`` prints everything.
-_CELL = 48
 
 #: Rows that are read and printed at once, whatever the limit.
 PAGE = 500
@@ -67,13 +64,17 @@ def target_of(row: OutboxRow) -> str:
 def print_rows(rows: Sequence[OutboxRow], now_ms: int, *, as_json: bool) -> None:
     """Print one page: a table, or one JSON object a line.
 
-    :raises click.exceptions.Exit: nobody reads it, as after ``| head``.
+    :raises click.exceptions.Exit: its reader has gone, as after ``| head``.
     """
     if as_json:
         for row in rows:
             click.echo(json.dumps(as_object(row, now_ms)))
     elif rows:
-        print_table(HEADINGS, [_record(row, now_ms) for row in rows])
+        print_table(
+            HEADINGS,
+            [_record(row, now_ms) for row in rows],
+            ["red" if row.is_dead_lettered else None for row in rows],
+        )
     if reader_is_gone():
         raise click.exceptions.Exit(ExitCode.DONE)
 
@@ -82,11 +83,11 @@ def _record(row: OutboxRow, now_ms: int) -> tuple[str, ...]:
     return (
         str(row.id),
         printable(row.namespace),
-        cut(target_of(row), _CELL),
+        target_of(row),
         state_of(row, now_ms),
         duration(max(0, now_ms - row.created_at_ms) / 1000),
         str(row.attempts),
-        cut(printable(row.last_error or "-"), _CELL),
+        printable(row.last_error or "-"),
     )
 
 
@@ -109,6 +110,7 @@ def as_object(row: OutboxRow, now_ms: int) -> dict[str, Any]:
         "waits_for": row.waits_for,
         "abandoned": row.was_abandoned,
         "last_error": row.last_error,
+        "traceparent": row.traceparent,
         "claim_owner": row.claim_owner,
         "claimed_at_ms": row.claimed_at_ms,
         "claim_until_ms": row.claim_until_ms,
@@ -138,6 +140,7 @@ def print_details(row: OutboxRow, now_ms: int) -> None:
         ("waits for", row.waits_for and f"node {printable(row.waits_for)}"),
         ("abandoned", "its last claim expired" if row.was_abandoned else None),
         ("last error", printable(row.last_error or "-")),
+        ("trace", row.traceparent and printable(row.traceparent)),
         ("claimed by", row.claim_owner and printable(row.claim_owner)),
         ("claimed", _at(row.claimed_at_ms, now_ms)),
         ("claim ends", _at(row.claim_until_ms, now_ms)),
@@ -148,7 +151,8 @@ def print_details(row: OutboxRow, now_ms: int) -> None:
     width = max(len(name) for name, _ in found)
     for name, text in found:
         if text:
-            click.echo(f"  {name.ljust(width)}  {printable(text)}")
+            start = f"  {name.ljust(width)}  "
+            click.echo(start + in_lines(printable(text), len(start)))
 
 
 def count_of(count: int, status: OutboxStatus) -> str:
@@ -159,9 +163,20 @@ def count_of(count: int, status: OutboxStatus) -> str:
 def _at(moment_ms: int | None, now_ms: int) -> str | None:
     if moment_ms is None:
         return None
+    return f"{both(moment_ms)}, {_ago(moment_ms, now_ms)}"
+
+
+def when(moment_ms: int, now_ms: int) -> str:
+    """Say when something was: how long ago on a terminal, and else by the clock.
+
+    What goes into a log or a mail is read later.
+    """
+    return _ago(moment_ms, now_ms) if on_terminal() else utc(moment_ms)
+
+
+def _ago(moment_ms: int, now_ms: int) -> str:
     ago = (now_ms - moment_ms) / 1000
-    when = f"{duration(ago)} ago" if ago >= 0 else f"in {duration(-ago)}"
-    return f"{both(moment_ms)}, {when}"
+    return f"{duration(ago)} ago" if ago >= 0 else f"in {duration(-ago)}"
 
 
 def pages(ids: Sequence[int]) -> Iterable[Sequence[int]]:

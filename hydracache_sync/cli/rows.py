@@ -7,14 +7,16 @@ from typing import Iterator, Sequence
 
 import click
 
-from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.exit_codes import of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.misspelt import warn_of_unknown
 from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     POSITION,
+    check_page,
     json_lines_option,
     namespace_option,
+    newest_option,
     page_options,
     with_outbox,
 )
@@ -32,15 +34,7 @@ _STATES: dict[str, OutboxState | None] = {
 _PHASES = {phase.value for phase in PendingPhase}
 
 
-@click.command(
-    epilog=listed(
-        ExitCode.DONE,
-        ExitCode.FAILED,
-        ExitCode.USAGE,
-        ExitCode.OUTBOX_AWAY,
-        ExitCode.SCHEMA,
-    )
-)
+@click.command(epilog=of_outbox())
 @with_outbox
 @namespace_option
 @click.option(
@@ -58,9 +52,7 @@ _PHASES = {phase.value for phase in PendingPhase}
     help="Only rows of this commit; of any state, unless --state says which.",
 )
 @page_options
-@click.option(
-    "--newest", is_flag=True, help="The last ones, the latest at the top: no --after."
-)
+@newest_option
 @json_lines_option
 @logging_options
 @click.pass_context
@@ -83,11 +75,10 @@ def rows(
     source = ctx.get_parameter_source("state")
     if position is not None and source is click.core.ParameterSource.DEFAULT:
         state = "all"
+    check_page(newest, after)
     now_ms = outbox.now_ms()
     names = list(dict.fromkeys(namespace))
     if newest:
-        if after:
-            raise click.UsageError("--newest begins at the end, --after does not")
         last = _newest(outbox, names, state, position, limit)
         print_rows(last, now_ms, as_json=as_json)
         if not as_json and not is_quiet(ctx):

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import click
 
 from hydracache_sync.app import settings
-from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.exit_codes import of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.options import setting_option, with_outbox
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -16,13 +16,7 @@ from hydracache_sync.outbox.schema import SCHEMA_VERSION, schema_text
 #: Those that DDL is packaged for.
 DATABASES = ("mysql", "sqlite")
 
-_EXIT_CODES = listed(
-    ExitCode.DONE,
-    ExitCode.FAILED,
-    ExitCode.USAGE,
-    ExitCode.OUTBOX_AWAY,
-    ExitCode.SCHEMA,
-)
+_EXIT_CODES = of_outbox()
 
 
 @click.group()

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Sequence
 
 #: What ends a command that runs until it is told: also the end of its terminal.
@@ -27,7 +27,7 @@ class StopOnSignals:
     :param signals: by default SIGTERM and SIGINT.
     :ivar event: set by the first signal, and by nothing else. Not for the main thread
         to wait on: the handler may interrupt that wait while it holds the event's lock,
-        and would wait for it for ever. That is what :meth:`wait` is for.
+        and would never get it. That is what :meth:`wait` is for.
     :ivar received: the name of that signal, None before.
     """
 
@@ -54,12 +54,7 @@ class StopOnSignals:
                     signal.signal(number, self._stop)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._alarm_before or signal.SIG_DFL)

@@ -8,22 +8,36 @@ from typing import Mapping, NamedTuple, Sequence
 import click
 
 from hydracache_sync.app import settings
-from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cache.diagnostics import CacheDiagnostics
+from hydracache_sync.cli.carriers import (
+    HEADINGS,
+    LISTED,
+    cache_counts,
+    cache_object,
+    hit_rate_text,
+    object_of,
+    record_of,
+    uncarried,
+    versions_of,
+)
+from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
-from hydracache_sync.cli.moments import duration, utc
+from hydracache_sync.cli.moments import counted, duration, utc
 from hydracache_sync.cli.options import (
     json_option,
     namespace_option,
     setting_option,
     with_outbox,
 )
-from hydracache_sync.cli.row_output import count_of
-from hydracache_sync.cli.tables import print_table
+from hydracache_sync.cli.row_output import count_of, when
+from hydracache_sync.cli.tables import in_lines, on_terminal, print_table
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
+from hydracache_sync.outbox.watermark import Watermark
+from hydracache_sync.outbox.workers import WorkerProcess
 from hydracache_sync.printable import printable
 
-_HEADINGS = (
+_STATUS_HEADINGS = (
     "namespace",
     "pending",
     "oldest pending",
@@ -36,7 +50,7 @@ _HEADINGS = (
 #: Milliseconds by which rows may be dated ahead without a word.
 AHEAD_MS = 1000
 
-#: Namespaces that are shown where another was asked for in vain.
+#: Namespaces that are shown where the requested one does not exist.
 SHOWN = 10
 
 
@@ -74,14 +88,7 @@ class Thresholds(NamedTuple):
 
 
 @click.command(
-    epilog=listed(
-        ExitCode.DONE,
-        ExitCode.FAILED,
-        ExitCode.USAGE,
-        ExitCode.OUTBOX_AWAY,
-        ExitCode.SCHEMA,
-        ExitCode.ALERT,
-    ),
+    epilog=of_outbox(ExitCode.ALERT),
 )
 @with_outbox
 @namespace_option
@@ -107,14 +114,22 @@ def status(
     must_exist: bool,
     as_json: bool,
 ) -> None:
-    """Show what waits, and alert when it is too much or too old.
+    """Show pending rows and their workers; alert when they are too many or too old.
 
     Counts are exact up to 10000 of each state; beyond that, counts and ages are at
     least what is shown, and "capped" is true.
     """
     thresholds = Thresholds(max_age, max_pending, max_dead)
     found = {name: outbox.status(name) for name in dict.fromkeys(namespace)}
+    marks = {name: outbox.watermark(name) for name in found}
     alerts = {name: thresholds.alerts(each) for name, each in found.items()}
+    processes = [
+        each
+        for each in outbox.workers()
+        if not found.keys().isdisjoint(each.namespaces)
+    ]
+    silent = {name: uncarried(name, each, processes) for name, each in found.items()}
+    caches = {name: cache_counts(name, processes) for name in found}
     empty = [name for name, each in found.items() if _has_no_row(each)]
     if must_exist:
         for name in empty:
@@ -125,30 +140,47 @@ def status(
             {
                 "namespace": name,
                 **each._asdict(),
+                "published_before_ms": marks[name].moment_ms,
                 "empty": name in empty,
                 "alerts": alerts[name],
+                "uncarried": silent[name],
+                "cache": cache_object(caches[name]),
             }
             for name, each in found.items()
         ]
-        click.echo(json.dumps({"exit_code": code.value, "namespaces": namespaces}))
+        workers = [object_of(each) for each in processes]
+        shown = {"namespaces": namespaces, "workers": workers}
+        click.echo(json.dumps({"exit_code": code.value, **shown}))
     else:
         if not is_quiet(ctx):
+            now_ms = outbox.now_ms()
             print_table(
-                _HEADINGS, [_record(name, each) for name, each in found.items()]
+                _STATUS_HEADINGS,
+                [_record(name, each, now_ms) for name, each in found.items()],
+                ["red" if each.dead_lettered else None for each in found.values()],
             )
-            _print_pauses(outbox, found)
+            for name, mark in marks.items():
+                if name in empty:
+                    continue
+                click.echo(in_lines(f"{printable(name)}: {published_before(mark)}"))
+            _print_pauses(outbox, found, now_ms)
             _print_ahead(found)
+            _print_caches(caches)
+            for name, text in silent.items():
+                if text is not None:
+                    click.secho(in_lines(f"{printable(name)}: {text}"), fg="yellow")
             _print_empty(outbox, empty)
+            _print_carriers(processes, now_ms)
         for name, texts in alerts.items():
             for text in texts:
-                click.echo(f"ALERT {name}: {text}")
+                click.secho(in_lines(f"ALERT {name}: {text}"), fg="red")
     ctx.exit(code)
 
 
-def _record(name: str, status: OutboxStatus) -> tuple[str, ...]:
+def _record(name: str, status: OutboxStatus, now_ms: int) -> tuple[str, ...]:
     published = "none kept"
     if status.last_published_at_ms is not None:
-        published = utc(status.last_published_at_ms)
+        published = when(status.last_published_at_ms, now_ms)
     age = duration(status.oldest_pending_age_ms / 1000)
     return (
         name,
@@ -158,6 +190,15 @@ def _record(name: str, status: OutboxStatus) -> tuple[str, ...]:
         f"{status.failed_attempts}{'+' if status.capped else ''}",
         published,
     )
+
+
+def published_before(mark: Watermark) -> str:
+    """Say until when everything is published."""
+    if mark.moment_ms is None:
+        return "until when everything committed is published is not known at the moment"
+    held = counted(mark.dead_letters, "dead letter")
+    by = f", held back by {held}" if mark.dead_letters else ""
+    return f"everything committed before {utc(mark.moment_ms)} is published{by}"
 
 
 def _has_no_row(status: OutboxStatus) -> bool:
@@ -172,11 +213,33 @@ def _has_no_row(status: OutboxStatus) -> bool:
 def _print_ahead(found: Mapping[str, OutboxStatus]) -> None:
     for name, each in found.items():
         if each.ahead_ms > AHEAD_MS:
-            click.echo(
+            text = (
                 f"{printable(name)} has rows that are dated up to"
                 f" {duration(each.ahead_ms / 1000)} ahead: a producer's clock is wrong,"
                 " or its session has SET timestamp"
             )
+            click.secho(in_lines(text), fg="yellow")
+
+
+def _print_caches(caches: Mapping[str, CacheDiagnostics]) -> None:
+    for name, found in caches.items():
+        text = hit_rate_text(found)
+        if text is not None:
+            click.echo(in_lines(f"{printable(name)}: {text}"))
+
+
+def _print_carriers(processes: Sequence[WorkerProcess], now_ms: int) -> None:
+    running = [each for each in processes if each.is_running]
+    if running:
+        click.echo()
+        shown = running[:LISTED]
+        print_table(HEADINGS, [record_of(each, now_ms) for each in shown])
+    if len(running) > LISTED:
+        click.echo(f"and {len(running) - LISTED} more, which --json lists")
+    versions = sorted(versions_of(running))
+    if len(versions) > 1:
+        text = f"they are of several versions: {printable(', '.join(versions))}"
+        click.secho(in_lines(text), fg="yellow")
 
 
 def _print_empty(outbox: InvalidationOutbox, empty: Sequence[str]) -> None:
@@ -187,14 +250,15 @@ def _print_empty(outbox: InvalidationOutbox, empty: Sequence[str]) -> None:
     if len(there) > SHOWN:
         others += f" and {len(there) - SHOWN} more"
     for name in empty:
-        click.echo(
+        text = (
             f"{printable(name)} has no row at all: none was ever written, or all are"
             f" purged{others}"
         )
+        click.echo(in_lines(text))
 
 
 def _print_pauses(
-    outbox: InvalidationOutbox, found: Mapping[str, OutboxStatus]
+    outbox: InvalidationOutbox, found: Mapping[str, OutboxStatus], now_ms: int
 ) -> None:
     if all(each.paused_since_ms is None for each in found.values()):
         return
@@ -203,4 +267,8 @@ def _print_pauses(
         if each.paused_since_ms is not None:
             pause = reasons.get(name)
             reason = f": {printable(pause.reason)}" if pause and pause.reason else ""
-            click.echo(f"{name} is paused since {utc(each.paused_since_ms)}{reason}")
+            since = f"since {utc(each.paused_since_ms)}"
+            if on_terminal():
+                since = f"for {duration(max(0, now_ms - each.paused_since_ms) / 1000)}"
+            text = f"{printable(name)} is paused {since}{reason}"
+            click.secho(in_lines(text), fg="yellow")

@@ -1,7 +1,7 @@
-"""Standard streams that are closed, or that nobody reads any longer.
+"""Standard streams that are closed, or whose reader has gone.
 
-What a command does, and its exit code, must not hang on whether somebody can read what
-it says: cron, a service manager or a shell may have closed any of the three.
+The work of a command, and its exit code, must not depend on whether its output can be
+read. cron, a service manager or a shell may have closed any of the three.
 """
 
 from __future__ import annotations

@@ -21,7 +21,11 @@ from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.moments import duration
 from hydracache_sync.cli.options import DURATION, json_option
 from hydracache_sync.cli.signals import ENDING, StopOnSignals
-from hydracache_sync.verify import FAILED, CacheVerifier, VerifyReport
+from hydracache_sync.cli.status import published_before
+from hydracache_sync.errors import OutboxError
+from hydracache_sync.outbox.watermark import Watermark
+from hydracache_sync.verify import CacheVerifier
+from hydracache_sync.verify_report import FAILED, VerifyReport
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -72,9 +76,10 @@ def verify(
     """Compare the cache with the database after invalidations are published.
 
     MODULE:NAME is a CacheVerifier of the app, or a function without arguments that
-    makes one; it says what the app caches and how it loads that. A sample of published
-    invalidations is looked at a second, a minute and five minutes later. Runs beside
-    the app, for as long as you like; reads only.
+    makes one. Cached functions are found by their decorator; of other reads it says
+    what the app caches and how it loads that. A sample of published invalidations is
+    looked at a second, a minute and five minutes later. Runs beside the app, for as
+    long as you like; reads only.
     """
     found = _loaded(verifier, app_dir)
     exporter = None if metrics is None else _Exporter(found, metrics)
@@ -143,28 +148,44 @@ def _print(found: CacheVerifier, report: VerifyReport, seconds: float) -> None:
         f" checked in {duration(seconds)}: {counts or 'nothing to compare'}"
     )
     if report.unmapped:
-        click.echo(f"{report.unmapped} of them invalidate nothing that the app names")
+        click.echo(
+            f"{report.unmapped} of them invalidate nothing that is known to be cached"
+        )
+    for within in report.within:
+        click.echo(str(within))
+    mark = _watermark(found)
+    if mark is not None:
+        click.echo(f"{found.namespace}: {published_before(mark)}")
     for each in report.findings:
-        click.echo(
-            f"STALE: key {each.key!r} is not what the database has; seen"
-            f" {each.delay:g} s after row {each.row.id} ({each.row.intent}) was"
-            " published"
-        )
-    if report.findings:
-        click.echo(
-            "-> an invalidation has had no effect, or a change was made that wrote"
-            " none: by another program, or by a statement that told nobody"
-        )
+        click.echo(str(each))
+
+
+def _watermark(found: CacheVerifier) -> Watermark | None:
+    try:
+        return found.watermark()
+    except OutboxError:
+        # What was found before the database went away is printed all the same.
+        return None
 
 
 def _print_json(found: CacheVerifier, report: VerifyReport, code: ExitCode) -> None:
     record = asdict(report)
     record["findings"] = [
-        {"key": each.key, "row": each.row.id, "delay": each.delay}
+        {
+            "key": each.key,
+            "row": None if each.row is None else each.row.id,
+            "delay": each.delay,
+            "cause": each.cause,
+        }
         for each in report.findings
     ]
+    mark = _watermark(found)
+    record["within"] = [{**asdict(each), "nines": each.nines} for each in report.within]
     record.update(
-        namespace=found.namespace, exit_code=code.value, result=code.name.lower()
+        namespace=found.namespace,
+        published_before_ms=mark and mark.moment_ms,
+        exit_code=code.value,
+        result=code.name.lower(),
     )
     click.echo(json.dumps(record))
 
@@ -219,7 +240,7 @@ class _Exporter:
             self.write()
 
     def write(self) -> None:
-        """Replace the file at once, so that nobody reads half of it."""
+        """Replace the file in one step, so that no reader gets half of it."""
         from prometheus_client import write_to_textfile
 
         write_to_textfile(self._path, self._registry)

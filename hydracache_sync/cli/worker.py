@@ -7,13 +7,14 @@ import os
 import sys
 import time
 from dataclasses import asdict
-from typing import Any, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import click
 
 from hydracache_sync.app import build, settings
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.exit_codes import ExitCode, listed
+from hydracache_sync.cli.http_pages import Answer, health_page, serve
 from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options
 from hydracache_sync.cli.moments import duration
 from hydracache_sync.cli.options import json_option, with_settings, with_workers
@@ -31,6 +32,9 @@ LOOK_INTERVAL = 5.0
 #: Seconds of one wait for the pool's end; in between the watchdog is told that we wait.
 END_INTERVAL = 1.0
 
+#: What :func:`_serve_pages` reads.
+OF_PAGES = (settings.METRICS_PORT, settings.HEALTH_PORT, settings.HEALTH_HOST)
+
 
 @click.command(
     epilog=listed(
@@ -42,7 +46,7 @@ END_INTERVAL = 1.0
     ),
 )
 @with_workers
-@with_settings(settings.THREADS, *build.OF_POOL)
+@with_settings(settings.THREADS, *build.OF_POOL, *build.OF_STATSD, *OF_PAGES)
 @json_option
 @logging_options
 @click.pass_context
@@ -67,11 +71,21 @@ def worker(
     is stuck; see examples/systemd.
     """
     manager = ServiceManager(os.environ)
-    pool = build.pool(values, workers, threads=values[settings.THREADS])
+    pool = build.pool(values, workers, threads=values[settings.THREADS], kind="worker")
+    _serve_pages(values, outbox, workers, pool)
+    statsd = build.statsd(
+        values,
+        outbox,
+        [each.namespace for each in workers],
+        workers=workers,
+        pool=lambda: pool,
+    )
     started = time.monotonic()
     with StopOnSignals(ENDING) as stop:
         _require_schema(outbox)
         pool.start()
+        if statsd is not None:
+            statsd.ensure()
         manager.ready()
         _look_after(pool, workers, manager, stop)
         manager.stopping()
@@ -79,6 +93,8 @@ def worker(
         # still in flight when all of it is over will not end by itself.
         patience = max(each.claim_ttl for each in workers)
         finished = _end(pool, manager, patience)
+        if statsd is not None:
+            statsd.close()
     code = ExitCode.DONE if finished else ExitCode.ENDED_EARLY
     if not finished:
         LOGGER.warning(
@@ -116,6 +132,38 @@ def worker(
         sys.stdout.flush()
         os._exit(code)
     ctx.exit(code)
+
+
+def _serve_pages(
+    values: Mapping[Setting, Any],
+    outbox: InvalidationOutbox,
+    workers: Sequence[OutboxWorker],
+    pool: WorkerPool,
+) -> None:
+    """Serve the pages that were asked for; one port may have both.
+
+    :raises ConfigurationError: a port is taken, or prometheus_client is missing.
+    """
+    pages: dict[int, dict[str, Callable[[], Answer]]] = {}
+    port = values[settings.HEALTH_PORT]
+    if port is not None:
+        pages[port] = {"/healthz": lambda: health_page(pool.health())}
+    port = values[settings.METRICS_PORT]
+    if port is not None:
+        metrics = build.metrics(
+            settings.METRICS_PORT.option,
+            outbox,
+            [each.namespace for each in workers],
+            workers=workers,
+            pool=lambda: pool,
+        )
+        pages.setdefault(port, {})["/metrics"] = lambda: (
+            200,
+            metrics.content_type,
+            metrics.scrape(),
+        )
+    for port, served in pages.items():
+        serve(values[settings.HEALTH_HOST], port, served)
 
 
 def _require_schema(outbox: InvalidationOutbox) -> None:
@@ -159,7 +207,7 @@ def _end(pool: WorkerPool, manager: ServiceManager, patience: float) -> bool:
 
 
 def is_alive(health: PoolHealth) -> bool:
-    """Whether a restart would mend nothing: an outage is not mended by one."""
+    """Whether a restart would fix nothing: an outage is not fixed by one."""
     stopped = (ThreadState.STUCK, ThreadState.DEAD)
     return health.running and not any(
         thread.state in stopped for thread in health.threads

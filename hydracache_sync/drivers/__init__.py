@@ -1,9 +1,9 @@
 """What a caller's connection can tell of its transaction, one class for each driver.
 
-Outboxes, snapshots and integrations ask here and nowhere else: a driver's private
-attributes, and the constants of its protocol, are used in this folder only, in
-the ``pymysql_`` files for an outbox's own connections too. No driver is imported for a
-caller's connection: that brings it. To add one, see docs/development.md.
+Outboxes, snapshots and integrations ask here and nowhere else. A driver's private
+attributes, and the constants of its protocol, are used in this folder only, in the
+``pymysql_`` files for an outbox's own connections too. No driver is imported for a
+caller's connection: that brings it. To add one, see docs/project/development.md.
 """
 
 from __future__ import annotations

@@ -34,6 +34,21 @@ class CallersConnection(Protocol):
             statement would throw away.
         """
 
+    def server(self) -> str | None:
+        """Where it has connected to, as the app called it: ``host:port``, or a socket.
+
+        :return: None where there is no server, or the driver does not tell.
+        """
+
+    def session(self) -> object:
+        """What is equal only while the connection has the same session of a server.
+
+        The object outlives it: ``ping(reconnect=True)`` may connect it elsewhere. Asks
+        nobody.
+
+        :return: None where there is no server, or the driver does not tell.
+        """
+
     # Is a transaction open?
 
     def in_transaction(self) -> bool:
@@ -65,6 +80,13 @@ class CallersConnection(Protocol):
         """Whether the next SELECT reads in a snapshot that is open. May ask the server.
 
         Only where :attr:`tells_snapshots`.
+        """
+
+    def seen_in_snapshot(self) -> bool | None:
+        """Whether the next SELECT reads in a snapshot that is open. Asks nobody.
+
+        :return: None where the driver cannot tell: mysqlclient; PyMySQL out of
+            autocommit, after a SELECT.
         """
 
     def is_reading(self) -> bool:
@@ -129,3 +151,28 @@ class CallersConnection(Protocol):
 
     def roll_back(self) -> None:
         """Roll back what is open."""
+
+
+class TransactionEnd:
+    """Tells that a transaction has ended, or that nothing is known of it.
+
+    Known only in the process of the transaction: a copy that has travelled knows
+    nothing.
+
+    :param is_over: whether it has ended; by default it has, once :meth:`note` is
+        called. False may mean that nobody knows.
+    """
+
+    def __init__(self, is_over: Callable[[], bool] | None = None) -> None:
+        self._is_over = is_over
+        self._noted = False
+
+    def note(self) -> None:
+        """It has ended."""
+        self._noted = True
+
+    def __bool__(self) -> bool:
+        return self._noted or (self._is_over is not None and self._is_over())
+
+    def __reduce__(self) -> tuple[type[TransactionEnd], tuple[()]]:
+        return TransactionEnd, ()

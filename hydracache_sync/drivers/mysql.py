@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from hydracache_sync.errors import NotInTransactionError
 
@@ -49,3 +49,40 @@ def error_number(exc: BaseException) -> int | None:
     if number is None and exc.args:
         number = exc.args[0]
     return number if isinstance(number, int) else None
+
+
+class MySQLConnection:
+    """What drivers of MySQL do alike, and what those that tell little say.
+
+    See :class:`~hydracache_sync.drivers.connection.CallersConnection`.
+    """
+
+    tells_snapshots = False
+
+    def __init__(self, connection: Any, error: type[Exception] | None = None) -> None:
+        self.connection = connection
+        self.errors: tuple[type[Exception], ...] = (
+            connection.Error if error is None else error,
+            OSError,
+        )
+
+    def has_snapshot(self) -> bool:
+        raise NotImplementedError
+
+    def is_reading(self) -> bool:
+        return False
+
+    def answered(self) -> object:
+        return None
+
+    def changes(self) -> int | None:
+        return None
+
+    def completion(self) -> Callable[[], bool] | None:
+        return None
+
+    def commit(self) -> None:
+        self.connection.commit()
+
+    def roll_back(self) -> None:
+        self.connection.rollback()

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable
+from typing import Any
 
-from hydracache_sync.drivers.mysql import autocommits, execute, refuse_autocommit
+from hydracache_sync.drivers.mysql import (
+    MySQLConnection,
+    autocommits,
+    execute,
+    refuse_autocommit,
+)
 
 
-class MySQLConnectorConnection:
-    """See :class:`~hydracache_sync.drivers.connection.CallersConnection`."""
-
-    tells_snapshots = False
+class MySQLConnectorConnection(MySQLConnection):
+    """A connection of mysql-connector-python's."""
 
     def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.errors: tuple[type[Exception], ...] = (
-            sys.modules["mysql.connector"].Error,
-            OSError,
-        )
+        super().__init__(connection, sys.modules["mysql.connector"].Error)
 
     def cursor(self) -> Any:
         return self.connection.cursor()
+
+    def server(self) -> str | None:
+        connection = self.connection
+        return (
+            connection.unix_socket
+            or f"{connection.server_host}:{connection.server_port}"
+        )
+
+    def session(self) -> object:
+        return self.connection.connection_id
 
     def in_transaction(self) -> bool:
         # Asked as the driver does, which takes a raw answer for "off".
@@ -34,17 +43,8 @@ class MySQLConnectorConnection:
     def has_begun(self) -> bool | None:
         return False if self.connection.in_transaction is False else None
 
-    def has_snapshot(self) -> bool:
-        raise NotImplementedError
-
-    def is_reading(self) -> bool:
-        return False
-
-    def answered(self) -> object:
-        return None
-
-    def changes(self) -> int | None:
-        return None
+    def seen_in_snapshot(self) -> bool | None:
+        return bool(self.connection.in_transaction)
 
     def has_written(self) -> bool | None:
         return self.has_begun()
@@ -55,15 +55,6 @@ class MySQLConnectorConnection:
     def has_committed(self) -> bool:
         return self.has_begun() is False
 
-    def completion(self) -> Callable[[], bool] | None:
-        return None
-
     def begin(self) -> None:
         if not self.in_transaction():
             execute(self.cursor(), "begin")
-
-    def commit(self) -> None:
-        self.connection.commit()
-
-    def roll_back(self) -> None:
-        self.connection.rollback()

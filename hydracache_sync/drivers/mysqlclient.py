@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable
+from typing import Any
 
-from hydracache_sync.drivers.mysql import error_number, execute, refuse_autocommit
+from hydracache_sync.drivers.mysql import (
+    MySQLConnection,
+    error_number,
+    execute,
+    refuse_autocommit,
+)
 
 #: No savepoint of that name outside a transaction: RELEASE fails.
 _NO_SAVEPOINT = 1305
 _SAVEPOINT = "hydracache_sync_probe"
 
 
-class MySQLClientConnection:
-    """See :class:`~hydracache_sync.drivers.connection.CallersConnection`."""
-
-    tells_snapshots = False
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.errors: tuple[type[Exception], ...] = (connection.Error, OSError)
+class MySQLClientConnection(MySQLConnection):
+    """A connection of mysqlclient's."""
 
     def cursor(self) -> Any:
         return self.connection.cursor(sys.modules["MySQLdb.cursors"].Cursor)
+
+    def server(self) -> str | None:
+        host, _, by = self.connection.get_host_info().partition(" via ")
+        return f"{host}:{self.connection.port}" if by == "TCP/IP" else None
+
+    def session(self) -> object:
+        return self.connection.thread_id()
 
     def in_transaction(self) -> bool:
         return not self.connection.get_autocommit() or self._has_savepoints()
@@ -51,16 +57,7 @@ class MySQLClientConnection:
     def has_begun(self) -> bool | None:
         return None
 
-    def has_snapshot(self) -> bool:
-        raise NotImplementedError
-
-    def is_reading(self) -> bool:
-        return False
-
-    def answered(self) -> object:
-        return None
-
-    def changes(self) -> int | None:
+    def seen_in_snapshot(self) -> bool | None:
         return None
 
     def has_written(self) -> bool | None:
@@ -73,15 +70,6 @@ class MySQLClientConnection:
         # A COMMIT in text stays unseen.
         return bool(self.connection.get_autocommit())
 
-    def completion(self) -> Callable[[], bool] | None:
-        return None
-
     def begin(self) -> None:
         if not self.in_transaction():
             execute(self.cursor(), "begin")
-
-    def commit(self) -> None:
-        self.connection.commit()
-
-    def roll_back(self) -> None:
-        self.connection.rollback()

@@ -9,7 +9,12 @@ import sys
 import weakref
 from typing import Any, Callable
 
-from hydracache_sync.drivers.mysql import autocommits, execute, refuse_autocommit
+from hydracache_sync.drivers.mysql import (
+    MySQLConnection,
+    autocommits,
+    execute,
+    refuse_autocommit,
+)
 from hydracache_sync.errors import OutboxError
 
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
@@ -22,14 +27,10 @@ def is_in_transaction(connection: Any) -> bool:
     return bool(connection.server_status & _IN_TRANSACTION)
 
 
-class PyMySQLConnection:
-    """See :class:`~hydracache_sync.drivers.connection.CallersConnection`."""
+class PyMySQLConnection(MySQLConnection):
+    """A connection of PyMySQL's."""
 
     tells_snapshots = True
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.errors: tuple[type[Exception], ...] = (connection.Error, OSError)
 
     def cursor(self) -> Any:
         if self.is_reading():
@@ -40,6 +41,15 @@ class PyMySQLConnection:
                 " read or close it first"
             )
         return self.connection.cursor(sys.modules["pymysql.cursors"].Cursor)
+
+    def server(self) -> str | None:
+        connection = self.connection
+        return connection.unix_socket or f"{connection.host}:{connection.port}"
+
+    def session(self) -> object:
+        # Not the thread's id alone: another server may have given the same.
+        session = _Session.of(self.connection)
+        return None if session is None else session.identity
 
     def in_transaction(self) -> bool:
         # MySQL 9.7 with autocommit=0 says otherwise in its status.
@@ -66,6 +76,19 @@ class PyMySQLConnection:
         connection._result, connection.server_status = answered, status
         return is_open
 
+    def seen_in_snapshot(self) -> bool | None:
+        connection = self.connection
+        if not connection.open:
+            return False
+        status = connection.server_status
+        if self.is_reading() or status & _IN_TRANSACTION:
+            return True
+        answered = connection._result
+        if status & _AUTOCOMMIT or answered is None:
+            return False  # the status is that of a commit, a rollback or a ping
+        # An answer with rows brings no status, and may have begun a transaction.
+        return None if answered.server_status is None else False
+
     def is_reading(self) -> bool:
         result = getattr(self.connection, "_result", None)
         return result is not None and getattr(result, "unbuffered_active", False)
@@ -73,9 +96,6 @@ class PyMySQLConnection:
     def answered(self) -> object:
         # A new object for each answer; none after a commit or a rollback.
         return getattr(self.connection, "_result", None)
-
-    def changes(self) -> int | None:
-        return None
 
     def has_written(self) -> bool | None:
         """As the contract says.
@@ -107,12 +127,6 @@ class PyMySQLConnection:
         if not self.in_transaction():
             execute(self.cursor(), "begin")
 
-    def commit(self) -> None:
-        self.connection.commit()
-
-    def roll_back(self) -> None:
-        self.connection.rollback()
-
     def _said_to_be(self) -> bool:
         status = self.connection.server_status
         return not status & _AUTOCOMMIT or bool(status & _IN_TRANSACTION)
@@ -122,8 +136,8 @@ class _Session:
     """The session in which a transaction of a connection is open.
 
     The connection object outlives it: ping(reconnect=True), connect() and wrappers that
-    reconnect give it a new session, whose status says nothing of the COMMIT that was
-    sent in the old one and may still arrive there.
+    reconnect give it a new session. The status of that says nothing of the COMMIT that
+    was sent in the old one and may still arrive there.
     """
 
     def __init__(self, connection: Any, socket: Any) -> None:
@@ -131,6 +145,11 @@ class _Session:
         self._connection = weakref.ref(connection)
         self._socket = weakref.ref(socket)
         self._thread_id = connection.server_thread_id
+
+    @property
+    def identity(self) -> object:
+        """What is equal for the same session alone."""
+        return self._socket, self._thread_id
 
     @classmethod
     def of(cls, connection: Any) -> _Session | None:

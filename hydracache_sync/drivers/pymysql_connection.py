@@ -14,12 +14,13 @@ import time
 from typing import Any
 
 from pymysql import Error
-from pymysql.connections import Connection
+from pymysql.connections import Connection, MySQLResult
 from pymysql.constants import CLIENT
 from pymysql.cursors import Cursor
 from pymysql.err import InterfaceError, OperationalError
 
 from hydracache_sync.addresses import addresses_of
+from hydracache_sync.drivers.pymysql_rows import Converters, plain_rows
 from hydracache_sync.fork import keep_for_good
 
 __all__ = ["Error", "OutboxConnection"]
@@ -48,15 +49,34 @@ _LOST = 2013
 
 #: The stubs of PyMySQL leave out what is private, and more.
 _Base: Any = Connection
+_Result: Any = MySQLResult
+
+
+class RowsResult(_Result):  # type: ignore[misc]
+    """The answer to a statement: PyMySQL reads those of its rows that are not plain."""
+
+    connection: Any
+
+    def _read_rowdata_packet(self) -> None:
+        connection = self.connection
+        rows: list[tuple[Any, ...]] = []
+        while True:
+            rows += connection.plain_rows(self.converters)
+            packet = connection._read_packet()
+            if self._check_packet_is_eof(packet):
+                break
+            rows.append(self._read_row_from_packet(packet))
+        self.connection = None
+        self.affected_rows = len(rows)
+        self.rows = tuple(rows)
 
 
 class OutboxConnection(_Base):  # type: ignore[misc]
     """Keeps to time limits as a whole, and sends a password only where that is safe.
 
-    PyMySQL's limits are for each piece that comes: a server that sends one byte now
-    and then holds it for ever. Here an answer has ``read_timeout``, from the
-    question to its last byte; and all that is done until ``until`` together no
-    longer than that.
+    PyMySQL's limits are for each piece that comes: a server that sends one byte now and
+    then holds it without limit. Here an answer has ``read_timeout``, from the question
+    to its last byte; and all that is done until ``until`` together no longer than that.
 
     It shares one TLS context with all others that verify nothing. PyMySQL makes one
     for each connection, of all certificates that the system trusts: 15 to 40 ms and
@@ -67,6 +87,11 @@ class OutboxConnection(_Base):  # type: ignore[misc]
 
     #: By process: a thread of the parent may have locked its own at the fork.
     _unverified: dict[int, Any] = {}
+
+    _next_seq_id: int
+
+    #: See ``mysql_statements``.
+    is_of_outbox = True
 
     def __init__(self, until: float, **options: Any) -> None:
         now = time.monotonic()
@@ -207,6 +232,23 @@ class OutboxConnection(_Base):  # type: ignore[misc]
             self._force_close()
             raise
         self._received, self._at = b"".join(parts), 0
+
+    def plain_rows(self, converters: Converters) -> list[tuple[Any, ...]]:
+        """Take the rows that have been received, up to one that is not plain."""
+        rows, self._at, self._next_seq_id = plain_rows(
+            self._received, self._at, self._next_seq_id, converters
+        )
+        return rows
+
+    def _read_query_result(self, unbuffered: bool = False) -> Any:
+        # As PyMySQL does it, whose class of results cannot be named otherwise.
+        self._result = None
+        result = RowsResult(self)
+        result.read()
+        self._result = result
+        if result.server_status is not None:
+            self.server_status = result.server_status
+        return result.affected_rows
 
     def _create_ssl_ctx(self, options: Any) -> Any:
         if options:

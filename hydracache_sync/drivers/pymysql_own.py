@@ -40,7 +40,7 @@ def let_go(connection: Any) -> None:
     the parent's end.
     """
     # A thread of the parent may have been reading through it at the fork: its lock is
-    # held for ever here, and closing or collecting it would wait for that.
+    # never released here, and closing or collecting it would wait for that.
     keep_for_good(connection._rfile)
     with contextlib.suppress(Exception):  # it was closed already
         os.close(connection._sock.detach())

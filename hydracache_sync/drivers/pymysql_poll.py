@@ -1,7 +1,7 @@
 """One short question, asked again and again on an own connection for little.
 
 An idle worker asks the same thing fifty times a second, each time on cold caches.
-PyMySQL writes the text anew and takes the five packets of the answer apart one by one,
+PyMySQL writes the text again and takes the five packets of the answer apart one by one,
 which costs more than all the rest of a look. Here the packet is made once and the
 answer, which is one number, is read at once.
 """

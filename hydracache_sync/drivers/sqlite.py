@@ -1,15 +1,17 @@
 """Connections of ``sqlite3``.
 
 Two functions may be left on one, and are never called: ``hydracache_sync_mark`` keeps
-which file it has open (see :mod:`~hydracache_sync.drivers.sqlite_file`), and
-``hydracache_sync_probe`` finds out whether a cursor still reads.
+which file it has open, and ``hydracache_sync_probe`` finds out whether a cursor still
+reads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sqlite3
+import weakref
 from typing import Any, Callable
 
 from hydracache_sync.errors import NotInTransactionError
@@ -33,6 +35,12 @@ class SQLiteConnection:
     def cursor(self) -> sqlite3.Cursor:
         # Not connection.cursor(): a subclass may give it other habits.
         return sqlite3.Cursor(self.connection)
+
+    def server(self) -> str | None:
+        return None
+
+    def session(self) -> object:
+        return None
 
     def in_transaction(self) -> bool:
         if self.connection.in_transaction:
@@ -60,6 +68,9 @@ class SQLiteConnection:
 
     def has_snapshot(self) -> bool:
         return self.connection.in_transaction or self.is_reading()
+
+    def seen_in_snapshot(self) -> bool | None:
+        return self.has_snapshot()
 
     def is_reading(self) -> bool:
         """Whether a SELECT is not at its end, a cursor in a loop for instance.
@@ -150,3 +161,46 @@ class SQLiteConnection:
 
 def _nothing() -> None:
     """Never called."""
+
+
+class _Mark:
+    """Registered with a connection as an SQL function; never called.
+
+    Which file is open a pragma says, a second statement in each producer's transaction
+    if it were asked each time. A connection takes no weak reference, and an ``id()`` is
+    used again after it. But it takes a function, which it releases when it is closed or
+    collected. This is our mark: when it ends, the connection has ended.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def __call__(self) -> str:
+        return self.file
+
+
+#: Marks of the connections seen, by their ``id()``; gone when the connection is.
+_marks: weakref.WeakValueDictionary[int, _Mark] = weakref.WeakValueDictionary()
+
+
+def opened_file(connection: sqlite3.Connection) -> str:
+    """Return the path of ``connection``'s main database, "" for one in memory.
+
+    Reads no page and begins no transaction.
+
+    :raises sqlite3.Error: the connection is closed, or belongs to another thread.
+    """
+    mark = _marks.get(id(connection))
+    if mark is None:
+        # Not connection.cursor(): a subclass may give it other habits.
+        cursor = sqlite3.Cursor(connection)
+        cursor.row_factory = None
+        text_factory, connection.text_factory = connection.text_factory, bytes
+        try:
+            file = cursor.execute("pragma database_list").fetchone()[2]
+        finally:
+            connection.text_factory = text_factory
+        mark = _Mark(os.fsdecode(file or b""))
+        sqlite3.Connection.create_function(connection, "hydracache_sync_mark", 0, mark)
+        _marks[id(connection)] = mark
+    return mark.file

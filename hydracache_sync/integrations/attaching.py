@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable
 
 from hydracache_sync.app.extension import Extension
+from hydracache_sync.integrations.unknown_object import unknown_object
 from hydracache_sync.intents import InvalidationIntent
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def attach(
     Once, beside the target: ``hydracache.attach(db.session)``. Serves every app that
     this object serves.
 
-    :param target, bind: as for ``hydracache_sync.integrations.sqlalchemy.attach``.
+    :param target: as for ``hydracache_sync.integrations.sqlalchemy.attach``.
+    :param bind: as there.
     :return: what maps models to intents: ``attached.watch(User, entity="user")``.
     """
     from hydracache_sync.integrations.sqlalchemy import attach_to
@@ -38,8 +40,6 @@ def intents_of(self: Extension, instance: object) -> list[InvalidationIntent]:
     """
     loaded: Any = sys.modules.get("hydracache_sync.integrations.sqlalchemy")
     if loaded is None:
-        raise TypeError(
-            f"intent must be InvalidationIntent, not {type(instance).__name__}"
-        )
+        raise unknown_object(instance)
     found: list[InvalidationIntent] = loaded.intents_of(self, instance)
     return found

@@ -17,6 +17,16 @@ _FIRST_WORD = re.compile(
 _CHANGING = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.IGNORECASE)
 
 
+#: First words of statements that name no table and may change any.
+_OPAQUE = frozenset("call do exec execute".split())
+
+
+def hides_its_tables(statement: str) -> bool:
+    """Whether a statement may change tables that are not named in it."""
+    found = _FIRST_WORD.match(statement)
+    return found is not None and found.group(1).lower() in _OPAQUE
+
+
 def changes_data(statement: str) -> bool:
     """In doubt it does."""
     found = _FIRST_WORD.match(statement)

@@ -1,8 +1,8 @@
 """A middleware for WSGI apps that have neither Flask nor SQLAlchemy.
 
-What a framework does at the end of a request is done when the server closes the
-response, because until then the app's code may run: in a generator, in a ``close()`` of
-its own. Knows no framework and no server.
+The end of a request is the moment when the server closes the response. Until then the
+app's code may run: in a generator, in a ``close()`` of its own. Knows no framework and
+no server.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class HydraCache(ContextExtension):
         hydracache = HydraCache(os.environ)
         application = hydracache.middleware(application)
 
-    :param config: as for :class:`ContextExtension`.
+    :param config: as for ``ContextExtension``.
     """
 
     attach = attach
@@ -37,11 +37,12 @@ class HydraCache(ContextExtension):
         """Wrap ``app``; connects nothing and starts no thread before a request.
 
         :param connection: returns the connection of the request that is being served,
-            or None if it has not opened one. What was collected and not written is then
-            written into the transaction that is open on it when the response is closed,
-            before the ``close()`` of the app's own response, which may commit it. May
-            return a list of all that the request writes through, the one of the
-            outbox's database first.
+            or None if it has not opened one. It is called when a request begins, too,
+            so it must not open one. Intents that were collected and not
+            written are written when the response is closed, into the transaction that
+            is open on it. That is before the ``close()`` of the app's own response,
+            which may commit it. May return a list of all that the request writes
+            through, the one of the outbox's database first.
         """
         if connection is not None and not callable(connection):
             raise TypeError("connection must be a function that returns the connection")
@@ -72,6 +73,7 @@ class _Middleware:
             # at its length, or for a file to send.
             self._end(scope)
             return body
+        scope.memo = None
         if calls.runtime.mode == "inline" and scope.collected is not None:
             # Before the first byte: what the client does next sees its write.
             calls.runtime.settle(scope.collected.written)

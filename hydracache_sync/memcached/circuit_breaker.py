@@ -21,8 +21,8 @@ from hydracache_sync.backoff import Backoff
 #: The first open time is this part of the longest; each further failure doubles it.
 FIRST_PART = 1 / 16
 
-#: The circuit is open this many times as long as the failed call took, so that a node
-#: that hangs costs a third of a caller's time at first, and less later.
+#: The circuit is open this many times as long as the failed call took. So a node that
+#: hangs costs a third of a caller's time at first, and less later.
 TIMES_LOST = 2.0
 
 

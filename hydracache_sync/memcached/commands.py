@@ -1,6 +1,7 @@
 """memcached's classic commands as bytes, and how many may be under way at once.
 
-No ``noreply``, ever: an invalidation that nobody confirmed is a hope. Knows no socket.
+No ``noreply``, ever: an invalidation that was not acknowledged may not have happened.
+Knows no socket.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from hydracache_sync.cache.store import (
 )
 from hydracache_sync.errors import ApplyPermanent
 
-#: Bytes sent before answers are read. They fit into the buffers of the two sockets,
-#: and so do the answers to them (a command has 30 bytes or more, its answer mostly 8),
-#: so that neither side ever waits for the other to read.
+#: Bytes sent before answers are read. They fit into the buffers of the two sockets, and
+#: so do the answers: a command has 30 bytes or more, its answer mostly 8. So neither
+#: side ever waits for the other to read.
 WINDOW_SIZE = 64 * 1024
 
 #: What the server answers when it has done as it was told, the usual answer first.
@@ -42,7 +43,7 @@ _LONGEST_RELATIVE = 30 * 24 * 3600
 
 #: A date in the past. memcached takes any negative number for that as well, but proxies
 #: (twemproxy) end the connection at one.
-_EXPIRED = _LONGEST_RELATIVE + 24 * 3600
+EXPIRED = _LONGEST_RELATIVE + 24 * 3600
 
 #: memcached reads dates as 32 bits with a sign. Later than this is never.
 _LAST_DATE = 2**31 - 1
@@ -51,6 +52,10 @@ _LAST_DATE = 2**31 - 1
 #: Keys in one ``get``. memcached has answered ERROR to lines of thousands (its
 #: issue 849), and a line over 2 KB that arrives in pieces takes a slower way in it.
 KEYS_PER_GET = 100
+
+
+#: Bytes of a ``cas`` or ``add`` besides key and value, with the longest numbers.
+_LONGEST_REST = len(b"cas  0 0 1048576 18446744073709551615\r\n\r\n ")
 
 
 class Window(NamedTuple):
@@ -78,39 +83,53 @@ def versions(
 
     A window has the answers of its adds first, then those of a ``gets`` for each
     ``KEYS_PER_GET`` of its places.
+
+    :param placeholders: all of one length.
     """
-    adds = [
-        b"add %b 0 0 %d\r\n%b\r\n" % (key, len(token), token)
-        for key, token in zip(keys, placeholders)
-    ]
     # Each key is sent twice, and all of it in one go.
-    longest = max(map(len, adds), default=0) + max(map(len, keys), default=0) + 1
-    step = max(1, WINDOW_SIZE // longest)
-    for start in range(0, len(adds), step):
-        stop = min(start + step, len(adds))
+    longest = 2 * max(map(len, keys), default=0) + max(
+        map(len, placeholders), default=0
+    )
+    step = WINDOW_SIZE // (longest + _LONGEST_REST) or 1
+    for start in range(0, len(keys), step):
+        stop = min(start + step, len(keys))
         gets = [
             get(keys[first : min(first + KEYS_PER_GET, stop)], b"gets ")
             for first in range(start, stop, KEYS_PER_GET)
         ]
-        yield Window(places[start:stop], b"".join(adds[start:stop] + gets))
+        adds = _adds(keys[start:stop], placeholders[start:stop])
+        yield Window(places[start:stop], b"".join([adds, *gets]))
 
 
 def compare_and_set(
     keys: Sequence[bytes], uniques: Sequence[bytes], values: Sequence[bytes]
 ) -> bytes:
-    """``cas`` for each key of a window of :func:`versions`, of at most its size."""
-    return b"".join(
-        [
-            b"cas %b 0 0 %d %b\r\n%b\r\n" % (key, len(value), unique, value)
-            for key, unique, value in zip(keys, uniques, values)
-        ]
-    )
+    """``cas`` for each key of a window of :func:`versions`, of at most its size.
+
+    :param values: all of one length.
+    """
+    if not keys:
+        return b""
+    # Joined, not formatted, as in _adds(): half of the time, and each row of a worker
+    # takes one of both.
+    [size] = set(map(len, values))
+    heads = map((b" 0 0 %d " % size).join, zip(keys, uniques))
+    return b"cas " + b"\r\ncas ".join(map(b"\r\n".join, zip(heads, values))) + b"\r\n"
+
+
+def _adds(keys: Sequence[bytes], values: Sequence[bytes]) -> bytes:
+    """``add`` for each key.
+
+    :param values: all of one length.
+    """
+    [size] = set(map(len, values))
+    middle = b" 0 0 %d\r\n" % size
+    return b"add " + b"\r\nadd ".join(map(middle.join, zip(keys, values))) + b"\r\n"
 
 
 def identity(proposed: bytes) -> bytes:
     """Give the server this identity unless it has one, and read the one it has."""
-    add = b"add %b 0 0 %d\r\n%b\r\n" % (NODE_IDENTITY, len(proposed), proposed)
-    return add + get([NODE_IDENTITY])
+    return _adds([NODE_IDENTITY], [proposed]) + get([NODE_IDENTITY])
 
 
 def stats(group: bytes) -> bytes:
@@ -161,7 +180,7 @@ def delete(addresses: Sequence[Address], refused: Failures) -> Iterator[Window]:
 def expiry_of(ttl: float | None, now: float) -> int:
     """How memcached wants to hear of a TTL: seconds, or a date if it is long."""
     if ttl == GONE:
-        return _EXPIRED
+        return EXPIRED
     seconds = whole_seconds(ttl)
     if seconds <= _LONGEST_RELATIVE:
         return seconds
@@ -184,8 +203,9 @@ def _windows(
 def _with_good_keys(
     addresses: Sequence[Address], refused: Failures
 ) -> Sequence[Address]:
-    # The server would answer a bad key in a set with two lines, one for the command
-    # and one for the value, and every later answer would be taken for its neighbour's.
+    # The server would answer a bad key in a set with two lines, one for the command and
+    # one for the value. Every later answer would then be taken for that of another
+    # command.
     if are_valid_keys([key for _, key in addresses]):
         return addresses
     for address in addresses:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import random
 from os import getpid
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from hydracache_sync.fork import abandon_in_children
 from hydracache_sync.lending import MAX_IDLE, Lendings
+from hydracache_sync.memcached import commands
+from hydracache_sync.memcached.handshake import Handshake
 from hydracache_sync.memcached.machine import Met, machine_of
+from hydracache_sync.memcached.replies import (
+    UNAUTHENTICATED,
+    BrokenReply,
+    login_refused,
+)
 from hydracache_sync.memcached.server_list import Server
 from hydracache_sync.memcached.transport import Connection, Limits
 
-if TYPE_CHECKING:
-    from ssl import SSLContext
-
 #: Seconds after which a connection is closed when it is next taken, at the latest. A
-#: name that has moved to another machine is looked up anew then, under load too.
+#: name that has moved to another machine is looked up again then, under load too.
 MAX_AGE = 300.0
 
 
@@ -42,11 +45,11 @@ class ConnectionPool:
         limits: Limits,
         *,
         size: int,
-        tls_context: SSLContext | None = None,
+        handshake: Handshake = Handshake(),
     ) -> None:
         self.server = server
         self.limits = limits
-        self._tls_context = tls_context
+        self._handshake = handshake
         self._lendings: Lendings[Connection] = Lendings(
             size,
             self._made,
@@ -110,7 +113,7 @@ class ConnectionPool:
         connection.home.forget(connection)
 
     def renew(self, connection: Connection, deadline: float) -> None:
-        """Connect a taken connection anew. It keeps its place in the pool.
+        """Connect a taken connection again. It keeps its place in the pool.
 
         :raises OSError: could not connect; the connection is given back.
         """
@@ -124,7 +127,7 @@ class ConnectionPool:
 
     def close(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
-        lendings, self._lendings = self._lendings, self._lendings.anew()
+        lendings, self._lendings = self._lendings, self._lendings.again()
         self._drop_idle_of(lendings)
 
     def abandon_inherited(self) -> None:
@@ -143,7 +146,7 @@ class ConnectionPool:
         if inherited is None:
             inherited = self._lendings
         if self._lendings is inherited:
-            self._lendings = inherited.anew()
+            self._lendings = inherited.again()
         for connection in list(inherited.all):
             connection.close()
         return self._lendings
@@ -156,7 +159,7 @@ class ConnectionPool:
     ) -> Connection:
         try:
             connection.changes = self._machine.changes
-            connection.open(self._tls_context, deadline)
+            connection.open(self._handshake, deadline)
             if self.server.path is None:
                 # A socket of this host is one server, by whatever name.
                 connection.ask_identity()
@@ -165,7 +168,7 @@ class ConnectionPool:
             self.drop(connection)
             raise
         connection.used_at = now
-        # Jitter, so that not all of them are opened anew at once.
+        # Jitter, so that not all of them are opened again at once.
         connection.expires_at = now + MAX_AGE * random.uniform(0.5, 1.0)
         return connection
 
@@ -176,11 +179,38 @@ class ConnectionPool:
         :raises OSError: it did not answer properly.
         """
         machine = self._machine
-        identity = connection.read_identity()
+        try:
+            identity = connection.read_identity()
+        except ConnectionError as exc:
+            if not isinstance(exc, BrokenReply) and not self._handshake.login:
+                self._check_login(connection)
+            raise
         met = machine.met(identity, connection.changes)
         connection.identity = machine.current if identity is None else identity
         if met is Met.NEW:
             self._look_again(connection)
+
+    def _check_login(self, connection: Connection) -> None:
+        """Ask again, by one line alone, after a first question that was not answered.
+
+        Newer memcacheds (1.6.45) end a connection without a word where more than a line
+        comes before the login that they want.
+
+        :raises LoginRefused: it wants one.
+        """
+        deadline = connection.replies.deadline
+        other = Connection(self.server, self.limits, connection.home)
+        try:
+            other.open(self._handshake, deadline)
+            other.send(commands.VERSION, deadline)
+            answer = other.replies.line()
+        except OSError:
+            # What has ended the first one is told by its own error.
+            return
+        finally:
+            other.close()
+        if answer.startswith(UNAUTHENTICATED):
+            raise login_refused(answer)
 
     def _look_again(self, connection: Connection) -> None:
         """Connect again after a machine that is new: a balancer has more of them."""
@@ -189,7 +219,7 @@ class ConnectionPool:
             other = Connection(self.server, self.limits, connection.home)
             other.changes = self._machine.changes
             try:
-                other.open(self._tls_context, deadline)
+                other.open(self._handshake, deadline)
                 other.ask_identity()
                 other.send(b"", deadline)
                 identity = other.read_identity()

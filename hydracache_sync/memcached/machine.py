@@ -40,7 +40,7 @@ class _Known(NamedTuple):
     """What is known. Replaced as a whole, without a lock that could be left locked.
 
     Of two threads that replace it at once one may win: the other's identity is seen
-    anew later, and nothing is refused for it.
+    again later, and nothing is refused for it.
 
     :ivar current: the identity; None before the first contact, and while refused.
     :ivar changes: how often it was replaced.
@@ -101,8 +101,8 @@ class Machine:
         self._become(known.replaced_by(None))
         raise SeveralMachines(
             f"connections to {self._name} reach several memcacheds, or one that was"
-            " replaced and came back: name each machine as a node of its own, and empty"
-            " (flush_all) one that comes back, since it missed what was invalidated"
+            " replaced and came back. Name each machine as a node of its own. Empty"
+            " (flush_all) one that comes back, since it missed invalidations"
         )
 
     def _become(self, known: _Known) -> None:

@@ -8,7 +8,7 @@ of them before it waits for the first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, Dict, NoReturn, Sequence, TypeVar
+from typing import Callable, Dict, NoReturn, Sequence, TypeVar
 
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
 from hydracache_sync.lending import NoFreeConnection
@@ -16,7 +16,9 @@ from hydracache_sync.memcached import commands
 from hydracache_sync.memcached.circuit_breaker import CircuitBreaker, OpenState
 from hydracache_sync.memcached.commands import KEYS_PER_GET
 from hydracache_sync.memcached.connection_pool import ConnectionPool
+from hydracache_sync.memcached.handshake import Handshake
 from hydracache_sync.memcached.replies import (
+    UNAUTHENTICATED,
     BrokenReply,
     Replies,
     WithoutVersions,
@@ -24,9 +26,6 @@ from hydracache_sync.memcached.replies import (
 )
 from hydracache_sync.memcached.server_list import Server
 from hydracache_sync.memcached.transport import Connection, Limits, SeveralMachines
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
 
 T = TypeVar("T")
 
@@ -60,7 +59,7 @@ class Node:
         index: int = 0,
         pool_size: int,
         retry_after: float = 0.0,
-        tls_context: SSLContext | None = None,
+        handshake: Handshake = Handshake(),
     ) -> None:
         self.name = server.name
         self.index = index
@@ -68,9 +67,12 @@ class Node:
         # What a call can take at most: the answer to its last read may be late, too.
         patience = limits.connect_timeout + limits.call_timeout + 2 * limits.timeout
         self._breaker = CircuitBreaker(retry_after, patience)
-        self._pool = ConnectionPool(
-            server, limits, size=pool_size, tls_context=tls_context
-        )
+        self._pool = ConnectionPool(server, limits, size=pool_size, handshake=handshake)
+
+    @property
+    def circuit_is_open(self) -> bool:
+        """Whether the circuit breaker is not closed: it is open, or half-open."""
+        return self._breaker.state is not None
 
     def close(self) -> None:
         """Close idle connections now, and the others when they are given back."""
@@ -148,7 +150,7 @@ class Node:
     def _ask_again(
         self, connection: Connection, failure: BaseException, request: bytes
     ) -> None:
-        """Send anew, newly connected, what an idle connection did not live to answer.
+        """Send again, newly connected, what an idle connection did not live to answer.
 
         :raises BaseException: ``failure``, unless it was of that kind.
         """
@@ -164,9 +166,9 @@ class Node:
             self._pool.drop(connection)
             raise
 
-    # Writing. Nothing is ever sent twice: a second copy of a token that arrived late,
-    # through a proxy for one, would bring the token back after its successor, and with
-    # it the entries loaded under it. Idle connections are looked at before instead.
+    # Writing. Nothing is ever sent twice. A second copy of a token could arrive late,
+    # as through a proxy. It would bring the token back after its successor, and the
+    # entries loaded under it. Idle connections are looked at before instead.
 
     def send_writes(
         self, data: bytes, now: float, *, even_if_open: bool = False
@@ -265,26 +267,29 @@ class Node:
 
     def read_versions(
         self, connection: Connection, keys: Sequence[bytes], due: float | None = None
-    ) -> tuple[list[tuple[bytes, bytes] | None], dict[int, ApplyError]]:
+    ) -> tuple[list[bytes | None], list[bytes], dict[int, ApplyError]]:
         """Read the answers to a window of ``commands.versions``.
 
         The connection then goes to :meth:`send_more`, or to :meth:`put_back` if there
         is no more to say.
 
-        :return: value and version in the order of the keys, None where nothing is; and
-            the errors of refused placeholders, by their places in ``keys``.
+        :return: values in the order of the keys, None where nothing is; their versions;
+            and the errors of refused placeholders, by their places in ``keys``.
         :raises ApplyUnavailable: the node did not answer properly.
         """
 
         def read(
             replies: Replies,
-        ) -> tuple[list[tuple[bytes, bytes] | None], dict[int, ApplyError]]:
+        ) -> tuple[list[bytes | None], list[bytes], dict[int, ApplyError]]:
             refused = self._refusals(replies.lines(len(keys)))
-            found: list[tuple[bytes, bytes] | None] = []
+            values: list[bytes | None] = []
+            uniques: list[bytes] = []
             for start in range(0, len(keys), KEYS_PER_GET):
-                found += replies.versions(keys[start : start + KEYS_PER_GET])
+                some, theirs = replies.versions(keys[start : start + KEYS_PER_GET])
+                values += some
+                uniques += theirs
             replies.finish()
-            return found, refused
+            return values, uniques, refused
 
         return self._read(connection, read, due)
 
@@ -436,9 +441,11 @@ class Node:
                 f"memcached node {self.name} says {text!r}: the value is over its item"
                 " limit (its option -I); nothing was stored"
             )
-        if answer.startswith(b"CLIENT_ERROR") and b"unauthenticated" not in answer:
+        if answer.startswith(UNAUTHENTICATED):
+            raise not_understood(answer)
+        if answer.startswith(b"CLIENT_ERROR"):
             return ApplyPermanent(f"memcached node {self.name} says {text!r}")
-        if answer.startswith((b"SERVER_ERROR", b"CLIENT_ERROR", b"NOT_STORED")):
+        if answer.startswith((b"SERVER_ERROR", b"NOT_STORED")):
             return ApplyUnavailable(
                 f"memcached node {self.name} says {text!r}: look into its memory, its"
                 " log and its options",

@@ -1,8 +1,8 @@
 """A conditional write to several memcached nodes, step by step, with its connections.
 
-Knows nothing of tokens. What it keeps is that a condition is sent on the connection on
-which the version was read: a server that is restarted counts its versions from 1 again,
-and what the new process calls by the same number is something else.
+Knows nothing of tokens. It keeps one rule: a condition is sent on the connection on
+which the version was read. A server that is restarted counts its versions from 1 again,
+and the same number then stands for another value.
 """
 
 from __future__ import annotations
@@ -23,20 +23,35 @@ class _Use:
 
     :ivar places: of the copies in the call, from the storing on of those that are
         stored.
-    :ivar versions: value and version of each.
+    :ivar keys: of each, as are:
+    :ivar values: what was read, and
+    :ivar uniques: the versions of that.
     :ivar data: what stores them.
     """
 
-    __slots__ = ("node", "connection", "places", "versions", "data")
+    __slots__ = ("node", "connection", "places", "keys", "values", "uniques", "data")
 
     def __init__(
-        self, node: Node, connection: Connection, places: Sequence[int]
+        self,
+        node: Node,
+        connection: Connection,
+        places: Sequence[int],
+        keys: Sequence[bytes],
     ) -> None:
         self.node = node
         self.connection = connection
         self.places = places
-        self.versions: Sequence[tuple[bytes, bytes]] = ()
+        self.keys = keys
+        self.values: Sequence[bytes | None] = ()
+        self.uniques: Sequence[bytes] = ()
         self.data = b""
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Forget all but these, by their index."""
+        self.places = [self.places[at] for at in kept]
+        self.keys = [self.keys[at] for at in kept]
+        self.values = [self.values[at] for at in kept]
+        self.uniques = [self.uniques[at] for at in kept]
 
 
 class Replacement:
@@ -45,13 +60,17 @@ class Replacement:
     Every step goes to all nodes before it waits for one. A node that fails drops out.
 
     :param copies: all that are to be replaced, of which windows have the places.
+    :param keys: of each, on its node.
     :param timeout: seconds for the answers to a step once all of it was sent.
     :ivar outcomes: of each copy; see ``CacheStore.replace_many``.
     """
 
-    def __init__(self, copies: Sequence[Copy], timeout: float) -> None:
+    def __init__(
+        self, copies: Sequence[Copy], keys: Sequence[bytes], timeout: float
+    ) -> None:
         self.outcomes: list[bool | ApplyError] = [False] * len(copies)
         self._copies = copies
+        self._keys = keys
         self._timeout = timeout
         # Connections by what is next on them, in the order of their nodes.
         self._asked: list[_Use] = []
@@ -60,7 +79,8 @@ class Replacement:
 
     def asked(self, node: Node, connection: Connection, places: Sequence[int]) -> None:
         """State that a window of ``commands.versions`` was sent to ``node``."""
-        self._asked.append(_Use(node, connection, places))
+        keys = [self._keys[place] for place in places]
+        self._asked.append(_Use(node, connection, places, keys))
 
     def run(self, make: Maker, gave_up: Callable[[Node], None]) -> None:
         """Read, have the values made, store them, and read what became of it.
@@ -69,10 +89,11 @@ class Replacement:
 
         :param gave_up: told of each node that does not answer any more.
         """
-        self._each(self._asked, self._read, gave_up)
-        self._make(make)
-        self._each(self._answered, self._store, gave_up)
-        self._each(self._sent, self._settle, gave_up)
+        if self._asked:
+            self._each(self._asked, self._read, gave_up)
+            self._make(make)
+            self._each(self._answered, self._store, gave_up)
+            self._each(self._sent, self._settle, gave_up)
 
     def abandon(self) -> None:
         """Close the connections on which an answer was not read: after an exception."""
@@ -106,17 +127,14 @@ class Replacement:
             due = until
 
     def _read(self, use: _Use, due: float | None) -> bool:
-        copies = self._copies
-        keys = [copies[place][0][1] for place in use.places]
-        answers, refused = use.node.read_versions(use.connection, keys, due)
+        use.values, use.uniques, refused = use.node.read_versions(
+            use.connection, use.keys, due
+        )
         self._answered.append(use)
-        if None in answers:
+        if None in use.values:
             for at, error in refused.items():
                 self.outcomes[use.places[at]] = error
-            kept = [at for at, answer in enumerate(answers) if answer is not None]
-            use.places = [use.places[at] for at in kept]
-            answers = [answers[at] for at in kept]
-        use.versions = answers  # type: ignore[assignment]
+            use.keep([at for at, value in enumerate(use.values) if value is not None])
         return True
 
     def _make(self, make: Maker) -> None:
@@ -124,35 +142,23 @@ class Replacement:
         found: list[bytes] = []
         for use in self._answered:
             copies += [self._copies[place] for place in use.places]
-            found += [value for value, _ in use.versions]
+            found += use.values  # type: ignore[arg-type]
         if not copies:
             return
         values = make(copies, found)
         start = 0
         for use in self._answered:
             stop = start + len(use.places)
-            self._prepare(use, copies[start:stop], values[start:stop])
+            use.values = values[start:stop]
             start = stop
-
-    def _prepare(
-        self, use: _Use, copies: Sequence[Copy], values: Sequence[bytes | None]
-    ) -> None:
-        if None in values:
-            kept = []
-            for at, value in enumerate(values):
-                if value is None:
-                    self.outcomes[use.places[at]] = True
-                else:
-                    kept.append(at)
-            use.places = [use.places[at] for at in kept]
-            use.versions = [use.versions[at] for at in kept]
-            copies = [copies[at] for at in kept]
-            values = [values[at] for at in kept]
-        use.data = commands.compare_and_set(
-            [address[1] for address, _ in copies],
-            [unique for _, unique in use.versions],
-            values,  # type: ignore[arg-type]
-        )
+            if None in use.values:
+                for place, value in zip(use.places, use.values):
+                    if value is None:
+                        self.outcomes[place] = True
+                use.keep([at for at, new in enumerate(use.values) if new is not None])
+            use.data = commands.compare_and_set(
+                use.keys, use.uniques, use.values  # type: ignore[arg-type]
+            )
 
     def _store(self, use: _Use, _: float | None) -> bool:
         if use.data:

@@ -1,10 +1,10 @@
 """Read memcached's answers off a stream, however the stream is cut into pieces.
 
-Takes only what was asked for, in the classic ASCII protocol: a key that was not asked
-for, a line that does not belong here, a length that does not fit or a byte too many is
-refused, because it is somebody else's answer or no memcached. After a refusal, and
-after any exception from the stream, the place in the stream is unknown and nothing more
-may be read from it. Needs no socket, only a function that gives bytes.
+Takes only what was asked for, in the classic ASCII protocol: anything else is the
+answer to another command, or not from memcached. So a key that was not asked for, an
+unknown line, a wrong length or a byte too many is refused. After a refusal, and after
+any exception from the stream, the place in the stream is unknown and nothing more may
+be read from it. Needs no socket, only a function that gives bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_LINE = 2048
 #: from length to length.
 SHORT_ANSWER = 4096
 
-#: Bytes of a value, unless told otherwise. What is announced is read into memory, so a
+#: Bytes of a value, by default. What is announced is read into memory, so a
 #: server that is not what it should be must not choose how much.
 MAX_VALUE = 32 * 1024 * 1024
 
@@ -37,12 +37,13 @@ _value_head = re.compile(rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10})()\r\n").match
 _version_head = re.compile(
     rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10}) ([0-9]{1,20})\r\n"
 ).match
-#: Every value of 17 bytes, as tokens are, and how many bytes each takes besides its key
-#: and version.
-_tokens = re.compile(
-    rb"VALUE ([^ \r\n]+) 0 17 ([1-9][0-9]{0,19})\r\n(.{17})\r\n", re.DOTALL
-).findall
-_TOKEN_REST = len(b"VALUE  0 17 \r\n") + 17 + 2
+#: The head of a value of 17 bytes, as tokens are, and how many bytes of it come before
+#: the version, besides the key.
+_token_head = b"VALUE %b 0 17 %b".__mod__
+_TOKEN_HEAD = len(b"VALUE  0 17 ")
+_TOKEN_SIZES = {17}
+#: Digits of a version.
+_UNIQUE_SIZES = frozenset(range(1, 21))
 
 
 class BrokenReply(ConnectionError):
@@ -51,6 +52,10 @@ class BrokenReply(ConnectionError):
 
 class WithoutVersions(BrokenReply):
     """The peer cannot store on condition. What it does else is right."""
+
+
+class LoginRefused(BrokenReply):
+    """The peer wants a login that it was not given, or takes not the one it was."""
 
 
 class Unanswered(ConnectionError):
@@ -64,7 +69,8 @@ class Replies:
     :param max_value: bytes of a value that are read; a longer one is refused.
 
     :ivar deadline: moment of ``time.monotonic`` after which no second read is begun,
-        so that a peer which sends a byte now and then cannot hold the caller for ever.
+        so that a peer which sends a byte now and then cannot hold the caller without
+        limit.
     :ivar begun: whether anything was read since the last question. The first read of an
         answer that waits in the socket is made at any time: its node is not to blame
         for what others were waited for.
@@ -92,7 +98,10 @@ class Replies:
         if len(buffer) <= SHORT_ANSWER:
             # Mostly all was found and is here, in order. To say what the lines must be
             # and compare takes half as long as to take them apart.
-            values = buffer.split(b"\r\n")
+            # From the end, so that the first value, the only long one of a cached read,
+            # is not searched.
+            values = buffer.rsplit(b"\r\n", 2 * len(keys))
+            values[:1] = values[0].split(b"\r\n", 1)
             lines = values[::2]
             del values[::2]
             if len(values) == len(keys) + 1 and not values.pop():
@@ -113,28 +122,33 @@ class Replies:
         buffer = self._buffer or self._more()
         return self._values_one_by_one(buffer, {key}).get(key)
 
-    def versions(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes] | None]:
+    def versions(
+        self, keys: Sequence[bytes]
+    ) -> tuple[Sequence[bytes | None], Sequence[bytes]]:
         """Read the answer to a ``gets``: of each key its value and that one's version.
 
-        :return: in the order of the keys, None where there is nothing.
+        :return: in the order of the keys; the value is None where there is nothing.
         :raises OSError: as :meth:`values`.
         """
         buffer = self._buffer or self._more()
-        # Mostly all are tokens, were found and are here, in order. To find them all at
-        # once takes a third of the time.
-        found = _tokens(buffer)
-        if len(found) >= len(keys):
-            del found[len(keys) :]
-            names, uniques, values = zip(*found)
-            end = len(b"".join(names + uniques)) + _TOKEN_REST * len(found)
-            head = b"VALUE %b 0 17 %b\r\n" % (names[0], uniques[0])
+        # Mostly all are tokens, were found and are here, in order. To say what the
+        # lines must be and compare takes less time than to take them apart. One that
+        # has the end of a line in it goes the other way.
+        end = buffer.find(b"END\r\n")
+        heads = buffer[: max(end, 0)].split(b"\r\n")
+        if len(heads) == 2 * len(keys) + 1 and not heads.pop():
+            values = heads[1::2]
+            del heads[1::2]
+            uniques = [head[_TOKEN_HEAD + len(key) :] for key, head in zip(keys, heads)]
             if (
-                list(names) == list(keys)
-                and buffer.startswith(head)
-                and buffer.startswith(b"END\r\n", end)
+                heads == list(map(_token_head, zip(keys, uniques)))
+                and set(map(len, values)) == _TOKEN_SIZES
+                and _UNIQUE_SIZES.issuperset(map(len, uniques))
+                and b"".join(uniques).isdigit()
+                and b"0" not in uniques
             ):
                 self._buffer = buffer[end + 5 :]
-                return list(zip(values, uniques))
+                return values, uniques
         if buffer.startswith(b"ERROR"):
             raise WithoutVersions(
                 "it does not know 'gets' and 'cas', which tokens need: a proxy?"
@@ -146,7 +160,9 @@ class Replies:
                 "it keeps no versions of its items, which tokens need; start it without"
                 " the option -C (disable cas)"
             )
-        return [versions.get(key) for key in keys]
+        nothing: tuple[bytes | None, bytes] = (None, b"")
+        found_or_not = [versions.get(key, nothing) for key in keys]
+        return [value for value, _ in found_or_not], [each for _, each in found_or_not]
 
     def _values_one_by_one(
         self,
@@ -286,19 +302,38 @@ class Replies:
 def not_understood(answer: bytes) -> BrokenReply:
     """The error for a line that memcached would not answer."""
     # Anything but an error line may be part of a value, and those are never logged.
-    if answer.startswith(b"CLIENT_ERROR unauthenticated"):
-        return BrokenReply(f"it answers {answer[:200]!r}: it wants a login")
+    if answer.startswith(UNAUTHENTICATED):
+        return login_refused(answer)
     said = repr(answer[:200]) if answer.startswith(_errors) else "something else"
     return BrokenReply(
         f"it answers {said}: is that a memcached, and its text protocol?"
     )
 
 
+def login_refused(answer: bytes) -> LoginRefused:
+    """The error for what a server says that wants a login, or another one."""
+    return LoginRefused(
+        f"it answers {answer[:200]!r}: it needs a login of its file (its option -Y):"
+        " set HYDRACACHE_MEMCACHED_USER and HYDRACACHE_MEMCACHED_PASSWORD, or auth= of"
+        " the store"
+    )
+
+
+#: What a server with ``-Y`` answers to all that comes before a login. The last two are
+#: for a ``set``: it takes the first one for a login.
+UNAUTHENTICATED = (
+    b"CLIENT_ERROR unauthenticated",
+    b"CLIENT_ERROR authentication failure",
+    b"CLIENT_ERROR bad authentication token format",
+)
+
 _errors = (b"ERROR", b"CLIENT_ERROR ", b"SERVER_ERROR ")
 
 
 def _unexpected(found: bytes, expected: str) -> BrokenReply:
     # Anything but an error line may be part of a value, and those are never logged.
+    if found.startswith(UNAUTHENTICATED):
+        return login_refused(found)
     if found.startswith(_errors):
         return BrokenReply(f"expected {expected}, got {found[:200]!r}")
     return BrokenReply(f"expected {expected}, got other bytes")

@@ -1,10 +1,10 @@
-"""Which node of several keeps a key: the same answer in every process, for ever.
+"""Which node of several keeps a key: the same in every process and version.
 
 Keys fall into slots by a checksum, and each slot belongs to the node that wins a
 weighted rendezvous for it. So the place of a key follows from the names and the weights
-of the nodes alone, whatever their order in the list, the Python, the machine or what
-answers just now. There is no failover: a key whose node is away has no other place,
-because the node would come back with what it held.
+of the nodes alone. It does not depend on their order in the list, the Python, the
+machine or which nodes answer now. There is no failover: a key whose node is away has no
+other place, because the node would come back with what it held.
 
 pymemcache's own ``RendezvousHash`` knows no weights and takes a key as ``str`` and the
 same key as ``bytes`` for two; its hash is computed in Python, once for each node.

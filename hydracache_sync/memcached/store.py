@@ -43,6 +43,7 @@ from hydracache_sync.errors import (
 )
 from hydracache_sync.memcached import commands
 from hydracache_sync.memcached.commands import KEYS_PER_GET, Window
+from hydracache_sync.memcached.handshake import Handshake, login_command
 from hydracache_sync.memcached.node import Node
 from hydracache_sync.memcached.replacement import Replacement
 from hydracache_sync.memcached.replies import MAX_VALUE
@@ -57,8 +58,14 @@ T = TypeVar("T")
 
 _physical_key = itemgetter(1)
 
-#: A call may take as many of its timeouts in all, unless told otherwise.
+#: A call may take as many of its timeouts in all, by default.
 CALL_TIMEOUTS = 4
+
+#: Seconds for which a node that failed is left alone, at most.
+RETRY_AFTER = 2.0
+
+#: Connections of a process to each node.
+POOL_SIZE = 16
 
 #: What one node gets of a call: things, and their places in the call.
 _Part = Tuple[List[T], List[int]]
@@ -67,7 +74,7 @@ _Part = Tuple[List[T], List[int]]
 class MemcachedStore(CacheStore):
     """Keep bytes in memcached. Safe for threads, and across forks.
 
-    Connects when first used; a process that was forked connects anew. Never fails over
+    Connects when first used; a process that was forked connects again. Never fails over
     to another node: the node that was left would come back with what it held.
 
     :param servers: ``"host:port"``, ``"[v6]:port"``, ``"unix:/path"`` or ``"/path"``.
@@ -85,7 +92,7 @@ class MemcachedStore(CacheStore):
         connections and connecting included, even where bytes keep dripping in; what is
         under way then may take two more ``timeout``. A call makes one round trip for
         each 64 KiB that it writes to a node and each 100 addresses that it reads from
-        one, and two where it replaces tokens. Default: four times ``timeout``.
+        one. It makes two where it replaces tokens. Default: four times ``timeout``.
     :param retry_after: seconds, at most, for which a node that failed is left alone:
         what needs it fails at once, then one call tries it. It begins with a sixteenth
         and doubles at each failure; 0 for no such pause.
@@ -95,6 +102,11 @@ class MemcachedStore(CacheStore):
         server sends beyond it counts as a failure of the node. The same for all who use
         the servers; over 32 MiB where their ``-I`` is and such values are cached.
     :param tls_context: speak TLS, verified as this context says; for TCP only.
+    :param tls_name: what every server's certificate must name, in place of the host
+        that ``servers`` names.
+    :param auth: user and password, for servers with the option ``-Y``. Both are text
+        without blanks and ends of lines, the user without a colon, of 253 bytes of
+        UTF-8 together at most. Without TLS every listener on the network reads them.
     :raises ConfigurationError: one of these is not as said. Nothing was connected.
     """
 
@@ -107,10 +119,12 @@ class MemcachedStore(CacheStore):
         connect_timeout: float = 0.5,
         timeout: float = 0.5,
         call_timeout: float | None = None,
-        retry_after: float = 2.0,
-        pool_size: int = 16,
+        retry_after: float = RETRY_AFTER,
+        pool_size: int = POOL_SIZE,
         max_value: int = MAX_VALUE,
         tls_context: SSLContext | None = None,
+        tls_name: str | None = None,
+        auth: tuple[str, str] | None = None,
     ) -> None:
         super().__init__(ring)
         # Not in the first call: its time limit would pay for it, and an import that is
@@ -139,6 +153,11 @@ class MemcachedStore(CacheStore):
         )
         if retry_after != 0:
             retry_after = _seconds("retry_after", retry_after)
+        if tls_name is not None and tls_context is None:
+            raise ConfigurationError("tls_name has no effect without tls_context")
+        login = b"" if auth is None else login_command(auth)
+        #: Whether each connection begins with a login.
+        self.logs_in = auth is not None
         #: Whether the nodes are spoken to over TLS.
         self.over_tls = tls_context is not None
         self._timeout = limits.timeout
@@ -151,7 +170,7 @@ class MemcachedStore(CacheStore):
                 index=index,
                 pool_size=pool_size,
                 retry_after=retry_after,
-                tls_context=tls_context,
+                handshake=Handshake(tls_context, tls_name, login),
             )
             for index, server in enumerate(parsed)
         ]
@@ -239,23 +258,21 @@ class MemcachedStore(CacheStore):
         self, copies: Sequence[Copy], placeholders: Sequence[bytes], make: Maker
     ) -> list[bool | ApplyError]:
         keys = [address[1] for address, _ in copies]
-        shares: dict[Node, Sequence[int]] = {}
+        going: dict[Node, Iterator[Window]] = {}
         if self._only is not None:
-            shares[self._only] = range(len(copies))
+            places = range(len(copies))
+            going[self._only] = commands.versions(places, keys, placeholders)
         else:
-            places: dict[Node, list[int]] = {}
+            shares: dict[Node, list[int]] = {}
             for place, (_, node) in enumerate(copies):
-                places.setdefault(node, []).append(place)
-            shares.update(sorted(places.items(), key=_index_of_node))
-        going = {
-            node: commands.versions(
-                share,
-                [keys[place] for place in share],
-                [placeholders[place] for place in share],
-            )
-            for node, share in shares.items()
-        }
-        replacement = Replacement(copies, self._timeout)
+                shares.setdefault(node, []).append(place)
+            for node, share in sorted(shares.items(), key=_index_of_node):
+                going[node] = commands.versions(
+                    share,
+                    [keys[place] for place in share],
+                    [placeholders[place] for place in share],
+                )
+        replacement = Replacement(copies, keys, self._timeout)
         while going:
             try:
                 self._send_windows(going, replacement.asked, replacement.fail)
@@ -339,6 +356,9 @@ class MemcachedStore(CacheStore):
         if chooser is None:
             return [node.name for node in self._nodes]
         return [self._ring.member(chooser).name]
+
+    def circuits(self) -> dict[str, bool]:
+        return {node.name: node.circuit_is_open for node in self._nodes}
 
     def close(self) -> None:
         for node in self._nodes:
@@ -520,7 +540,7 @@ class MemcachedStore(CacheStore):
         going: dict[Node, Iterator[Window]],
         fail: Callable[[Sequence[Any], ApplyError], None],
     ) -> None:
-        # To wait for a node that is away once for every window could take for ever.
+        # To wait for a node that is away once for every window could take very long.
         for window in going.pop(node):
             fail(window.things, node.not_sent())
 

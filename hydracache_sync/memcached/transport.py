@@ -16,23 +16,21 @@ import sys
 import weakref
 from secrets import token_hex
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 from hydracache_sync.addresses import addresses_of
 from hydracache_sync.cache.keyspace import NODE_IDENTITY
 from hydracache_sync.memcached import commands
+from hydracache_sync.memcached.handshake import Handshake
 from hydracache_sync.memcached.replies import (
     MAX_VALUE,
     TIMEOUTS,
     Replies,
     Unanswered,
+    login_refused,
     not_understood,
 )
 from hydracache_sync.memcached.server_list import Server
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
-
 
 #: Random bytes of a server's identity.
 IDENTITY_SIZE = 12
@@ -106,14 +104,15 @@ class Connection:
         self.changes = 0
         self._socket: socket.socket | None = None
 
-    def open(self, tls_context: SSLContext | None, deadline: float) -> None:
-        """Connect, trying the v4 and the v6 address that the name has.
+    def open(self, handshake: Handshake, deadline: float) -> None:
+        """Connect, trying the v4 and the v6 address that the name has, and log in.
 
         :raises ConnectionError: none could be reached before the deadline, or the name
             has several addresses of a kind.
+        :raises OSError: the login was refused, or not answered.
         """
         try:
-            connection = _connect(self.server, self.limits, tls_context, deadline)
+            connection = _connect(self.server, self.limits, handshake, deadline)
         except SeveralMachines:
             raise
         except OSError as exc:
@@ -123,10 +122,23 @@ class Connection:
         self._end = weakref.finalize(self, _close, connection)
         self._end.atexit = False
         self._socket = connection
-        if tls_context is None:
+        if handshake.tls_context is None:
             _let_kernel_time_out(connection, self.limits.timeout)
         self._send = connection.send
         self.replies = Replies(connection.recv, self.limits.max_value)
+        if handshake.login:
+            self._log_in(handshake.login, deadline)
+
+    def _log_in(self, login: bytes, deadline: float) -> None:
+        # A round trip of its own: memcached may end the connection without a word where
+        # other commands have come behind a login that it refuses.
+        self.send(login, deadline)
+        answer = self.replies.line()
+        self.replies.finish()
+        if answer.startswith(b"CLIENT_ERROR"):
+            raise login_refused(answer)
+        if answer not in commands.STORED:
+            raise not_understood(answer)
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send it all; the answers to it are due by ``deadline``.
@@ -223,10 +235,10 @@ def load_client() -> None:
 
 
 def _connect(
-    server: Server, limits: Limits, tls_context: SSLContext | None, deadline: float
+    server: Server, limits: Limits, handshake: Handshake, deadline: float
 ) -> socket.socket:
     if server.path is not None:
-        return _connect_to(server.path, socket, limits, tls_context, deadline)
+        return _connect_to(server.path, socket, limits, handshake, deadline)
     by = min(deadline, monotonic() + limits.connect_timeout)
     addresses = addresses_of(server.host, server.port, by)
     _check_one_machine(server, addresses)
@@ -235,10 +247,11 @@ def _connect(
         for address in addresses:
             try:
                 return _connect_to(
-                    (server.host, server.port),
+                    # Looked up already: the name is the one of the certificate.
+                    (handshake.tls_name or server.host, server.port),
                     _OneAddress(address),
                     limits,
-                    tls_context,
+                    handshake,
                     deadline,
                 )
             except OSError as exc:
@@ -270,7 +283,7 @@ def _connect_to(
     where: Any,
     socket_module: Any,
     limits: Limits,
-    tls_context: SSLContext | None,
+    handshake: Handshake,
     deadline: float,
 ) -> socket.socket:
     # Not at the top: whoever uses no memcached need not have it loaded.
@@ -285,7 +298,7 @@ def _connect_to(
         timeout=limits.timeout,
         no_delay=True,
         socket_module=socket_module,
-        tls_context=tls_context,
+        tls_context=handshake.tls_context,
     )
     client._connect()
     connection: socket.socket = client.sock
@@ -314,9 +327,9 @@ def _let_kernel_time_out(connection: socket.socket, timeout: float) -> None:
     """Replace Python's timeout, a ``poll`` before each call, by the kernel's.
 
     Half of the system calls of a cached read. Not for TLS, which would wait on after
-    the kernel has given up, nor for the sockets of gevent and eventlet, which are none
-    of the interpreter's own and do their waiting themselves. A signal that Python
-    handles makes the kernel's wait begin anew.
+    the kernel has given up. Nor for the sockets of gevent and eventlet, which are not
+    the interpreter's and wait by themselves. A signal that Python handles makes the
+    kernel's wait begin again.
     """
     if not sys.platform.startswith("linux") or not isinstance(
         connection, _socket.socket

@@ -5,17 +5,22 @@ from hydracache_sync.outbox.memory import MemoryOutbox
 from hydracache_sync.outbox.mysql import MySQLOutbox
 from hydracache_sync.outbox.row import (
     CommitStatus,
+    FoundRows,
     OutboxRow,
     OutboxState,
     OutboxStatus,
     Pause,
     PendingPhase,
+    PublishedPart,
+    RowPlace,
 )
 from hydracache_sync.outbox.sqlite import SQLiteOutbox
 from hydracache_sync.outbox.url import open_outbox
+from hydracache_sync.outbox.workers import WorkerBeat, WorkerProcess
 
 __all__ = [
     "CommitStatus",
+    "FoundRows",
     "InvalidationOutbox",
     "MemoryOutbox",
     "MySQLOutbox",
@@ -24,6 +29,10 @@ __all__ = [
     "OutboxStatus",
     "Pause",
     "PendingPhase",
+    "RowPlace",
+    "PublishedPart",
     "SQLiteOutbox",
+    "WorkerBeat",
+    "WorkerProcess",
     "open_outbox",
 ]

@@ -1,20 +1,31 @@
-"""Operators: listing rows, dead letters, and purging what is finished."""
+"""Operators: listing rows, dead letters, pauses, and purging what is finished."""
 
 from __future__ import annotations
 
 from typing import Any, Iterable
 
 from hydracache_sync.durations import duration_ms
+from hydracache_sync.intents import MAX_REASON, InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
-from hydracache_sync.outbox.arguments import MAX_ERROR, checked_count, checked_position
+from hydracache_sync.outbox.arguments import (
+    MAX_ERROR,
+    checked_count,
+    checked_position,
+    checked_state,
+)
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
+from hydracache_sync.outbox.enqueue import Enqueuer
 from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
+    Pause,
     PendingPhase,
     readable,
+    whole,
 )
+from hydracache_sync.outbox.statements import Present
+from hydracache_sync.outbox.watermark import DEAD_LETTER
 from hydracache_sync.receipts import CommitPosition
 from hydracache_sync.subscribers import Subscribers
 
@@ -26,9 +37,13 @@ class Admin:
     """
 
     def __init__(
-        self, database: Database, on_commit: Subscribers[frozenset[str]]
+        self,
+        database: Database,
+        enqueuer: Enqueuer,
+        on_commit: Subscribers[frozenset[str]],
     ) -> None:
         self._database = database
+        self._enqueuer = enqueuer
         self._on_commit = on_commit
 
     def row(self, id: int) -> OutboxRow | None:
@@ -46,14 +61,12 @@ class Admin:
         newest: bool = False,
         timeout: float | None = None,
     ) -> list[OutboxRow]:
-        if state is not None and not isinstance(state, OutboxState):
-            raise TypeError(f"state must be OutboxState, not {type(state).__name__}")
-        params = {
-            "namespace": self._database.dialect.encode(checked_namespace(namespace)),
-            "state": None if state is None else state.code,
-            "limit": checked_count("limit", limit),
-            "after": checked_count("after", after),
-        }
+        params = self._database.params_of(
+            namespace,
+            state=None if state is None else checked_state(state),
+            limit=checked_count("limit", limit),
+            after=checked_count("after", after),
+        )
         if commit_position is not None:
             position, _ = checked_position(commit_position)
             params["position"] = self._database.dialect.encode(position.value)
@@ -74,13 +87,9 @@ class Admin:
         error: str | None = None,
         older_than: float | None = None,
     ) -> list[int]:
-        if not isinstance(state, OutboxState):
-            raise TypeError(f"state must be OutboxState, not {type(state).__name__}")
-        if phase is not None and state is not OutboxState.PENDING:
-            raise ValueError(f"phase is of pending rows, not of {state.value} ones")
-        params = self._database.params(
-            namespace=self._database.dialect.encode(checked_namespace(namespace)),
-            state=state.code,
+        params = self._database.params_of(
+            namespace,
+            state=checked_state(state, phase),
             age_ms=(
                 None if older_than is None else duration_ms("older_than", older_than)
             ),
@@ -98,9 +107,7 @@ class Admin:
         return sorted(record[0] for record in self._database.read(template, params))
 
     def rows_by_id(self, namespace: str, ids: Iterable[int]) -> list[OutboxRow]:
-        params = {
-            "namespace": self._database.dialect.encode(checked_namespace(namespace))
-        }
+        params = self._database.params_of(namespace)
         wanted = sorted({checked_count("id", id) for id in ids})
         return [
             OutboxRow(record)
@@ -111,12 +118,12 @@ class Admin:
     def published_between(
         self, namespace: str, from_ms: int, until_ms: int, *, limit: int
     ) -> list[OutboxRow]:
-        params = {
-            "namespace": self._database.dialect.encode(checked_namespace(namespace)),
-            "from_ms": checked_count("from_ms", from_ms),
-            "until_ms": checked_count("until_ms", until_ms),
-            "limit": checked_count("limit", limit),
-        }
+        params = self._database.params_of(
+            namespace,
+            from_ms=checked_count("from_ms", from_ms),
+            until_ms=checked_count("until_ms", until_ms),
+            limit=checked_count("limit", limit),
+        )
         records = self._database.read(statements.PUBLISHED_BETWEEN, params)
         return [OutboxRow(record) for record in records]
 
@@ -152,21 +159,18 @@ class Admin:
         return self._change_dead(statements.DISCARD_DEAD, namespace, ids)
 
     def _change_dead(self, template: str, namespace: str, ids: Iterable[int]) -> int:
-        database = self._database
-        encoded = database.dialect.encode(checked_namespace(namespace))
-        changed = 0
-        for part in parts_of(
-            [checked_count("id", id) for id in ids], IDS_PER_STATEMENT
-        ):
-            params = database.params(namespace=encoded)
-            changed += database.change(template, params, part)
-        return changed
+        database, params = self._database, self._database.params_of(namespace)
+        checked = [checked_count("id", id) for id in ids]
+        return sum(
+            database.change(template, database.params(**params), part)
+            for part in parts_of(checked, IDS_PER_STATEMENT)
+        )
 
     def purge_published(
         self, namespace: str, *, older_than: float, limit: int = 5000
     ) -> int:
-        params = self._database.params(
-            namespace=self._database.dialect.encode(checked_namespace(namespace)),
+        params = self._database.params_of(
+            namespace,
             age_ms=duration_ms("older_than", older_than),
             limit=checked_count("limit", limit),
         )
@@ -178,3 +182,50 @@ class Admin:
             self._database.change(statements.PURGE_DELETE, {}, part)
             for part in parts_of(ids, IDS_PER_STATEMENT)
         )
+
+    def pause(self, namespace: str, reason: str = "") -> None:
+        checked = checked_text("reason", reason, maximum=MAX_REASON)
+        params = self._database.params_of(
+            namespace, reason=self._database.dialect.encode(checked)
+        )
+        self._database.change(statements.PAUSE, params)
+
+    def resume(self, namespace: str) -> bool:
+        params = self._database.params_of(namespace)
+        resumed = self._database.change(statements.RESUME, params) > 0
+        if resumed:
+            # Its rows have become due.
+            self._on_commit.tell(frozenset((namespace,)))
+        return resumed
+
+    def paused(self) -> dict[str, Pause]:
+        return {
+            readable(namespace): Pause(whole(since_ms, 0), readable(reason))
+            for namespace, since_ms, reason in self._database.read(
+                statements.PAUSED, {}
+            )
+        }
+
+    def schedule_flush(self, namespace: str) -> bool:
+        """See ``InvalidationOutbox.escalate``."""
+        checked_namespace(namespace)
+        batch = InvalidationIntentBatch("an invalidation was given up").flush()
+        minute = self._database.host_now_ms() // 60_000
+        later = 0
+        while True:
+            # The position makes the unique key count: one flush a minute, of all
+            # processes. One that is not claimed yet will be applied after this moment,
+            # and so covers the case; any other may have been applied too early.
+            position = CommitPosition(f"{DEAD_LETTER}{minute + later}")
+            receipt = self._enqueuer.write(
+                namespace, batch, position, Present.LEFT, 60_000 * later
+            )
+            if receipt.inserted:
+                return True
+            flushes = self.rows(namespace, commit_position=position)
+            if any(
+                row.state is OutboxState.PENDING and row.claim_token is None
+                for row in flushes
+            ):
+                return False
+            later += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.keys import checked_namespace
+from hydracache_sync.outbox.row import OutboxState, PendingPhase
 from hydracache_sync.receipts import CommitPosition
 
 #: Characters of an error that a row keeps; the rest is counted, not kept.
@@ -50,6 +51,15 @@ def checked_count(name: str, value: int) -> int:
     if not 0 <= value < 2**63:
         raise ValueError(f"{name} must be 0 or more, not {value}")
     return value
+
+
+def checked_state(state: OutboxState, phase: PendingPhase | None = None) -> int:
+    """Return the code of ``state``, once it is checked that it has such a phase."""
+    if not isinstance(state, OutboxState):
+        raise TypeError(f"state must be OutboxState, not {type(state).__name__}")
+    if phase is not None and state is not OutboxState.PENDING:
+        raise ValueError(f"phase is of pending rows, not of {state.value} ones")
+    return state.code
 
 
 def kept_error(error: str) -> str:

@@ -4,8 +4,9 @@ Which part answers what: :class:`~hydracache_sync.outbox.enqueue.Enqueuer` write
 :class:`~hydracache_sync.outbox.claims.Claims` takes them,
 :class:`~hydracache_sync.outbox.marks.Marks` finishes them, a
 :class:`~hydracache_sync.outbox.due.Poll` says where some are due,
-:class:`~hydracache_sync.outbox.status.Status` counts them, and
-:class:`~hydracache_sync.outbox.admin.Admin` lists and purges them. Each holds the
+:class:`~hydracache_sync.outbox.looks.Looks` finds some for a page, and
+:class:`~hydracache_sync.outbox.admin.Admin` lists and purges them; ``status`` and
+``watermark`` have functions that count them. Each holds the
 :class:`~hydracache_sync.outbox.database.Database`. Here is what they promise together;
 ``tests/outbox_contract`` checks it. Long, since every call has its promise here and
 nowhere else. Knows no applier and no cache.
@@ -15,27 +16,35 @@ from __future__ import annotations
 
 from typing import Any, Callable, ContextManager, Iterable, NoReturn, Sequence
 
-from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.admin import Admin
 from hydracache_sync.outbox.claims import ClaimOrder, Claims
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.due import DuePoll, Poll
-from hydracache_sync.outbox.enqueue import Callers, Enqueuer, Inserts
-from hydracache_sync.outbox.flush_scheduler import FlushScheduler
-from hydracache_sync.outbox.heartbeat import Heartbeat
+from hydracache_sync.outbox.enqueue import Callers, Enqueuer, Inserts, OutboxTracer
+from hydracache_sync.outbox.looks import RATE_CAP, SCAN, Looks
 from hydracache_sync.outbox.marks import Marks
-from hydracache_sync.outbox.pauses import Pauses
 from hydracache_sync.outbox.privileges import Privilege, missing_privileges
 from hydracache_sync.outbox.row import (
     CommitStatus,
+    FoundRows,
     OutboxRow,
     OutboxState,
     OutboxStatus,
     Pause,
     PendingPhase,
+    PublishedPart,
+    RowPlace,
 )
 from hydracache_sync.outbox.schema_checker import SchemaChecker, Tables
-from hydracache_sync.outbox.status import Status
+from hydracache_sync.outbox.status import commit_status, namespace_status
+from hydracache_sync.outbox.watermark import Watermark, watermark, write_heartbeat
+from hydracache_sync.outbox.workers import (
+    KEEP_WORKERS,
+    WorkerBeat,
+    WorkerProcess,
+    Workers,
+)
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.subscribers import Subscribers
 
@@ -72,7 +81,9 @@ class InvalidationOutbox:
     ) -> None:
         self._on_commit: Subscribers[frozenset[str]] = Subscribers("after a commit")
         self._on_enqueue: Subscribers[frozenset[str]] = Subscribers("at an enqueue")
+        self._on_insert: Subscribers[tuple[str, int]] = Subscribers("at an enqueue")
         self.max_batch = max_batch
+        self._tracer: OutboxTracer | None = None
         self._unchecked = unchecked
         self._tables = tables
         self._schema = SchemaChecker(unchecked, tables)
@@ -84,15 +95,14 @@ class InvalidationOutbox:
             max_batch=max_batch,
             on_commit=self._on_commit,
             on_enqueue=self._on_enqueue,
+            on_insert=self._on_insert,
         )
         self._claims = Claims(database, order)
         self._marks = Marks(database)
-        self._pauses = Pauses(database, self._on_commit)
-        self._heartbeat = Heartbeat(database)
-        self._poll = poll(DuePoll(database, self._pauses))
-        self._status = Status(database)
-        self._admin = Admin(database, self._on_commit)
-        self._flushes = FlushScheduler(database, self._enqueuer, self._admin)
+        self._workers = Workers(database)
+        self._admin = Admin(database, self._enqueuer, self._on_commit)
+        self._poll = poll(DuePoll(database, self._admin.paused))
+        self._looks = Looks(database)
 
     def __repr__(self) -> str:
         return self._database.name
@@ -160,7 +170,15 @@ class InvalidationOutbox:
             written again, they are carried twice at most.
         :return: the receipt; an empty batch writes nothing and is satisfied at once.
         """
-        return self._enqueuer.enqueue(namespace, batch, commit_position, timeout)
+        tracer = self._tracer
+        if tracer is None:
+            return self._enqueuer.enqueue(namespace, batch, commit_position, timeout)
+        with tracer.enqueue(namespace) as span:
+            receipt = self._enqueuer.enqueue(
+                namespace, batch, commit_position, timeout, span.traceparent
+            )
+            span.note(receipt)
+        return receipt
 
     def enqueue_in(
         self,
@@ -183,7 +201,17 @@ class InvalidationOutbox:
             has another database open. Nothing was written.
         :raises OutboxBusyError: the database is locked; roll back and run again.
         """
-        return self._enqueuer.enqueue_in(connection, namespace, batch, commit_position)
+        tracer = self._tracer
+        if tracer is None:
+            return self._enqueuer.enqueue_in(
+                connection, namespace, batch, commit_position
+            )
+        with tracer.enqueue(namespace) as span:
+            receipt = self._enqueuer.enqueue_in(
+                connection, namespace, batch, commit_position, span.traceparent
+            )
+            span.note(receipt)
+        return receipt
 
     def sees(self, connection: Any, receipt: InvalidationReceipt) -> bool:
         """Whether the caller's ``connection`` sees a row of ``receipt``.
@@ -229,6 +257,25 @@ class InvalidationOutbox:
         """
         return self._on_enqueue.add(callback)
 
+    def subscribe_inserts(
+        self, callback: Callable[[tuple[str, int]], object]
+    ) -> Callable[[], None]:
+        """Have ``callback((namespace, rows))`` called when rows were inserted.
+
+        Also those of a transaction that the caller rolls back later. Otherwise as
+        :meth:`subscribe`.
+        """
+        return self._on_insert.add(callback)
+
+    def trace(self, tracer: OutboxTracer) -> None:
+        """Have ``tracer`` open a span for each enqueue from now on.
+
+        Rows keep its trace context, and claims read that of each row. For
+        :func:`hydracache_sync.tracing.instrument`; a later call replaces the tracer.
+        """
+        self._tracer = tracer
+        self._claims.reads_traceparents = True
+
     def announce_commit(self, namespaces: Iterable[str] | str) -> None:
         """Tell subscribers that rows of ``namespaces`` have just been committed.
 
@@ -263,7 +310,7 @@ class InvalidationOutbox:
         :return: rows by ``available_at_ms``, ``created_at_ms``, ``id``, with their
             claim. A malformed row has :attr:`~OutboxRow.intent` None.
 
-        Source: ``claim``. Differs: see the table in docs/names.md.
+        Source: ``claim``. Differs: see the table in docs/project/names.md.
         """
         return self._claims.claim(namespace, owner, limit=limit, claim_ttl=claim_ttl)
 
@@ -277,7 +324,8 @@ class InvalidationOutbox:
         """
         self._claims.make_dated_ahead_due(namespaces)
         due = self._poll.due(namespaces)
-        self._claims.expect(due)
+        if due:
+            self._claims.expect(due)
         return due
 
     def mark_published(self, rows: Sequence[OutboxRow]) -> int:
@@ -381,7 +429,39 @@ class InvalidationOutbox:
 
         :param every: seconds; a heartbeat that is younger is left as it is.
         """
-        self._heartbeat.write(every=every)
+        write_heartbeat(self._database, every=every)
+
+    def beat(self, beat: WorkerBeat, *, timeout: float | None = None) -> None:
+        """Write what a process that carries rows says of itself, for :meth:`workers`.
+
+        One statement, which commits by itself and touches no row of an invalidation.
+        Pools and commands do it by themselves.
+
+        :param timeout: as for :meth:`status`.
+        """
+        self._workers.beat(beat, timeout=timeout)
+
+    def workers(
+        self, *, limit: int = 1000, timeout: float | None = None
+    ) -> list[WorkerProcess]:
+        """List the processes that carry rows, or did within a day, the last seen first.
+
+        :param limit: processes; 0 lists none.
+        :param timeout: as for :meth:`status`.
+        """
+        return self._workers.all(limit=limit, timeout=timeout)
+
+    def purge_workers(self, *, older_than: float = KEEP_WORKERS) -> int:
+        """Forget up to 500 processes that were not seen for ``older_than`` seconds."""
+        return self._workers.purge(older_than=older_than)
+
+    def watermark(self, namespace: str) -> Watermark:
+        """Return until when everything that was committed is published.
+
+        One statement. What it says stays true, whatever happens later, unless rows are
+        discarded that no flush has made up for.
+        """
+        return watermark(self._database, namespace)
 
     def check_writable(self) -> None:
         """See to it that the database takes writes; costs next to nothing.
@@ -406,7 +486,7 @@ class InvalidationOutbox:
         :param timeout: seconds to go on trying while the database is busy; by default
             the outbox's own.
         """
-        return self._status.of_namespace(namespace, timeout=timeout)
+        return namespace_status(self._database, namespace, timeout=timeout)
 
     def status_for_commit(
         self,
@@ -422,8 +502,8 @@ class InvalidationOutbox:
             under the same position.
         :param timeout: as for :meth:`status`.
         """
-        return self._status.of_commit(
-            namespace, commit_position, batch=batch, timeout=timeout
+        return commit_status(
+            self._database, namespace, commit_position, batch=batch, timeout=timeout
         )
 
     # Operators
@@ -482,6 +562,57 @@ class InvalidationOutbox:
             namespace, state, phase=phase, error=error, older_than=older_than
         )
 
+    def find_rows(
+        self,
+        namespace: str,
+        state: OutboxState,
+        *,
+        limit: int = 100,
+        after: RowPlace | None = None,
+        newest: bool = False,
+        phase: PendingPhase | None = None,
+        target: InvalidationIntent | None = None,
+        reason: str | None = None,
+        error: str | None = None,
+        scan: int = SCAN,
+    ) -> FoundRows:
+        """Find rows of ``state`` by their moment, at a cost that has a bound.
+
+        The moment of a pending row is when it is due, of others when they were
+        finished. For a page: look again from ``after`` for the next one.
+
+        :param limit: ids to find at most.
+        :param after: what the look before has returned.
+        :param newest: begin with the last moment instead.
+        :param phase: of pending rows, only those in it.
+        :param target: only rows that invalidate exactly this.
+        :param reason: only rows whose reason begins with this text.
+        :param error: as for :meth:`row_ids`.
+        :param scan: rows to look at, at most, where only some are wanted.
+        """
+        return self._looks.find(
+            namespace,
+            state,
+            limit=limit,
+            after=after,
+            newest=newest,
+            phase=phase,
+            target=target,
+            reason=reason,
+            error=error,
+            scan=scan,
+        )
+
+    def published_rate(
+        self, namespace: str, *, seconds: float = 3600.0, cap: int = RATE_CAP
+    ) -> list[PublishedPart]:
+        """Count the rows published in the last ``seconds``, and how late they were.
+
+        In 30 parts of equal length, the oldest first; the last one ends now. Reads at
+        most ``cap`` rows of each part. Rows that were purged are not counted.
+        """
+        return self._looks.published_rate(namespace, seconds=seconds, cap=cap)
+
     def rows_by_id(self, namespace: str, ids: Iterable[int]) -> list[OutboxRow]:
         """Return those of the rows that are there and of ``namespace``, by ``id``."""
         return self._admin.rows_by_id(namespace, ids)
@@ -494,8 +625,8 @@ class InvalidationOutbox:
         Costs the same however many rows have been published before. A row whose mark
         is committed later than its moment may be missed by a look that comes between.
 
-        :param from_ms, until_ms: Unix milliseconds of the outbox's clock; the second
-            is not included.
+        :param from_ms: Unix milliseconds of the outbox's clock, included.
+        :param until_ms: the same, not included.
         """
         return self._admin.published_between(namespace, from_ms, until_ms, limit=limit)
 
@@ -554,15 +685,15 @@ class InvalidationOutbox:
 
         :param reason: for operators, at most 255 bytes of UTF-8.
         """
-        self._pauses.pause(namespace, reason)
+        self._admin.pause(namespace, reason)
 
     def resume(self, namespace: str) -> bool:
         """Have rows of ``namespace`` claimed again; returns whether it was paused."""
-        return self._pauses.resume(namespace)
+        return self._admin.resume(namespace)
 
     def paused(self) -> dict[str, Pause]:
         """Return the paused namespaces, of all processes."""
-        return self._pauses.paused()
+        return self._admin.paused()
 
     def escalate(self, namespace: str) -> bool:
         """Enqueue a flush of ``namespace`` because an invalidation is given up.
@@ -574,7 +705,7 @@ class InvalidationOutbox:
         :return: whether a flush was added; False if one that is still to be applied
             covers the case.
         """
-        return self._flushes.schedule(namespace)
+        return self._admin.schedule_flush(namespace)
 
     def missing_rights(self) -> dict[Privilege, str]:
         """Try each privilege that a role may need. Changes nothing.

@@ -7,11 +7,19 @@ takes each field out of the packet in Python, more.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.intents import InvalidationIntent
-from hydracache_sync.outbox.row import TARGET_COLUMNS, OutboxRow, decoded
+from hydracache_sync.outbox.row import (
+    SHORT,
+    TARGET_COLUMNS,
+    OutboxRow,
+    decoded,
+    readable,
+)
+
+_new = tuple.__new__
 
 
 class Claim:
@@ -20,18 +28,21 @@ class Claim:
     :param common: values of :data:`~hydracache_sync.outbox.row.CLAIM_COLUMNS`.
     :param ids: of its rows.
     :param read: reads rows whole, by their ids.
+    :param traceparents: by id, where the claim has read them.
     """
 
-    __slots__ = ("common", "token", "_ids", "_read", "_whole")
+    __slots__ = ("common", "token", "traceparents", "_ids", "_read", "_whole")
 
     def __init__(
         self,
         common: tuple[Any, ...],
         ids: Sequence[int],
         read: Callable[[Sequence[int]], Iterable[OutboxRow]],
+        traceparents: Mapping[int, Any] | None = None,
     ) -> None:
         self.common = common
         self.token: int = common[-1]
+        self.traceparents = traceparents
         self._ids = ids
         self._read = read
         self._whole: dict[int, OutboxRow] | None = None
@@ -74,11 +85,16 @@ class ClaimedRow(OutboxRow):
         self._record = record
         self._common = claim.common
         self._claim = claim
-        self.id = record[0]
         self.claim_token = claim.token
         self._fault = None
+        self.id, kind, value, entity_name, _ = record
+        # Mostly like this; written out, since a worker makes one of every row.
+        if kind == "entity" and type(value) is str and type(entity_name) is str:
+            if len(value) <= SHORT and len(entity_name) <= SHORT:
+                self.intent = _new(InvalidationIntent, (kind, value, entity_name))
+                return
         try:
-            self.intent = decoded(record[1], record[2], record[3])
+            self.intent = decoded(kind, value, entity_name)
         except ValueError as exc:
             self.intent = None
             self._fault = f"malformed row: {exc}"
@@ -88,10 +104,18 @@ class ClaimedRow(OutboxRow):
         return self._fault
 
     @property
+    def traceparent(self) -> str | None:
+        known = self._claim.traceparents
+        if known is None:
+            return super().traceparent
+        context = known[self.id]
+        return None if context is None else readable(context)
+
+    @property
     def _details(self) -> tuple[Any, ...]:
         # As it was claimed, but for what is read only now.
-        *read, _, _, _, _ = self._claim.whole(self.id)._details
-        return (*read, 0, None, 0, None)
+        *read, _, _, _, _, traceparent = self._claim.whole(self.id)._details
+        return (*read, 0, None, 0, None, traceparent)
 
     # Immutable; and what it reads with cannot be copied.
 

@@ -21,6 +21,8 @@ logger = printable_logger(__name__)
 #: Bytes of a claim owner's name.
 MAX_OWNER = 255
 
+_PENDING = OutboxState.PENDING.code
+
 #: Seconds between two looks for rows that are dated ahead, in one namespace. A look
 #: reads all rows that wait for a moment, 100,000 of them in 10 to 30 ms.
 LOOK_AHEAD_EVERY = 10.0
@@ -42,6 +44,8 @@ class Claims:
     def __init__(self, database: Database, order: ClaimOrder) -> None:
         self._database = database
         self._order = order
+        #: Whether a claim reads the trace contexts of its rows.
+        self.reads_traceparents = False
         #: Namespaces in which rows are likely to be due: no look before the claim.
         self._likely: set[str] = set()
         #: When to look for rows dated ahead again, of ``time.monotonic()``.
@@ -73,7 +77,10 @@ class Claims:
 
         def take(cursor: Any) -> list[OutboxRow]:
             # The clock is read again: a wait for the lock may have taken seconds.
-            select = statements.CLAIM_SELECT + order.locking(cursor)
+            select = statements.CLAIM_SELECT
+            if self.reads_traceparents:
+                select = statements.CLAIM_SELECT_TRACED
+            select += order.locking(cursor)
             run(cursor, select, database.params(**params))
             records = cursor.fetchall()
             if not records:
@@ -86,17 +93,24 @@ class Claims:
                 "token": token,
             }
             taken = 0
-            for part in parts_of([record[0] for record in records], IDS_PER_STATEMENT):
+            ids = [record[0] for record in records]
+            for part in parts_of(ids, IDS_PER_STATEMENT):
                 run(cursor, statements.CLAIM_UPDATE, claim, part)
                 taken += cursor.rowcount
             if taken < len(records):
                 # Rows that were not locked while they were read may have been
                 # finished or discarded in between.
                 records = self._still_claimed(cursor, records, token)
+                ids = [record[0] for record in records]
+            traceparents = None
+            if self.reads_traceparents:
+                traceparents = {record[0]: record[-2] for record in records}
+                records = [(*record[:-2], record[-1]) for record in records]
             shared = Claim(
-                (namespace, OutboxState.PENDING.code, *claim.values()),
-                [record[0] for record in records],
+                (namespace, _PENDING, *claim.values()),
+                ids,
                 functools.partial(self._read_whole, params),
+                traceparents,
             )
             rows: list[OutboxRow] = [ClaimedRow(record, shared) for record in records]
             tried = [record[0] for record in records if record[-1] < 0]
@@ -156,10 +170,7 @@ class Claims:
         # A look that fails is not repeated at once: the next call says why.
         self._ahead_at[namespace] = now + LOOK_AHEAD_EVERY
         database = self._database
-        params = database.params(
-            namespace=database.dialect.encode(checked_namespace(namespace)),
-            limit=IDS_PER_STATEMENT,
-        )
+        params = database.params_of(namespace, limit=IDS_PER_STATEMENT)
         records = database.read(statements.DATED_AHEAD, params)
         if not records:
             return

@@ -23,7 +23,7 @@ from typing import (
 )
 
 from hydracache_sync.backoff import Backoff
-from hydracache_sync.drivers.transaction_end import TransactionEnd
+from hydracache_sync.drivers.connection import TransactionEnd
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.errors import (
     ConnectionLostError,
@@ -33,6 +33,7 @@ from hydracache_sync.errors import (
     SchemaError,
 )
 from hydracache_sync.fork import ProcessLocal
+from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.dialect import Dialect, Statements
 from hydracache_sync.outbox.statements import NOW
@@ -152,6 +153,11 @@ class Database:
         """Add the clock's reading, for dialects that bind it."""
         params["now"] = self.host_now_ms()
         return params
+
+    def params_of(self, namespace: str, **params: Any) -> dict[str, Any]:
+        """The same, with the namespace, which is checked."""
+        encoded = self.dialect.encode(checked_namespace(namespace))
+        return self.params(namespace=encoded, **params)
 
     def now_ms(self) -> int:
         """Return the clock that judges claims and backoffs, in Unix milliseconds."""
@@ -391,7 +397,7 @@ class Attempt:
     def _has_paused(self) -> bool:
         """Wait until the next try; False if the time is up.
 
-        Nothing was changed; the try begins anew. Our own pauses, not SQLite's busy
+        Nothing was changed; the try begins again. Our own pauses, not SQLite's busy
         handler, which would stop every greenlet of gevent.
         """
         remaining = self._deadline - time.monotonic()

@@ -40,7 +40,7 @@ class Dialect:
     #: Begins a transaction that may write.
     begin: str
     #: Whether ids are written into the text of a statement. PyMySQL does that with
-    #: parameters anyway, one by one, in Python; SQLite prepares each text anew.
+    #: parameters anyway, one by one, in Python; SQLite prepares each text again.
     ids_in_text: bool
     #: Turns text that identifies into what is stored.
     encode: Callable[[str], Any]
@@ -60,10 +60,10 @@ class Statements:
     def __init__(self, dialect: Dialect, table: str) -> None:
         self._dialect = dialect
         self._table = table
-        before, after = INSERT.format(table=table, rows="\0", on_conflict="").split(
-            "\0"
+        self._insert, self._insert_traced = (
+            INSERT.format(table=table, more=more, rows="\0", on_conflict="").split("\0")
+            for more in ("", ", traceparent")
         )
-        self._insert = before, after
         #: Text, and the names of the parameters before and after the ids.
         self._prepared: dict[
             tuple[str, int | None], tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -92,18 +92,28 @@ class Statements:
         """Return the text of ``template``, which has no ids."""
         return self._prepare(template, 0)[0]
 
-    def insert(self, rows: str, present: Present, *, now: str = "") -> str:
+    def insert(
+        self,
+        rows: str,
+        present: Present,
+        *,
+        now: str = "",
+        traceparent: str | None = None,
+    ) -> str:
         """Return the INSERT of ``rows``, which are in SQL, each in parentheses.
 
         :param present: what becomes of rows whose key is there already.
         :param now: the clock's milliseconds in SQL, for those that are carried again.
+        :param traceparent: the same for the trace context, which ``rows`` end with;
+            None if they do not.
         """
-        before, after = self._insert
+        # A producer that is not traced pays nothing and needs no right on the column.
+        before, after = self._insert if traceparent is None else self._insert_traced
         again = self._dialect.carry_again
         if present is Present.IMPOSSIBLE:
             on_conflict = ""
         elif present is Present.CARRIED_AGAIN and again is not None:
-            on_conflict = again.format(now=now)
+            on_conflict = again.format(now=now, traceparent=traceparent or "null")
         else:
             on_conflict = self._dialect.on_conflict
         return f"{before}{rows}{on_conflict}{after}"
@@ -145,6 +155,7 @@ class Statements:
                     now=dialect.now,
                     on_paused=dialect.on_present.format(key="namespace"),
                     on_heartbeat=dialect.on_present.format(key="id"),
+                    on_worker=dialect.on_present.format(key="owner"),
                     matches=dialect.matches,
                 )
                 names.append(_PARAMETER.findall(part))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Sequence
+from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.database import Database, parts_of
-from hydracache_sync.outbox.pauses import Pauses
+from hydracache_sync.outbox.row import Pause
 
 #: Namespaces in one statement: their answers are the bits of a 64-bit number.
 NAMESPACES_PER_STATEMENT = 60
@@ -20,11 +20,16 @@ class Poll(Protocol):
 
 
 class DuePoll:
-    """Asks with one query, whatever the number of namespaces. Thread-safe."""
+    """Asks with one query, whatever the number of namespaces. Thread-safe.
 
-    def __init__(self, database: Database, pauses: Pauses) -> None:
+    :param paused: returns the paused namespaces.
+    """
+
+    def __init__(
+        self, database: Database, paused: Callable[[], Mapping[str, Pause]]
+    ) -> None:
         self._database = database
-        self._pauses = pauses
+        self._paused = paused
         #: What was asked last, split into statements.
         self._parts: dict[tuple[str, ...], list[Sequence[str]]] = {}
 
@@ -45,7 +50,7 @@ class DuePoll:
             due += [name for n, name in enumerate(part) if bits >> n & 1]
             any_paused |= bool(bits >> len(part))
         if due and any_paused:
-            paused = self._pauses.paused()
+            paused = self._paused()
             due = [namespace for namespace in due if namespace not in paused]
         return due
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, ContextManager, Iterator, Protocol, Sequence, Tuple
 
-from hydracache_sync.drivers.transaction_end import TransactionEnd
+from hydracache_sync.drivers.connection import TransactionEnd
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import statements
@@ -36,9 +36,17 @@ class Inserts(Protocol):
         """Whether :meth:`insert` runs a single statement, most often."""
 
     def insert(
-        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, present: Present
+        self,
+        cursor: Any,
+        rows: Sequence[NewRow],
+        shared: Shared,
+        present: Present,
+        traceparent: str | None = None,
     ) -> int:
-        """Insert rows through ``cursor``; return how many were not there already."""
+        """Insert rows through ``cursor``; return how many were not there already.
+
+        :param traceparent: their trace context; None leaves the column out.
+        """
 
 
 class Callers(Protocol):
@@ -59,6 +67,24 @@ class Callers(Protocol):
         """What tells of the end of the transaction that the caller has open."""
 
 
+class EnqueueSpan(Protocol):
+    """The span of one enqueue."""
+
+    @property
+    def traceparent(self) -> str | None:
+        """What its rows keep: at most 55 bytes of ASCII; None for nothing."""
+
+    def note(self, receipt: InvalidationReceipt) -> None:
+        """Take what was written. Never raises."""
+
+
+class OutboxTracer(Protocol):
+    """Opens spans. Never raises; what a block raises goes on."""
+
+    def enqueue(self, namespace: str) -> ContextManager[EnqueueSpan]:
+        """Open the span of an enqueue, which is the block."""
+
+
 class Enqueuer:
     """Writes rows. The caller's transaction is never begun, ended or retried.
 
@@ -67,6 +93,7 @@ class Enqueuer:
     :param max_batch: intents that a batch may have; None without limit.
     :param on_commit: told of the namespaces with rows that were committed here.
     :param on_enqueue: told of the namespaces with rows that the caller will commit.
+    :param on_insert: told of a namespace and how many rows were inserted.
     """
 
     def __init__(
@@ -78,6 +105,7 @@ class Enqueuer:
         max_batch: int | None,
         on_commit: Subscribers[frozenset[str]],
         on_enqueue: Subscribers[frozenset[str]],
+        on_insert: Subscribers[tuple[str, int]],
     ) -> None:
         if max_batch is not None and checked_count("max_batch", max_batch) == 0:
             raise ValueError("max_batch must be at least 1, not 0")
@@ -87,6 +115,7 @@ class Enqueuer:
         self._max_batch = max_batch
         self._on_commit = on_commit
         self._on_enqueue = on_enqueue
+        self._on_insert = on_insert
         self._binds_clock = database.dialect.binds_clock
 
     def enqueue(
@@ -95,11 +124,19 @@ class Enqueuer:
         batch: InvalidationIntentBatch,
         commit_position: CommitPosition | str | None,
         timeout: float | None,
+        traceparent: str | None = None,
     ) -> InvalidationReceipt:
         batch = checked_batch(namespace, batch, self._max_batch)
         position, new = checked_position(commit_position)
         present = Present.IMPOSSIBLE if new else Present.CARRIED_AGAIN
-        return self.write(namespace, batch, position, present, timeout=timeout)
+        return self.write(
+            namespace,
+            batch,
+            position,
+            present,
+            timeout=timeout,
+            traceparent=traceparent,
+        )
 
     def enqueue_in(
         self,
@@ -107,17 +144,21 @@ class Enqueuer:
         namespace: str,
         batch: InvalidationIntentBatch,
         commit_position: CommitPosition | str | None,
+        traceparent: str | None = None,
     ) -> InvalidationReceipt:
         connection = own_connection(connection)
         batch = checked_batch(namespace, batch, self._max_batch)
         position, new = checked_position(commit_position)
         present = Present.IMPOSSIBLE if new else Present.CARRIED_AGAIN
         rows = _new_rows(batch)
-        shared = self._shared(namespace, batch, position)
+        now_ms = self._database.host_now_ms()
+        shared = self._shared(namespace, batch, position, now_ms)
         inserted = 0
         with self._callers.cursor(connection) as cursor:
             if rows:
-                inserted = self._inserts.insert(cursor, rows, shared, present)
+                inserted = self._inserts.insert(
+                    cursor, rows, shared, present, traceparent
+                )
         block = self._database.open_block()
         if block is not None and block.connection is connection:
             block.namespaces.append(namespace)
@@ -126,7 +167,9 @@ class Enqueuer:
             over = self._callers.end_of(connection)
             if rows and self._on_enqueue:
                 self._on_enqueue.tell(frozenset((namespace,)))
-        return self._receipt(namespace, batch, position, len(rows), inserted, over)
+        if self._on_insert:
+            self._on_insert.tell((namespace, inserted))
+        return _receipt(namespace, batch, position, now_ms, len(rows), inserted, over)
 
     def sees(self, connection: Any, receipt: InvalidationReceipt) -> bool:
         if receipt.inserted is not None and receipt.inserted < receipt.targets:
@@ -158,6 +201,7 @@ class Enqueuer:
         delay_ms: int = 0,
         *,
         timeout: float | None = None,
+        traceparent: str | None = None,
     ) -> InvalidationReceipt:
         """Write a batch that was checked in a transaction of its own.
 
@@ -165,16 +209,18 @@ class Enqueuer:
         :param timeout: seconds that all of it may take.
         """
         rows = _new_rows(batch)
-        shared = self._shared(namespace, batch, position, delay_ms)
+        now_ms = self._database.host_now_ms()
+        shared = self._shared(namespace, batch, position, now_ms, delay_ms)
         again = False
 
         def insert(cursor: Any) -> int:
             nonlocal again
+            how = present
             if again and present is Present.IMPOSSIBLE:
                 # The connection that was lost may have committed the rows already.
-                return self._inserts.insert(cursor, rows, shared, Present.LEFT)
+                how = Present.LEFT
             again = True
-            return self._inserts.insert(cursor, rows, shared, present)
+            return self._inserts.insert(cursor, rows, shared, how, traceparent)
 
         inserted = 0
         if rows:
@@ -184,36 +230,48 @@ class Enqueuer:
                 inserted = self._database.transact(insert, timeout=timeout)
             if inserted or present is Present.CARRIED_AGAIN:
                 self._on_commit.tell(frozenset((namespace,)))
+            if self._on_insert:
+                self._on_insert.tell((namespace, inserted))
         over = TransactionEnd()
         over.note()
-        return self._receipt(namespace, batch, position, len(rows), inserted, over)
-
-    def _receipt(
-        self,
-        namespace: str,
-        batch: InvalidationIntentBatch,
-        position: CommitPosition,
-        targets: int,
-        inserted: int,
-        over: TransactionEnd | None,
-    ) -> InvalidationReceipt:
-        created_at_ms = self._database.host_now_ms()
-        return InvalidationReceipt(
-            namespace, position, created_at_ms, targets, batch, inserted, _over=over
-        )
+        return _receipt(namespace, batch, position, now_ms, len(rows), inserted, over)
 
     def _shared(
         self,
         namespace: str,
         batch: InvalidationIntentBatch,
         position: CommitPosition,
+        now_ms: int,
         delay_ms: int = 0,
     ) -> Shared:
         shared = namespace, position.value, batch.reason
         if self._binds_clock:
-            now_ms = self._database.host_now_ms()
             return (*shared, now_ms, now_ms + delay_ms)
         return (*shared, delay_ms) if delay_ms else shared
+
+
+def _receipt(
+    namespace: str,
+    batch: InvalidationIntentBatch,
+    position: CommitPosition,
+    now_ms: int,
+    targets: int,
+    inserted: int,
+    over: TransactionEnd | None,
+) -> InvalidationReceipt:
+    receipt = object.__new__(InvalidationReceipt)
+    # Not by its __init__, which makes a call for each field of a frozen class.
+    receipt.__dict__.update(
+        namespace=namespace,
+        commit_position=position,
+        created_at_ms=now_ms,
+        targets=targets,
+        batch=batch,
+        inserted=inserted,
+        strict=None,
+        _over=over,
+    )
+    return receipt
 
 
 def _new_rows(batch: InvalidationIntentBatch) -> list[NewRow]:

@@ -103,7 +103,9 @@ class LentConnections:
             lendings.wake_one()
             # Else this thread could take it again before the other has woken up.
             time.sleep(0)
-        else:
+        elif len(lendings.idle) > 1:
+            # Not for one alone, which was used just now: an idle pool does this
+            # fifty times a second.
             self.drop_stale()
 
     def drop(self, place: _Place) -> None:
@@ -134,7 +136,7 @@ class LentConnections:
 
     def close_all(self) -> None:
         """Close what is idle now, and what is in use when it comes back."""
-        lendings, self._lendings = self._lendings, self._lendings.anew()
+        lendings, self._lendings = self._lendings, self._lendings.again()
         if lendings.pid == os.getpid():
             while lendings.idle:
                 self.drop(lendings.idle.pop())
@@ -150,7 +152,7 @@ class LentConnections:
         if lendings.pid != os.getpid():
             # Of two threads that come first one may throw away what the other has just
             # made, which is closed when it comes back.
-            self._lendings = lendings.anew()
+            self._lendings = lendings.again()
             self._abandon_all(lendings)
             lendings = self._lendings
         return lendings

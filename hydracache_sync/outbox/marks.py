@@ -6,7 +6,6 @@ from collections import defaultdict
 from typing import Any, Sequence
 
 from hydracache_sync.durations import duration_ms
-from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.arguments import checked_count, kept_error
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
@@ -78,8 +77,8 @@ class Marks:
     ) -> int | None:
         database = self._database
         node = self._kept_node(waits_for)
-        params = database.params(
-            namespace=database.dialect.encode(checked_namespace(namespace)),
+        params = database.params_of(
+            namespace,
             from_ms=checked_count("from_ms", from_ms),
             limit=checked_count("limit", limit),
             waits_for=node,

@@ -9,7 +9,7 @@ import threading
 import weakref
 from typing import Any, Callable, ContextManager, Iterator, Sequence
 
-from hydracache_sync.drivers.transaction_end import TransactionEnd
+from hydracache_sync.drivers.connection import TransactionEnd
 from hydracache_sync.errors import (
     ConnectionLostError,
     NotInTransactionError,
@@ -41,9 +41,9 @@ class MemoryOutbox(InvalidationOutbox):
     The same statements and so the same behaviour, but nothing outlives the process and
     no other process sees it; in a forked child every call raises ``OutboxError``.
     Thread-safe: threads take turns on one connection, and one that is inside
-    :meth:`transaction` keeps the others waiting.
+    ``transaction`` keeps the others waiting.
 
-    Its rows are part of a transaction through :meth:`transaction` only.
+    Its rows are part of a transaction through ``transaction`` only.
     """
 
     def __init__(
@@ -158,7 +158,8 @@ class MemoryCallers:
         if block is None or block.connection is not connection:
             raise NotInTransactionError(
                 "a MemoryOutbox takes part in no connection but its own: use"
-                " `with outbox.transaction() as connection`"
+                " `with outbox.transaction() as connection`; tests of an app take a"
+                " RecordingOutbox of hydracache_sync.testing"
             )
         return CallersCursor(self._callers, connection)
 

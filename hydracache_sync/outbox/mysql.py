@@ -23,6 +23,7 @@ from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.dialect import Dialect
 from hydracache_sync.outbox.mysql_callers import MySQLCallers
 from hydracache_sync.outbox.mysql_errors import READ_ONLY
+from hydracache_sync.outbox.mysql_identity import PATIENCE, ServerIdentity
 from hydracache_sync.outbox.mysql_inserts import MySQLInserts
 from hydracache_sync.outbox.mysql_poll import MySQLPoll
 from hydracache_sync.outbox.mysql_sessions import (
@@ -69,6 +70,10 @@ MYSQL = Dialect(
 )
 
 
+_TLS_FILES = ("ca", "capath", "cert", "key")
+_TLS_OPTIONS = (*_TLS_FILES, "password", "check_hostname", "verify_mode", "cipher")
+_VERIFY_MODES = ("none", "optional", "required")
+
 #: Each replica has a thread that reads the log; a replica one that asks for it. Only
 #: MariaDB names the latter in its command.
 _REPLICATION = """
@@ -105,18 +110,19 @@ class MySQLOutbox(InvalidationOutbox):
         proven who it is, or over a unix socket.
     :param unix_socket: path, in place of host and port.
     :param ssl: TLS, as in ``pymysql.connect``: an ``ssl.SSLContext``, or a dict, whose
-        ``ca`` makes the server prove who it is. A server without TLS is then refused
-        before anything is sent. False never uses TLS. By default it is used where the
-        server has it, and verifies nothing.
+        ``ca`` makes the server prove who it is; keys that are not known are refused. A
+        server without TLS is then refused before anything is sent. False never uses
+        TLS. By default it is used where the server has it, and verifies nothing.
     :param table: its name; beside it are ``<table>_schema``,
-        ``<table>_paused`` and ``<table>_heartbeat``.
+        ``<table>_paused``, ``<table>_heartbeat`` and ``<table>_workers``.
     :param busy_timeout: seconds that an own transaction is run again while others hold
         its rows.
     :param pool_size: connections that threads share, 1 or more.
-    :param connect_timeout, read_timeout, write_timeout: seconds above 0: to look up the
-        server's name and reach it, from a question to the end of its answer, to send a
-        statement. A call with a ``timeout`` takes no longer than that with all it does,
-        or than a quarter of a second.
+    :param connect_timeout: seconds above 0, to look up the server's name and reach it.
+        A call with a ``timeout`` takes no longer than that with all it does, or than a
+        quarter of a second.
+    :param read_timeout: seconds above 0, from a question to the end of its answer.
+    :param write_timeout: seconds above 0, to send a statement.
     :param max_batch: intents that a batch may have; beyond it an enqueue is a
         ``ValueError`` and writes nothing. By default without limit.
     :param clock: returns Unix seconds, for tests; by default the server's clock.
@@ -164,17 +170,20 @@ class MySQLOutbox(InvalidationOutbox):
             "password": password.encode("utf-8"),
             "database": database,
             "unix_socket": unix_socket,
-            "ssl": ssl or None,
+            "ssl": _checked_tls(ssl) or None,
             "ssl_disabled": ssl is False,
             "connect_timeout": connect_timeout,
             "read_timeout": read_timeout,
             "write_timeout": write_timeout,
         }
-        where = unix_socket or f"{host}:{port}"
+        #: Address of the server, as the drivers of callers' connections name it.
+        self.where = where = unix_socket or f"{host}:{port}"
         shown = f"MySQLOutbox({where!r}, {database!r}, {table!r})"
+        qualified = f"`{database}`.{table}"
+        identity = ServerIdentity(where, qualified, shown)
         limits = CallLimits()
         self._sessions = MySQLSessions(
-            MySQLConnector(options, shown, limits),
+            MySQLConnector(options, shown, limits, identity.note),
             shown,
             limits,
             size=pool_size,
@@ -184,7 +193,7 @@ class MySQLOutbox(InvalidationOutbox):
         unchecked = Database(
             self._sessions,
             dialect,
-            f"`{database}`.{table}",
+            qualified,
             name=shown,
             busy_timeout=busy_timeout,
             clock=clock,
@@ -194,7 +203,12 @@ class MySQLOutbox(InvalidationOutbox):
             unchecked,
             MySQLTables(unchecked, database, table),
             MySQLInserts(dialect, unchecked.statements),
-            MySQLCallers(shown),
+            MySQLCallers(
+                shown,
+                lambda driver: identity.require(
+                    driver, lambda: unchecked.run(identity.note, timeout=PATIENCE)
+                ),
+            ),
             ClaimTurns(f"hydracache_sync {database}.{table}"[-64:]),
             lambda poll: MySQLPoll(poll, unchecked),
             max_batch=max_batch,
@@ -232,6 +246,37 @@ class MySQLOutbox(InvalidationOutbox):
         return Replication(int(replicas), bool(is_replica))
 
 
+def _checked_tls(options: Any) -> Any:
+    """Refuse what the driver would ignore, and then verify nothing."""
+    if options in (None, False):
+        return options
+    from ssl import SSLContext  # takes milliseconds to load
+
+    if isinstance(options, SSLContext):
+        return options
+    if not isinstance(options, dict):
+        raise TypeError(
+            "ssl must be an ssl.SSLContext, a dict, False or None, not"
+            f" {type(options).__name__}"
+        )
+    for name, value in options.items():
+        if name not in _TLS_OPTIONS:
+            raise ConfigurationError(
+                f"ssl has an unknown option {name!r}; known are"
+                f" {', '.join(_TLS_OPTIONS)}"
+            )
+        if name in _TLS_FILES and not value:
+            raise ConfigurationError(f"ssl has {name} {value!r}: it must be a path")
+    mode = options.get("verify_mode", True)
+    if not isinstance(mode, bool) and mode not in _VERIFY_MODES:
+        raise ConfigurationError(
+            f"ssl has verify_mode {mode!r}; known are {', '.join(_VERIFY_MODES)}"
+        )
+    if "key" in options and "cert" not in options:
+        raise ConfigurationError("ssl has key without the cert that it is of")
+    return options
+
+
 class ClaimTurns:
     """Claims skip rows that are locked; where the server cannot, they take turns.
 
@@ -248,8 +293,8 @@ class ClaimTurns:
         if server_of(cursor).skips_locked:
             yield
             return
-        # One that has waited in vain, behind a process that was stopped in its turn,
-        # goes on: its update takes only rows that are still free.
+        # One whose wait timed out, behind a process that was stopped while it had the
+        # lock, goes on: its update takes only rows that are still free.
         cursor.execute(f"select get_lock(%s, {TURN_TIMEOUT})", (self._name,))
         mine = only_value(cursor.fetchall()) == 1
         try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from hydracache_sync.drivers import CallersConnection, mysql_driver_of
-from hydracache_sync.drivers.transaction_end import TransactionEnd
+from hydracache_sync.drivers.connection import TransactionEnd
 from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.outbox.database import raise_as
 from hydracache_sync.outbox.mysql_errors import mysql_error
@@ -16,13 +16,15 @@ class MySQLCallers:
     """Callers' connections of any driver that is known.
 
     :param name: of the outbox, for errors.
+    :param require: refuses one to another server.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, require: Callable[[CallersConnection], None]) -> None:
         self.name = name
+        self._require = require
 
     def cursor(self, connection: Any) -> CallersCursor:
-        return CallersCursor(mysql_driver_of(connection), self.name)
+        return CallersCursor(mysql_driver_of(connection), self.name, self._require)
 
     def execute(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         cursor.execute(text % tuple(map(literal, values)))
@@ -35,16 +37,23 @@ class MySQLCallers:
 class CallersCursor:
     """Gives a cursor on the caller's connection, once that was checked."""
 
-    __slots__ = ("_cursor", "_driver", "_name")
+    __slots__ = ("_cursor", "_driver", "_name", "_require")
 
-    def __init__(self, driver: CallersConnection, name: str) -> None:
+    def __init__(
+        self,
+        driver: CallersConnection,
+        name: str,
+        require: Callable[[CallersConnection], None],
+    ) -> None:
         self._driver = driver
         self._name = name
+        self._require = require
         self._cursor: Any = None
 
     def __enter__(self) -> Any:
         try:
             self._driver.require_transaction()
+            self._require(self._driver)
             self._cursor = self._driver.cursor()
             return self._cursor
         except self._driver.errors as exc:

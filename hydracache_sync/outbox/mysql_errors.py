@@ -42,9 +42,9 @@ _READ_ONLY_TRANSACTION = 1792
 READ_ONLY = "; the server is read-only: a replica? Name the primary in the URL"
 _CUT_OFF = "; a node of a cluster that is not part of it now"
 
-#: The server takes no writes, and will not because we stay: a replica, a primary that
-#: was one until a failover (read_only, innodb_read_only, offline_mode), a node of
-#: Galera or of group replication that the others have left behind.
+#: The server takes no writes, and waiting here does not change that. It is a replica,
+#: or was a primary until a failover (read_only, innodb_read_only, offline_mode). Or it
+#: is a node of Galera or group replication that has lost its group.
 _NO_WRITES = {
     1036: READ_ONLY,
     1047: _CUT_OFF,
@@ -56,10 +56,11 @@ _NO_WRITES = {
     3100: _CUT_OFF,
 }
 
-_RIGHTS = "; the user lacks a right: see the grants in docs/databases.md"
+_RIGHTS = "; the user lacks a right: see the grants in docs/operations/databases.md"
 _HINTS = {
     1044: _RIGHTS,
-    1045: "; is the password right? If it is: see the grants in docs/databases.md",
+    1045: "; is the password right? If it is: see the grants in"
+    " docs/operations/databases.md",
     1142: _RIGHTS,
     1143: _RIGHTS,
     1049: "; the database in the URL does not exist on that server",
@@ -67,6 +68,8 @@ _HINTS = {
     " began it, or transaction_read_only is on in its session. End it, and begin one"
     " that writes",
     1153: "; max_allowed_packet is too small for one row",
+    1021: "; free space on the server. Nothing that was committed is lost",
+    1114: "; free space on the server. Nothing that was committed is lost",
 }
 
 

@@ -19,6 +19,9 @@ SURE_ROWS = 28
 #: Bytes of one INSERT below which the server is not asked for its limit.
 SURE_BYTES = 60_000
 
+#: Bytes of a row beside its values: the moments, and a trace context of 113.
+ROW_BYTES = 250
+
 #: Bytes of a packet that are not the statement's.
 PACKET_MARGIN = 1024
 
@@ -45,31 +48,46 @@ class MySQLInserts:
         return len(_split(rows, shared, STATEMENT_BYTES)) == 1
 
     def insert(
-        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, present: Present
+        self,
+        cursor: Any,
+        rows: Sequence[NewRow],
+        shared: Shared,
+        present: Present,
+        traceparent: str | None = None,
     ) -> int:
         if len(rows) <= SURE_ROWS:
-            return self._insert_part(cursor, rows, shared, present)
+            return self._insert_part(cursor, rows, shared, present, traceparent)
         return sum(
-            self._insert_part(cursor, part, shared, present)
+            self._insert_part(cursor, part, shared, present, traceparent)
             for part in _split(rows, shared, STATEMENT_BYTES)
         )
 
     def _insert_part(
-        self, cursor: Any, rows: Sequence[NewRow], shared: Shared, present: Present
+        self,
+        cursor: Any,
+        rows: Sequence[NewRow],
+        shared: Shared,
+        present: Present,
+        traceparent: str | None,
     ) -> int:
         # Literals in hex, no parameters: what a driver, its converters, the character
         # set of the connection and the sql_mode make of text does not matter then.
         # What the rows have in common is written once.
         end = self._row_ends[len(shared)] % tuple(map(literal, shared))
+        context = None if traceparent is None else literal(traceparent)
+        if context is not None:
+            end = f"{end[:-1]}, {context})"
         texts = [f"({', '.join(map(literal, row))}, {end}" for row in rows]
         now = literal(shared[3]) if self._dialect.binds_clock else self._dialect.now
-        statement = self._statements.insert(", ".join(texts), present, now=now)
+        statement = self._statements.insert(
+            ", ".join(texts), present, now=now, traceparent=context
+        )
         if len(statement) > SURE_BYTES and len(rows) > 1:
             cursor.execute("select @@max_allowed_packet")
             if len(statement) + PACKET_MARGIN > only_value(cursor.fetchall()):
                 middle = len(rows) // 2
                 return sum(
-                    self._insert_part(cursor, half, shared, present)
+                    self._insert_part(cursor, half, shared, present, traceparent)
                     for half in (rows[:middle], rows[middle:])
                 )
         cursor.execute(statement)
@@ -95,7 +113,7 @@ def _split(rows: Sequence[NewRow], shared: Shared, size: int) -> list[Sequence[N
     parts: list[list[NewRow]] = [[]]
     total = 0
     for row in rows:
-        length = 100 + sum(len(literal(value)) for value in (*row, *shared))
+        length = ROW_BYTES + sum(len(literal(value)) for value in (*row, *shared))
         if parts[-1] and total + length > size:
             parts.append([])
             total = 0

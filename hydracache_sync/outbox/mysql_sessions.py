@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 import time
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 from hydracache_sync.drivers.pymysql import is_in_transaction
 from hydracache_sync.drivers.pymysql_own import (
@@ -62,12 +62,20 @@ class MySQLConnector:
     :param options: of the connection, as PyMySQL takes them.
     :param name: of the outbox, for errors.
     :param limits: until when the call that needs a connection has time.
+    :param note: told of each new connection, by a cursor that is ready.
     """
 
-    def __init__(self, options: dict[str, Any], name: str, limits: CallLimits) -> None:
+    def __init__(
+        self,
+        options: dict[str, Any],
+        name: str,
+        limits: CallLimits,
+        note: Callable[[Any], None],
+    ) -> None:
         self.options = options
         self._name = name
         self._limits = limits
+        self._note = note
         # Before the answer is given up here; the server takes whole seconds.
         half = int(options["read_timeout"] / 2)
         self._table_wait = max(1, min(TABLE_WAIT_TIMEOUT, half))
@@ -120,7 +128,7 @@ class MySQLConnector:
                 # server may be set up to ignore the character set that was asked for.
                 cursor.execute(
                     "set names utf8mb4, sql_mode = 'STRICT_ALL_TABLES', autocommit = 1,"
-                    " completion_type = 0,"
+                    f" completion_type = 0, sql_select_limit = {2**64 - 1},"
                     f" innodb_lock_wait_timeout = {LOCK_WAIT_TIMEOUT},"
                     f" lock_wait_timeout = {self._table_wait}"
                     + (
@@ -129,6 +137,7 @@ class MySQLConnector:
                         else ""
                     )
                 )
+                self._note(cursor)
         except BaseException:
             close(connection)
             raise
@@ -153,7 +162,8 @@ class MySQLConnector:
             return OutboxBusyError(f"{error}; the call's time is over")
         if "CERTIFICATE_VERIFY_FAILED" in said:
             hint = (
-                "the server's certificate is not of the CA in ssl_ca, or another host's"
+                "the server's certificate is not of the CA in ssl_ca, is another"
+                " host's, or has expired"
             )
         elif "[SSL" in said:
             hint = (

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydracache_sync.drivers.pymysql_own import driver_version
 from hydracache_sync.outbox.database import Database
-from hydracache_sync.outbox.row import MAX_NODE
+from hydracache_sync.outbox.row import MAX_NODE, MAX_TRACEPARENT
 from hydracache_sync.outbox.schema import SCHEMA_VERSION, schema_statements, schema_text
 from hydracache_sync.outbox.schema_checker import (
     altered,
@@ -14,7 +14,7 @@ from hydracache_sync.outbox.schema_checker import (
     require_columns,
     require_indexes,
 )
-from hydracache_sync.outbox.statements import PAUSED
+from hydracache_sync.outbox.statements import PAUSED, WORKERS
 
 #: Bytes that columns must take, as bytes: a text column takes different ones for the
 #: same, and servers that are not strict cut in silence what is too long.
@@ -29,9 +29,13 @@ _BYTES = {
     "claim_owner": 255,
     "waits_for": MAX_NODE,
     "last_error": 4096,
+    "traceparent": MAX_TRACEPARENT,
 }
 
 _PAUSED_BYTES = {"namespace": 64, "reason": 255}
+
+#: Read, so that tables of an earlier version and a login without the right are told.
+_IDENTITY = "select identity from {table}_schema"
 
 #: Columns of moments, tokens and ids.
 _BIG = (
@@ -62,8 +66,8 @@ class MySQLTables:
     def install(self) -> None:
         found = found_version(self._database)
         missing = found is None or (found == SCHEMA_VERSION and not self.exist(None))
-        beside = (f"{self._table}_paused", f"{self._table}_heartbeat")
-        if not missing and all(map(self._columns, beside)):
+        beside = ("_paused", "_heartbeat", "_workers")
+        if not missing and all(self._columns(self._table + each) for each in beside):
             return
         for statement in schema_statements(self.text()):
             self._database.run(lambda cursor: cursor.execute(statement))
@@ -98,9 +102,11 @@ class MySQLTables:
             [columns for (_, other), columns in indexes.items() if not other],
             list(indexes.values()),
         )
+        database.read(_IDENTITY, {}, timeout=timeout)
         # Read, not only looked up: a login without a right on it would be told that
         # the table is missing.
         database.read(f"{PAUSED}limit 0", {}, timeout=timeout)
+        database.read(WORKERS, database.params(limit=0), timeout=timeout)
         paused = f"{self._table}_paused"
         self._require_bytes(self._columns(paused, timeout), _PAUSED_BYTES, paused)
 
@@ -116,8 +122,8 @@ class MySQLTables:
             if not kind.endswith(("binary", "blob")) or takes < length:
                 altered(
                     database,
-                    f"has {column} as {kind} of {takes} bytes: it must take {length},"
-                    " and none for another",
+                    f"has {column} as {kind} of {takes} bytes: it must be binary, and"
+                    f" take {length} or more",
                     table,
                 )
 

@@ -23,24 +23,32 @@ class Privilege(NamedTuple):
     """One privilege on one table.
 
     :ivar verb: "select", "insert", "update" or "delete".
-    :ivar suffix: of the table's name: "", "_schema" or "_paused".
+    :ivar suffix: of the table's name: "", "_schema", "_paused" or "_workers".
     """
 
     verb: str
     suffix: str
 
 
-_READS = frozenset(Privilege("select", suffix) for suffix in ("", "_schema", "_paused"))
+_READS = frozenset(
+    Privilege("select", suffix) for suffix in ("", "_schema", "_paused", "_workers")
+)
 _WRITES = frozenset(Privilege(verb, "") for verb in ("insert", "update"))
+_CARRIES = frozenset(
+    (
+        Privilege("delete", ""),
+        *(Privilege(verb, "_workers") for verb in ("insert", "update", "delete")),
+    )
+)
 
 #: What each part that a process may play needs; a later one includes those before it.
 #: An app that only calls ``enqueue_in`` needs "insert" on the first table and no more.
 ROLES = {
     "producer": _READS | _WRITES,
-    "worker": _READS | _WRITES | {Privilege("delete", "")},
+    "worker": _READS | _WRITES | _CARRIES,
     "operator": _READS
     | _WRITES
-    | {Privilege("delete", "")}
+    | _CARRIES
     | {Privilege(verb, "_paused") for verb in ("insert", "update", "delete")},
 }
 
@@ -48,6 +56,7 @@ PROBES = {
     Privilege("select", ""): "select 1 from {table} limit 0",
     Privilege("select", "_schema"): "select 1 from {table}_schema limit 0",
     Privilege("select", "_paused"): "select 1 from {table}_paused limit 0",
+    Privilege("select", "_workers"): "select 1 from {table}_workers limit 0",
     Privilege("insert", ""): """
 insert into {table} (
   target_hash, kind, namespace, commit_position, reason, created_at_ms, at_ms
@@ -68,6 +77,17 @@ where 1 = 0
         "update", "_paused"
     ): "update {table}_paused set since_ms = 0 where 1 = 0",
     Privilege("delete", "_paused"): "delete from {table}_paused where 1 = 0",
+    Privilege("insert", "_workers"): """
+insert into {table}_workers (
+  owner, kind, host, pid, version, namespaces, started_ms, seen_ms, every_ms, carried,
+  caches
+)
+select '', '', '', 0, '', '', 0, 0, 0, 0, ''
+from (select 1 as one) as source
+where 1 = 0
+""",
+    Privilege("update", "_workers"): "update {table}_workers set pid = 0 where 1 = 0",
+    Privilege("delete", "_workers"): "delete from {table}_workers where 1 = 0",
 }
 
 

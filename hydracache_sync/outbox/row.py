@@ -1,8 +1,8 @@
 """What is read out of the outbox: rows, and counts of them.
 
-A row keeps the record as the driver gave it and decodes a field when it is asked
-for: a worker that drains a backlog reads three fields of each row, and one malformed
-row must not spoil the claim of its neighbours.
+A row keeps the record as the driver gave it and decodes a field when it is asked for. A
+worker that drains a backlog reads three fields of each row. One malformed row must not
+make the claim of the other rows fail.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ DETAIL_COLUMNS = (
     "waits_for",
     "abandoned",
     "last_error",
+    "traceparent",
 )
 
 ROW_COLUMNS = TARGET_COLUMNS + DETAIL_COLUMNS
@@ -90,6 +91,9 @@ ABANDONED = "claim expired: the worker crashed or hung"
 #: Bytes of a node's name that a row keeps.
 MAX_NODE = 255
 
+#: Bytes of a W3C traceparent: version 00 has just as many.
+MAX_TRACEPARENT = 55
+
 #: Error of a row that was enqueued again under its position, while it waited or after
 #: it was finished.
 ENQUEUED_AGAIN = "enqueued again under its commit position"
@@ -103,9 +107,10 @@ class OutboxRow:
     :attr:`namespace`, :attr:`attempts`, :attr:`waits_for`, :attr:`was_abandoned`,
     :attr:`last_error`, :attr:`state` and the claim. The others, which are
     :attr:`commit_position`, :attr:`target_hash`, :attr:`row_id`, :attr:`reason`,
-    :attr:`created_at_ms` and :attr:`available_at_ms`, may be read from the database
-    when one of them is asked for first, with one statement for all rows of the claim;
-    ``OutboxError`` if that fails, or if the row was deleted meanwhile.
+    :attr:`created_at_ms`, :attr:`available_at_ms` and :attr:`traceparent`, may be read
+    from the database when one of them is asked for first, with one statement for all
+    rows of the claim; ``OutboxError`` if that fails, or if the row was deleted
+    meanwhile. Where the outbox is traced, a claim reads :attr:`traceparent`.
     :attr:`available_at_ms`, which changes when a row is finished or put off, is then
     that of the moment at which it was read. Comparing such rows, and pickling them,
     reads them too.
@@ -206,7 +211,8 @@ class OutboxRow:
 
     @property
     def claimed_at_ms(self) -> int | None:
-        return self._common[2]  # type: ignore[no-any-return]
+        # Of some rows that are finished the column still has it.
+        return None if self.claim_token is None else self._common[2]
 
     @property
     def claim_until_ms(self) -> int | None:
@@ -243,6 +249,15 @@ class OutboxRow:
     def was_abandoned(self) -> bool:
         """Whether its last claim expired: the worker crashed or hung."""
         return bool(self._details[7])
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context of its last enqueue; None if that was not traced.
+
+        As it is in the column, be it none. No part of what identifies the row.
+        """
+        context = self._details[9]
+        return None if context is None else readable(context)
 
     @property
     def is_published(self) -> bool:
@@ -290,7 +305,7 @@ class OutboxRow:
 _KINDS = {kind.encode(): kind for kind in KINDS}
 
 #: Characters that are within the limit whatever their bytes.
-_SHORT = MAX_TARGET // 4
+SHORT = MAX_TARGET // 4
 
 
 def decoded(kind: Any, value: Any, entity_name: Any) -> InvalidationIntent:
@@ -298,18 +313,12 @@ def decoded(kind: Any, value: Any, entity_name: Any) -> InvalidationIntent:
 
     :raises ValueError: they do not form one; the message says why.
     """
-    # Of every row of a drain, mostly like this.
-    if type(value) is str and len(value) <= _SHORT and type(kind) is str:
-        if entity_name is None or (
-            type(entity_name) is str and len(entity_name) <= _SHORT
-        ):
-            return InvalidationIntent.from_storage(kind, value, entity_name)
     if type(kind) is not str:
         kind = _KINDS.get(kind) or _text("kind", kind)
-    if value is not None and (type(value) is not str or len(value) > _SHORT):
+    if value is not None and (type(value) is not str or len(value) > SHORT):
         value = _text("value", value)
     if entity_name is not None:
-        if type(entity_name) is not str or len(entity_name) > _SHORT:
+        if type(entity_name) is not str or len(entity_name) > SHORT:
             entity_name = _text("entity_name", entity_name)
     return InvalidationIntent.from_storage(kind, value, entity_name)
 
@@ -342,6 +351,14 @@ def readable(raw: object) -> str:
     return str(raw)
 
 
+def whole(found: object, otherwise: int) -> int:
+    """The number in a column, unless a foreign hand wrote something else there."""
+    try:
+        return int(found)  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError, OverflowError):
+        return int(otherwise)
+
+
 class OutboxStatus(NamedTuple):
     """Backlog of one namespace at one moment.
 
@@ -355,6 +372,9 @@ class OutboxStatus(NamedTuple):
     :ivar paused_since_ms: Unix milliseconds; None while the namespace is not paused.
     :ivar ahead_ms: how far the newest pending row is dated ahead of the outbox's clock;
         0 if none is. A producer's clock was wrong.
+    :ivar claimed: of the pending rows, those that a worker holds.
+    :ivar backoff: of the pending rows, those that wait for a moment: they failed, their
+        cache was away, or they were scheduled. The rest is due.
 
     Source: ``OutboxStatus`` in ``hydracache-db/src/outbox.rs``. Differs: attempts of
     published rows are not summed and counts are capped, so that asking stays cheap.
@@ -368,6 +388,13 @@ class OutboxStatus(NamedTuple):
     capped: bool = False
     paused_since_ms: int | None = None
     ahead_ms: int = 0
+    claimed: int = 0
+    backoff: int = 0
+
+    @property
+    def due(self) -> int:
+        """Pending rows that a worker could claim now, were they not paused."""
+        return max(0, self.pending - self.claimed - self.backoff)
 
 
 class Pause(NamedTuple):
@@ -379,6 +406,48 @@ class Pause(NamedTuple):
 
     since_ms: int
     reason: str
+
+
+class RowPlace(NamedTuple):
+    """Where a row stands among those of its state: its moment, its age, its id."""
+
+    at_ms: int
+    created_at_ms: int
+    id: int
+
+
+class FoundRows(NamedTuple):
+    """Rows that a bounded look has found.
+
+    :ivar ids: of those that match, in the order of the look.
+    :ivar after: where the next look goes on; None if there is no further row to look
+        at. With it there may be further matches, also if ``ids`` is empty.
+    """
+
+    ids: list[int]
+    after: RowPlace | None
+
+
+class PublishedPart(NamedTuple):
+    """What was published in a part of the time that was asked for.
+
+    :ivar from_ms: Unix milliseconds, included.
+    :ivar until_ms: the same, not included.
+    :ivar rows: counted up to a cap.
+    :ivar capped: there are more, and ``rows`` and the lags are of the first ones.
+    :ivar estimate: rows, by the time in which the first ones were published; ``rows``
+        where all are counted.
+    :ivar mean_lag_ms: from a row's enqueue to its publish; 0 without rows.
+    :ivar max_lag_ms: the longest of these.
+    """
+
+    from_ms: int
+    until_ms: int
+    rows: int = 0
+    capped: bool = False
+    estimate: int = 0
+    mean_lag_ms: int = 0
+    max_lag_ms: int = 0
 
 
 class CommitStatus(NamedTuple):

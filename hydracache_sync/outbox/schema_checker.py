@@ -74,7 +74,7 @@ def require_version(database: Database, found: int) -> None:
     if found == SCHEMA_VERSION:
         return
     age, mend = (
-        ("older", "run `hydracache schema install` with this version")
+        ("older", "CHANGELOG.md has the steps from one version to the next")
         if found < SCHEMA_VERSION
         else ("newer", "upgrade hydracache_sync here")
     )
@@ -124,7 +124,7 @@ def altered(database: Database, what: str, table: str | None = None) -> NoReturn
     """
     raise SchemaError(
         f"{database.name}: the table {f'{table} ' if table else ''}{what}; compare it"
-        " with `hydracache schema show`",
+        " with `hydracache schema show`, and alter it",
         found=SCHEMA_VERSION,
         expected=SCHEMA_VERSION,
     )

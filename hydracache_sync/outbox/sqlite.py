@@ -46,11 +46,11 @@ class SQLiteOutbox(InvalidationOutbox):
 
     Thread-safe: each thread gets a connection of its own at its first use, and so does
     a forked child. The file is not created, nor its journal mode changed, except that
-    :meth:`install_schema` creates a file that is missing.
+    ``install_schema`` creates a file that is missing.
 
     :param path: made absolute at once; a later ``chdir`` has no effect.
     :param table: its name; beside it are ``<table>_schema``,
-        ``<table>_paused`` and ``<table>_heartbeat``.
+        ``<table>_paused``, ``<table>_heartbeat`` and ``<table>_workers``.
     :param busy_timeout: seconds to go on trying while others hold the write lock.
     :param max_batch: intents that a batch may have; beyond it an enqueue is a
         ``ValueError`` and writes nothing. By default without limit.

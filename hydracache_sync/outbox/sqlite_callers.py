@@ -6,9 +6,8 @@ import os
 import sqlite3
 from typing import Any, NoReturn, Sequence
 
-from hydracache_sync.drivers.sqlite import SQLiteConnection
-from hydracache_sync.drivers.sqlite_file import opened_file
-from hydracache_sync.drivers.transaction_end import TransactionEnd
+from hydracache_sync.drivers.connection import TransactionEnd
+from hydracache_sync.drivers.sqlite import SQLiteConnection, opened_file
 from hydracache_sync.drivers.wrappers import refusal
 from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.outbox.database import raise_as
@@ -39,18 +38,13 @@ class SQLiteCallers:
     def end_of(self, connection: Any) -> TransactionEnd | None:
         return None
 
-    def require_same_file(self, connection: sqlite3.Connection) -> None:
-        """Refuse a connection whose main database is another file."""
-        if self.path is None:
-            return
-        opened = opened_file(connection)
+    def require_file(self, opened: str, path: str) -> None:
+        """Refuse a connection whose main database, ``opened``, is not at ``path``."""
         # Before 3.39 SQLite does not resolve the links among a path's directories.
-        if opened != self.file and (
-            not opened or os.path.realpath(opened) != os.path.realpath(self.path)
-        ):
+        if not opened or os.path.realpath(opened) != os.path.realpath(path):
             raise NotInTransactionError(
                 f"the connection has {opened or 'a database in memory'} open, the"
-                f" outbox is in {self.path}: rows written there would never be drained"
+                f" outbox is in {path}: rows written there would never be drained"
             )
         self.file = opened
 
@@ -62,21 +56,26 @@ class CallersCursor:
     processor comes from other work and has none of ours in its caches.
     """
 
-    __slots__ = ("_callers", "_driver", "_idle")
+    __slots__ = ("_callers", "_connection", "_idle")
 
     def __init__(self, callers: SQLiteCallers, connection: sqlite3.Connection) -> None:
         self._callers = callers
-        self._driver = SQLiteConnection(connection)
+        self._connection = connection
         self._idle = False
 
     def __enter__(self) -> sqlite3.Cursor:
-        driver = self._driver
+        connection = self._connection
         try:
-            if not driver.connection.in_transaction:
+            if not connection.in_transaction:
                 self._idle = True
-                driver.require_transaction()
-            self._callers.require_same_file(driver.connection)
-            return driver.cursor()
+                SQLiteConnection(connection).require_transaction()
+            callers = self._callers
+            if callers.path is not None:
+                opened = opened_file(connection)
+                if opened != callers.file:
+                    callers.require_file(opened, callers.path)
+            # Not connection.cursor(): a subclass may give it other habits.
+            return sqlite3.Cursor(connection)
         except sqlite3.Error as exc:
             self._fail(exc)
 
@@ -86,5 +85,5 @@ class CallersCursor:
 
     def _fail(self, exc: sqlite3.Error) -> NoReturn:
         if self._idle:
-            self._driver.end_implicit()
+            SQLiteConnection(self._connection).end_implicit()
         raise_as(sqlite_error(exc, self._callers.name), exc)

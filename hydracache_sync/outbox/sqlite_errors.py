@@ -39,6 +39,8 @@ def sqlite_error(exc: sqlite3.Error, name: str) -> OutboxError:
             f"{name}: {text}; check the path and its rights, or create the file with"
             " `hydracache schema install`"
         )
+    if "is full" in text:
+        text += "; free space where the file is. Nothing that was committed is lost"
     return OutboxError(f"{name}: {text}")
 
 

@@ -10,7 +10,7 @@ from hydracache_sync.outbox.dialect import Statements
 from hydracache_sync.outbox.enqueue import NewRow, Shared
 from hydracache_sync.outbox.statements import CARRY_AGAIN, LAST_BEFORE, Present
 
-#: Rows of one INSERT with four parameters each, and five that they share; SQLite takes
+#: Rows of one INSERT with four parameters each, and six that they share; SQLite takes
 #: 32766, or 999 before 3.32.
 _ROWS_PER_INSERT = 3600 if sqlite3.sqlite_version_info >= (3, 32) else 110
 
@@ -24,7 +24,7 @@ class SQLiteInserts:
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
         #: Texts of INSERTs by their rows, and what they do about those that are there.
-        self._texts: dict[tuple[int, Present], str] = {}
+        self._texts: dict[tuple[int, Present, bool], str] = {}
 
     def is_one_statement(
         self, rows: Sequence[NewRow], shared: Shared, present: Present
@@ -37,24 +37,30 @@ class SQLiteInserts:
         rows: Sequence[NewRow],
         shared: Shared,
         present: Present,
+        traceparent: str | None = None,
     ) -> int:
         if len(rows) > _ROWS_PER_INSERT:
             return sum(
-                self.insert(cursor, part, shared, present)
+                self.insert(cursor, part, shared, present, traceparent)
                 for part in parts_of(rows, _ROWS_PER_INSERT)
             )
-        text = self._texts.get((len(rows), present))
+        traced = traceparent is not None
+        text = self._texts.get((len(rows), present, traced))
         if text is None:
-            marks = _marks(len(shared), len(rows), len(rows[0]))
-            text = self._statements.insert(marks, present)
-            self._texts[len(rows), present] = text
+            marks = _marks(len(shared), len(rows), len(rows[0]), traced=traced)
+            text = self._statements.insert(
+                marks, present, traceparent="" if traced else None
+            )
+            self._texts[len(rows), present, traced] = text
         values = list(shared)
+        if traced:
+            values.append(traceparent)
         for row in rows:
             values += row
         cursor.execute(text, values)
         inserted = cursor.rowcount
         if present is Present.CARRIED_AGAIN and inserted < len(rows):
-            self._carry_again(cursor, rows, shared, inserted)
+            self._carry_again(cursor, rows, shared, inserted, traceparent)
         return inserted
 
     def _carry_again(
@@ -63,6 +69,7 @@ class SQLiteInserts:
         rows: Sequence[NewRow],
         shared: Shared,
         inserted: int,
+        traceparent: str | None,
     ) -> None:
         """Change those of ``rows`` that were there, and not the ``inserted`` ones.
 
@@ -76,18 +83,23 @@ class SQLiteInserts:
             params = {**commit, "inserted": inserted}
             self._statements.run(cursor, LAST_BEFORE, params)
             [(last,)] = cursor.fetchall()
-        params = {**commit, "now": now_ms, "last": last}
+        params = {**commit, "now": now_ms, "last": last, "traceparent": traceparent}
         for part in parts_of([row[0] for row in rows], IDS_PER_STATEMENT):
             self._statements.run(cursor, CARRY_AGAIN, params, part)
 
 
-def _marks(shared: int, rows: int, own: int) -> str:
+def _marks(shared: int, rows: int, own: int, *, traced: bool) -> str:
     """Return rows of parameters: ``own`` ones in each, then the ``shared`` ones.
 
     The shared ones come first in the list, and are bound once for all rows.
+
+    :param traced: the trace context comes behind them.
     """
-    common = ", ".join([f"?{n + 1}" for n in range(shared)])
+    end = ", ".join([f"?{n + 1}" for n in range(shared)]) + ", 0"
+    if traced:
+        shared += 1
+        end += f", ?{shared}"
     return ",\n".join(
-        f"({', '.join([f'?{first + n}' for n in range(own)])}, {common}, 0)"
+        f"({', '.join([f'?{first + n}' for n in range(own)])}, {end})"
         for first in range(shared + 1, shared + 1 + rows * own, own)
     )

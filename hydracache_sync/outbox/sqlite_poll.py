@@ -8,8 +8,8 @@ from typing import Callable, Sequence
 
 from hydracache_sync.outbox.due import Poll
 
-#: Seconds that a file must have been left alone so that its time of change tells the
-#: next change from the last: some systems count it in ticks of 10 ms.
+#: Seconds that a file must have been left alone so that its time of change
+#: distinguishes the next change from the last. Some systems count it in ticks of 10 ms.
 QUIET_AFTER = 0.05
 
 #: Seconds until a file that nobody changed is looked into all the same, for rows whose

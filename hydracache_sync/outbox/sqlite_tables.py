@@ -19,7 +19,11 @@ from hydracache_sync.outbox.sqlite_sessions import (
     close_connection,
     rolled_back,
 )
-from hydracache_sync.outbox.statements import PAUSED, SCHEMA_VERSION_SELECT
+from hydracache_sync.outbox.statements import (
+    PAUSED,
+    SCHEMA_VERSION_SELECT,
+    WORKERS,
+)
 
 
 class SQLiteTables:
@@ -95,6 +99,7 @@ class SQLiteTables:
         )
         require_columns(database, [to_text(name) for (name,) in columns])
         database.read(f"{PAUSED}limit 0", {})
+        database.read(WORKERS, database.params(limit=0), timeout=timeout)
         indexes = database.read(
             'select list.name, list."unique", info.name, info.coll'
             f" from pragma_index_list('{self._table}', 'main') as list,"

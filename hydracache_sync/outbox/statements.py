@@ -8,6 +8,7 @@ dialect and the names of tables are formatted in. States are written as their co
 from __future__ import annotations
 
 import enum
+import re
 
 from hydracache_sync.outbox.row import (
     ABANDONED,
@@ -23,7 +24,7 @@ _TARGET_COLUMNS = ", ".join(TARGET_COLUMNS)
 INSERT = """
 insert into {table} (
   target_hash, kind, value, entity_name,
-  namespace, commit_position, reason, created_at_ms, at_ms, state
+  namespace, commit_position, reason, created_at_ms, at_ms, state{more}
 )
 values {rows}{on_conflict}
 """
@@ -31,6 +32,9 @@ values {rows}{on_conflict}
 
 class Present(enum.Enum):
     """What an INSERT does about a row that is there already, by its key."""
+
+    # Of an Enum it is a call in Python, and each enqueue looks its text up by this.
+    __hash__ = object.__hash__
 
     #: It fails: there can be none, the position has just been generated.
     IMPOSSIBLE = "impossible"
@@ -52,6 +56,7 @@ _CARRIED_AGAIN = f"""at_ms = case when state = 0 then at_ms else {{now}} end,
     end,
     attempts = case when state = 0 then attempts else 0 end,
     last_error = '{ENQUEUED_AGAIN}',
+    traceparent = {{traceparent}},
     claimed_at_ms = null,
     claim_until_ms = null,
     claim_owner = null,
@@ -64,17 +69,17 @@ ON_DUPLICATE_CARRY_AGAIN = f"\non duplicate key update {_CARRIED_AGAIN}"
 
 CARRY_AGAIN = f"""
 update {{table}}
-set {_CARRIED_AGAIN}
+set {_CARRIED_AGAIN.replace("{traceparent}", ":traceparent")}
 where namespace = :namespace
   and commit_position = :position
   and target_hash in ({{ids}})
   and id <= :last
 """
 
-# The highest id that a commit had before this many rows were inserted for it: those are
-# the highest of all, but ids that rows in between were refused are missing among them.
-# "id + 0" has no declared type: on a caller's connection of SQLite a converter that the
-# app registered for it would be called.
+# The highest id that a commit had before this many rows were inserted for it. Those are
+# the highest ids of all; ids of rows that were refused in between are missing among
+# them. "id + 0" has no declared type: on a caller's connection of SQLite a converter
+# that the app registered for it would be called.
 LAST_BEFORE = """
 select id + 0
 from {table}
@@ -92,8 +97,8 @@ _NOT_PAUSED = """not exists (
     where namespace = :namespace
   )"""
 
-# In the order of the index: without it MySQL's optimizer takes another one and reads
-# all rows of the namespace, once many are due, or were until a short while ago.
+# In the order of the index. Without it MySQL's optimizer takes another index and reads
+# all rows of the namespace, when many are due or were a short time ago.
 CLAIM_PEEK = f"""
 select 1
 from {{table}}
@@ -130,7 +135,8 @@ ANY_PAUSED_BIT = """{bit} * exists (
 
 # Of a row whose claim has ended a failed attempt is counted when it is claimed again:
 # nobody else can. Only if its worker has noted that it tried this row alone, and that
-# the cache was there: any other may have died of a row beside it, or in an outage.
+# the cache was there. Any other worker may have died of another row of its batch, or in
+# an outage.
 _CLAIMED = {
     "attempts": "attempts + tried_alone",
     "waits_for": "case when claim_token is null then waits_for else null end",
@@ -157,6 +163,8 @@ where namespace = :namespace
 order by at_ms, created_at_ms, id
 limit :limit
 """
+
+CLAIM_SELECT_TRACED = CLAIM_SELECT.replace(", case", ", traceparent, case", 1)
 
 # MySQL assigns from left to right: what asks for the old claim comes first.
 CLAIM_UPDATE = f"""
@@ -195,12 +203,18 @@ _HELD = """where id in ({ids})
   and claim_token = :token
   and state = 0"""
 
+# When it was claimed is kept of a flush and of a dead letter, for WATERMARK: a flush
+# makes up for what had been claimed before it.
+_KEEP_CLAIMED_AT = _CLEAR_CLAIM.replace(
+    "claimed_at_ms = null", "claimed_at_ms = case when {kept} then claimed_at_ms end"
+)
+
 MARK_PUBLISHED = f"""
 update {{table}}
 set state = 1,
     at_ms = {{now}},
     {_CLEAR_TROUBLE},
-    {_CLEAR_CLAIM}
+    {_KEEP_CLAIMED_AT.format(kept="kind = 'flush'")}
 {_HELD}
 """
 
@@ -212,7 +226,7 @@ set state = :state,
     waits_for = null,
     abandoned = 0,
     last_error = :error,
-    {_CLEAR_CLAIM}
+    {_KEEP_CLAIMED_AT.format(kept=":state = 2")}
 {_HELD}
 """
 
@@ -326,9 +340,13 @@ _COUNT = """(
   select count(*) as n,
     min(case when at_ms < created_at_ms then at_ms else created_at_ms end) as oldest,
     max(created_at_ms) as newest,
-    sum(attempts) as attempts
+    sum(attempts) as attempts,
+    sum(case when claim_until_ms > {{now}} then 1 else 0 end) as claimed,
+    sum(case when at_ms > {{now}}
+      and (claim_until_ms is null or claim_until_ms <= {{now}})
+      then 1 else 0 end) as backoff
   from (
-    select at_ms, created_at_ms, attempts
+    select at_ms, created_at_ms, attempts, claim_until_ms
     from {{table}}
     where namespace = :namespace
       and state = {state}
@@ -350,7 +368,7 @@ select {{now}}, pending.n, pending.oldest, pending.newest, pending.attempts, dea
   select since_ms
   from {{table}}_paused
   where namespace = :namespace
-)
+), pending.claimed, pending.backoff
 from {_COUNT.format(state=0)} as pending, {_COUNT.format(state=2)} as dead
 """
 
@@ -461,6 +479,99 @@ PHASES = {
 """,
 }
 
+# In the order of the index, from behind a place in it: three ranges, each of which
+# begins with one seek. As one condition of three columns MariaDB reads all rows before
+# it; so it does where more is asked for than the index has. An order by id would sort
+# all rows of the state.
+_RANGES = (
+    "at_ms = :at_ms and created_at_ms = :created_at_ms and id + 0 > :id",
+    "at_ms = :at_ms and created_at_ms > :created_at_ms",
+    "at_ms > :at_ms",
+)
+
+_RANGE = """
+  select * from (
+    select at_ms as place_ms, created_at_ms as made_ms, id as place_id
+    from {{table}}
+    where namespace = :namespace
+      and state = :state
+      and {range}
+    order by at_ms, created_at_ms, id
+    limit :scan
+  ) as range{number}"""
+
+_PLACE = "place_ms, made_ms, place_id"
+
+#: Rows from behind a place.
+LOOK = f"""
+select {_PLACE}
+from ({" union all ".join(
+    _RANGE.format(range=each, number=number) for number, each in enumerate(_RANGES)
+)}
+) as ranges
+order by {_PLACE}
+limit :scan
+"""
+
+# Of these the ones that are wanted.
+FIND = f"""
+select {_PLACE}
+from ({LOOK}) as looked
+join {{table}} on id = place_id
+where (:target is null or target_hash = :target)
+  and (:reason is null or reason >= :reason and reason < :behind_reason)
+  and (:pattern is null or {{matches}})
+order by {_PLACE}
+limit :limit
+"""
+
+# The last of these, wanted or not: where the next look goes on.
+LOOK_END = f"""
+select {_PLACE}
+from ({LOOK}) as looked
+order by place_ms desc, made_ms desc, place_id desc
+limit 1
+"""
+
+_OTHER_END = {
+    f"order by {order}": f"order by {order.replace(',', ' desc,')} desc"
+    for order in (_PLACE, "at_ms, created_at_ms, id")
+}
+_OTHER_END.update({there: here for here, there in _OTHER_END.items()})
+
+
+def backwards(statement: str) -> str:
+    """One of the three above, from the other end of the index."""
+    orders = sorted(_OTHER_END, key=len, reverse=True)
+    turned = re.sub("|".join(orders), lambda match: _OTHER_END[match[0]], statement)
+    return turned.replace(" > :", " < :")
+
+
+def of_phase(statement: str, phase: PendingPhase | None) -> str:
+    """FIND, for rows of one phase."""
+    wanted = "" if phase is None else PHASES[phase]
+    return statement.replace(")\norder by", f")\n{wanted}order by")
+
+
+#: Parts of the time that PUBLISHED_RATE looks at.
+RATE_PARTS = 30
+
+# Of each part the first rows, from the index alone: what it costs does not grow with
+# the number of rows that were published.
+PUBLISHED_RATE = " union all ".join(f"""
+select {part} as part, count(*), max(at_ms), avg(at_ms - created_at_ms),
+  max(at_ms - created_at_ms)
+from (
+  select at_ms, created_at_ms
+  from {{table}}
+  where namespace = :namespace
+    and state = 1
+    and at_ms >= :from_ms + {part} * :width_ms
+    and at_ms < :from_ms + {part + 1} * :width_ms
+  order by at_ms, created_at_ms
+  limit :cap
+) as part{part}""" for part in range(RATE_PARTS))
+
 # One seek in the index a namespace, however many rows each of them has.
 NEXT_NAMESPACE = """
 select min(namespace)
@@ -533,8 +644,8 @@ from {table}_paused
 order by namespace
 """
 
-# The earlier of two clocks: one of them may be wrong by days, and a moment that has not
-# come yet would let a reader store what its replica does not have.
+# The earlier of two clocks: one of them may be wrong by days. A moment in the future
+# would let a reader store what its replica does not have.
 _BEAT = "case when {now} < :host_ms then {now} else :host_ms end"
 
 # It never goes back, so a writer whose clock is behind takes nothing from the others;
@@ -545,6 +656,106 @@ values (1, {_BEAT}){{on_heartbeat}} beat_ms = case
   when beat_ms <= {_BEAT} - :every_ms or beat_ms > {{now}} then {_BEAT}
   else beat_ms
 end
+"""
+
+# Of a drain the distance from the one before is measured. It is halved at most: a drain
+# by hand, soon after that of cron, must not make the next one of cron late. One that
+# comes within 30 s is beside another, of cron on another host: it shortens nothing.
+# MySQL assigns from left to right: the distance comes before the moment that it is of.
+WORKER_BEAT = """
+insert into {table}_workers (
+  owner, kind, host, pid, version, namespaces, started_ms, seen_ms, every_ms, batch_ms,
+  carried, last_error, caches, reads_elsewhere
+)
+values (
+  :owner, :kind, :host, :pid, :version, :namespaces, {now} - :age_ms, {now}, :every_ms,
+  {now} - :batch_age_ms, :carried, :last_error, :caches, :reads_elsewhere
+){on_worker} every_ms = case
+    when :is_added = 0 then :every_ms
+    when 2 * ({now} - seen_ms) > every_ms then {now} - seen_ms
+    when {now} - seen_ms < 30000 then every_ms
+    else every_ms / 2
+  end,
+  kind = :kind,
+  host = :host,
+  pid = :pid,
+  version = :version,
+  namespaces = :namespaces,
+  started_ms = {now} - :age_ms,
+  seen_ms = {now},
+  batch_ms = coalesce({now} - :batch_age_ms, batch_ms),
+  carried = carried * :is_added + :carried,
+  last_error = :last_error,
+  caches = :caches,
+  reads_elsewhere = :reads_elsewhere
+"""
+
+WORKERS = """
+select {now}, owner, kind, host, pid, version, namespaces, started_ms, seen_ms,
+  every_ms, batch_ms, carried, last_error, caches, reads_elsewhere
+from {table}_workers
+order by seen_ms desc, owner
+limit :limit
+"""
+
+GONE = """
+select owner
+from {table}_workers
+where seen_ms < {now} - :age_ms
+limit 500
+"""
+
+FORGET_GONE = """
+delete from {table}_workers
+where owner in ({ids})
+  and seen_ms < {now} - :age_ms
+"""
+
+# The rows that hold a watermark back, each up to its cap: those that are pending, and
+# dead letters. Not those dead letters that were claimed before a flush that is
+# published by now: only such a flush is known to be applied after their commits. The
+# flushes are those that make up for dead letters, found by their positions. While one
+# of them waits it holds everything back: the dead letter that it is for may have been
+# discarded. The clock is the statement's begin, so before its snapshot: a commit that
+# is not in it has not ended before that moment.
+WATERMARK = """
+select {now}, count(*), min(created_at_ms), max(created_at_ms), sum(is_dead), exists (
+  select 1
+  from {table}
+  where namespace = :namespace
+    and commit_position >= :first
+    and commit_position < :last
+    and state + 0 = 0
+)
+from (
+  select created_at_ms, 0 as is_dead
+  from (
+    select created_at_ms
+    from {table}
+    where namespace = :namespace
+      and state = 0
+    order by at_ms, created_at_ms
+    limit :cap
+  ) as waiting
+  union all
+  select created_at_ms, 1
+  from (
+    select created_at_ms
+    from {table}
+    where namespace = :namespace
+      and state = 2
+      and coalesce(claimed_at_ms, at_ms) >= coalesce((
+        select max(coalesce(flush.claimed_at_ms, flush.created_at_ms))
+        from {table} as flush
+        where flush.namespace = :namespace
+          and flush.commit_position >= :first
+          and flush.commit_position < :last
+          and flush.state + 0 = 1
+      ), 0)
+    order by at_ms, created_at_ms
+    limit :cap
+  ) as dead
+) as holding
 """
 
 SCHEMA_VERSION_SELECT = """

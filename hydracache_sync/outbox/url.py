@@ -50,7 +50,7 @@ def open_outbox(url: str, **options: Any) -> InvalidationOutbox:
     if has_password(url) and not _password_is_escaped(url):
         raise ConfigurationError(
             "the password in the outbox URL has characters that a URL must escape, or"
-            " // is missing before the user: write %2F for /, %3F for ?, %23 for #,"
+            " // is missing before the user. Write %2F for /, %3F for ?, %23 for #,"
             " %40 for @, %5B for [, %25 for %, %20 for a blank"
         )
     try:
@@ -190,7 +190,8 @@ def _sqlite_path(url: str) -> str:
     if path in ("", ":memory:"):
         raise ConfigurationError(
             "the outbox URL names no file; a database in memory is seen by one"
-            " process only: use MemoryOutbox there"
+            " process only: use MemoryOutbox there, and in tests of an app a"
+            " RecordingOutbox of hydracache_sync.testing"
         )
     return path
 
@@ -198,8 +199,8 @@ def _sqlite_path(url: str) -> str:
 def redacted(url: str) -> str:
     """Return ``url`` without what is secret in it, or may be.
 
-    ``***`` is in place of the password, of options that are not known, and of all of a
-    URL in which a password that was not escaped may have come to be anywhere.
+    ``***`` is in place of the password and of unknown options. It is in place of a
+    whole URL where a password that was not escaped may be anywhere in it.
     """
     scheme, mark, rest = url.partition("://")
     if not mark:

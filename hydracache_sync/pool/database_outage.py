@@ -151,7 +151,8 @@ class DatabaseOutage:
                 self._began = None
                 self._failures = 0
         if ended is not None:
-            logger.info(
+            # As loud as its begin: a log that has only that says that it lasts.
+            logger.warning(
                 "the outbox %s serves again after %.1f s",
                 self._database,
                 ended.seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hydracache_sync.events import OutageBegan
 
@@ -57,6 +58,18 @@ class PoolHealth:
     threads: tuple[ThreadHealth, ...] = ()
     outages: tuple[OutageBegan, ...] = ()
     replaced: int = 0
+
+    #: Statuses with which a restart would fix nothing.
+    FINE: ClassVar[tuple[str, ...]] = ("ok", "waiting")
+
+    @property
+    def status(self) -> str:
+        """All of it in a word: "ok", "stopped", "waiting", "stuck" or "dead"."""
+        states = [thread.state for thread in self.threads]
+        for state in (ThreadState.DEAD, ThreadState.STUCK, ThreadState.WAITING):
+            if state in states:
+                return str(state.value)
+        return "ok" if self.running else "stopped"
 
     @property
     def ok(self) -> bool:

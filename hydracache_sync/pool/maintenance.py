@@ -1,8 +1,9 @@
 """The maintenance of a pool, in a thread beside those that apply rows.
 
-It supervises their threads, deletes rows that were published long ago, and writes the
-heartbeat for readers of replicas. It has its
-own thread, so that a pool under load purges too, and a purge delays no row.
+It supervises their threads and deletes rows that were published long ago. It writes the
+heartbeat for readers of replicas, the watermarks for caches with a bound, and the beat
+of this process for operators. It has its own thread, so that a pool under load purges
+too, and a purge delays no row.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ from hydracache_sync.pool.thread import PoolThread
 from hydracache_sync.pool.thread_group import ThreadGroup
 from hydracache_sync.pool.timing import DEFAULT_TIMING
 from hydracache_sync.printable import printable_logger
+from hydracache_sync.worker.process_beats import ProcessBeats
+from hydracache_sync.worker.worker import OutboxWorker
 
 logger = printable_logger(__name__)
+
+#: Seconds that the last word of a process waits for the batches in flight.
+LAST_BATCH = 1.0
 
 #: Rows that one statement deletes. On SQLite, which has one writer at a time, producers
 #: wait for it: a few milliseconds.
@@ -42,6 +48,10 @@ class Maintenance:
     :param purge_every: about the seconds between two purges.
     :param heartbeat: seconds between two heartbeats of all who write them; None writes
         none.
+    :param watermarks: workers whose watermark is stored every ``watermark_every``
+        seconds.
+    :param processes: for each of ``groups`` what says every ``beat_every`` seconds that
+        this process carries its rows.
     :param supervise_every: seconds between two checks of the threads.
     :param emit: called with each event.
     :param clock: seconds that never go back; replaced in tests.
@@ -54,6 +64,10 @@ class Maintenance:
         keep_published: float | None,
         purge_every: float,
         heartbeat: float | None = None,
+        watermarks: Sequence[OutboxWorker] = (),
+        watermark_every: float = DEFAULT_TIMING.watermark_every,
+        processes: Sequence[ProcessBeats] = (),
+        beat_every: float = DEFAULT_TIMING.beat_every,
         emit: Callable[[Event], None],
         supervise_every: float = DEFAULT_TIMING.supervise_every,
         clock: Callable[[], float] = time.monotonic,
@@ -66,6 +80,16 @@ class Maintenance:
             (group, LoggedOutage(logger, f"writing the heartbeat of {group.outbox!r}"))
             for group in groups
         ]
+        self._watermarks = [
+            (each, LoggedOutage(logger, f"the watermark of {each.namespace}"))
+            for each in watermarks
+        ]
+        self._watermark_every = watermark_every
+        self._processes = [
+            (group, each, LoggedOutage(logger, f"saying who carries {group.outbox!r}"))
+            for group, each in zip(groups, processes)
+        ]
+        self._beat_every = beat_every
         self._supervise_every = supervise_every
         self._emit = emit
         self._clock = clock
@@ -79,6 +103,10 @@ class Maintenance:
         self._stop.set()
 
     def _run(self) -> None:
+        self._run_until_stopped()
+        self._say_it_stopped()
+
+    def _run_until_stopped(self) -> None:
         while not self._stop.is_set():
             try:
                 self._maintain()
@@ -98,6 +126,11 @@ class Maintenance:
         next_purge = self._clock() + random.uniform(0.0, self._purge_every)
         next_check = self._clock() + self._supervise_every
         next_beat = math.inf if self._heartbeat is None else self._clock()
+        next_mark = self._clock() if self._watermarks else math.inf
+        # Not at once: by then a database that is away has been told of by the poll.
+        next_word = self._clock() + self._supervise_every
+        if not self._processes:
+            next_word = math.inf
         purges: deque[Purge] = deque()
         pause = 0.0
         while not self._stop.wait(pause):
@@ -109,6 +142,12 @@ class Maintenance:
                 assert self._heartbeat is not None
                 next_beat = now + self._heartbeat
                 self._beat(self._heartbeat)
+            if now >= next_mark:
+                next_mark = now + self._watermark_every
+                self._store_watermarks()
+            if now >= next_word:
+                next_word = now + self._beat_every
+                self._say_who_carries()
             due = self._keep_published is not None and now >= next_purge
             if due and not purges:
                 next_purge = now + self._purge_every * random.uniform(0.9, 1.1)
@@ -117,7 +156,8 @@ class Maintenance:
                     for group in self._groups
                     for namespace in sorted(group.namespaces)
                 )
-            pause = max(0.0, min(next_check, next_beat) - self._clock())
+            soonest = min(next_check, next_beat, next_mark, next_word)
+            pause = max(0.0, soonest - self._clock())
             if purges:
                 pause = min(pause, self.purge_batch(purges))
 
@@ -141,6 +181,40 @@ class Maintenance:
                 beating.begin(exc)
             else:
                 beating.end()
+
+    def _store_watermarks(self) -> None:
+        for worker, computing in self._watermarks:
+            try:
+                worker.store_watermark()
+            except Exception as exc:
+                # Readers load what is older than their bound, until the next one.
+                computing.begin(exc)
+            else:
+                computing.end()
+
+    def _say_who_carries(self) -> None:
+        for group, process, saying in self._processes:
+            try:
+                process.write()
+            except Exception as exc:
+                # Rows are carried all the same. An outage is logged already.
+                if group.outage.current is None:
+                    saying.begin(exc)
+            else:
+                saying.end()
+
+    def _say_it_stopped(self) -> None:
+        """With what the last batches have carried, if they end soon."""
+        deadline = time.monotonic() + LAST_BATCH
+        for group, process, _ in self._processes:
+            if group.outage.current is not None:
+                continue  # it counts as late in a while
+            for thread in group.threads():
+                thread.has_ended(deadline)
+            try:
+                process.write_stopped()
+            except Exception as exc:
+                logger.debug("that this process stops is not said: %s", exc)
 
     def purge_batch(self, purges: deque[Purge]) -> float:
         """Delete a few rows for the first of ``purges``; return the seconds to pause.

@@ -12,6 +12,7 @@ import time
 import weakref
 from typing import Protocol
 
+from hydracache_sync.exit_work import finished
 from hydracache_sync.pool.health import PoolHealth
 from hydracache_sync.printable import printable_logger
 
@@ -57,10 +58,10 @@ def _stop_all() -> None:
     """Stop every pool of this process, all within one deadline."""
     pools = [pool for pool in list(_pools) if pool.health().running]
     for pool in pools:
-        pool.stop(0.0)
+        _stop(pool, time.monotonic())
     deadline = time.monotonic() + STOP_TIMEOUT
     for pool in pools:
-        if not _ended(pool, deadline):
+        if not _stop(pool, deadline):
             logger.warning(
                 "%s did not end within %.0f s; another worker takes over its rows when"
                 " their claims end",
@@ -69,12 +70,6 @@ def _stop_all() -> None:
             )
 
 
-def _ended(pool: Stoppable, deadline: float) -> bool:
-    """Wait for the threads of a pool that was stopped; return whether they ended."""
-    while True:
-        try:
-            return pool.stop(max(0.0, deadline - time.monotonic()))
-        except SystemExit:
-            # The process is exiting already. gunicorn's gevent worker, on SIGQUIT,
-            # throws SystemExit a second time, into what its main greenlet waits for.
-            logger.debug("SystemExit while %s ends, which waits on", pool)
+def _stop(pool: Stoppable, deadline: float) -> bool:
+    """Stop a pool, and wait until the deadline; return whether its threads ended."""
+    return finished(lambda: pool.stop(max(0.0, deadline - time.monotonic())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hydracache_sync.backoff import Backoff
+from hydracache_sync.cache.bound import WATERMARK_EVERY
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,9 @@ class PoolTiming:
 
     :ivar supervise_every: time between two checks of the threads, each of which
         replaces a dead one.
+    :ivar watermark_every: time between two watermarks of a namespace, for caches with
+        ``max_staleness``.
+    :ivar beat_every: time between two times that a process says that it carries rows.
     :ivar hanging_poll: a poll that has not returned for as long counts as hanging, and
         another thread polls too: its connection may be alive.
     :ivar check_writable_every: about the time between two checks whether the database
@@ -27,6 +31,8 @@ class PoolTiming:
     """
 
     supervise_every: float = 1.0
+    watermark_every: float = WATERMARK_EVERY
+    beat_every: float = 10.0
     hanging_poll: float = 1.0
     check_writable_every: float = 5.0
     namespace_backoff: Backoff = Backoff(0.1, 2.0)

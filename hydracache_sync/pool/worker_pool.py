@@ -1,5 +1,7 @@
 """Start and stop of a pool, in whichever process it is used.
 
+Long, since each setting of a pool is explained here and nowhere else.
+
 The running threads are kept by process id: threads do not outlive a fork, and under
 uWSGI neither ``is_alive()`` nor an at-fork hook says so.
 """
@@ -11,9 +13,9 @@ import itertools
 import os
 import sys
 import time
-from types import TracebackType
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Sequence
 
+from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.durations import duration_ms, positive_ms
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.events import Event, EventSubscriber
@@ -25,6 +27,7 @@ from hydracache_sync.pool.thread_group import ThreadGroup
 from hydracache_sync.pool.timing import DEFAULT_TIMING, PoolTiming
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.subscribers import Subscribers
+from hydracache_sync.worker.process_beats import ProcessBeats
 from hydracache_sync.worker.wait import KEEP_PUBLISHED
 from hydracache_sync.worker.worker import OutboxWorker
 
@@ -32,7 +35,7 @@ logger = printable_logger(__name__)
 
 #: Seconds between two polls of an idle pool. A row of another process is found within
 #: that. Fifty polls a second take about one percent of a core, most of it for waking
-#: up at all, see docs/performance.md.
+#: up at all, see docs/project/performance_latency.md.
 POLL_INTERVAL = 0.02
 
 #: Seconds between two purges, about. Each process purges.
@@ -50,21 +53,26 @@ class WorkerPool:
     a second one.
 
     Threads are daemons and are stopped at the end of the process, with a deadline.
-    In a forked child of a process that had started the pool nothing runs until the
-    child calls :meth:`start` or :meth:`wake`, commits through the outbox or calls
-    ``enqueue_in``: then the pool starts anew there.
+    In a forked child, the pool that the parent had started does not run until the child
+    calls :meth:`start` or :meth:`wake`, commits through the outbox or calls
+    ``enqueue_in``. Then it starts again there.
 
     :param workers: at most one for each namespace of an outbox.
     :param threads: for each outbox; 1 or more. More of them help where the cache or
         an applier of yours is slow.
     :param poll_interval: seconds between two polls while idle, above 0.
-    :param keep_published: seconds that published rows are kept; None keeps them for
-        ever. Not below the age of receipts that are still waited for.
+    :param keep_published: seconds that published rows are kept; None never deletes
+        them. Not below the age of receipts that are still waited for.
     :param purge_every: seconds between two purges, about, above 0.
     :param heartbeat: seconds between two heartbeats for readers of replicas, above 0,
         of all processes that write them together; None writes none.
     :param stuck_after: seconds after which a thread that has not returned from an
         applier or the database counts as stuck; by default the longest claim TTL.
+    :param kind: what ``outbox.workers()`` calls this process: "pool", as in an app, or
+        "worker".
+    :param caches: of this process, whose counts are told there.
+    :param reads_elsewhere: returns a server that loads were seen to read, and that may
+        be behind; None where none was.
     :param timing: durations that have a good default everywhere; for tests.
     """
 
@@ -77,6 +85,9 @@ class WorkerPool:
         purge_every: float = PURGE_EVERY,
         heartbeat: float | None = None,
         stuck_after: float | None = None,
+        kind: str = "pool",
+        caches: Sequence[TaggedCache] = (),
+        reads_elsewhere: Callable[[], str | None] = lambda: None,
         timing: PoolTiming = DEFAULT_TIMING,
     ) -> None:
         if not workers:
@@ -110,6 +121,16 @@ class WorkerPool:
         self._heartbeat = heartbeat
         self._stuck_after = stuck_after
         self._timing = timing
+        self._processes = [
+            ProcessBeats(
+                each,
+                kind=kind,
+                every=timing.beat_every,
+                caches=caches,
+                reads_elsewhere=reads_elsewhere,
+            )
+            for each in self._workers
+        ]
         self._lock = ProcessLock()
         self._run: _Run | None = None
         #: Stopped, and not ended within the time that stop() was given.
@@ -148,14 +169,15 @@ class WorkerPool:
             for place, workers in enumerate(self._workers):
                 outbox = workers[0].outbox
                 self._unsubscribe += [
+                    self._processes[place].listen(),
                     outbox.subscribe(functools.partial(self._committed, place)),
                     outbox.subscribe_enqueued(functools.partial(self._enqueued, place)),
                 ]
         logger.info(
-            "pool started in process %d: %d threads for %s",
+            "pool started in process %d: %s, threads: %d",
             run.pid,
-            self._threads * len(self._workers),
             self,
+            self._threads * len(self._workers),
         )
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> bool:
@@ -172,12 +194,14 @@ class WorkerPool:
         duration_ms("timeout", timeout)
         deadline = time.monotonic() + timeout
         with self._lock.mine():
-            run, self._run = self._run, None
+            # First: a signal's handler may raise at any line, and the next call must
+            # still know what has to end.
+            if self._run is not None:
+                self._ending.append(self._run)
+                self._run = None
             for unsubscribe in self._unsubscribe:
                 unsubscribe()
             self._unsubscribe.clear()
-            if run is not None:
-                self._ending.append(run)
             ending = [each for each in self._ending if each.pid == os.getpid()]
         for each in ending:
             each.stop()
@@ -191,7 +215,7 @@ class WorkerPool:
     def wake(self) -> None:
         """Have the pool poll at once: you know that rows were committed.
 
-        Starts the pool anew in a child of a process that had started it; otherwise it
+        Starts the pool again in a child of a process that had started it; otherwise it
         does nothing to a pool that was not started. For one outbox of several,
         ``outbox.announce_commit`` does the same.
         """
@@ -228,12 +252,7 @@ class WorkerPool:
     def __enter__(self) -> WorkerPool:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     # Called by an outbox, in the thread of a producer
@@ -249,7 +268,7 @@ class WorkerPool:
             run.groups[place].poll_soon()
 
     def _running_here(self) -> _Run | None:
-        """The threads of this process; started anew if only the parent had some."""
+        """The threads of this process; started again if only the parent had some."""
         run = self._run
         if run is None or run.pid == os.getpid():
             return run
@@ -290,6 +309,12 @@ class _Run:
             keep_published=pool._keep_published,
             purge_every=pool._purge_every,
             heartbeat=pool._heartbeat,
+            watermarks=[
+                each for some in pool._workers for each in some if each.watermark
+            ],
+            watermark_every=pool._timing.watermark_every,
+            processes=pool._processes,
+            beat_every=pool._timing.beat_every,
             supervise_every=pool._timing.supervise_every,
             emit=pool._subscribers.tell,
         )

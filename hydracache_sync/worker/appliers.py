@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from typing import Callable, Iterable, Sequence
 
-from hydracache_sync.cache.keyspace import Keyspace
+from hydracache_sync.cache.bound import store_watermark
+from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.replacing import replace
-from hydracache_sync.cache.store import CacheStore, Copy
+from hydracache_sync.cache.store import CacheStore, Copy, Failures
 from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF, HoldOff
 from hydracache_sync.cache.tokens import COLD, LIVE, fresh_tokens
 from hydracache_sync.errors import ApplyUnavailable, ConfigurationError
@@ -85,6 +86,14 @@ class InvalidationApplier:
         :raises ApplyUnavailable: some of it does not answer.
         """
 
+    def store_watermark(self, moment_ms: int) -> None:
+        """Tell readers that all commits that ended before ``moment_ms`` are applied.
+
+        By default nothing is stored: a cache of yours has no such readers.
+
+        :raises ApplyUnavailable: not each node of the cache has acknowledged it.
+        """
+
 
 class MemcachedApplier(InvalidationApplier):
     """Makes entries of :class:`~hydracache_sync.TaggedCache` unservable for good.
@@ -139,6 +148,11 @@ class MemcachedApplier(InvalidationApplier):
         more = f", also={also!r}" if also else ""
         return f"MemcachedApplier({store!r}, {self.namespace!r}{more})"
 
+    @property
+    def stores(self) -> Sequence[CacheStore]:
+        """The store, and those of ``also``."""
+        return [each for each, _ in self._stores]
+
     def apply_invalidation(self, intent: InvalidationIntent) -> None:
         [failure] = self.apply_batch([intent])
         if failure is not None:
@@ -170,21 +184,40 @@ class MemcachedApplier(InvalidationApplier):
                 store, store.nodes_of(keyspace.target(*intent.to_cache_invalidation()))
             )
 
+    def store_watermark(self, moment_ms: int) -> None:
+        # All of them before the first failure is raised.
+        found = [store_watermark(*each, moment_ms) for each in self._stores]
+        for failures in found:
+            for failure in failures.values():
+                raise failure
+
     def _apply_to(
         self,
         store: CacheStore,
         keyspace: Keyspace,
         intents: Sequence[InvalidationIntent],
     ) -> list[Exception | None]:
-        addresses = keyspace.targets(
-            [intent.to_cache_invalidation() for intent in intents]
-        )
+        addresses = keyspace.targets(intents)
         # Distinct intents may meet in one tag.
-        targets = list(dict.fromkeys(addresses))
-        failures = replace(store, targets, self._new_tokens, self._kind)
+        targets = dict.fromkeys(addresses)
+        failures = replace(store, list(targets), self._new_tokens, self._kind)
+        flush = keyspace.namespace_token()
+        if flush in targets and flush not in failures:
+            self._replace_copies_again(store, flush, failures)
         if not failures:
             return [None] * len(intents)
         return [failures.get(address) for address in addresses]
+
+    def _replace_copies_again(
+        self, store: CacheStore, flush: Address, failures: Failures
+    ) -> None:
+        """Replace the namespace's token on each node once more, if there are several.
+
+        The first copies arrive one after the other. What a loader has made of an entry
+        that the flush had not reached, and stored where it had, ends with the second.
+        """
+        if len(store.nodes_of(flush)) > 1:
+            failures.update(replace(store, [flush], self._new_tokens, self._kind))
 
     def _new_tokens(self, _: Sequence[Copy], found: Sequence[bytes]) -> list[bytes]:
         return fresh_tokens(len(found), int(self._clock() * 1000), self._kind)

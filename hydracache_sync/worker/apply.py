@@ -8,11 +8,15 @@ from typing import Callable, Sequence
 
 from hydracache_sync.errors import ApplyTransient
 from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.outbox.claimed_row import ClaimedRow
 from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.worker.appliers import InvalidationApplier
 
 logger = printable_logger(__name__)
+
+#: Rows that were not tried before and wait for nothing.
+_PLAIN: set[type[OutboxRow]] = {ClaimedRow}
 
 
 class Batch:
@@ -29,11 +33,17 @@ class Batch:
 
     def __init__(self, rows: Sequence[OutboxRow], max_attempts: int) -> None:
         self.size = len(rows)
-        self.rows: dict[InvalidationIntent, list[OutboxRow]] = {}
+        self.rows: dict[InvalidationIntent, tuple[OutboxRow, ...]] = {}
         self.malformed: list[OutboxRow] = []
         self.exhausted: list[OutboxRow] = []
         self.waited: list[OutboxRow] = []
         self.failures: list[Exception | None] = []
+        if set(map(type, rows)) == _PLAIN:
+            # Mostly like this: nothing has happened to any of them, and all differ.
+            found = dict(zip([row.intent for row in rows], zip(rows)))
+            if len(found) == len(rows) and None not in found:
+                self.rows = found  # type: ignore[assignment]
+                return
         for row in rows:
             intent = row.intent
             if intent is None:
@@ -44,7 +54,9 @@ class Batch:
                 continue
             if row.waits_for is not None:
                 self.waited.append(row)
-            self.rows.setdefault(intent, []).append(row)
+            first = self.rows.setdefault(intent, (row,))
+            if first[0] is not row:
+                self.rows[intent] = (*first, row)
 
 
 def apply_batch(

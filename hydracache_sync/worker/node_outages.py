@@ -5,7 +5,7 @@ node is back when it acknowledges something; that it was not needed proves nothi
 that wait for a node are claimed seldom enough to stay out of the way of the rows for
 the others. When the node is back they are requeued, see ``requeues``. Two things prove
 that it is back: an acknowledgement here, or a row that had waited for it and was
-applied now, since another worker may have put off the other rows.
+applied now. The second counts because another worker may have deferred the other rows.
 """
 
 from __future__ import annotations
@@ -115,14 +115,18 @@ class CacheOutages:
         :param answered: gives the nodes that have acknowledged each row, None among
             them if the applier names none; called only while there are outages.
         """
-        with self._lock.mine():
-            waiting = bool(self._outages)
+        # Read without the lock: most of the time there are none. One that begins at
+        # this moment is noted by the batch that it begins with.
+        waiting = bool(self._outages)
+        if not waiting and not failed:
+            return []
         proofs = [set(nodes) for nodes in answered()] if waiting else []
         with self._lock.mine():
             ended = self._note_answers(proofs, failed)
             began = self._note_failures(failed)
         for each in ended:
-            self._logger.info(
+            # As loud as its begin: a log that has only that says that it lasts.
+            self._logger.warning(
                 "the cache of namespace %s is back%s after %.1f s",
                 self._namespace,
                 _on(each.node),

@@ -41,8 +41,8 @@ class PlainKeyApplier(InvalidationApplier):
 
     For code that keeps its own ``get`` and ``set``. The guarantee is weaker than that
     of :class:`MemcachedApplier`: the delete is not lost, but a reader that loaded the
-    old value before the commit may put it back after the delete, and then it stays
-    until its TTL. Only tokens close that race.
+    old value before the commit may store it after the delete. Then it stays until its
+    TTL. Only tokens close that race.
 
     Thread-safe if ``client`` is.
 

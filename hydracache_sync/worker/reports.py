@@ -79,10 +79,8 @@ class WorkerCounts:
     def add(self, report: PublishReport, **more: int) -> None:
         """Add ``report``, and further counts by their names."""
         with self._lock.mine():
-            counts = {
-                field.name: getattr(self.total, field.name)
-                + getattr(report, field.name, 0)
-                + more.get(field.name, 0)
-                for field in fields(WorkerDiagnostics)
-            }
+            total = self.total
+            counts = {**total.__dict__}
+            for name, count in (*report.__dict__.items(), *more.items()):
+                counts[name] += count
             self.total = WorkerDiagnostics(**counts)

@@ -7,6 +7,7 @@ are not settled yet stay claimed until their claim ends, and are then applied ag
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Callable, Iterator, Mapping, Sequence
 
 from hydracache_sync.backoff import Backoff
@@ -35,7 +36,7 @@ logger = printable_logger(__name__)
 #: Logged with a dead letter whose applier cannot flush.
 NO_FLUSH = (
     "; its applier cannot flush, so the cache may serve the old value until its TTL:"
-    " mend the cause, then run `hydracache dead retry`"
+    " fix the cause, then run `hydracache dead retry`"
 )
 
 
@@ -63,9 +64,12 @@ def _outcomes_of(batch: Batch, max_attempts: int) -> _Outcomes:
     for row in batch.malformed:
         found.dead.setdefault(row.last_error or "malformed row", []).append(row)
     for row in batch.exhausted:
-        error = f"{row.attempts} attempts without success; the last: {ABANDONED}"
+        error = f"no success up to attempt {row.attempts}, the last: {ABANDONED}"
         found.dead.setdefault(error, []).append(row)
     groups = iter(batch.rows.values())
+    if batch.failures.count(None) == len(batch.rows):
+        found.published += chain.from_iterable(groups)
+        return found
     # Failures first: zip takes no group that it then finds no failure for.
     for failure, rows in zip(batch.failures, groups):
         if failure is None:
@@ -88,14 +92,21 @@ def _outcomes_of(batch: Batch, max_attempts: int) -> _Outcomes:
 
 
 class _Ledger:
-    """What has been written down of one batch so far."""
+    """What has been written down of one batch so far.
+
+    :ivar counts: as in the report.
+    """
 
     def __init__(self, claimed: int) -> None:
-        self.report = PublishReport(claimed=claimed)
+        self.counts = {"claimed": claimed}
         self.events: list[Event] = []
 
+    def count(self, **counts: int) -> None:
+        for name, count in counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
+
     def note(self, event: Event, **counts: int) -> None:
-        self.report += PublishReport(**counts)
+        self.count(**counts)
         self.events.append(event)
 
 
@@ -158,10 +169,11 @@ class Settler:
             self._requeue_waiting(batch, outcomes.published, requeue_limit)
         finally:
             # Also of what was written down before the database failed.
-            self._counts.add(ledger.report, iterations=1)
+            report = PublishReport(**ledger.counts)
+            self._counts.add(report, iterations=1)
             for each in ledger.events:
                 self._subscribers.tell(each)
-        return ledger.report
+        return report
 
     def _publish(
         self, rows: Sequence[OutboxRow], started: float, ledger: _Ledger
@@ -169,9 +181,11 @@ class Settler:
         if rows:
             done = self._outbox.mark_published(rows)
             lost = len(rows) - done
-            seconds = self._clock() - started
-            event = Published(self._namespace, rows, lost, seconds)
-            ledger.note(event, published=done, lost=lost)
+            ledger.count(published=done, lost=lost)
+            if self._subscribers:
+                seconds = self._clock() - started
+                event = Published(self._namespace, rows, lost, seconds)
+                ledger.events.append(event)
 
     def _note_outages(
         self, unavailable: Mapping[tuple[NodeName, str], object], batch: Batch
@@ -259,7 +273,7 @@ class Settler:
         advice = "" if flushed or self._applier.can_flush else NO_FLUSH
         for row in rows:
             logger.error(
-                "row %d of namespace %s is a dead letter after %d attempts: %s%s",
+                "row %d of namespace %s is a dead letter at attempt %d: %s%s",
                 row.id,
                 self._namespace,
                 row.attempts + 1,

@@ -91,7 +91,7 @@ class InvalidationWait:
 
     Source: ``InvalidationWait`` in ``hydracache-db/src/outbox.rs``. Differs: it watches
     the rows of the receipt and not the whole namespace, which in a busy app never
-    drains, and neither a dead letter nor a commit that is not visible satisfies it.
+    drains. Neither a dead letter nor a commit that is not visible satisfies it.
     """
 
     def __init__(

@@ -16,9 +16,10 @@ from typing import Callable, Sequence
 
 from hydracache_sync.backoff import FULL_JITTER, Backoff
 from hydracache_sync.durations import duration_ms, positive_ms
-from hydracache_sync.errors import OutboxError
+from hydracache_sync.errors import ApplyError, OutboxError
 from hydracache_sync.events import Event, EventSubscriber, OutageBegan
 from hydracache_sync.keys import checked_namespace
+from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.printable import printable_logger
@@ -38,6 +39,7 @@ from hydracache_sync.worker.reports import (
     WorkerDiagnostics,
 )
 from hydracache_sync.worker.settle import Settler
+from hydracache_sync.worker.tracer import NO_TRACER, WorkerTracer
 
 logger = printable_logger(__name__)
 
@@ -78,7 +80,9 @@ class OutboxWorker:
         that died or hung at a row counts as one, if it tried the row alone and the
         cache had answered: its claim expired then.
     :param escalate: flush the namespace when a row becomes a dead letter, at most once
-        a minute, so that what it was to invalidate is not served for ever.
+        a minute, so that the old value is not served for an unlimited time.
+    :param watermark: have the pool, and :meth:`drain` at its end, store until when all
+        is published, for caches with ``max_staleness``.
     :param outage_timing: how outages of the cache's nodes are judged; for tests.
     :param monotonic: seconds that never go back; replaced in tests.
 
@@ -98,6 +102,7 @@ class OutboxWorker:
         max_backoff: float = MAX_BACKOFF,
         max_attempts: int = MAX_ATTEMPTS,
         escalate: bool = True,
+        watermark: bool = False,
         outage_timing: OutageTiming = DEFAULT_OUTAGE_TIMING,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -115,21 +120,29 @@ class OutboxWorker:
         self.max_backoff = max_backoff
         self.max_attempts = max(1, max_attempts)
         self.escalate = escalate
+        self.watermark = watermark
         self._owner = owner
         self._start = secrets.token_hex(4)
         self._monotonic = monotonic
         #: Whether rows of the last claim were abandoned. More are likely to be.
         self._is_careful = False
         self._counts = WorkerCounts()
+        self._tracer = NO_TRACER
         self._subscribers: Subscribers[Event] = Subscribers("after a batch")
+        self._inline: Subscribers[Event] = Subscribers("after an inline publish")
         self._outages = CacheOutages(
             self.namespace, logger, backoff, timing=outage_timing, clock=monotonic
+        )
+        #: The moment of the watermark that every node has, of the monotonic clock.
+        self._watermark_at: float | None = None
+        self._storing_watermark = LoggedOutage(
+            logger, f"storing the watermark of namespace {self.namespace}"
         )
         self._publisher = InlinePublisher(
             outbox,
             applier,
             counts=self._counts,
-            subscribers=self._subscribers,
+            subscribers=self._inline,
             clock=monotonic,
         )
         self._settler = Settler(
@@ -162,7 +175,12 @@ class OutboxWorker:
 
         The oldest, if several nodes are away.
         """
-        return next(iter(self._outages.current), None)
+        return next(iter(self.outages), None)
+
+    @property
+    def outages(self) -> Sequence[OutageBegan]:
+        """How each outage of the cache began that lasts now, oldest first."""
+        return self._outages.current
 
     @property
     def partly_away(self) -> bool:
@@ -189,15 +207,32 @@ class OutboxWorker:
         for event in self._outages.expire():
             self._subscribers.tell(event)
 
-    def subscribe(self, callback: EventSubscriber) -> Callable[[], None]:
-        """Have ``callback`` called with each event, see :mod:`hydracache_sync.events`.
+    def subscribe(
+        self, callback: EventSubscriber, *, inline: bool = True
+    ) -> Callable[[], None]:
+        """Have ``callback`` called with each event, see ``hydracache_sync.events``.
 
         It is called in the thread that ran the batch, after all is written down. What
         it raises is logged and dropped. Thread-safe.
 
+        :param inline: also with those of :meth:`publish`, which then reads the rows.
         :return: call it to unsubscribe.
         """
-        return self._subscribers.add(callback)
+        of = [self._subscribers, *([self._inline] if inline else [])]
+        ends = [each.add(callback) for each in of]
+
+        def unsubscribe() -> None:
+            for end in ends:
+                end()
+
+        return unsubscribe
+
+    def trace(self, tracer: WorkerTracer) -> None:
+        """Have ``tracer`` open spans around the worker's work from now on.
+
+        For :func:`hydracache_sync.tracing.instrument`; a later call replaces it.
+        """
+        self._tracer = tracer
 
     # Running
 
@@ -218,9 +253,11 @@ class OutboxWorker:
         limit = self.batch_size
         if self._is_careful:
             limit = min(limit, CAREFUL_BATCH_SIZE)
-        rows = self.outbox.claim(
-            self.namespace, self.owner, limit=limit, claim_ttl=self.claim_ttl
-        )
+        with self._tracer.claim(self.namespace) as note:
+            rows = self.outbox.claim(
+                self.namespace, self.owner, limit=limit, claim_ttl=self.claim_ttl
+            )
+            note(rows)
         if on_claim is not None:
             on_claim(len(rows))
         abandoned = [row for row in rows if row.was_abandoned]
@@ -253,6 +290,14 @@ class OutboxWorker:
         :param alone: the last worker of the only row has died, perhaps of it.
         """
         batch = Batch(rows, self.max_attempts)
+        with self._tracer.apply(self.namespace, rows) as note:
+            report = self._apply_and_settle(batch, started, stop, alone)
+            note(report, batch.failures)
+        return report
+
+    def _apply_and_settle(
+        self, batch: Batch, started: float, stop: threading.Event | None, alone: bool
+    ) -> PublishReport:
         try:
             if not alone or self._may_try_alone(batch):
                 apply_batch(
@@ -274,9 +319,10 @@ class OutboxWorker:
         return self._settle(batch, started)
 
     def _settle(self, batch: Batch, started: float) -> PublishReport:
-        return self._settler.settle(
-            batch, started=started, requeue_limit=self.batch_size
-        )
+        with self._tracer.settle(self.namespace, batch.size):
+            return self._settler.settle(
+                batch, started=started, requeue_limit=self.batch_size
+            )
 
     def _release_on_error(self, rows: Sequence[OutboxRow]) -> None:
         """Release ``rows`` that are not reached, because of an error that goes on."""
@@ -317,11 +363,51 @@ class OutboxWorker:
             report = self.run_once(stop=stop)
             total += report
             if not self.worth_another(report):
-                return total
+                break
             if stop is not None and stop.is_set():
-                return total
+                break
             if deadline is not None and self._monotonic() >= deadline:
-                return total
+                break
+        if self.watermark:
+            self.store_watermark()
+        return total
+
+    def store_watermark(self) -> bool:
+        """Store until when everything is published, for caches with ``max_staleness``.
+
+        For a loop of your own around :meth:`run_once`: call it about once a second. A
+        dead letter holds the watermark back until a flush has made up for it, which is
+        scheduled where that was lost.
+
+        :return: whether every node has it. False if one is away, which is logged, or if
+            nothing is known at the moment: see ``InvalidationOutbox.watermark``.
+        :raises OutboxError: the database failed.
+        """
+        found = self.outbox.watermark(self.namespace)
+        if found.dead_letters and self.escalate and self.applier.can_flush:
+            self.outbox.escalate(self.namespace)
+        if found.moment_ms is None:
+            return False
+        try:
+            self.applier.store_watermark(found.moment_ms)
+        except (ApplyError, OSError) as exc:
+            # Readers of that node load until the next one reaches it.
+            self._storing_watermark.begin(exc)
+            return False
+        self._storing_watermark.end()
+        age = (found.now_ms - found.moment_ms) / 1000
+        self._watermark_at = self._monotonic() - age
+        return True
+
+    @property
+    def watermark_age(self) -> float | None:
+        """Seconds since the moment that this worker last stored as the watermark.
+
+        Each commit that ended before it is published, and every node knows that. None
+        until one was stored.
+        """
+        stored = self._watermark_at
+        return None if stored is None else max(0.0, self._monotonic() - stored)
 
     def publish(
         self, receipt: InvalidationReceipt, *, timeout: float = 1.0
@@ -349,7 +435,10 @@ class OutboxWorker:
         duration_ms("timeout", timeout)
         if receipt.targets == 0:
             return PublishReport()
-        return self._publisher.publish(receipt, timeout=timeout)
+        with self._tracer.publish(receipt) as note:
+            report = self._publisher.publish(receipt, timeout=timeout)
+            note(report)
+        return report
 
     def diagnostics(self) -> WorkerDiagnostics:
         """Return the counts so far; a forked child goes on from its parent's."""

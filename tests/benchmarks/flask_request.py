@@ -32,9 +32,14 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
-from _side_by_side import COLUMNS, NAMESPACE, hand_apply, hand_targets
+from _side_by_side import (
+    COLUMNS,
+    NAMESPACE,
+    HandTokens,
+    hand_apply,
+    hand_targets,
+)
 from flask import Flask, g
-from pymemcache.client.base import Client
 
 from hydracache_sync import CommitPosition, SQLiteOutbox
 from hydracache_sync.integrations.flask import HydraCache
@@ -80,8 +85,7 @@ def make_app(path: str, memcached: str, kind: str) -> Flask:
         return "nothing"
 
     if kind.startswith("bare"):
-        host, _, port = memcached.rpartition(":")
-        client = Client((host, int(port)), default_noreply=False)
+        client = HandTokens(memcached)
         own = sqlite3.connect(path, timeout=10, check_same_thread=False)
         own.execute("pragma synchronous = full")
 

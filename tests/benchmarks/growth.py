@@ -28,11 +28,13 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
+from _plans import show_plans
+from _results import Results
 from latency import on_disk
 
 from hydracache_sync import SQLiteOutbox, open_outbox
 from support.servers import SQL_SERVERS
-from support.statement_cases import MADE, runs
+from support.statement_cases import MADE
 
 NAMESPACE = "shop"
 
@@ -42,15 +44,6 @@ PURGED = 50
 
 #: Rows that one statement fills in.
 BULK = 1_000_000
-
-#: Queries whose plans are shown.
-EXPLAINED = (
-    "CLAIM_PEEK",
-    "CLAIM_SELECT",
-    "STATUS",
-    "STATUS_FOR_COMMIT",
-    "PURGE_SELECT",
-)
 
 #: Finished rows come first by their numbers, then pending ones, then dead ones.
 ROWS = f"""
@@ -216,8 +209,10 @@ CALLS: dict[Callable[[Table, random.Random], Any], int] = {
 }
 
 
-def measure(tables: list[Table], rounds: int, rng: random.Random) -> bool:
-    """Print the medians; return whether all were as good as they are to be."""
+def measure(
+    tables: list[Table], rounds: int, rng: random.Random, saved: list[list[str]]
+) -> bool:
+    """Print the medians, and add them to ``saved``; return whether all are good."""
     good = True
     for call, times in CALLS.items():
         took: dict[int, list[float]] = {table.finished: [] for table in tables}
@@ -235,70 +230,15 @@ def measure(tables: list[Table], rounds: int, rng: random.Random) -> bool:
                     took[table.finished].append(seconds / times)
         smallest = took[tables[0].finished]
         cells = []
+        saved.append([call.__name__])
         for seconds_of in took.values():
             ratio = statistics.median(b / a for a, b in zip(smallest, seconds_of))
-            cells.append(f"{statistics.median(seconds_of) * 1000:9.3f} x{ratio:.2f}")
+            milliseconds = statistics.median(seconds_of) * 1000
+            cells.append(f"{milliseconds:9.3f} x{ratio:.2f}")
+            saved[-1].append(f"{milliseconds:.3f} ms, {ratio:.2f}")
             good &= ratio <= 1.5
         print(f"  {call.__name__:8}" + "  ".join(cells), flush=True)
     return good
-
-
-# Plans
-
-
-class Explaining:
-    """A cursor that asks for a statement's plan in its place.
-
-    :param explain: what the database wants before the statement.
-    """
-
-    def __init__(self, cursor: Any, explain: str) -> None:
-        self._cursor = cursor
-        self._explain = explain
-        self.plan: list[str] = []
-
-    @property
-    def description(self) -> Any:
-        return self._cursor.description
-
-    def execute(self, text: str, values: Any = ()) -> None:
-        self._cursor.execute(self._explain + text, values)
-
-    def fetchall(self) -> Any:
-        names = [column[0] for column in self._cursor.description]
-        for record in self._cursor.fetchall():
-            step = dict(zip(names, record))
-            # The estimate of rows is left out: it differs with the table.
-            self.plan.append(
-                str(step["detail"])
-                if "detail" in step
-                else f"{step['table']}: {step['type']} {step['key']}, {step['Extra']}"
-            )
-
-
-def plans(table: Table, explain: str) -> dict[str, list[str]]:
-    """The plan of each query in that table."""
-    entries = {state: table.finished for state in (0, 1, 2)}
-    found: dict[str, list[str]] = {}
-    with table.outbox._database.session() as connection:
-        cursor = connection.cursor()
-        lock = table.outbox._claims._order.locking(cursor)
-        for run in runs(table.outbox, entries, lock):
-            if run.name in EXPLAINED:
-                explaining = Explaining(cursor, explain)
-                run.on(explaining)
-                found[run.name] = explaining.plan
-        connection.rollback()
-    return found
-
-
-def show_plans(tables: list[Table], explain: str) -> None:
-    smallest, *others = [plans(table, explain) for table in tables]
-    for name, steps in smallest.items():
-        print(f"  {name}: {'; '.join(steps)}")
-        for table, other in zip(tables[1:], others):
-            if other[name] != steps:
-                print(f"    with {table.finished}: {'; '.join(other[name])}")
 
 
 def main() -> int:
@@ -312,6 +252,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
     parser.add_argument("--only", choices=["sqlite", *SQL_SERVERS])
     parser.add_argument("--disk", metavar="DIRECTORY")
+    parser.add_argument("--save", metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
     sizes = Sizes(sorted(options.finished), options.pending, options.dead)
     if sizes.finished[0] // 2 < (options.rounds + 1) * PURGED:
@@ -325,6 +266,8 @@ def main() -> int:
         f" ratio to the smallest, {options.rounds} rounds"
     )
     good = True
+    results = Results()
+    versions: dict[str, str] = {}
     for place in [options.only] if options.only else ["sqlite", "mariadb"]:
         sqlite = place == "sqlite"
         made = (
@@ -334,8 +277,18 @@ def main() -> int:
         )
         with made as tables:
             print(f"{place}{' ' + sqlite3.sqlite_version if sqlite else ''}")
-            good &= measure(tables, options.rounds, rng)
-            show_plans(tables, "explain query plan " if sqlite else "explain ")
+            versions.update(tables[0].outbox.versions())
+            saved = results.table(
+                f"{place}, {sizes.pending:,} pending and {sizes.dead:,} dead rows:",
+                ["call", *(f"{count:,} finished" for count in sizes.finished)],
+            )
+            good &= measure(tables, options.rounds, rng, saved)
+            show_plans(
+                {table.finished: table.outbox for table in tables},
+                "explain query plan " if sqlite else "explain ",
+            )
+    if options.save:
+        results.save(options.save, **versions)
     print("goal <= 1.5: " + ("met" if good else "missed"))
     return 0 if good else 1
 

@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
+from _results import Results
 from pymemcache.client.base import Client
 
 from hydracache_sync import SQLiteOutbox
@@ -42,6 +43,12 @@ THREADS = 16
 
 #: Seconds that the loader of the herd takes.
 SLOW = 0.3
+
+#: Pages read a row before the cache, as those do that know who is logged in.
+LOGIN = "HIT_RATE_LOGIN" in os.environ
+
+#: Pages get another entry from the cache before, which nobody writes.
+HIT = "HIT_RATE_HIT" in os.environ
 
 SELECT = "select version from item where id = 1"
 UPDATE = "update item set version = version + 1 where id = 1"
@@ -101,6 +108,10 @@ class FlaskApp:
             time.sleep(pause)
             return self.select()
 
+        if LOGIN:
+            self.select()
+        if HIT:
+            self.calls.get_or_load("user:1", self.select, tags=["user"])
         return str(self.calls.get_or_load("item:1", load, tags=["item"]))
 
     def change(self) -> str:
@@ -176,12 +187,19 @@ class DjangoApp:
             return cursor.fetchone() if statement is SELECT else None
 
     def visit(self, pause: float) -> bool:
+        def select() -> int:
+            return int(self.execute(SELECT)[0])
+
         def load() -> int:
             self.loads.count += 1
             time.sleep(pause)
-            return int(self.execute(SELECT)[0])
+            return select()
 
         def show(request: Any) -> Any:
+            if LOGIN:
+                self.execute(SELECT)
+            if HIT:
+                self.calls.get_or_load("user:1", select, tags=["user"])
             found = self.calls.get_or_load("item:1", load, tags=["item"])
             return self.answer(str(found))
 
@@ -250,7 +268,7 @@ def read(kind: str, path: str, memcached: str, seconds: float, begin: Any) -> An
     begin.wait()
     pace(READS_A_SECOND / READERS, seconds, step)
     found = app.diagnostics()
-    why = ("transaction", "uncommitted", "unseen", "request")
+    why = ("transaction", "uncommitted", "unseen", "request", "earlier")
     return reads, {each: getattr(found, f"refused_{each}") for each in why}
 
 
@@ -304,7 +322,8 @@ def database() -> Any:
         yield path
 
 
-def measure(kind: str, rate: float, seconds: float) -> None:
+def measure(kind: str, rate: float, seconds: float) -> list[str]:
+    """Print what was hit, and return the same as cells."""
     processes = multiprocessing.get_context("spawn")
     with Memcached() as memcached, database() as path:
         with processes.Manager() as shared, processes.Pool(READERS + 1) as pool:
@@ -329,6 +348,9 @@ def measure(kind: str, rate: float, seconds: float) -> None:
         f" {hits / of_plain:7.3f}  {refused or ''}",
         flush=True,
     )
+    why = ", ".join(f"{reason} {total}" for reason, total in refused.items())
+    shares = f"{hits:.1%}".replace("%", " %"), f"{of_plain:.1%}".replace("%", " %")
+    return [kind, f"{rate:g}", str(reads), *shares, f"{hits / of_plain:.3f}", why]
 
 
 def main() -> None:
@@ -336,18 +358,36 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each rate")
     parser.add_argument("--only", choices=list(APPS))
     parser.add_argument("--snapshot", default="auto", help="HYDRACACHE_SNAPSHOT")
+    parser.add_argument("--login", action="store_true", help="read a row before, too")
+    parser.add_argument("--save", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--hit", action="store_true", help="get another entry before")
     options = parser.parse_args()
     os.environ["HYDRACACHE_SNAPSHOT"] = options.snapshot  # of the processes
+    if options.login:
+        os.environ["HIT_RATE_LOGIN"] = "yes"
+    if options.hit:
+        os.environ["HIT_RATE_HIT"] = "yes"
     kinds = [options.only] if options.only else list(APPS)
     print("                     writes   reads     hits    plain   ratio  refused for")
+    results = Results()
+    table = results.table(
+        f"{READERS} processes that read {READS_A_SECOND:g} times a second together:",
+        ["app", "writes a second", "reads", "hits", "plain key", "ratio", "not stored"],
+    )
     for kind in kinds:
         for rate in RATES:
-            measure(kind, rate, options.seconds)
+            table.append(measure(kind, rate, options.seconds))
+    herds = results.table(
+        f"{THREADS} readers that miss a key at once:", ["app", "loads"]
+    )
     processes = multiprocessing.get_context("spawn")
     for kind in kinds:
         with Memcached() as memcached, database() as path, processes.Pool(1) as pool:
             loads = pool.apply(herd, (kind, path, memcached.address))
         print(f"{kind:20} {THREADS} readers miss at once: loads {loads}", flush=True)
+        herds.append([kind, str(loads)])
+    if options.save:
+        results.save(options.save, SQLite=sqlite3.sqlite_version)
 
 
 if __name__ == "__main__":

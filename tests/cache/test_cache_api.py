@@ -43,11 +43,6 @@ def store(request: pytest.FixtureRequest, clock: FakeClock) -> CacheStore:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def cache(store: CacheStore, unique: str, clock: FakeClock) -> TaggedCache:
     return TaggedCache(store, unique, clock=clock)
 
@@ -141,6 +136,17 @@ def test_a_loader_of_many_that_names_a_key_otherwise_is_refused(
     assert cache.get_many([asked, given]) == {}
 
 
+@pytest.mark.parametrize("loaded", [["a", "b"], [("1", "a")], None, "1"], ids=repr)
+def test_a_loader_of_many_that_names_no_keys_is_refused(
+    cache: TaggedCache, loaded: Any
+) -> None:
+    said = f"must return a dict, .* not {type(loaded).__name__}$"
+    with pytest.raises(TypeError, match=said):
+        cache.get_many_or_load(["1", "2"], lambda keys: loaded)
+
+    assert cache.get_many(["1", "2"]) == {}
+
+
 def test_one_of_many_that_is_invalidated_is_loaded_anew(
     cache: TaggedCache, applier: MemcachedApplier
 ) -> None:
@@ -180,8 +186,8 @@ def test_many_values_of_an_old_snapshot_are_not_stored(
 def test_a_value_of_many_that_cannot_be_stored_leaves_all_of_them_out(
     cache: TaggedCache,
 ) -> None:
-    with pytest.raises(TypeError, match="set"):
-        cache.get_many_or_load(["a", "b"], lambda keys: {"a": 1, "b": {1}})
+    with pytest.raises(TypeError, match="object"):
+        cache.get_many_or_load(["a", "b"], lambda keys: {"a": 1, "b": object()})
 
     assert cache.get_many(["a", "b"]) == {}
 
@@ -357,9 +363,36 @@ def test_an_entry_may_live_for_longer_than_memcached_counts(
 
 
 def test_a_soft_ttl_beyond_all_clocks_is_never_due(cache: TaggedCache) -> None:
-    cache.get_or_load("k", lambda: "v", tags=TAGS, soft_ttl=1e30)
+    cache.get_or_load("k", lambda: "v", tags=TAGS, ttl=0, soft_ttl=1e30)
 
-    assert cache.get_or_load("k", never, tags=TAGS, soft_ttl=1e30) == "v"
+    assert cache.get_or_load("k", never, tags=TAGS, ttl=0, soft_ttl=1e30) == "v"
+
+
+@pytest.mark.parametrize(("ttl", "soft_ttl"), [(10, 11), (10, 10), (None, 3600)])
+def test_a_soft_ttl_that_no_entry_lives_to_see_is_refused(
+    cache: TaggedCache, ttl: float | None, soft_ttl: float
+) -> None:
+    said = "soft_ttl must be below ttl"
+
+    with pytest.raises(ValueError, match=said):
+        cache.get_or_load("k", never, ttl=ttl, soft_ttl=soft_ttl)
+    with pytest.raises(ValueError, match=said):
+        cache.refresh("k", never, ttl=ttl, soft_ttl=soft_ttl)
+    with pytest.raises(ValueError, match=said):
+        cache.set("k", "v", ttl=ttl, soft_ttl=soft_ttl, since=1.0)
+    with pytest.raises(ValueError, match=said):
+        cache.reserve("k").fill("v", ttl, soft_ttl=soft_ttl)
+    with pytest.raises(ValueError, match=said):
+        cache.cached(tags=(), ttl=ttl, soft_ttl=soft_ttl)
+
+
+def test_a_soft_ttl_of_a_cache_is_below_its_ttl() -> None:
+    with pytest.raises(ValueError, match="soft_ttl must be below ttl, not 20"):
+        TaggedCache(MemoryStore(), "shop", ttl=10, soft_ttl=20)
+
+    cache = TaggedCache(MemoryStore(), "shop", ttl=0, soft_ttl=20)
+    assert cache.get_or_load("short", lambda: "v", ttl=10) == "v"
+    assert cache.get_or_load("short", never, ttl=10) == "v"
 
 
 def test_past_its_soft_ttl_an_entry_is_loaded_anew_and_serves_until_then(
@@ -441,10 +474,10 @@ def test_if_loading_anew_fails_the_entry_serves_on_and_the_log_says_so_once(
     assert cache.get_or_load("k", lambda: "new", soft_ttl=100) == "new"
 
     texts = [record.getMessage() for record in caplog.records]
-    assert [text for text in texts if "loading anew" in text] == [
-        f"loading anew for the cache of namespace {cache.namespace} fails:"
+    assert [text for text in texts if "loading again" in text] == [
+        f"loading again for the cache of namespace {cache.namespace} fails:"
         " database away",
-        f"loading anew for the cache of namespace {cache.namespace} works again",
+        f"loading again for the cache of namespace {cache.namespace} works again",
     ]
 
 
@@ -507,8 +540,8 @@ def test_an_outdated_value_does_not_hide_a_mistake_of_the_program(
     cache.get_or_load("k", lambda: "old", tags=TAGS)
     applier.apply_invalidation(InvalidationIntent.tag("users"))
 
-    with pytest.raises(TypeError, match="set"):
-        cache.get_or_load("k", lambda: {1}, tags=TAGS, stale_on_error=never)
+    with pytest.raises(TypeError, match="object"):
+        cache.get_or_load("k", object, tags=TAGS, stale_on_error=never)
 
 
 # What this thread is writing

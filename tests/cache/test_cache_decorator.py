@@ -185,6 +185,29 @@ def test_tags_are_given_or_said_to_be_none(cache: TaggedCache) -> None:
     assert calls == []
 
 
+def test_functions_that_make_the_same_key_are_named_once(
+    cache: TaggedCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    def closure(number: int) -> Any:
+        made = cache.cached(key=lambda number: number, tags=())(lambda number: "user")
+        return made(number)
+
+    assert [closure(1), closure(1)] == ["user", "user"]
+    assert caplog.messages == []
+
+    product = cache.cached(key=lambda number: number, tags=())(lambda number: "product")
+    for number in (1, 1, 2, 1):
+        product(number)
+
+    [said] = caplog.messages
+    assert "closure.<locals>.<lambda> (line" in said
+    assert "both make the key '1': each is given what the other has stored" in said
+    with pytest.raises(TypeError, match="key must be a function .*, not 'user'"):
+        cache.cached(key="user", tags=())(numbered)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"tags is None: give \(\) for none"):
+        cache.cached(tags=None)(numbered)  # type: ignore[arg-type]
+
+
 def test_the_result_of_a_call_can_be_loaded_anew(cache: TaggedCache) -> None:
     values = iter(["first", "second", "third", 4.2j])
     load = cache.cached(key=lambda number: number, tags=lambda number: [number])(
@@ -388,6 +411,13 @@ def test_a_name_that_does_not_identify_a_function_needs_a_key(
     cache.cached(key=lambda *args: "key", tags=())(function)
 
 
+def test_a_function_of_an_app_factory_is_to_move_out_of_it(cache: TaggedCache) -> None:
+    with pytest.raises(TypeError, match="top level of its module, or give @cached"):
+        cache.cached(tags=())(closure_of("acme"))
+    with pytest.raises(TypeError, match="arguments: those of two .*: give @cached"):
+        cache.cached(tags=())(class_of("acme")().fetch)
+
+
 def test_closures_with_keys_do_not_get_each_others_values(cache: TaggedCache) -> None:
     both = [
         cache.cached(key=lambda tenant=tenant: f"name:{tenant}", tags=())(
@@ -458,7 +488,7 @@ def test_two_functions_of_one_name_need_a_key(
     source = tmp_path / "views_of_two.py"
     source.write_text(TWICE)
     views = importlib.import_module("views_of_two")
-    views = importlib.reload(views)  # defines the same function anew
+    views = importlib.reload(views)  # defines the same function again
     assert views.index() == "shop"
     source.write_text(TWICE + more)
     importlib.invalidate_caches()

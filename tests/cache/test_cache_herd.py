@@ -384,7 +384,7 @@ def test_an_error_is_for_its_caller_and_the_others_load_themselves(
 def test_a_value_that_cannot_be_stored_leaves_nobody_waiting(
     cache: TaggedCache,
 ) -> None:
-    bad = Load({1})
+    bad = Load(1j)
     leader = read(cache, bad)
     assert bad.started.wait(DEADLINE)
     other = read(cache, lambda: "v")
@@ -580,22 +580,28 @@ def test_nobody_joins_while_the_store_does_not_answer(unique: str) -> None:
 
 # Loads that are slow, hang or raise
 
-#: Seconds. Readers relieve a slow load after so many.
-MAX_WAIT = 0.4
+#: Seconds. Readers relieve a slow load after so many. More than a busy machine keeps a
+#: thread waiting.
+MAX_WAIT = 1.0
 
 
 class Slow:
-    """A loader that takes its time, and counts how often it runs, and at once."""
+    """A loader that takes its time, and counts how often it runs, and at once.
+
+    :ivar took: seconds of its longest call: more than it sleeps, on a busy machine.
+    """
 
     def __init__(self, seconds: float, error: Exception | None = None) -> None:
         self.seconds = seconds
         self.error = error
         self.calls = 0
         self.most_at_once = 0
+        self.took = 0.0
         self._running = 0
         self._lock = threading.Lock()
 
     def __call__(self) -> str:
+        began = time.monotonic()
         with self._lock:
             self.calls += 1
             self._running += 1
@@ -603,6 +609,7 @@ class Slow:
         time.sleep(self.seconds)
         with self._lock:
             self._running -= 1
+            self.took = max(self.took, time.monotonic() - began)
         if self.error is not None:
             raise self.error
         return "v"
@@ -637,10 +644,11 @@ def test_a_slow_load_is_repeated_once_in_each_max_wait(hasty: TaggedCache) -> No
 
     seconds = spent(60, lambda: hasty.get_or_load("k", slow, tags=TAGS))
 
-    # At the start, and after one, two and three times max_wait; and at four, perhaps.
-    assert 2 <= slow.calls <= 5
+    # At the start, and after each max_wait until the first has ended: five, if each
+    # sleeps for no longer than it should.
+    assert 2 <= slow.calls <= 1 + slow.took / MAX_WAIT
     # Who does not load gets the value of the first, at once.
-    assert sorted(seconds)[60 - 5] < 5.5 * MAX_WAIT
+    assert sorted(seconds)[60 - slow.calls] < slow.took + 1.5 * MAX_WAIT
 
 
 def test_a_slow_load_is_repeated_by_each_process_once_in_each_max_wait(
@@ -689,7 +697,7 @@ def test_to_wait_for_a_slow_load_costs_little_more_than_to_load(
     seconds = spent(8, lambda: hasty.get_or_load("k", slow, tags=TAGS))
 
     # All of them wait for the first, and one has begun after max_wait. It was 53 / 32.
-    assert sum(seconds) < 8 * slow.seconds * 42 / 32
+    assert sum(seconds) < 8 * slow.took * 42 / 32
 
 
 def test_a_load_that_raises_is_not_waited_for_again(hasty: TaggedCache) -> None:
@@ -699,7 +707,7 @@ def test_a_load_that_raises_is_not_waited_for_again(hasty: TaggedCache) -> None:
     seconds = spent(8, lambda: hasty.get_or_load("k", raising, tags=TAGS))
 
     # It was 15 / 8.
-    assert sum(seconds) < 8 * raising.seconds * 11 / 8
+    assert sum(seconds) < 8 * raising.took * 11 / 8
     assert hasty.get_or_load("k", lambda: "v", tags=TAGS) == "v"
     # What works again is waited for again.
     hasty.delete("k")
@@ -832,7 +840,11 @@ def test_of_readers_that_may_not_fill_few_load_at_once(cache: TaggedCache) -> No
 
 
 def fill_up(cache: TaggedCache) -> tuple[Load, list[Reader]]:
-    """As many loads as may run at once, by readers that may not fill."""
+    """As many loads as may run at once, by readers that may not fill.
+
+    Nor may those who begin later: what was found of the tokens is forgotten.
+    """
+    cache._entries._seen.add = lambda found: None  # type: ignore[method-assign]
     cache.reserve("k", tags=TAGS)
     load = Load("before")
     readers = [read(cache, load, since=LocalMoment.now()) for _ in range(LOADS_AT_ONCE)]

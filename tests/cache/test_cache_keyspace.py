@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hydracache_sync.cache import Keyspace, app_address
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.keys import entity_tag
 
 rings = st.from_regex(r"[A-Za-z0-9._-]{1,16}", fullmatch=True)
@@ -157,3 +158,39 @@ def test_an_application_key_that_would_break_out_of_its_command_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="no memcached key"):
         app_address(key)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        ("user", "4:2"),
+        ("us:er", "42"),
+        ("user", "100%"),
+        ("user", "4 2"),
+        ("user", "4\n2"),
+        ("us\ner:", "42"),
+        ("user", "Zoë"),
+        ("user", "x" * 180),
+        ("", ""),
+    ],
+)
+def test_targets_of_many_are_those_of_each(odd: tuple[str, str]) -> None:
+    keyspace = Keyspace("r1", "shop")
+    plain = [InvalidationIntent.entity("user", n) for n in range(3)]
+    others = [
+        InvalidationIntent.key("user:1"),
+        InvalidationIntent.tag("users"),
+        InvalidationIntent.collection("users"),
+        InvalidationIntent.flush(),
+    ]
+    for intents in (
+        plain,
+        [InvalidationIntent.entity(*odd)],
+        [*plain, InvalidationIntent.entity(*odd), *plain],
+        [*others, *plain],
+        [plain[0], *others, InvalidationIntent.entity(*odd), plain[1]],
+        [],
+    ):
+        assert keyspace.targets(intents) == [
+            keyspace.target(*intent.to_cache_invalidation()) for intent in intents
+        ]

@@ -8,6 +8,7 @@ come back.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import signal
@@ -26,10 +27,13 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cache import Keyspace
+from hydracache_sync.cache.earlier_hits import EarlierHits
 from hydracache_sync.errors import ApplyUnavailable
+from hydracache_sync.snapshots import LocalMoment
 from support.clock import FakeClock
 from support.late_link import PATIENCE, REPLIES, Link
 from support.servers import Memcached
+from support.waiting import eventually
 
 TAGS = ("users",)
 SKEW = 0.5
@@ -253,7 +257,7 @@ def test_a_late_quarantine_does_not_undo_another(world: World, cut: str) -> None
 def test_a_late_apply_after_an_eviction_lets_no_old_snapshot_in(
     world: World, cut: str
 ) -> None:
-    """Where the token is evicted, and made anew by a reader, before it arrives."""
+    """Where the token is evicted, and made again by a reader, before it arrives."""
     world.warm()
     host_a = world.applier(world.impatient())
     CUTS[cut](world.link)
@@ -700,3 +704,98 @@ def test_a_late_lock_of_a_load_is_waited_for_and_no_longer(world: World) -> None
 
     assert world.read(patient) == "new"
     assert world.read(patient) == "new"
+
+
+# A flush that is late at one of several nodes
+
+
+class Request:
+    """What an app gives to its cache: loads count as old as the request."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._began = LocalMoment(clock())
+        self._began.steady = LocalMoment.now().steady
+        self.earlier_hits = EarlierHits(self)
+
+    def __call__(self) -> float:
+        return self._began
+
+
+class HalfFlushed:
+    """A flush has come to the node of ``page``, and is on its way to that of ``first``.
+
+    Both entries are in the cache, as old. :meth:`end` lets the flush go on to its end.
+    """
+
+    def __init__(self, world: World, thread: ThreadPoolExecutor) -> None:
+        self._world = world
+        keyspace = Keyspace("1", world.namespace)
+        self.first, self.page = (
+            next(
+                key
+                for key in map(str, itertools.count())
+                if world.direct.nodes_of(keyspace.entry(key)) == [node]
+            )
+            for node in world.nodes[:2]
+        )
+        copy = keyspace.of_key(self.page)[1]
+        self.visitor = world.cache()
+        for key in (self.first, self.page):
+            self.visitor.get_or_load(key, lambda: "old", since=world.clock())
+        world.clock.advance(LONG)
+        self.visitor.get_or_load(self.first, lambda: "old")
+        before = world.direct.get_many([copy])
+        applier = world.applier(world.store(linked=True))
+        world.links[0].hold_after_reply()
+        self._flush = thread.submit(
+            applier.apply_invalidation, InvalidationIntent.flush()
+        )
+        assert world.links[0].wait_until_held(b"cas ")
+        eventually(lambda: world.direct.get_many([copy]) != before)
+
+    def end(self) -> None:
+        self._world.links[0].release()
+        self._flush.result()
+
+
+@pytest.fixture
+def half_flushed(three_nodes: World, thread: ThreadPoolExecutor) -> HalfFlushed:
+    return HalfFlushed(three_nodes, thread)
+
+
+def test_a_hit_that_a_flush_has_not_reached_does_not_outlive_it_where_it_has(
+    three_nodes: World, half_flushed: HalfFlushed
+) -> None:
+    first, page = half_flushed.first, half_flushed.page
+    three_nodes.clock.advance(2 * SKEW)
+    cache = three_nodes.cache(snapshot=Request(three_nodes.clock))
+    given = cache.get(first)
+    loaded = cache.get_or_load(page, lambda: given)
+    half_flushed.end()
+
+    assert (given, loaded) == ("old", "old")
+    assert half_flushed.visitor.get(page) is None
+
+
+def test_nor_does_what_a_loader_has_made_of_it(half_flushed: HalfFlushed) -> None:
+    first, page, visitor = half_flushed.first, half_flushed.page, half_flushed.visitor
+    loaded = visitor.get_or_load(page, lambda: visitor.get(first))
+    stored = visitor.get(page)
+    half_flushed.end()
+
+    assert (loaded, stored) == ("old", "old")
+    assert visitor.get(page) is None
+
+
+def test_a_hit_before_a_flush_is_not_stored_after_it(
+    three_nodes: World, half_flushed: HalfFlushed
+) -> None:
+    first, page = half_flushed.first, half_flushed.page
+    three_nodes.clock.advance(2 * SKEW)
+    cache = three_nodes.cache(snapshot=Request(three_nodes.clock))
+    given = cache.get(first)
+    half_flushed.end()
+    loaded = cache.get_or_load(page, lambda: given)
+
+    assert (given, loaded) == ("old", "old")
+    assert half_flushed.visitor.get(page) is None

@@ -110,7 +110,7 @@ def test_after_an_outage_the_cache_serves_again(
 
 def test_a_hung_memcached_costs_a_read_its_timeout(memcached: Memcached) -> None:
     with Memcached() as server:
-        cache = TaggedCache(MemcachedStore([server.address], timeout=0.2), "shop")
+        cache = TaggedCache(MemcachedStore([server.address], timeout=1.0), "shop")
         cache.get_or_load("user:42", lambda: "old", tags=TAGS)
         server.pause()
 
@@ -120,7 +120,7 @@ def test_a_hung_memcached_costs_a_read_its_timeout(memcached: Memcached) -> None
         server.resume()
 
         assert value == "new"
-        assert took < 1
+        assert took < 5
 
 
 def test_after_a_restart_nothing_old_is_served_and_nothing_fails() -> None:
@@ -297,7 +297,7 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
 
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "reading the cache of namespace shop fails: away"),
-        ("INFO", "reading the cache of namespace shop works again"),
+        ("WARNING", "reading the cache of namespace shop works again"),
         ("WARNING", "reading the cache of namespace shop fails: away"),
     ]
 
@@ -320,7 +320,7 @@ def test_a_cache_that_reads_but_does_not_write_is_logged_once(
 
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "writing the cache of namespace shop fails: away"),
-        ("INFO", "writing the cache of namespace shop works again"),
+        ("WARNING", "writing the cache of namespace shop works again"),
     ]
 
 

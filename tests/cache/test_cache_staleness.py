@@ -34,11 +34,6 @@ def store(request: pytest.FixtureRequest) -> CacheStore:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def cache(store: CacheStore, unique: str, clock: FakeClock) -> TaggedCache:
     return TaggedCache(store, unique, clock=clock)
 

@@ -248,6 +248,26 @@ def test_tags_of_a_function_that_has_raised_are_taken_over(
     assert load() == "straw"
 
 
+def test_a_key_that_ends_no_value_which_shows_it_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cache = TaggedCache(MemoryStore(), "shop")
+    user = cache.cached(key=lambda id: f"user:{id}", tags=())(lambda id: id)
+    page = cache.cached(key=lambda id: f"page:{id}", tags=())(lambda id: [user(id)])
+
+    user.intent(1)
+    assert caplog.messages == []
+
+    page(1)
+    page.intent(1)
+    assert caplog.messages == []
+
+    user.intent(1)
+    user.intent(2)
+    [said] = caplog.messages
+    assert "is invalidated by its key, which does not end the values of" in said
+
+
 def test_past_its_soft_ttl_too_tags_are_met_before_a_value_is_stored(
     shop: Shop, invalidate: Callable[[str], None]
 ) -> None:

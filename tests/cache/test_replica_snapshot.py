@@ -27,11 +27,6 @@ DAYS = 3 * 86400.0
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def outbox(tmp_path: Path, clock: FakeClock) -> Iterator[SQLiteOutbox]:
     path = tmp_path / "shop.db"
     with contextlib.closing(sqlite3.connect(path)) as data:

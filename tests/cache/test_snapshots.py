@@ -38,11 +38,6 @@ def connection(path: str) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def name(connection: sqlite3.Connection) -> Any:
     return connection.execute("select name from users").fetchone()[0]
 

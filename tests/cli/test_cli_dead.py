@@ -71,6 +71,18 @@ def states(shop: Shop) -> dict[int, OutboxState | None]:
 # Looking
 
 
+def test_the_newest_are_listed_latest_first(shop: Shop) -> None:
+    ids = [kill(shop, f"product:{number}") for number in range(3)]
+
+    shown = dead(shop, "list", "--newest", "--limit", "2")
+    refused = dead(shop, "list", "--newest", "--after", "1")
+
+    listed = re.findall(r"^(\d+) ", shown.out, re.M)
+    assert listed == [str(ids[2]), str(ids[1])]
+    assert shown.out.endswith("the newest: 2 of 3 dead letters\n")
+    assert refused.code == 2 and "--newest" in refused.err
+
+
 def test_dead_letters_are_listed_with_what_they_invalidate_and_why(shop: Shop) -> None:
     shop.invalidate(1)
     shop.outbox.mark_published(
@@ -346,7 +358,7 @@ def test_a_hundred_thousand_are_listed_and_retried(shop: Shop) -> None:
 
 
 def test_the_operators_page_mends_a_dead_letter_as_it_shows(shop: Shop) -> None:
-    page = (ROOT / "docs" / "operating.md").read_text()
+    page = (ROOT / "docs" / "operations" / "operating.md").read_text()
     [block] = re.findall(
         r"A dead letter, from the alert to its end:\n\n```console\n(.*?)```",
         page,

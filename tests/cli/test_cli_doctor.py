@@ -1,4 +1,4 @@
-"""``hydracache doctor``: what it finds, what it says to mend, what it ends with."""
+"""``hydracache doctor``: what it finds, what it says to fix, what it ends with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hydracache_sync import (
     SQLiteOutbox,
     TaggedCache,
 )
-from hydracache_sync.cli import ExitCode
+from hydracache_sync.cli import ExitCode, outbox_checks
 from hydracache_sync.outbox.sqlite_sessions import SQLiteConnector
 from hydracache_sync.outbox.status import STATUS_CAP
 from support.clock import FakeClock
@@ -109,6 +109,44 @@ def test_missing_tables_are_told_with_what_to_run(shop: Shop) -> None:
     assert examined.code == ExitCode.SCHEMA
     assert "PROBLEM  schema: " in examined.out
     assert "         -> hydracache schema install\n" in examined.out
+
+
+@pytest.mark.parametrize(
+    "statement, mend",
+    [
+        ("update hydracache_outbox_schema set version = 9", "upgrade where"),
+        ("update hydracache_outbox_schema set version = 0", "upgrade where"),
+        (
+            "alter table hydracache_outbox rename column traceparent to other",
+            "alter it to what `hydracache schema show` prints",
+        ),
+    ],
+)
+def test_an_install_is_no_remedy_for_tables_that_are_there(
+    shop: Shop, statement: str, mend: str
+) -> None:
+    change(shop, statement)
+
+    examined = doctor(shop)
+
+    assert examined.code == ExitCode.SCHEMA
+    assert "PROBLEM  schema: " in examined.out
+    assert f"         -> {mend}" in examined.out
+    assert (
+        run("schema", "install", outbox=shop.settings["outbox"]).code == ExitCode.SCHEMA
+    )
+
+
+def test_a_full_disk_is_told_before_the_next_transaction_fails(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "disk" not in [each["check"] for each in found(shop)]
+    monkeypatch.setattr(outbox_checks, "ROOM", 1 << 62)
+
+    [problem] = [each for each in found(shop) if each["check"] == "disk"]
+
+    assert str(shop.path) in problem["text"]
+    assert problem["code"] == ExitCode.OUTBOX_AWAY
 
 
 def test_a_file_that_must_not_be_written_lacks_rights(
@@ -275,7 +313,7 @@ def test_a_namespace_is_looked_for_on_each_node_under_this_ring(
     assert f"known under ring 1 on {names}\n" in same.out
     [warning] = other
     assert warning["text"].startswith("no reader has cached anything under ring 2")
-    assert "another --ring or another server list" in warning["mend"]
+    assert "another namespace, --ring or server list" in warning["mend"]
 
 
 @pytest.mark.parametrize("readers_are", [True, False])
@@ -382,3 +420,19 @@ def test_a_bad_option_is_refused_before_anything_is_asked(shop: Shop) -> None:
 
     assert refused.code == ExitCode.USAGE
     assert refused.out == ""
+
+
+def test_readers_with_a_bound_that_no_worker_serves_are_found(
+    shop: Shop, memcached: Memcached
+) -> None:
+    use(shop, memcached.address)
+    [absent] = found(shop, max_staleness=60)
+    shop.drain(max_staleness=60)
+    there = doctor(shop, max_staleness=60)
+    old = found(shop, max_staleness=0.001)
+
+    assert "no watermark" in absent["text"]
+    assert "HYDRACACHE_MAX_STALENESS" in absent["mend"]
+    assert f"watermark {shop.namespace}: {memcached.address} has one" in there.out
+    assert f"{shop.namespace}: everything committed before" in there.out
+    assert [each["check"] for each in old] == [f"watermark {shop.namespace}"]

@@ -90,7 +90,8 @@ def assert_nothing_lost(shop: Shop, rows: int) -> None:
 def test_a_strict_namespace_gets_tokens_of_its_own_kind(
     shop: Shop, memcached: Memcached, strict: bool
 ) -> None:
-    cache = TaggedCache(MemcachedStore([memcached.address]), shop.namespace)
+    store = MemcachedStore([memcached.address], timeout=30, connect_timeout=30)
+    cache = TaggedCache(store, shop.namespace)
     batch = InvalidationIntentBatch().invalidate_key("price")
     shop.outbox.enqueue(shop.namespace, batch)
     options = ("--strict", shop.namespace) if strict else ()
@@ -427,6 +428,8 @@ def test_json_has_the_fields_of_report_and_status(shop: Shop) -> None:
                     "capped": False,
                     "paused_since_ms": None,
                     "ahead_ms": 0,
+                    "claimed": 0,
+                    "backoff": 0,
                 },
             }
         ],

@@ -66,6 +66,29 @@ def test_what_is_named_is_enqueued_in_each_namespace(
         assert f" enqueued at {rows[0].commit_position}\n" in done.out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["key", "a", ""], "KEYS"),
+        (["tag", ""], "TAGS"),
+        (["entity", "", "42"], "ENTITY"),
+        (["entity", "user", ""], "IDS"),
+        (["collection", ""], "NAMES"),
+    ],
+    ids=range(5),
+)
+def test_an_empty_name_is_refused_and_nothing_is_written(
+    shop: Shop, arguments: list[str], field: str
+) -> None:
+    """It would end with 0, and invalidate nothing that anybody has cached."""
+    done = command(shop, "invalidate", *arguments)
+
+    assert done.code == ExitCode.USAGE
+    assert f"Invalid value for '{field}" in done.err
+    assert "one is empty. Is a variable unset" in " ".join(done.err.split())
+    assert shop.outbox.rows(shop.namespace) == []
+
+
 def priced(id: int, currency: str = "EUR") -> int:
     return next(prices)
 
@@ -179,7 +202,7 @@ def test_a_misspelt_namespace_is_told(shop: Shop) -> None:
 def test_after_a_restore_a_flush_as_the_operators_page_says_mends_the_cache(
     shop: Shop, memcached: Memcached, tmp_path: Path
 ) -> None:
-    page = (ROOT / "docs" / "operating.md").read_text("utf-8")
+    page = (ROOT / "docs" / "how_to" / "restore.md").read_text("utf-8")
     [steps] = re.findall(
         r"## After a restore or a failover\n.*?```sh\n(.*?)```", page, re.S
     )
@@ -196,7 +219,8 @@ def test_after_a_restore_a_flush_as_the_operators_page_says_mends_the_cache(
     with contextlib.closing(sqlite3.connect(shop.path)) as source:
         with contextlib.closing(sqlite3.connect(backup)) as target:
             source.backup(target)
-    with MemcachedStore([memcached.address]) as store:
+    server = [memcached.address]
+    with MemcachedStore(server, timeout=30, connect_timeout=30) as store:
         cache = TaggedCache(store, shop.namespace)
         with shop.outbox.transaction() as connection:
             connection.execute("update page set text = 'lost'")

@@ -105,7 +105,10 @@ def test_a_namespace_without_rows_is_paused_with_a_warning(shop: Shop) -> None:
 
     assert paused.code == ExitCode.DONE
     assert paused.out == ""
-    assert "the outbox has no row of namespace" in paused.err
+    assert paused.err == (
+        f"Warning: the outbox has no row of namespace {shop.namespace}x"
+        f"; did you mean {shop.namespace}?\n"
+    )
     assert f"did you mean {shop.namespace}?" in paused.err
 
 

@@ -116,7 +116,10 @@ def test_no_rows_are_shown_as_none(shop: Shop) -> None:
     shown, quiet = rows(shop), rows(shop, "--quiet")
 
     assert (shown.code, shown.out) == (ExitCode.DONE, "no rows\n")
-    assert "the outbox has no row of namespace" in shown.err
+    assert shown.err == (
+        f"Warning: the outbox has no row of namespace {shop.namespace} yet:"
+        " it is new, or misspelt\n"
+    )
     assert quiet == Ended(ExitCode.DONE, "", "")
 
 

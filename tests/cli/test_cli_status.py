@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import time
 from pathlib import Path
 from typing import Iterator
@@ -58,11 +60,16 @@ def test_the_table_has_a_line_for_each_namespace(shop: Shop) -> None:
 
     shown = status(shop, "--namespace", shop.namespace, "--namespace", "other")
 
-    headings, record, other, _ = shown.out.splitlines()
+    headings, record, other, before, silent, _ = shown.out.splitlines()
     assert shown.code == ExitCode.DONE
     assert record.startswith(f"{shop.namespace}  3        2 h 5 min ")
     assert re.search(r"  20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ$", record)
     assert other.startswith("other ")
+    assert before.startswith(f"{shop.namespace}: everything committed before 20")
+    assert before.endswith("Z is published")
+    assert silent == (
+        f"{shop.namespace}: 3 rows wait, and no worker has been seen within a day"
+    )
 
 
 def test_json_has_the_fields_of_a_status(shop: Shop) -> None:
@@ -77,6 +84,9 @@ def test_json_has_the_fields_of_a_status(shop: Shop) -> None:
     assert found.pop("namespace") == shop.namespace
     assert found.pop("alerts") == []
     assert found.pop("empty") is False
+    assert found.pop("published_before_ms") <= time.time() * 1000
+    assert found.pop("uncarried") is None
+    assert found.pop("cache")["hit_rate"] is None
     assert set(found) == set(OutboxStatus._fields)
     expected = shop.outbox.status(shop.namespace)
     assert OutboxStatus(**found)._replace(oldest_pending_age_ms=0) == (
@@ -201,6 +211,32 @@ def test_a_paused_namespace_is_shown_with_its_reason(shop: Shop) -> None:
     assert shown.code == ExitCode.DONE
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update hydracache_outbox_paused set since_ms = 'noon'",
+        "update hydracache_outbox set created_at_ms = 'noon'",
+        "update hydracache_outbox set created_at_ms = 'noon', at_ms = 'noon'",
+        "update hydracache_outbox set state = 1, at_ms = 'noon'",
+        "update hydracache_outbox set attempts = 'many'",
+    ],
+)
+def test_what_a_foreign_hand_wrote_for_a_number_breaks_nothing(
+    shop: Shop, change: str
+) -> None:
+    shop.invalidate(1)
+    shop.outbox.pause(shop.namespace)
+    with contextlib.closing(sqlite3.connect(shop.path)) as connection, connection:
+        connection.execute(change)
+
+    shown = status(shop)
+    listed = run("paused", outbox=shop.settings["outbox"])
+
+    assert shown.code == ExitCode.DONE, shown
+    assert f"{shop.namespace} is paused since" in shown.out
+    assert (listed.code, listed.err) == (ExitCode.DONE, "")
+
+
 def test_a_row_that_is_dated_ahead_is_told_and_alerts(shop: Shop) -> None:
     age(shop, -86_400)
 
@@ -228,3 +264,13 @@ def test_a_namespace_without_any_row_is_told(shop: Shop) -> None:
     assert "ALERT shpo: it has no row at all" in strict.out
     assert other.code == ExitCode.DONE
     assert [each["empty"] for each in found] == [True]
+
+
+def test_dead_letters_are_named_that_hold_back_what_is_published(shop: Shop) -> None:
+    make_dead(shop, 2)
+    held = status(shop, "--max-dead", "2")
+    shop.outbox.escalate(shop.namespace)
+    waiting = status(shop, "--max-dead", "2")
+
+    assert "is published, held back by 2 dead letters" in held.out
+    assert "is not known at the moment" in waiting.out

@@ -40,6 +40,7 @@ COMMANDS: dict[tuple[str, ...], ExitCode] = {
     ("drain", "--json"): ExitCode.DONE,
     ("drain", "-vv", "--memcached", "127.0.0.1:1"): ExitCode.CACHE_AWAY,
     ("worker",): ExitCode.DONE,
+    ("console", "--port", "0"): ExitCode.DONE,
     ("status", "--max-dead", "0"): ExitCode.ALERT,
     ("doctor",): ExitCode.ALERT,
     ("rows", "--state", "all"): ExitCode.DONE,
@@ -58,6 +59,7 @@ COMMANDS: dict[tuple[str, ...], ExitCode] = {
     ("schema", "check"): ExitCode.DONE,
     ("schema", "show"): ExitCode.DONE,
     ("verify", "shop_checks:verifier", "--for", "0"): ExitCode.DONE,
+    ("missing-tags", "loads.jsonl", "--baseline", "tags.ini"): ExitCode.FAILED,
     ("status", "--nonsense"): ExitCode.USAGE,
 }
 
@@ -110,6 +112,11 @@ def prepare(shop: Shop) -> None:
         namespace=shop.namespace,
     )
     (shop.path.parent / "shop_checks.py").write_text(text)
+    (shop.path.parent / "loads.jsonl").write_text(
+        '{"loader": "shop.home", "key": "a", "tags": [], "sql": "select * from stock",'
+        ' "dialect": "sqlite"}\n'
+    )
+    (shop.path.parent / "tags.ini").write_text("[tables]\n")
 
 
 def run_on(
@@ -136,9 +143,10 @@ def run_on(
         preexec_fn=take,
     )
     try:
-        if "worker" in words:
+        if "worker" in words or "console" in words:
             wait_until_it_handles_signals(process)
-            until_published(shop, process)
+            if "worker" in words:
+                until_published(shop, process)
             process.terminate()
         return process.wait(PATIENCE)
     finally:

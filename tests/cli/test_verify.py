@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from typing import Any, Callable, Iterable, Iterator
 
 import pytest
@@ -18,8 +19,13 @@ from hydracache_sync import (
     MemoryOutbox,
     MemoryStore,
     OutboxWorker,
+    StaleRead,
     TaggedCache,
+    Within,
+    entity_tag,
 )
+from hydracache_sync.decorated_reads import DecoratedReads
+from hydracache_sync.integrations.flask import HydraCache as FlaskHydraCache
 from support.clock import FakeClock
 
 SHOP = "shop"
@@ -118,7 +124,6 @@ def test_a_change_past_the_outbox_is_found_stale(
     [finding] = verifier.report().findings
     assert verifier.report().stale == 1
     assert (finding.key, finding.delay) == ("a", 1)
-    assert finding.row.intent == InvalidationIntent.key("a")
     [record] = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert "'a'" in record.getMessage() and "secret" not in caplog.text
 
@@ -318,3 +323,233 @@ def test_wrong_options_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=named):
         shop.verifier(**options)
+
+
+def decorated(shop: Shop, function: Callable[..., Any], **options: Any) -> Any:
+    return shop.cache.cached(**options)(function)
+
+
+def writes_tag(shop: Shop, key: str, value: Any) -> None:
+    shop.rows[key] = value
+    batch = InvalidationIntentBatch().invalidate_entity("item", key)
+    shop.outbox.enqueue(SHOP, batch)
+    shop.worker.drain()
+
+
+def item_tags(number: int) -> list[str]:
+    return [entity_tag("item", number)]
+
+
+class TestCachedFunctions:
+    @pytest.mark.parametrize("key", [None, lambda number: f"n:{number}"])
+    def test_a_read_through_the_decorator_needs_no_reads_of(
+        self, shop: Shop, key: Any
+    ) -> None:
+        def item(number: int) -> Any:
+            return shop.rows.get(str(number))
+
+        item.__qualname__ = "item"
+        cached = decorated(shop, item, key=key, tags=item_tags)
+        verifier = shop.verifier(delays=(0,), reads_of=None)
+        writes_tag(shop, "42", "old")
+        cached(42)
+        shop.write_unseen("42", "new")
+        shop.sleep(1)
+
+        verifier.look()
+        verifier.check_due()
+
+        [finding] = verifier.report().findings
+        assert finding.key == cached.key(42)
+        assert verifier.report().unmapped == 0
+
+    def test_an_invalidated_call_of_several_arguments_is_read_from_its_key(
+        self, shop: Shop
+    ) -> None:
+        def pages(shelf: str, page: int) -> Any:
+            return shop.rows.get(f"{shelf}{page}")
+
+        pages.__qualname__ = "pages"
+        cached = decorated(shop, pages, tags=())
+        verifier = shop.verifier(delays=(0,), reads_of=None)
+        batch = InvalidationIntentBatch().intent(cached.intent("new", 2))
+        shop.outbox.enqueue(SHOP, batch)
+        shop.worker.drain()
+        cached("new", 2)
+        shop.write_unseen("new2", "other")
+        shop.sleep(1)
+
+        verifier.look()
+        verifier.check_due()
+
+        assert [each.key for each in verifier.report().findings] == [
+            cached.key("new", 2)
+        ]
+
+    def test_tags_that_it_inherits_are_found(self, shop: Shop) -> None:
+        def made() -> tuple[Any, Any]:
+            def name(number: int) -> Any:
+                return shop.rows.get(str(number))
+
+            def page(number: int) -> Any:
+                return [inner(number)]
+
+            inner = decorated(shop, name, key=lambda n: f"name:{n}", tags=item_tags)
+            key = "page:{}".format
+            return inner, decorated(shop, page, key=key, tags=lambda n: [key(n)])
+
+        _, page = made()
+        page(7), page(7)
+        # As in a process of its own, which has loaded nothing yet.
+        _, page = made()
+        tags = page.tags(7)
+        [read, *_] = DecoratedReads(shop.cache)(InvalidationIntent.tag("page:7"))
+
+        assert (tags, read.tags) == (("page:7",), ("page:7", "item:7"))
+        assert shop.cache.get(read.key, tags=read.tags) == read.load() == [None]
+
+    def test_functions_of_another_namespace_are_left_out(self, shop: Shop) -> None:
+        other = TaggedCache(MemoryStore(), "other")
+        home = other.cached(key=lambda: "home", tags=["all"])(lambda: 1)
+
+        reads = DecoratedReads(shop.cache)(InvalidationIntent.tag("all"))
+
+        assert home() == 1
+        assert list(reads) == []
+
+    def test_functions_of_an_app_outside_of_its_context_are_said(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        calls = FlaskHydraCache()
+        of_app = calls.cached(key=lambda: "page", tags=["said"])(lambda: 1)
+        home = decorated(shop, lambda: 1, key=lambda: "home", tags=["said"])
+
+        reads = list(DecoratedReads(shop.cache)(InvalidationIntent.tag("said")))
+
+        assert [read.key for read in reads] == [home.key()]
+        # One message: it may name another such function that the process still has.
+        assert "is not verified" in caplog.text
+        assert of_app is not None
+
+    def test_a_function_that_takes_no_guess_ends_nothing(self, shop: Shop) -> None:
+        def item(number: Any) -> Any:
+            return number.name
+
+        kept = (
+            decorated(shop, item, key=lambda number: "k", tags=["guessed"]),
+            decorated(shop, lambda: 1, key=lambda: "home", tags=["guessed"]),
+        )
+
+        reads = DecoratedReads(shop.cache)(InvalidationIntent.tag("guessed"))
+
+        assert [read.key for read in reads] == ["home"]
+        assert len(kept) == 2
+
+
+class TestBlame:
+    def found(self, shop: Shop, verifier: CacheVerifier) -> StaleRead:
+        shop.sleep(1)
+        verifier.look()
+        verifier.check_due()
+        [finding] = verifier.report().findings
+        return finding
+
+    def test_a_row_that_was_carried_is_not_blamed_for_a_write_past_the_outbox(
+        self, shop: Shop
+    ) -> None:
+        verifier = shop.verifier(delays=(0,))
+        shop.write("a", "old")
+        shop.worker.drain()
+        shop.get("a")
+        shop.write_unseen("a", "new")
+
+        finding = self.found(shop, verifier)
+
+        assert (finding.row, finding.cause) == (None, "passed_by")
+        assert "no row tells of" in str(finding)
+
+    def test_a_row_that_was_carried_elsewhere_is(self, shop: Shop) -> None:
+        elsewhere = OutboxWorker(shop.outbox, MemcachedApplier(MemoryStore(), SHOP))
+        shop.write("a", "old")
+        shop.worker.drain()
+        shop.get("a")
+        # The token is of the host's clock, and the row of the test's.
+        shop.clock.now_ms = int(time.time() * 1000) + 3_600_000
+        verifier = shop.verifier(delays=(0,))
+        shop.write("a", "new")
+        elsewhere.drain()
+
+        finding = self.found(shop, verifier)
+
+        assert finding.cause == "no_effect"
+        assert finding.row is not None and str(finding.row.id) in str(finding)
+
+    def test_a_row_whose_tag_the_read_lacks_is(self, shop: Shop) -> None:
+        verifier = shop.verifier(
+            delays=(0,), reads_of=lambda intent: [CachedRead("a", lambda: "new")]
+        )
+        shop.rows["a"] = "old"
+        shop.get("a")
+        shop.outbox.enqueue(SHOP, InvalidationIntentBatch().invalidate_tag("forgotten"))
+        shop.worker.drain()
+
+        finding = self.found(shop, verifier)
+
+        assert finding.cause == "not_tagged"
+        assert finding.row is not None
+
+    def test_a_token_that_only_readers_made_does_not_tell(self, shop: Shop) -> None:
+        elsewhere = OutboxWorker(shop.outbox, MemcachedApplier(MemoryStore(), SHOP))
+        verifier = shop.verifier(delays=(0,))
+        shop.rows["a"] = "old"
+        shop.get("a")
+        shop.write("a", "new")
+        elsewhere.drain()
+
+        finding = self.found(shop, verifier)
+
+        assert (finding.row, finding.cause) == (None, "unknown")
+
+    def test_a_flush_that_was_carried_is_known_by_its_token(self, shop: Shop) -> None:
+        verifier = shop.verifier(delays=(0,), reads_of=lambda _: [shop.read("a")])
+        shop.outbox.enqueue(SHOP, InvalidationIntentBatch().flush())
+        shop.worker.drain()
+        shop.rows["a"] = "old"
+        shop.get("a")
+        shop.write_unseen("a", "new")
+
+        assert self.found(shop, verifier).cause == "passed_by"
+
+
+class TestNines:
+    def test_they_are_counted_at_each_delay(self, shop: Shop) -> None:
+        verifier = shop.verifier(delays=(1, 60, 300))
+        shop.write("a", "old")
+        shop.worker.drain()
+        shop.get("a")
+        shop.sleep(1.1)
+        verifier.look()
+        verifier.check_due()
+        shop.write_unseen("a", "new")
+        for _ in range(2):
+            shop.sleep(300)
+            verifier.check_due()
+
+        within = verifier.report().within
+
+        counts = [(each.delay, each.checks, each.stale) for each in within]
+        assert counts == [(1, 1, 0), (60, 1, 1), (300, 1, 1)]
+
+    @pytest.mark.parametrize(
+        "checks, stale, text",
+        [
+            (10_000, 1, "within 60 s: 4.0 nines, 1 stale of 10000"),
+            (10, 10, "within 60 s: 0.0 nines, 10 stale of 10"),
+            (30_000, 0, "within 60 s: at least 4.0 nines, 0 stale of 30000"),
+            (3, 0, "within 60 s: too few to tell, 0 stale of 3"),
+        ],
+    )
+    def test_they_say_no_more_than_was_seen(
+        self, checks: int, stale: int, text: str
+    ) -> None:
+        assert str(Within(60, checks, stale)) == text

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any, Callable, Sequence
+from uuid import UUID
 from zlib import crc32
 
 from hydracache_sync.cache import Codec, PickleCodec
@@ -151,7 +154,11 @@ SEEDS: dict[str, list[bytes]] = {
     "lines": [b"\x08STORED\r\nSTORED\r\nNOT_STORED\r\nSTORED\r\n"],
     "foreign_entry": [
         FAST.encode(value, BASIS)[len(BASIS) + 4 :]
-        for value in (b"bytes", "text", None, [1, {"a": 2.5}], 2**70)
+        for value in (
+            *(b"bytes", "text", None, [1, {"a": 2.5}], 2**70),
+            *((1, {2: {"a"}}), [Decimal("1.5"), date(2026, 1, 1), timedelta(1)]),
+            [datetime(2026, 1, 1, tzinfo=timezone.utc), UUID(int=1), frozenset()],
+        )
     ]
     + [PickleCodec(key=bytes(32)).encode((1, 2), BASIS)[len(BASIS) + 4 :]],
     "json_value": [

@@ -28,11 +28,6 @@ FIRST = LONGEST * FIRST_PART
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def breaker(clock: FakeClock) -> CircuitBreaker:
     random.seed(1)
     return CircuitBreaker(LONGEST, PATIENCE, clock=clock)

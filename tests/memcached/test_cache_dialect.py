@@ -19,9 +19,10 @@ from hydracache_sync import (
 from hydracache_sync.cli.cache_checks import examine_nodes
 from hydracache_sync.cli.findings import Level
 from support.memcached_forwarder import Forwarder
+from support.memcached_with_login import MemcachedWithLogin
 from support.servers import Memcached
 
-#: The commands that docs/nodes.md says a proxy must know.
+#: The commands that docs/operations/nodes.md says a proxy must know.
 COMMANDS = {b"get", b"gets", b"set", b"add", b"cas", b"delete"}
 
 #: A command that stores, with its key, flags, expiry and length.
@@ -32,23 +33,9 @@ NO_STATS = (b"stats",)
 NO_QUESTIONS = (b"stats", b"version")
 
 
-class MemcachedWithLogin(Memcached):
-    """A memcached that wants a login (``-Y``)."""
-
-    def _answering_pid(self) -> int | None:
-        # It tells nobody else; no other process has this port.
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 5).close()
-        except OSError:
-            return None
-        return self._pid
-
-
 @pytest.fixture
 def with_login(tmp_path: Path) -> Iterator[MemcachedWithLogin]:
-    users = tmp_path / "users"
-    users.write_text("user:password\n")
-    with MemcachedWithLogin(arguments=("-Y", str(users))) as server:
+    with MemcachedWithLogin(tmp_path, "user:password") as server:
         yield server
 
 

@@ -299,3 +299,44 @@ def test_a_real_servers_answers_are_read_as_pymemcache_reads_them(
     theirs = client.get_many(keys)
     client.close()
     assert ours == [theirs.get(key) for key in keys] == values + [None, None]
+
+
+tokens = st.one_of(
+    st.binary(min_size=17, max_size=17),
+    st.sampled_from(
+        [
+            b"\r\n".ljust(17),
+            b"END\r\n".rjust(17),
+            b"\r\nEND\r\n0123456789",
+            b"short",
+            b"",
+        ]
+    ),
+)
+versioned = st.dictionaries(
+    keys,
+    st.one_of(st.none(), st.tuples(tokens, st.integers(1, 2**64 - 1))),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(items=versioned, sizes=cuts)
+def test_values_with_versions_are_read_however_they_come(
+    items: dict[bytes, tuple[bytes, int] | None], sizes: list[int]
+) -> None:
+    answer = b"".join(
+        b"VALUE %b 0 %d %d\r\n%b\r\n" % (key, len(item[0]), item[1], item[0])
+        for key, item in items.items()
+        if item is not None
+    )
+    wanted = [item or (None, None) for item in items.values()]
+
+    for pieces in [answer + b"END\r\nSTORED\r\n"], cut(answer + b"END\r\n", sizes):
+        replies = Replies(stream(*pieces))
+        values, uniques = replies.versions(list(items))
+
+        assert list(values) == [value for value, _ in wanted]
+        assert list(uniques) == [
+            b"" if version is None else b"%d" % version for _, version in wanted
+        ]

@@ -89,7 +89,7 @@ def test_an_answer_that_came_too_late_is_there_for_the_next_caller(
     eventually(lambda: (host, int(port)) in addresses._names.mine().answered)
     resolver.hang()
 
-    # It asks anew, gets no answer, and has the one from before.
+    # It asks again, gets no answer, and has the one from before.
     assert store.get_many([ONE]) == [None]
     assert len(resolver.asked) == 2
 

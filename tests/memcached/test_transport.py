@@ -289,8 +289,8 @@ def test_a_server_that_drips_bytes_holds_the_caller_for_a_bounded_time(
         store.add_many(many)
     failures = store.set_many([*many, (TWO, b"v", None)])
 
-    # A second for each, and one more for a busy machine.
-    assert time.monotonic() - begin < 4
+    # Half a second for each; the answers come in the course of a minute.
+    assert time.monotonic() - begin < 15
     assert TWO in failures
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.model                  all of it, about two minutes on two cores
     python -m tests.model --long           larger walks as well, many minutes
-    python -m tests.model --tables         only the tables of docs/model.md
+    python -m tests.model --tables         only the tables of docs/project/model.md
     python -m tests.model strict cold      only scenarios with such a name
 
 Exit code 1: a promise is broken, or what must break has not been found to.

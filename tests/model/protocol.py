@@ -30,7 +30,7 @@ class Protocol:
         as it does when they are on different nodes.
     :ivar snapshots: readers may read in a snapshot that they began earlier.
     :ivar own_writes: ... in whose transaction they may have written.
-    :ivar refresh: a hit may be loaded anew, early.
+    :ivar refresh: a hit may be loaded again, early.
     :ivar flights: readers may join another's load.
     :ivar late_writes: fills and deletes of the entry arrive at any later moment, and
         fills any number of times.

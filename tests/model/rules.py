@@ -67,7 +67,7 @@ class Rules:
     replaced_by_cas: bool = True
     #: Its stamp is taken after that was read, not before.
     stamp_after_read: bool = True
-    #: ... and anew at each try, also after no answer.
+    #: ... and again at each try, also after no answer.
     new_stamp_each_try: bool = True
     #: EXISTS says that another was faster, not that the row is applied.
     exists_is_no_ack: bool = True

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .bounded import LEFT_OUT, Bounded
+from .earlier_reads import EarlierReads
 from .explore import Model
 from .in_flight import InFlight
 from .older_ways import OlderWay
@@ -41,6 +43,17 @@ IN_FLIGHT = InFlight()
 IN_FLIGHT_STRICT = InFlight(strict=True, snapshots=False)
 IN_FLIGHT_FLUSH = InFlight(entries=COPIES, writers=((0, 1), (0, 1)), eager=True)
 IN_FLIGHT_RINGS = replace(IN_FLIGHT_FLUSH, rings=True)
+
+BOUNDED = Bounded()
+
+#: Entry 2 has the tags of entry 1, which its value is made of, or one more, or another.
+EARLIER = EarlierReads()
+EARLIER_MORE = EarlierReads(entries=((0,), (0, 1)), writers=((0, 1),))
+EARLIER_OTHER = EarlierReads(entries=((0,), (1,)), writers=((0, 1),))
+
+#: A flush of two nodes: each entry rests on the copy of its own.
+FLUSH_TWICE = replace(EARLIER_OTHER, twice=True, rows=False)
+FLUSH_NESTED = replace(FLUSH_TWICE, nested=True)
 
 
 @dataclass(frozen=True)
@@ -156,6 +169,22 @@ HOLDS = [
     _in_flight(
         "strict, old snapshots", replace(IN_FLIGHT_STRICT, snapshots=True, eager=True)
     ),
+    Scenario("bounded", BOUNDED, "1 writer, a flush, 3 moments"),
+    Scenario(
+        "bounded, two writers",
+        Bounded(writers=2, flushes=False),
+        "2 writers, 3 moments",
+    ),
+    Scenario("bounded, longer", Bounded(flushes=False, last=3), "1 writer, 4 moments"),
+    Scenario("earlier reads", EARLIER, "a request, 2 writers, 1 tag"),
+    Scenario("earlier reads, a tag more", EARLIER_MORE, "a request, 1 writer, 2 tags"),
+    Scenario(
+        "earlier reads of rows, another tag",
+        replace(EARLIER_OTHER, hits=False),
+        "a request, 1 writer, 2 tags",
+    ),
+    Scenario("earlier reads, a flush", FLUSH_TWICE, "a request, 1 flush, 2 nodes"),
+    Scenario("a loader's reads, a flush", FLUSH_NESTED, "a request, 1 flush, 2 nodes"),
 ]
 
 #: Larger, for whoever has minutes.
@@ -203,6 +232,15 @@ REPLACING = {
     "a cas id that comes again": "cas_on_one_connection",
     "a stamped add": "placeholder_has_no_stamp",
     "a placeholder stamped by set": "stamped_by_cas",
+}
+
+
+#: What breaks when a request stores what it has read before, and without which rule.
+EARLIER_RULES = {
+    "a hit's tokens not compared": "compared",
+    "a row taken for fresh": "row_is_aged",
+    "a token found in the request": "known_before",
+    "a token found that is gone": "known_is_there",
 }
 
 
@@ -291,6 +329,16 @@ BREAKS = [
     Scenario("readers change rings first", RingChange(appliers_first=False)),
     Scenario("a ring's id used again", RingChange(new_id=False)),
     *_replacing(),
+    *(
+        Scenario(f"bounded, {name}", BOUNDED.without(rule))
+        for name, rule in LEFT_OUT.items()
+    ),
+    *(
+        Scenario(f"earlier reads, {name}", EARLIER.without(rule))
+        for name, rule in EARLIER_RULES.items()
+    ),
+    Scenario("earlier reads, a tag of the hit left out", EARLIER_OTHER),
+    Scenario("a loader's reads, a flush in one go", FLUSH_NESTED.without("twice")),
 ]
 
 #: Rules that nothing breaks without, under these faults; and why they are kept.
@@ -314,6 +362,11 @@ NEEDLESS = [
         "a stamped placeholder gets a new random part",
         replace(IN_FLIGHT, keeps_name=False),
         "costs what fresh readers have filled under the old one",
+    ),
+    Scenario(
+        "earlier reads, a hit taken for fresh",
+        EARLIER_MORE.without("hit_is_aged"),
+        "stores less of a value that lacks a tag of the hit",
     ),
 ]
 

@@ -9,12 +9,16 @@ from dataclasses import fields, replace
 
 import pytest
 
+from .bounded import LEFT_OUT, Bounded
+from .earlier_reads import EarlierReads
 from .explore import walk
 from .in_flight import InFlight
 from .protocol import Protocol
 from .rules import Faults, Rules
 from .scenarios import (
     BREAKS,
+    EARLIER,
+    EARLIER_RULES,
     HOLDS,
     IN_FLIGHT,
     IN_FLIGHT_FLUSH,
@@ -49,6 +53,8 @@ SMALL = {
     "in flight, strict": IN_FLIGHT_STRICT,
     "in flight, flush": IN_FLIGHT_FLUSH,
     "in flight, rings": replace(IN_FLIGHT_RINGS, writers=((0, 1),)),
+    "bounded": Bounded(flushes=False),
+    "earlier reads": EARLIER,
 }
 
 
@@ -84,6 +90,48 @@ def test_every_rule_is_taken_away_in_some_scenario() -> None:
     }
 
     assert taken == {field.name for field in fields(Rules)}
+    switches = {field.name for field in fields(Bounded) if field.type == "bool"}
+    assert set(LEFT_OUT.values()) == switches - {"flushes"}
+    switches = {each.name for each in fields(EarlierReads) if each.type == "bool"}
+    needless, not_rules = {"hit_is_aged"}, {"hits", "rows", "nested"}
+    taken = {*EARLIER_RULES.values(), "twice"}  # that of a flush has its own scenario
+    assert taken == switches - not_rules - needless
+
+
+def test_a_bounded_reader_is_served_what_is_young_enough() -> None:
+    # A rule that serves nothing breaks no promise.
+    model, seen = Bounded(flushes=False), set()
+    ahead, served = [model.canonical(model.initial())], False
+    while ahead:
+        state = ahead.pop()
+        if state not in seen:
+            seen.add(state)
+            for what, after, _ in model.steps(state):
+                lacking = any(row.lacking for row in state.rows)
+                served = served or (what == "reader: serve" and lacking)
+                ahead.append(model.canonical(after))
+
+    assert served
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_request_stores_what_it_has_read(rows: bool) -> None:
+    # A rule that stores nothing breaks no promise.
+    model = replace(EARLIER, rows=rows, hits=not rows, writers=ONE)
+    seen, ahead = set(), [model.initial()]
+    while ahead:
+        state = ahead.pop()
+        if state not in seen:
+            seen.add(state)
+            ahead += [after for _, after, _ in model.steps(state)]
+
+    assert {0, 1} == {
+        state.request.value
+        for state in seen
+        if state.request is not None
+        and state.request.value is not None
+        and model.may_store(state, state.request)
+    }
 
 
 def test_each_fault_breaks_something_that_holds_without_it() -> None:
@@ -201,5 +249,13 @@ def test_faults_add_states_and_take_none_away() -> None:
 def test_the_command_walks_scenarios_of_every_promise() -> None:
     names = " ".join(each.name for each in HOLDS)
 
-    for word in ("default", "old snapshots", "strict", "flights", "refresh", "rings"):
+    for word in (
+        "default",
+        "old snapshots",
+        "strict",
+        "flights",
+        "rings",
+        "bounded",
+        "earlier",
+    ):
         assert word in names

@@ -1,4 +1,4 @@
-"""The GRANT statements that docs/databases.md shows, for a test's database and user."""
+"""The GRANTs of docs/operations/databases.md, for a test's database and user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mysql_databases import Database
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "databases.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations" / "databases.md"
 
 ROLES = ("writer", "producer", "worker", "operator", "installer")
 

@@ -205,6 +205,17 @@ def test_settings_of_the_server_do_not_matter(kind, arguments):
             in_threads(4, lambda index: drain_by_name(outbox, f"other:{index % 2}"))
 
 
+def test_limit_that_the_server_sets_for_answers_cuts_none(outbox, own):
+    for n in range(40):
+        outbox.pause(f"n{n}")
+    own.sql("set global sql_select_limit = 30")
+    try:
+        with contextlib.closing(own.outbox()) as limited:
+            assert len(limited.paused()) == 40
+    finally:
+        own.sql(f"set global sql_select_limit = {2**64 - 1}")
+
+
 def drain_by_name(outbox: MySQLOutbox, namespace: str) -> None:
     for n in range(5):
         outbox.enqueue(namespace, batch_of(f"{n}:1", f"{n}:2"))
@@ -791,7 +802,11 @@ def test_user_without_rights_is_told_which_are_missing(own, outbox, user):
         ("operator", set()),
         (
             "producer",
-            {"delete ", "insert _paused", "update _paused", "delete _paused"},
+            {
+                "delete ",
+                *(f"{verb} _paused" for verb in ("insert", "update", "delete")),
+                *(f"{verb} _workers" for verb in ("insert", "update", "delete")),
+            },
         ),
     ],
 )
@@ -1058,6 +1073,7 @@ TABLES = (
     "hydracache_outbox_heartbeat",
     "hydracache_outbox_paused",
     "hydracache_outbox_schema",
+    "hydracache_outbox_workers",
 )
 
 

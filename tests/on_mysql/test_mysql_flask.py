@@ -192,15 +192,29 @@ class TestOnPyMySQL:
         said = "its transaction is not open any more" in caplog.text
         assert said is shop.autocommits
 
-    def test_a_view_that_raises_is_rolled_back_with_its_rows(self, shop: Shop) -> None:
+    def test_a_view_that_raises_is_rolled_back_and_costs_a_miss(
+        self, shop: Shop
+    ) -> None:
         def view() -> str:
             shop.change()
             raise ZeroDivisionError
 
         assert shop.get(view) == 500
 
-        neither, data_and_miss = ("before", []), ("after", ["item:1"])
-        assert shop.written() == (data_and_miss if shop.autocommits else neither)
+        name = "after" if shop.autocommits else "before"
+        assert shop.written() == (name, ["item:1"])
+
+    def test_a_second_transaction_swallows_nothing(self, shop: Shop) -> None:
+        def view() -> str:
+            connection = shop.change()
+            connection.commit()
+            connection.begin()
+            connection.cursor().execute("insert into item values ('audit')")
+            raise ZeroDivisionError  # after which the teardown rolls back
+
+        assert shop.get(view) == 500
+
+        assert shop.written() == ("after", ["item:1"])
 
 
 class TestLateWrites:
@@ -270,10 +284,15 @@ class TestAuto:
         def view() -> str:
             g.db = shop._connect()
             before(g.db)
-            shop.database.sql("update item set name = 'after'")
+            # In a thread of its own: what this one sends counts as the request's.
+            update = threading.Thread(
+                target=shop.database.sql, args=("update item set name = 'after'",)
+            )
+            update.start()
+            update.join(60)
             assert applier.apply_batch([InvalidationIntent.key("item:1")]) == [None]
             loader = load or self.read
-            shown.append(hydracache.get_or_load("item:1", lambda: loader(g.db)))
+            shown.append(hydracache.get_or_load("item:1", lambda: loader(g.get("db"))))
             return "done"
 
         assert shop.get(view) == 200
@@ -281,18 +300,83 @@ class TestAuto:
         return shown[0], cache.get("item:1")
 
     @pytest.mark.parametrize("autocommit", [False, True])
-    @pytest.mark.parametrize("used", [False, True])
-    def test_what_is_read_without_a_transaction_open_is_stored(
-        self, shared: Database, autocommit: bool, used: bool
+    def test_of_a_connection_that_was_opened_before_it_is_not_known_what_was_read(
+        self, shared: Database, autocommit: bool
     ) -> None:
         shop = self.shop(shared, lambda: shared.connect(autocommit=autocommit))
 
         def before(connection: Any) -> None:
-            if used:
-                self.read(connection)
-                connection.commit()
+            rows.append(self.read(connection))
+            connection.commit()
 
-        assert self.shown_and_stored(shop, before) == ("after", "after")
+        def load(connection: Any) -> str:
+            self.read(connection)
+            return rows[0]
+
+        rows: list[str] = []
+        assert self.shown_and_stored(shop, before, load) == ("before", None)
+
+    def test_the_next_request_stores_what_it_reads_there(
+        self, shared: Database
+    ) -> None:
+        """Whose tokens were there before it began."""
+        shop = self.shop(shared, shared.connect)
+        cache = shop.app.extensions["hydracache"].cache
+        applier = MemcachedApplier(shop.store, "shop")
+        stored: list[Any] = []
+
+        def view() -> str:
+            g.db = shop._connect()
+            self.read(g.db)
+            hydracache.get_or_load("item:1", lambda: self.read(g.db))
+            return "done"
+
+        assert applier.apply_batch([InvalidationIntent.key("item:1")]) == [None]
+        shop.app.add_url_rule("/", "view", view)
+        for _ in range(2):
+            assert shop.app.test_client().get("/").status_code == 200
+            stored.append(cache.get("item:1"))
+        shop.outbox.close()
+
+        assert stored == [None, "before"]
+
+    @pytest.mark.parametrize(
+        ("autocommit", "stored"),
+        # A SELECT begins a transaction: a pool may have left it there as well.
+        [(True, "after"), (False, None)],
+    )
+    def test_one_that_the_load_opens_is_fresh_unless_it_is_in_a_transaction(
+        self, shared: Database, autocommit: bool, stored: str | None
+    ) -> None:
+        shop = self.shop(shared, lambda: shared.connect(autocommit=autocommit))
+
+        def load(_: Any) -> str:
+            g.db = shop._connect()
+            return self.read(g.db)
+
+        def before(connection: Any) -> None:
+            connection.close()
+            del g.db
+
+        assert self.shown_and_stored(shop, before, load) == ("after", stored)
+
+    def test_nor_is_one_that_a_pool_hands_out_in_the_load(
+        self, shared: Database
+    ) -> None:
+        """Somebody has left a transaction open on it."""
+        shop = self.shop(shared, shared.connect)
+
+        def before(connection: Any) -> None:
+            self.read(pooled)
+            connection.close()
+            del g.db
+
+        def load(_: Any) -> str:
+            g.db = pooled
+            return self.read(pooled)
+
+        pooled = shared.connect()
+        assert self.shown_and_stored(shop, before, load) == ("before", None)
 
     @pytest.mark.parametrize(
         ("autocommit", "statement"),
@@ -419,10 +503,12 @@ class TestAuto:
         shop = self.shop(shared, shared.connect)
         loads: list[str] = []
 
-        def view() -> str:
+        def load() -> str:
             g.db = shop._connect()
-            self.read(g.db)
-            hydracache.get_or_load("b", lambda: self.read(g.db))
+            return self.read(g.db)
+
+        def view() -> str:
+            hydracache.get_or_load("b", load)
             hydracache.get_or_load("a", lambda: loads.append("again"))
             return "done"
 
@@ -432,7 +518,7 @@ class TestAuto:
 
         shop.app.add_url_rule("/store", "store", store)
         shop.app.add_url_rule("/", "view", view)
-        for url in ("/store", "/"):
+        for url in ("/store", "/store", "/"):
             assert shop.app.test_client().get(url).status_code == 200
 
         assert loads == []
@@ -449,14 +535,21 @@ class TestAuto:
         )
         kept: list[Any] = []
 
+        def after(statement: str) -> Any:
+            def load() -> str:
+                g.db = shop._connect()
+                g.cursor = g.db.cursor()
+                g.cursor.execute(statement)
+                return statement
+
+            g.pop("db", None)
+            hydracache.get_or_load(statement, load)
+            return g.cursor
+
         def view() -> str:
-            g.db = shop._connect()
-            cursor = g.db.cursor()
-            cursor.execute("insert into numbered values (7)")
-            hydracache.get_or_load("a", lambda: "a")
+            after("insert into numbered values (7)")
             kept.append(g.db.insert_id())
-            cursor.execute("select 1; select 2")
-            hydracache.get_or_load("b", lambda: "b")
+            cursor = after("select 1; select 2")
             assert cursor.nextset()
             kept.append(cursor.fetchall())
             return "done"

@@ -37,6 +37,8 @@ def client(on_mariadb: Database, memcached: Memcached) -> Iterator[FlaskClient]:
         HYDRACACHE_OUTBOX=on_mariadb.server.url(str(on_mariadb.name)),
         HYDRACACHE_NAMESPACE="t" + secrets.token_hex(5),
         HYDRACACHE_MEMCACHED=[memcached.address],
+        HYDRACACHE_CONNECT_TIMEOUT=30,
+        HYDRACACHE_TIMEOUT=30,
         HYDRACACHE_MODE="inline",
         HYDRACACHE_POOL="none",
     )

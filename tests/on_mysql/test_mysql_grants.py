@@ -1,4 +1,4 @@
-"""The grants of docs/databases.md: enough for each role, and none of them too much."""
+"""The grants of docs/operations/databases.md: enough for each role, none too much."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from mysql_grants import ROLES, Grant, grant, grants_of, revoke
 
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox import MySQLOutbox, privileges
+from hydracache_sync.outbox.workers import WorkerBeat
 from outbox_contract.common import SHOP, batch_of
+
+BEAT = WorkerBeat("w", "worker", "host", 7, "1", (SHOP,), 1.0, 10.0, 1)
 
 LOGIN = {"password": "se-cret"}
 
@@ -56,8 +59,11 @@ def do_as_worker(outbox: MySQLOutbox, database: Database, user: str) -> None:
     assert outbox.release([released]) == 1
     assert outbox.mark_failed([dead], "e", backoff=0, dead=True) == 1
     outbox.escalate(SHOP)
+    for _ in range(2):
+        outbox.beat(BEAT)
     time.sleep(0.005)
     assert outbox.purge_published(SHOP, older_than=0.001) > 0
+    assert outbox.purge_workers(older_than=0.001) == 1
 
 
 def do_as_operator(outbox: MySQLOutbox, database: Database, user: str) -> None:

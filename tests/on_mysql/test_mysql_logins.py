@@ -213,7 +213,7 @@ def new_contexts(monkeypatch):
 
 
 def test_connections_that_verify_nothing_share_a_tls_context(encrypted, new_contexts):
-    """Made anew for each connection, it is a megabyte and most of its time."""
+    """Made again for each connection, it is a megabyte and most of its time."""
     first, second = encrypted.outbox(), encrypted.outbox()
     first.install_schema()
     contexts = []

@@ -39,6 +39,7 @@ def row_of(**columns: Any) -> OutboxRow:
         "waits_for": None,
         "abandoned": 0,
         "last_error": None,
+        "traceparent": None,
     }
     record.update(columns)
     assert set(record) == set(COLUMNS)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import ssl
 from pathlib import Path
 
 import pytest
 
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.outbox import SQLiteOutbox, open_outbox
+from hydracache_sync.outbox import MySQLOutbox, SQLiteOutbox, open_outbox
 from hydracache_sync.outbox.url import redacted
 
 #: A database that never will be supported, so that these stay errors.
@@ -199,8 +200,28 @@ def test_time_limit_that_is_none_is_told(value: str) -> None:
         ("#eu", "has a fragment.*%23"),
         ("?pool_size=1&pool_size=2", "has pool_size 2 times"),
         ("?unix_socket=", "unix_socket must be a path, not empty"),
+        ("?ssl_ca=", "ca '': it must be a path"),
+        ("?ssl_ca=/ca&ssl_key=/key", "key without the cert"),
     ],
 )
 def test_what_would_be_ignored_is_refused(end: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         open_outbox(f"mysql://web@db.example/shop{end}")
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        # Each would verify nothing.
+        ({"ssl_ca": "/ca"}, "unknown option 'ssl_ca'; known are ca"),
+        ({"ca": None}, "ca None: it must be a path"),
+        ({"verify_mode": ssl.CERT_REQUIRED}, "verify_mode .*; known are none"),
+        ({"verify_mode": "requird"}, "verify_mode 'requird'"),
+        ({"ca": "/ca", "key": "/key"}, "key without the cert"),
+        (True, "not bool"),
+        ("/ca", "not str"),
+    ],
+)
+def test_tls_that_would_be_ignored_is_refused(options: object, told: str) -> None:
+    with pytest.raises((ConfigurationError, TypeError), match=told):
+        MySQLOutbox(database="shop", ssl=options)

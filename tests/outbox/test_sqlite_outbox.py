@@ -672,11 +672,6 @@ class TestSQLiteOutboxWithRollbackJournal(SQLiteContract):
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "app.db"
 

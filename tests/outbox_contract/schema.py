@@ -49,7 +49,7 @@ class SchemaContract(OutboxHooks):
     def test_older_tables_are_refused(self, outbox):
         self.sql(outbox, "update hydracache_outbox_schema set version = 0")
 
-        with pytest.raises(SchemaError, match="older.*schema install") as caught:
+        with pytest.raises(SchemaError, match="older.*CHANGELOG") as caught:
             outbox.check_schema()
 
         assert (caught.value.found, caught.value.expected) == (0, 1)

@@ -37,7 +37,10 @@ class StatusContract(OutboxHooks):
             last_published_at_ms=published_at_ms,
             failed_attempts=2,
             capped=False,
+            claimed=1,
+            backoff=1,
         )
+        assert status.due == 1
 
     def test_attempts_of_published_rows_are_not_counted(self, outbox):
         outbox.enqueue(SHOP, batch_of("a"))

@@ -27,6 +27,7 @@ from outbox_contract.depth import DepthContract
 from outbox_contract.due import DueContract
 from outbox_contract.enqueue import EnqueueContract
 from outbox_contract.escalation import EscalationContract
+from outbox_contract.finding import FindingContract
 from outbox_contract.heartbeat import HeartbeatContract
 from outbox_contract.identifiers import IdentifierContract
 from outbox_contract.looking import LookingContract
@@ -39,7 +40,10 @@ from outbox_contract.purge import PurgeContract
 from outbox_contract.schema import SchemaContract
 from outbox_contract.status import StatusContract
 from outbox_contract.subscribers import SubscriberContract
+from outbox_contract.traceparent import TraceparentContract
 from outbox_contract.transactions import TransactionContract
+from outbox_contract.watermark import WatermarkContract
+from outbox_contract.workers import WorkerContract
 from support.clock import FakeClock
 from support.processes import DEADLINE, in_processes, in_threads, killed
 
@@ -60,9 +64,13 @@ class OutboxContract(
     SubscriberContract,
     EscalationContract,
     HeartbeatContract,
+    WatermarkContract,
+    WorkerContract,
     PauseContract,
     LookingContract,
+    FindingContract,
     SchemaContract,
+    TraceparentContract,
     DepthContract,
 ):
     """Everything that an outbox promises to one process."""
@@ -508,6 +516,7 @@ class SharedOutboxContract(OutboxContract):
             lambda: outbox.resume(SHOP),
             lambda: outbox.paused(),
             lambda: outbox.write_heartbeat(),
+            lambda: outbox.workers(),
             lambda: outbox.row_ids(SHOP, OutboxState.DEAD),
             lambda: outbox.rows_by_id(SHOP, [1]),
             lambda: outbox.namespaces(),

@@ -26,7 +26,10 @@ from hydracache_sync import (
     InvalidationApplier,
     InvalidationIntent,
     InvalidationIntentBatch,
+    MemcachedApplier,
     MemoryOutbox,
+    MemoryStore,
+    OutboxError,
     OutboxWorker,
     Published,
     Purged,
@@ -36,6 +39,8 @@ from hydracache_sync import (
     ThreadState,
     WorkerPool,
 )
+from hydracache_sync.cache.bound import watermark_ms
+from hydracache_sync.cache.keyspace import Keyspace
 from hydracache_sync.events import log_fields
 from hydracache_sync.pool.maintenance import (
     SHORTEST_PURGE_PAUSE,
@@ -43,6 +48,7 @@ from hydracache_sync.pool.maintenance import (
     Purge,
 )
 from hydracache_sync.pool.poll_scheduler import PollScheduler
+from hydracache_sync.pool.timing import PoolTiming
 
 SHOP = "shop"
 
@@ -304,6 +310,32 @@ class TestStartAndStop:
         rows = outbox.rows(SHOP)
         assert [row.is_published for row in rows] == [True, True, False]
         assert rows[2].claim_token is None
+
+    def test_stop_that_was_cut_off_can_be_called_again(
+        self, outbox, applier, monkeypatch
+    ):
+        """By a signal's handler, for instance, which raises at any line."""
+        subscribe, ends = outbox.subscribe, [SystemExit]
+
+        def subscribe_and_fail_to_end(callback: Any) -> Any:
+            unsubscribe = subscribe(callback)
+
+            def end() -> None:
+                if ends:
+                    raise ends.pop()
+                unsubscribe()
+
+            return end
+
+        monkeypatch.setattr(outbox, "subscribe", subscribe_and_fail_to_end)
+        before = threading.active_count()
+        pool = WorkerPool(OutboxWorker(outbox, applier)).start()
+
+        with pytest.raises(SystemExit):
+            pool.stop(DEADLINE)
+
+        assert pool.stop(DEADLINE) is True
+        assert threading.active_count() == before
 
     def test_pool_can_be_started_while_a_stopped_thread_still_ends(self, outbox):
         applier = GatedApplier(SHOP)
@@ -646,6 +678,44 @@ class TestPollScheduler:
 
         assert answers == [False, False]
         assert scheduler.wait("late") is False
+
+
+class TestWatermark:
+    def test_one_is_stored_for_each_worker_that_has_it_on(self, outbox):
+        store = MemoryStore()
+        workers = [
+            OutboxWorker(outbox, MemcachedApplier(store, name), watermark=name == SHOP)
+            for name in (SHOP, "blog")
+        ]
+
+        def stored(name):
+            address = Keyspace(store.ring, name).watermark()
+            return watermark_ms(store.get_many([address])[0])
+
+        with WorkerPool(*workers, timing=PoolTiming(watermark_every=0.01)):
+            eventually(lambda: stored(SHOP))
+            first = stored(SHOP)
+            eventually(lambda: stored(SHOP) > first)
+            outbox.enqueue(SHOP, batch_of("a"))
+            eventually(lambda: outbox.status(SHOP).pending == 0)
+
+        assert stored("blog") is None
+
+    def test_an_outbox_that_fails_is_logged_once_and_it_goes_on(self, outbox, caplog):
+        store = MemoryStore()
+        calls = []
+
+        class Failing(OutboxWorker):
+            def store_watermark(self):
+                calls.append(1)
+                raise OutboxError("away")
+
+        worker = Failing(outbox, MemcachedApplier(store, SHOP), watermark=True)
+        with WorkerPool(worker, timing=PoolTiming(watermark_every=0.01)):
+            eventually(lambda: len(calls) >= 3)
+
+        lines = [each for each in caplog.messages if "the watermark of shop" in each]
+        assert len(lines) == 1
 
 
 class TestHeartbeat:

@@ -147,11 +147,11 @@ class TestDatabase:
             outbox.enqueue(SHOP, batch_of("a"))
             eventually(lambda: keys_of(applier) == ["a"])
             eventually(lambda: len(told()) == 2)
-            assert pool.health().ok
+            eventually(lambda: pool.health().ok)
 
         assert waiting.state is ThreadState.WAITING
         assert "install_schema" in (waiting.error or "")
-        assert told() == ["WARNING database", "INFO database"]
+        assert told() == ["WARNING database"] * 2
         began, ended = (
             each for each in events if isinstance(each, (OutageBegan, OutageEnded))
         )
@@ -171,9 +171,9 @@ class TestDatabase:
             outbox.enqueue(SHOP, batch_of("b"))
             eventually(lambda: outbox.status(SHOP).pending == 0)
             eventually(lambda: len(told()) == 2)
-            assert pool.health().ok
+            eventually(lambda: pool.health().ok)
 
-        assert told() == ["WARNING database", "INFO database"]
+        assert told() == ["WARNING database"] * 2
         assert [row.attempts for row in outbox.rows(SHOP)] == [0, 0]
 
     @pytest.mark.parametrize(
@@ -199,9 +199,9 @@ class TestDatabase:
             eventually(lambda: failing.calls >= 1)
             failing.error = None
             eventually(lambda: outbox.status(SHOP).pending == 0)
-            eventually(lambda: told().count("INFO database") == 1)
+            eventually(lambda: told().count("WARNING database") == 2)
 
-        assert told().count("WARNING database") == 1
+        assert told().count("WARNING database") == 2
         assert outbox.status(SHOP).dead_lettered == 0
 
     def test_a_database_that_flaps_is_one_outage(self, outbox, applier, told):
@@ -227,7 +227,7 @@ class TestDatabase:
             eventually(lambda: len(told()) == 2)
 
         assert while_flapping == ["WARNING database"]
-        assert told() == ["WARNING database", "INFO database"]
+        assert told() == ["WARNING database"] * 2
 
     def test_an_outage_of_one_database_stops_no_other(self, tmp_path, outbox, applier):
         other = SQLiteOutbox(tmp_path / "nothing here.db")
@@ -260,7 +260,7 @@ class TestDatabase:
             eventually(lambda: len(told()) > 1 and not pool.health().outages)
 
         assert meanwhile == (["WARNING database"], 1)
-        assert told() == ["WARNING database", "INFO database"]
+        assert told() == ["WARNING database"] * 2
 
     def test_an_outage_ends_when_what_could_not_be_carried_is_not_due_any_more(
         self, outbox, applier, told
@@ -273,7 +273,7 @@ class TestDatabase:
         with WorkerPool(OutboxWorker(outbox, applier), timing=timing):
             eventually(lambda: told() == ["WARNING database"])
             outbox.publish_commit(receipt)
-            eventually(lambda: told() == ["WARNING database", "INFO database"])
+            eventually(lambda: told() == ["WARNING database"] * 2)
 
     def test_what_another_thread_has_claimed_meanwhile_is_not_this_ones(
         self, outbox, applier
@@ -380,7 +380,7 @@ class TestDatabase:
             eventually(lambda: told() == ["WARNING database"])
             os.rename(f"{path}.backup", path)
             eventually(lambda: keys_of(applier) == ["before", "from the backup"])
-            eventually(lambda: told() == ["WARNING database", "INFO database"])
+            eventually(lambda: told() == ["WARNING database"] * 2)
 
     def test_one_that_refuses_to_settle_what_it_let_be_claimed_is_one_outage(
         self, outbox, path, applier, told
@@ -405,7 +405,7 @@ class TestDatabase:
                 eventually(lambda: len(told()) > 1)
 
         assert refused == ["WARNING database"]
-        assert told() == ["WARNING database", "INFO database"]
+        assert told() == ["WARNING database"] * 2
         assert outbox.status(SHOP).dead_lettered == 0
 
     def test_a_full_disk_is_waited_out(self, path):
@@ -467,9 +467,9 @@ class TestCache:
             memcached.restart()
             eventually(lambda: outbox.status(SHOP).pending == 0)
             eventually(lambda: len(told()) == 2)
-            assert pool.health().ok
+            eventually(lambda: pool.health().ok)
 
-        assert told() == ["WARNING cache", "INFO cache"]
+        assert told() == ["WARNING cache"] * 2
         assert [row.attempts for row in outbox.rows(SHOP)] == [0] * 4
         assert outbox.status(SHOP).dead_lettered == 0
 
@@ -521,7 +521,7 @@ class TestCache:
             eventually(lambda: len(told()) == 2)
 
         assert while_flapping == ["WARNING cache"]
-        assert told() == ["WARNING cache", "INFO cache"]
+        assert told() == ["WARNING cache"] * 2
 
     def test_an_outage_does_not_churn_through_the_backlog(
         self, outbox, memcached, worker
@@ -602,12 +602,12 @@ class TestUserCode:
         with pool:
             outbox.enqueue(SHOP, batch_of("a"))
             eventually(lambda: outbox.status(SHOP).pending == 0)
-            health = pool.health()
+            # The new thread can carry the row before the group has counted it.
+            eventually(lambda: pool.health().ok and pool.health().replaced == 1)
 
         [replaced] = [each for each in events if isinstance(each, ThreadReplaced)]
         assert "from outside" in (replaced.error or "")
         assert "from outside" in caplog.text
-        assert (health.replaced, health.ok) == (1, True)
         assert outbox.rows(SHOP)[0].attempts == 0
 
     def test_a_thread_that_cannot_be_replaced_yet_is_replaced_later(
@@ -754,9 +754,8 @@ class TestUserCode:
             for n in range(20):
                 outbox.enqueue("blog", batch_of(str(n)))
             eventually(lambda: len(blog.applied) == 20)
-            assert pool.health().ok
-
-        assert "a mistake" in caplog.text
+            eventually(lambda: "a mistake" in caplog.text)
+            eventually(lambda: pool.health().ok)
 
 
 class TestFork:

@@ -99,7 +99,7 @@ class TestFork:
             shop.outbox.enqueue(SHOP, shop.batch("after"))
             eventually(lambda: "after" in shop.applied())
 
-            assert shop.pool.health().ok
+            eventually(lambda: shop.pool.health().ok)
 
     def test_a_stop_in_the_child_stops_nothing_of_the_parents(self, shop, fork):
         with shop.pool:
@@ -161,7 +161,7 @@ class TestFork:
             eventually(lambda: shop.pending() == 0)
 
             assert carried + len(shop.applied()) >= 36
-            assert shop.pool.health().ok
+            eventually(lambda: shop.pool.health().ok)
 
 
 class TestMultiprocessing:

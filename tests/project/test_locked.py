@@ -17,6 +17,9 @@ from packaging.version import Version
 
 from support import ROOT
 
+#: Folders that say what npm installs.
+OF_NPM = [ROOT / "tests" / name for name in ("mysql56", "axe")]
+
 LOCKED = sorted((ROOT / "tests" / "locked").glob("*.txt"))
 
 _SETUP = configparser.ConfigParser()
@@ -61,7 +64,7 @@ def test_every_package_is_one_version_with_hashes(path: Path) -> None:
 
 
 def test_no_file_says_where_a_package_comes_from() -> None:
-    for path in [*LOCKED, *(ROOT / "tests" / "mysql56").iterdir()]:
+    for path in [*LOCKED, *(path for folder in OF_NPM for path in folder.iterdir())]:
         assert "://" not in path.read_text("utf-8"), path
 
 
@@ -93,7 +96,7 @@ def test_every_extra_that_make_installs_has_a_file() -> None:
     assert {"tools", "oldest", "test-web-oldest"} <= named
 
 
-@pytest.mark.parametrize("name", ["pymysql", "pymemcache", "mysqlclient"])
+@pytest.mark.parametrize("name", ["pymysql", "pymemcache", "mysqlclient", "msgspec"])
 def test_the_oldest_python_is_tested_with_the_oldest_drivers(name: str) -> None:
     setup = (ROOT / "setup.cfg").read_text("utf-8")
     floors = re.findall(rf"^ *{name}>=([\d.]+)", setup, re.M)
@@ -106,8 +109,8 @@ def test_the_oldest_python_is_tested_with_the_oldest_drivers(name: str) -> None:
     }, "run `make locks`"
 
 
-def test_every_archive_of_npm_has_its_hash() -> None:
-    folder = ROOT / "tests" / "mysql56"
+@pytest.mark.parametrize("folder", OF_NPM, ids=lambda path: path.name)
+def test_every_archive_of_npm_has_its_hash(folder: Path) -> None:
     lock = json.loads((folder / "package-lock.json").read_text("utf-8"))
     wanted = json.loads((folder / "package.json").read_text("utf-8"))["dependencies"]
 

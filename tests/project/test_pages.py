@@ -8,7 +8,12 @@ import pytest
 
 from support import ROOT, TESTS
 
-PAGES = ["CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "tests/README.md"]
+PAGES = [
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs/project/architecture.md",
+    "tests/README.md",
+]
 
 #: Where a file that a page names may be.
 PLACES = [ROOT, ROOT / "hydracache_sync", TESTS]

@@ -31,11 +31,21 @@ class Protection(NamedTuple):
 _STALE = "tests/cache/test_cache_staleness.py::"
 _HERD = "tests/cache/test_cache_herd.py::"
 _STRICT = "tests/cache/test_cache_strict.py::"
+_BOUND = "tests/cache/test_cache_bound.py::"
 _MEMORY = "tests/outbox/test_memory_outbox.py::"
 _MYSQL = "tests/on_mysql/test_mysql_snapshots.py::"
 _LATE = "tests/cache/test_cache_late_tokens.py::"
 _UNCOMMITTED = "tests/web/test_uncommitted.py::"
 _AUTO = "tests/web/test_auto_snapshot.py::"
+
+#: How a token is stored, and how it was before anything was compared.
+_STORED_ON_CONDITION = r"""
+    return b"cas " + b"\r\ncas ".join(map(b"\r\n".join, zip(heads, values))) + b"\r\n"
+"""
+_STORED_IN_ANY_CASE = r"""
+    middle = b" 0 0 %d\r\n" % size
+    return b"set " + b"\r\nset ".join(map(middle.join, zip(keys, values))) + b"\r\n"
+"""
 
 #: What a reader does who looks the tokens up once the value is there.
 _READ_TOKENS_NOW = """
@@ -158,8 +168,8 @@ PROTECTIONS = [
         "P3",
         "no token comes twice",
         "cache/tokens.py",
-        "    randomness = os.urandom(8 * count)\n",
-        "    randomness = bytes(8 * count)\n",
+        "os.urandom(8 * count)\n",
+        "bytes(8 * count)\n",
         "tests/worker/test_appliers.py::test_each_attempt_makes_a_token_of_its_own",
     ),
     Protection(
@@ -167,9 +177,9 @@ PROTECTIONS = [
         "tokens are read before the load",
         "cache/load_coalescer.py",
         "shared=decision.refused is None)\n"
-        "            loaded, decision = self._loaded(decision, loader, snapshot)\n",
+        "            loaded, decision = self._loaded(decision, call)\n",
         "shared=decision.refused is None)\n"
-        "            loaded, decision = self._loaded(decision, loader, snapshot)"
+        "            loaded, decision = self._loaded(decision, call)"
         + _READ_TOKENS_NOW,
         _STALE + "test_a_value_loaded_before_an_invalidation_is_not_served_after_it",
     ),
@@ -245,30 +255,32 @@ PROTECTIONS = [
         "P3",
         "a token is stored on condition that nothing has changed",
         "memcached/commands.py",
-        'b"cas %b 0 0 %d %b\\r\\n%b\\r\\n" % (key, len(value), unique, value)\n',
-        'b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
+        _STORED_ON_CONDITION,
+        _STORED_IN_ANY_CASE,
         _LATE + "test_a_late_apply_lets_no_old_snapshot_in",
     ),
     Protection(
         "P5",
         "... a mark of a quarantine, too",
         "memcached/commands.py",
-        'b"cas %b 0 0 %d %b\\r\\n%b\\r\\n" % (key, len(value), unique, value)\n',
-        'b"set %b 0 0 %d\\r\\n%b\\r\\n" % (key, len(value), value)\n',
+        _STORED_ON_CONDITION,
+        _STORED_IN_ANY_CASE,
         _LATE + "test_a_late_quarantine_does_not_undo_another",
     ),
     Protection(
         "P3",
         "... and the stamp that a reader gives a token",
         "memcached/replacement.py",
-        "            values,  # type: ignore[arg-type]\n        )\n",
-        "            values,  # type: ignore[arg-type]\n        )\n"
-        "        if [each[:9] for each in values] == [each[:9] for each, _ in"
-        " use.versions]:\n"
-        '            use.data = b"".join(\n'
-        '                b"set %b 0 0 17\\r\\n%b\\r\\n" % (address[1], value)\n'
-        "                for (address, _), value in zip(copies, values)\n"
-        "            )\n",
+        "            use.data = commands.compare_and_set(\n",
+        "            if [each[:9] for each in use.values] == [\n"
+        "                each[:9] for each in found[stop - len(use.keys) : stop]\n"
+        "            ]:\n"
+        '                use.data = b"".join(\n'
+        '                    b"set %b 0 0 17\\r\\n%b\\r\\n" % each\n'
+        "                    for each in zip(use.keys, use.values)\n"
+        "                )\n"
+        "                continue\n"
+        "            use.data = commands.compare_and_set(\n",
         _LATE + "test_a_late_token_of_a_reader_lets_no_old_snapshot_in",
     ),
     Protection(
@@ -512,7 +524,7 @@ PROTECTIONS = [
     ),
     Protection(
         "P5",
-        "one that ended too late is held off anew",
+        "one that ended too late is held off again",
         "cache/strict.py",
         "        if not self.strict or self._elapsed() <= self._hold_off.seconds:\n",
         "        if True:\n",
@@ -544,11 +556,121 @@ PROTECTIONS = [
     ),
     Protection(
         "P3",
-        "a transaction that was open before a load is as old as it is",
-        "app/known_connections.py",
-        "        if is_open:\n",
+        "so is what it also read on a connection that nobody has named",
+        "app/watched_load.py",
+        "        self._is_elsewhere |= self._has_strangers()\n",
+        "",
+        "tests/on_mysql/test_mysql_unnamed_reads.py::"
+        "test_so_it_is_if_the_request_had_not_read_there_before",
+    ),
+    Protection(
+        "P3",
+        "what a load makes of an outdated value is not stored",
+        "cache/loads_under_way.py",
+        "        if this.is_withheld:\n",
         "        if False:\n",
-        _AUTO + "test_what_is_read_in_an_open_transaction_is_not",
+        "tests/cache/test_loads_within_loads.py::"
+        "test_what_is_made_of_an_outdated_value_is_not_stored",
+    ),
+    Protection(
+        "P3",
+        "what the request may have read on a connection of its own is as old as it",
+        "app/known_connections.py",
+        "        if any(answered != 0 for _, answered in self._before):\n",
+        "        if False:\n",
+        _AUTO + "test_a_row_that_the_request_had_read_before_is_not",
+    ),
+    Protection(
+        "P3",
+        "what it got from the cache may lack what was on its way then",
+        "cache/entries.py",
+        "            or self._had_hits_under_others(found)\n",
+        "",
+        _AUTO + "test_are_not_stored_under_a_token_that_was_another_then",
+    ),
+    Protection(
+        "P3",
+        "so may what another reader has loaded for it",
+        "cache/entries.py",
+        "            hits.note(lookup.addresses, tokens)\n",
+        "            pass\n",
+        _AUTO + "test_nor_if_another_thread_has_loaded_them",
+    ),
+    Protection(
+        "P3",
+        "and an outdated value that it has asked for",
+        "cache/entries.py",
+        "            self._hits.note(lookup.addresses, tokens)\n",
+        "            pass\n",
+        _AUTO + "test_nor_if_they_were_out_of_date",
+    ),
+    Protection(
+        "P3",
+        "a flush replaces each node's copy again: a hit where it has not come yet",
+        "worker/appliers.py",
+        "        if len(store.nodes_of(flush)) > 1:\n",
+        "        if False:\n",
+        "tests/cache/test_cache_late_tokens.py::"
+        "test_nor_does_what_a_loader_has_made_of_it",
+    ),
+    Protection(
+        "P3",
+        "of more hits than are remembered nothing is known",
+        "cache/earlier_hits.py",
+        "        if len(hits) == hits.maxlen and hits[0][0] >= began:\n",
+        "        if False:\n",
+        "tests/cache/test_earlier_hits.py::"
+        "test_of_more_hits_than_are_remembered_nothing_is_stored",
+    ),
+    Protection(
+        "P3",
+        "so is what it has read in an attached session",
+        "app/open_transactions.py",
+        "    mine.read_at = time.monotonic()\n",
+        "",
+        _AUTO + "test_a_row_that_the_request_had_read_before_is_not",
+    ),
+    Protection(
+        "P3",
+        "so is what it has got from the cache",
+        "app/own_reads.py",
+        "        open_transactions.note_read()\n\n\ndef get_many_or_load(\n",
+        "        pass\n\n\ndef get_many_or_load(\n",
+        _AUTO + "test_nor_is_the_value_of_another_read",
+    ),
+    Protection(
+        "P3",
+        "a connection that a pool hands out may be in a transaction",
+        "app/known_connections.py",
+        "        if any(each.has_snapshot() for each in new):\n",
+        "        if False:\n",
+        _AUTO + "test_nor_what_is_read_beside_a_connection_that_the_load_has_opened",
+    ),
+    Protection(
+        "P3",
+        "a token that was found after a snapshot began may be younger",
+        "cache/seen_tokens.py",
+        "            or known[1] >= began\n",
+        "",
+        "tests/cache/test_seen_tokens.py::test_one_that_began_before_is_not",
+    ),
+    Protection(
+        "P3",
+        "so may one that has taken the place of what was found",
+        "cache/seen_tokens.py",
+        "            or known[0] != token[:TOKEN_ID_SIZE]\n",
+        "",
+        "tests/cache/test_seen_tokens.py::"
+        "test_nor_one_that_began_before_a_token_was_replaced",
+    ),
+    Protection(
+        "P5",
+        "in a strict namespace a token says nothing of the commit that it announces",
+        "cache/entries.py",
+        "            if not policy.strict:\n",
+        "            if True:\n",
+        "tests/cache/test_seen_tokens.py::"
+        "test_in_a_strict_namespace_tokens_are_older_than_the_commit",
     ),
     Protection(
         "P3",
@@ -562,7 +684,7 @@ PROTECTIONS = [
         "P3",
         "what a load turned out to read decides whether it is stored",
         "cache/load_coalescer.py",
-        "        if decision.refused is None and snapshot.since != since:\n",
+        "        if decision.refused is None and call.snapshot.since != since:\n",
         "        if False:\n",
         _AUTO + "test_nor_what_is_read_by_another_thread",
     ),
@@ -601,5 +723,60 @@ PROTECTIONS = [
         "            len, ()\n",
         "tests/web/test_late_writes.py"
         "::test_what_is_written_after_the_commit_goes_out_with_a_warning",
+    ),
+    Protection(
+        "P8",
+        "a reader allows for its clock's being behind",
+        "cache/bound.py",
+        "        self.seconds = seconds - clock_skew\n",
+        "        self.seconds = seconds\n",
+        _BOUND + "test_clock_of_a_reader_may_be_off_by_the_skew",
+    ),
+    Protection(
+        "P8",
+        "a read goes by the watermark that it knew before it asked for tokens",
+        "cache/entries.py",
+        """\
+            holds = bound is None or bound.holds(addresses[0])
+            entry, *tokens = self._store.get_many(addresses)
+""",
+        """\
+            entry, *tokens = self._store.get_many(addresses)
+            holds = bound is None or bound.holds(addresses[0])
+""",
+        _BOUND
+        + "test_watermark_that_comes_while_an_entry_is_read_is_not_for_that_read",
+    ),
+    Protection(
+        "P8",
+        "a load of others that began before the bound is not joined",
+        "cache/load_coalescer.py",
+        "not leading and entries.is_too_old(flight.began_at)",
+        "False",
+        _BOUND + "test_load_that_began_before_the_bound_is_not_joined",
+    ),
+    Protection(
+        "P8",
+        "a dead letter holds the watermark back",
+        "outbox/statements.py",
+        "      and state = 2\n      and coalesce(claimed_at_ms, at_ms) >= ",
+        "      and state = 3\n      and coalesce(claimed_at_ms, at_ms) >= ",
+        _MEMORY + "test_dead_letter_holds_it_until_a_later_flush_is_published",
+    ),
+    Protection(
+        "P8",
+        "a flush makes up for what had been claimed before it was",
+        "outbox/statements.py",
+        "        select max(coalesce(flush.claimed_at_ms, flush.created_at_ms))\n",
+        "        select max(flush.at_ms)\n",
+        _MEMORY + "test_flush_that_was_claimed_before_makes_up_for_nothing",
+    ),
+    Protection(
+        "P8",
+        "the flush of a dead letter that was discarded holds the watermark back",
+        "outbox/watermark.py",
+        "    if flush_waits:\n",
+        "    if flush_waits and dead:\n",
+        _MEMORY + "test_discarded_dead_letter_holds_it_by_its_flush",
     ),
 ]

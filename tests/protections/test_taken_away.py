@@ -32,4 +32,11 @@ def test_who_is_to_notice_is_there(protection: Protection) -> None:
 
 
 def test_each_promise_has_some() -> None:
-    assert {each.promise for each in PROTECTIONS} == {"P1", "P2", "P3", "P4", "P5"}
+    assert {each.promise for each in PROTECTIONS} == {
+        "P1",
+        "P2",
+        "P3",
+        "P4",
+        "P5",
+        "P8",
+    }

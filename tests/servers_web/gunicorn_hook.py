@@ -1,4 +1,4 @@
-"""gunicorn's config of the tests that start the pool by a hook, as docs/servers.md."""
+"""gunicorn's config: a hook starts the pool, as in docs/operations/servers.md."""
 
 from typing import Any
 

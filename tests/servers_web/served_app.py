@@ -23,6 +23,9 @@ from flask import Flask, g
 from hydracache_sync import MemcachedStore, entity_tag
 from hydracache_sync.integrations.flask import HydraCache
 
+#: Seconds until memcached counts as away: a busy machine is no outage.
+PATIENCE = 30.0
+
 #: Seconds that a slow batch takes: far more than a server needs to send its signals.
 SLOW_BATCH = 0.5
 
@@ -33,7 +36,8 @@ class SlowStore(MemcachedStore):
     """Takes its time for a batch of the pool while the file ``slow`` is there."""
 
     def __init__(self, servers: Sequence[str], notes: Path) -> None:
-        super().__init__(servers)
+        patience = float(os.environ.get("CACHE_PATIENCE", PATIENCE))
+        super().__init__(servers, connect_timeout=patience, timeout=patience)
         self._notes = notes
 
     def replace_many(self, *arguments: Any, **options: Any) -> Any:

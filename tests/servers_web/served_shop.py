@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Sequence
 
-from web_server import WebServer, eventually, sockets_to
+from web_server import PATIENCE, WebServer, eventually, sockets_to
 
 from hydracache_sync import MemcachedStore, TaggedCache, entity_tag, open_outbox
 from support.servers import Memcached
@@ -39,7 +39,9 @@ class ServedShop:
         self.sql("create table item (id integer primary key, name text)")
         for id in ITEMS:
             self.sql("insert into item values (%s, 'before')", id)
-        self.store = MemcachedStore([memcached.address])
+        self.store = MemcachedStore(
+            [memcached.address], connect_timeout=PATIENCE, timeout=PATIENCE
+        )
         self.cache = TaggedCache(self.store, self.namespace)
         self.ports = [connection.port, memcached.port]
         self.environment = {

@@ -28,12 +28,15 @@ def check_pools_before_traffic(
 def check_pools(shop: ServedShop, server: WebServer, workers: int) -> None:
     """Each worker has its pool, and no connection belongs to two processes."""
     eventually(lambda: len(server.workers) == workers, f"{workers} workers")
+    # A poll that a busy machine holds up for a second is no healthy one.
+    eventually(
+        lambda: all(state["ok"] for state in server.states().values()), "healthy pools"
+    )
     states = server.states()
 
     assert len(states) == workers
     for state in states.values():
         assert state["threads"] == POOL_THREADS, state
-        assert state["ok"], state
     eventually(lambda: set(server.workers) <= shop.connected(server), "connected pools")
     shared = {s: pids for s, pids in shop.holders(server).items() if len(pids) > 1}
     assert not shared, f"{shared}, workers of {server.pid}: {server.workers}"
@@ -105,4 +108,4 @@ def check_end(shop: ServedShop, server: WebServer, number: signal.Signals) -> No
     shop.check_finished_by(pid, server)
     for late in ("SIGKILL", "NO MERCY", "did not end within"):
         assert late not in server.said, server.said[-5000:]
-    assert not tracebacks_of_ours(server.said)
+    assert tracebacks_of_ours(server.said) == []

@@ -1,4 +1,4 @@
-"""Nothing of the library keeps gevent's hub for long; and a pool outlives a SystemExit.
+"""Nothing of the library keeps gevent's hub for long; its work at exit is not cut off.
 
 How long is measured by a greenlet that only sleeps, less the time for which the machine
 let the process wait for a processor.
@@ -13,13 +13,14 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from served_shop import ITEMS, ServedShop
 from web_server import HERE, PROGRAMS, eventually
 
 from hydracache_sync import InvalidationIntentBatch, SQLiteOutbox
 from support.servers import MariaDB, Memcached
 
-#: Seconds; stated in docs/servers.md. Each wait below is several times as long.
+#: Seconds; stated in docs/operations/servers.md. Each wait below is several times that.
 BOUND = 0.25
 
 TESTS = HERE.parent
@@ -31,7 +32,11 @@ def test_hub_goes_on_while_memcached_hangs_and_the_outbox_is_locked(
     mariadb: MariaDB, shop: ServedShop
 ) -> None:
     with Memcached() as cache:
-        environment = {"MEMCACHED": cache.address, "HYDRACACHE_MODE": "inline"}
+        environment = {
+            "MEMCACHED": cache.address,
+            "CACHE_PATIENCE": "0.5",
+            "HYDRACACHE_MODE": "inline",
+        }
         with shop.serve([*GUNICORN, "--worker-class=gevent"], **environment) as server:
             server.states()
             server.post_all([f"/items/{id}/a" for id in ITEMS])
@@ -97,18 +102,21 @@ TOLD_TWICE = """if True:
     from gevent import monkey
     monkey.patch_all()
 
+    import atexit
     import sys
     import gevent
     from support.pool_processes import carry_until_in_flight
 
     carry_until_in_flight(sys.argv[1])
-    # What gunicorn does on SIGQUIT; it reaches the main greenlet in the pool's stop.
-    gevent.spawn_later(0.1, sys.exit)
+    # What gunicorn does on SIGQUIT. It reaches the main greenlet in the pool's stop:
+    # where it first gives way, or where it waits for the batch.
+    atexit.register(gevent.spawn_later, float(sys.argv[2]), sys.exit)
 """
 
 
+@pytest.mark.parametrize("after", ["0.0", "0.1"])
 def test_batch_is_finished_though_the_process_is_told_again_to_exit(
-    tmp_path: Path,
+    after: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "app.db"
     with contextlib.closing(SQLiteOutbox(path)) as outbox:
@@ -116,13 +124,56 @@ def test_batch_is_finished_though_the_process_is_told_again_to_exit(
         outbox.enqueue("shop", InvalidationIntentBatch().invalidate_key("slow"))
 
         subprocess.run(
-            [sys.executable, "-c", TOLD_TWICE, str(path)],
+            [sys.executable, "-c", TOLD_TWICE, str(path), after],
             env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
             check=True,
             timeout=60,
         )
 
         assert outbox.status("shop").pending == 0
+
+
+KEPT = """if True:
+    from gevent import monkey
+    monkey.patch_all()
+
+    import atexit
+    import sqlite3
+    import sys
+    from pathlib import Path
+    import gevent
+    from shop import Shop, hydracache
+
+    shop = Shop(Path(sys.argv[1]), HYDRACACHE_NET_TIMEOUT=0.05)
+    lock = sqlite3.connect(sys.argv[1])
+    lock.execute("begin immediate")
+    with shop.app.test_request_context():
+        hydracache.invalidate_key("one")
+
+    def exit_again():
+        lock.rollback()
+        sys.exit()
+
+    # It reaches the main greenlet where the last try waits for the lock.
+    atexit.register(gevent.spawn, exit_again)
+"""
+
+
+def test_last_try_to_write_goes_on_though_the_process_is_told_again_to_exit(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "shop.db"
+
+    subprocess.run(
+        [sys.executable, "-c", KEPT, str(path)],
+        env={"PYTHONPATH": f"{TESTS / 'web'}:{TESTS}:{TESTS.parent}"},
+        check=True,
+        timeout=60,
+    )
+
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        [count] = connection.execute("select count(*) from hydracache_outbox")
+    assert count == (1,)
 
 
 IMPORTED_BEFORE = """if True:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from served_shop import ITEMS, ServedShop
-from web_server import PROGRAMS, eventually
+from web_server import PATIENCE, PROGRAMS, eventually
 
 GUNICORN = [f"{PROGRAMS}/gunicorn", "served_app:app", "--bind=127.0.0.1:{port}"]
 
@@ -30,6 +30,9 @@ def test_a_drain_by_cron_publishes_what_the_killed_process_could_not(
                 "HYDRACACHE_OUTBOX": shop.environment["HYDRACACHE_OUTBOX"],
                 "HYDRACACHE_NAMESPACE": shop.namespace,
                 "HYDRACACHE_MEMCACHED": shop.environment["MEMCACHED"],
+                # A busy machine is no outage.
+                "HYDRACACHE_CONNECT_TIMEOUT": str(PATIENCE),
+                "HYDRACACHE_TIMEOUT": str(PATIENCE),
             },
             check=True,
             capture_output=True,

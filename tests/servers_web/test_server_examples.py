@@ -68,6 +68,9 @@ def stranger(
                 {
                     "HYDRACACHE_OUTBOX": mariadb.url(unique) + "?ssl_disabled=true",
                     "HYDRACACHE_MEMCACHED": cache.address,
+                    # A busy machine is no outage.
+                    "HYDRACACHE_CONNECT_TIMEOUT": str(PATIENCE),
+                    "HYDRACACHE_TIMEOUT": str(PATIENCE),
                     "SECRET_KEY": unique,
                     "HOME": str(tmp_path),
                     "XDG_RUNTIME_DIR": "",
@@ -121,13 +124,14 @@ def test_flask_on_mysql_shows_what_its_readme_says(
             lambda: curl(server, page) == {"from": "the cache", "price": 120},
             "the new price in the cache",
         )
-        assert curl(server, "/healthz")["pool"]
-        assert pending(types) == 0
+        eventually(lambda: curl(server, "/healthz")["pool"], "a healthy pool")
+        eventually(lambda: pending(types) == 0, "no row that the pool still marks")
 
         cache.kill()
         assert curl(server, page, price=140) == {"price": 140}
         assert curl(server, page) == {"from": "the database", "price": 140}
-        [_, row] = types.flask("hydracache", "status").splitlines()
+        # Below them is who carries rows, once a worker has told it.
+        _, row, *_ = types.flask("hydracache", "status").splitlines()
         assert row.split()[:2] == ["shop", "1"]
         cache.start()
         eventually(lambda: pending(types) == 0, "a publish after the outage")
@@ -135,7 +139,7 @@ def test_flask_on_mysql_shows_what_its_readme_says(
 
         os.kill(server.pid, signal.SIGTERM)
         eventually(server.has_ended, "the end of the server")
-        assert not tracebacks_of_ours(server.said)
+        assert tracebacks_of_ours(server.said) == []
 
 
 def pending(types: Stranger) -> int:

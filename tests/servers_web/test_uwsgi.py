@@ -23,6 +23,9 @@ from server_checks import (
 )
 from web_server import GRACE, HERE, PROGRAMS, eventually
 
+# Half a minute, and some twenty starts of processes, on a machine that is not busy.
+pytestmark = pytest.mark.timeout(600)
+
 WORKERS = 2
 
 OPTIONS = [

@@ -1,4 +1,4 @@
-"""The app with uWSGI's hook, as docs/servers.md has it."""
+"""The app with uWSGI's hook, as docs/operations/servers.md has it."""
 
 from served_app import app, hydracache
 

@@ -117,14 +117,17 @@ class WebServer(Server):
     def states(self) -> dict[int, dict[str, Any]]:
         """The state of each worker, by process id; asks until all have answered."""
         found: dict[int, dict[str, Any]] = {}
+        workers: list[int] = []
 
         def ask() -> bool:
             state = self.ask("GET", "/state")
             found[state["pid"]] = state
-            return set(self.workers) <= set(found)
+            # Once: the server may start another one meanwhile.
+            workers[:] = self.workers
+            return set(workers) <= set(found)
 
         eventually(ask, "an answer of each worker")
-        return {pid: found[pid] for pid in self.workers}
+        return {pid: found[pid] for pid in workers}
 
     # Processes
 

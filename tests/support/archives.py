@@ -18,8 +18,15 @@ BESIDE = (
     "tests/**/*.py",
     "tests/*.sh",
     "tests/locked/*",
+    "tests/axe/*",
     "tests/mysql56/*",
     "docs/*.md",
+    "docs/*/*.md",
+    "docs/conf.py",
+    "docs/_ext/*.py",
+    "docs/_root/*",
+    "docs/_static/*",
+    "docs/figures/*",
     "examples/**/*.py",
     "*.md",
     ".ci/run",
@@ -58,7 +65,10 @@ def main(arguments: list[str]) -> Any:
     package = found(
         "hydracache_sync/**/*.py",
         "hydracache_sync/outbox/schema/*.sql",
+        "hydracache_sync/console/templates/*.html",
+        "hydracache_sync/console/static/*.css",
         "hydracache_sync/py.typed",
+        "hydracache_pytest.py",
     )
     lines = [f"missing from {wheel}: {name}" for name in package - in_wheel]
     lines += [
@@ -68,7 +78,7 @@ def main(arguments: list[str]) -> Any:
     lines += [
         f"should not be in {wheel}: {name}"
         for name in in_wheel
-        if not name.startswith("hydracache_sync")
+        if not name.startswith("hydracache_sync") and name not in package
     ]
     print("\n".join(sorted(lines)) or f"{wheel} and {sdist} are complete")
     return 1 if lines else 0

@@ -21,7 +21,7 @@ VARIABLE = "HYDRACACHE_TEST_COUNTS"
 #: Areas, and the tests that belong to them by the name of their file.
 AREAS = {
     "contract": ("outbox",),
-    "drivers": ("drivers", "question"),
+    "drivers": ("drivers", "question", "rows"),
     "logins": ("logins", "grants"),
     "faults": ("faults", "failover", "late_commit", "kill_storm"),
     "plans": ("plans",),

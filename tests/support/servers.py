@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Sequence, TypeVar
@@ -41,6 +42,12 @@ PORT_TRIES = 10
 #: Ports to choose from. Below 32768, where Linux takes the local end of connections
 #: from: a port that must still be free at a restart is not lost to one of them.
 PORTS = range(10_000, 32_768)
+
+#: Processes of one run of the suite that share these ports.
+SHARES = 8
+
+#: The last ports that this process was given: their servers may be yet to start.
+_given: deque[int] = deque(maxlen=500)
 
 #: Seconds between two looks of the supervisor at who its parent is. The end of the pipe
 #: tells it at once; this is for a parent whose forked children hold the pipe open.
@@ -931,14 +938,21 @@ def free_port() -> int:
     # Not the shared generator: Hypothesis seeds it, and then two runs of the suite
     # would choose the same ports.
     choose = random.SystemRandom().choice
+    # Each process of the suite has ports of its own: one that is free now may have to
+    # be so when a server starts on it again.
+    process = os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]
+    mine = PORTS[int(process) % SHARES :: SHARES]
     while True:
-        port = choose(PORTS)
+        port = choose(mine)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        _given.append(port)
         return port
 
 

@@ -42,9 +42,20 @@ SHOP = {"namespace": "shop"}
 COMMIT = {**SHOP, "position": "tx:7"}
 NODE = "10.0.0.1:11211"
 
+#: From the middle of the rows that are due.
+LOOK = {
+    **SHOP,
+    "state": 0,
+    "at_ms": MADE + 15_000,
+    "created_at_ms": MADE + 15_000,
+    "id": 15_000,
+}
+ANY = {"target": HASHES[0], "reason": "r", "behind_reason": "s", "pattern": None}
+
 CASES = {
     "CLAIM_PEEK": Case(SHOP),
     "CLAIM_SELECT": Case({**SHOP, "limit": SOME}),
+    "CLAIM_SELECT_TRACED": Case({**SHOP, "limit": SOME}),
     "CLAIM_UPDATE": Case(
         {"claimed_at_ms": MADE, "until_ms": MADE, "owner": "w", "token": 7}, IDS
     ),
@@ -60,7 +71,7 @@ CASES = {
     "MAKE_DUE": Case({"waits_for": NODE}, IDS),
     "DATED_AHEAD": Case({**SHOP, "limit": SOME}),
     "MAKE_DATED_AHEAD_DUE": Case({}, IDS),
-    "CARRY_AGAIN": Case({**COMMIT, "last": KEPT}, HASHES),
+    "CARRY_AGAIN": Case({**COMMIT, "last": KEPT, "traceparent": None}, HASHES),
     "LAST_BEFORE": Case({**COMMIT, "inserted": 1}),
     "PUBLISH_COMMIT": Case(COMMIT, HASHES),
     "PUBLISH_SEEN": Case({"created_at_ms": MADE}, IDS),
@@ -75,11 +86,45 @@ CASES = {
     "PUBLISHED_BETWEEN": Case(
         {**SHOP, "from_ms": MADE + 7, "until_ms": MADE + 9, "limit": SOME}
     ),
+    # Each row is copied some times, from part to part.
+    "LOOK": Case({**LOOK, "scan": SOME}, at_most=20 * SOME),
+    "LOOK_END": Case({**LOOK, "scan": SOME}, at_most=20 * SOME),
+    "FIND": Case({**LOOK, **ANY, "scan": SOME, "limit": SOME}, at_most=20 * SOME),
+    "PUBLISHED_RATE": Case(
+        {**SHOP, "from_ms": MADE, "width_ms": KEPT // 30, "cap": SOME},
+        at_most=30 * 10 * SOME,
+    ),
     "ROWS_BY_ID": Case(SHOP, IDS),
     "NEXT_NAMESPACE": Case({"after": ""}),
     "ALL_NAMESPACES": Case(),
     "NOW": Case(),
     "HEARTBEAT": Case({"host_ms": MADE, "every_ms": 1000}),
+    "WORKER_BEAT": Case(
+        {
+            "owner": "w",
+            "kind": "pool",
+            "host": "h",
+            "pid": 7,
+            "version": "1",
+            "namespaces": "[]",
+            "age_ms": 1,
+            "every_ms": 1,
+            "is_added": 0,
+            "batch_age_ms": None,
+            "carried": 1,
+            "last_error": None,
+            "caches": "{}",
+            "reads_elsewhere": None,
+        }
+    ),
+    "WORKERS": Case({"limit": SOME}),
+    "GONE": Case({"age_ms": 1}),
+    "FORGET_GONE": Case({"age_ms": 1}, ("a", "b")),
+    # Each row that waits or is dead is read, up to the cap; and by MySQL 5.6 once more
+    # from each of the tables that it makes of the parts.
+    "WATERMARK": Case(
+        {**SHOP, "first": "d", "last": "e", "cap": SOME}, at_most=10 * SOME
+    ),
     "RESET_DEAD": Case(SHOP, IDS),
     "DISCARD_DEAD": Case(SHOP, IDS),
     "PURGE_SELECT": Case({**SHOP, "age_ms": 1, "limit": SOME}),
@@ -145,10 +190,10 @@ def runs(
 
     for name, case in CASES.items():
         template = getattr(statements, name)
-        if name == "CLAIM_SELECT":
+        if name.startswith("CLAIM_SELECT"):
             template += lock
         params = {key: stored(key, value) for key, value in case.params.items()}
-        forms = [(None, "")]
+        forms: list[tuple[int | None, str]] = [(None, "")]
         if case.reads_all_of is not None:
             forms = [(0, ""), (1, ""), (2, "")]
         if name == "ROW_IDS":
@@ -174,6 +219,13 @@ def runs(
 
             form = "" if state is None else f" {state} {' '.join(ending.split())}"
             yield Run(name + form.rstrip(), run, at_most)
+        if name in ("LOOK", "LOOK_END", "FIND"):
+            other_end = functools.partial(
+                outbox._database.statements.run,
+                template=statements.backwards(template),
+                params=outbox._database.params(**params),
+            )
+            yield Run(f"{name} backwards", _read(other_end), case.at_most)
         if case.ids == IDS:
             # A planner may change its mind with their number, too.
             many = range(1, IDS_PER_STATEMENT + 1)
@@ -182,3 +234,13 @@ def runs(
                 functools.partial(run, ids=many),
                 FEW // SOME * IDS_PER_STATEMENT,
             )
+
+
+def _read(run: Callable[..., Any]) -> Callable[[Any], None]:
+    """Run a statement and take all its rows."""
+
+    def on(cursor: Any) -> None:
+        run(cursor)
+        cursor.fetchall()
+
+    return on

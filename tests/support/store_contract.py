@@ -137,15 +137,16 @@ class StoreContract:
     def test_what_is_there_is_replaced_by_what_is_made_of_it(
         self, store: CacheStore, addresses: list[Address]
     ) -> None:
-        store.set_many([(addresses[1], b"one", None), (addresses[2], b"t\r\nwo", 60)])
+        store.set_many([(addresses[1], b"two", None), (addresses[2], b"t\r\n", 60)])
         copies = store.copies(addresses[:3])
+        placeholders = [b"one", b"p 1", b"p 2"]
 
         outcomes = store.replace_many(
-            copies, [b"p0", b"p1", b"p2"], lambda _, found: [b"new " + v for v in found]
+            copies, placeholders, lambda _, found: [b"new " + v for v in found]
         )
 
         assert outcomes == [True] * 3
-        assert store.get_many(addresses[:3]) == [b"new p0", b"new one", b"new t\r\nwo"]
+        assert store.get_many(addresses[:3]) == [b"new one", b"new two", b"new t\r\n"]
 
     def test_what_is_made_none_of_is_left(
         self, store: CacheStore, addresses: list[Address]

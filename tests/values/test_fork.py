@@ -1,4 +1,4 @@
-"""What a fork leaves to a child, and what the child makes anew."""
+"""What a fork leaves to a child, and what the child makes again."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import enum
 import json
 import uuid
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -86,7 +87,7 @@ def test_what_is_no_id_is_refused_by_name(part: object) -> None:
         lambda: collection_tag(part),  # type: ignore[arg-type]
     ):
         with pytest.raises(
-            TypeError, match=f"^a part of a tag must be str, int or UUID, not {name}$"
+            TypeError, match=f"^a segment must be str, int or UUID, not {name}$"
         ):
             make()
 
@@ -110,6 +111,8 @@ def test_a_key_of_several_columns_has_one_text() -> None:
     for wrong in ((True,), (1, 2.0), (decimal.Decimal(1),)):
         with pytest.raises(TypeError, match="must be str, int or UUID, not"):
             entity_key(*wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no column"):
+        entity_key()
 
 
 @given(TEXT)
@@ -144,6 +147,37 @@ def test_builder_appends_in_order_and_returns_itself() -> None:
     assert returned is builder
     assert builder.build_string() == "report:tenant:7:user:42:a%3Ab"
     assert str(builder) == builder.build_string()
+
+
+class _Colour(str, enum.Enum):
+    RED = "red"
+
+
+def test_builder_takes_an_id_as_a_tag_does() -> None:
+    for id in (42, uuid.UUID(int=1), _Colour.RED):
+        text = identity_text("id", id)
+
+        assert str(CacheKeyBuilder(id).entity(id, id).tenant(id)) == (
+            f"{text}:{text}:{text}:tenant:{text}"
+        )
+        assert str(CacheKeyBuilder().entity("user", id)) == entity_tag("user", id)
+
+
+@pytest.mark.parametrize(
+    "id", [None, True, 1.0, b"a", decimal.Decimal(1), (42,), object()], ids=type
+)
+def test_builder_takes_nothing_whose_text_is_a_guess(id: Any) -> None:
+    name = type(id).__name__
+    for build in (
+        CacheKeyBuilder,
+        CacheKeyBuilder().segment,
+        CacheKeyBuilder().tenant,
+        lambda each: CacheKeyBuilder().entity("user", each),
+    ):
+        with pytest.raises(TypeError, match=f"segment must be .* not {name}$"):
+            build(id)
+    with pytest.raises(ValueError, match="integer of [0-9]+ bits, allowed are 4096"):
+        CacheKeyBuilder(10**5000)
 
 
 def test_entity_and_tenant_are_two_segments_each() -> None:

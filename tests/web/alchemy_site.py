@@ -1,4 +1,4 @@
-"""An app with Flask-SQLAlchemy on SQLite, built anew for each test."""
+"""An app with Flask-SQLAlchemy on SQLite, built again for each test."""
 
 from __future__ import annotations
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from sqlalchemy import Column, ForeignKey, Integer, String, create_engine, event
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Integer,
+    String,
+    Table,
+    create_engine,
+    event,
+)
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, registry, relationship, sessionmaker
 
@@ -21,6 +29,21 @@ EVE = InvalidationIntent.entity("author", "eve")
 
 mapped = registry()
 Base: Any = mapped.generate_base()
+
+
+author_genre = Table(
+    "author_genre",
+    Base.metadata,
+    Column("author_id", ForeignKey("author.id"), primary_key=True),
+    Column("genre_id", ForeignKey("genre.id"), primary_key=True),
+)
+
+
+class Genre(Base):
+    __tablename__ = "genre"
+    id = Column(Integer, primary_key=True)
+    name = Column(String(40))
+    authors = relationship("Author", secondary=author_genre, backref="genres")
 
 
 class Author(Base):
@@ -71,7 +94,14 @@ class Library:
 
     def empty(self) -> None:
         with self.engine.begin() as connection:
-            for name in ("hydracache_outbox", "book", "translator", "author"):
+            for name in (
+                "hydracache_outbox",
+                "author_genre",
+                "genre",
+                "book",
+                "translator",
+                "author",
+            ):
                 connection.exec_driver_sql(f"delete from {name}")
 
     def session(self) -> Session:

@@ -16,7 +16,7 @@ import pytest
 from django.conf import settings
 from django.db import connection, connections, models, transaction
 from django.http import HttpResponse
-from django.test import Client, RequestFactory
+from django.test import Client, RequestFactory, override_settings
 from django.urls import path as route
 from replicated import Replicated, until
 
@@ -32,7 +32,7 @@ from hydracache_sync import (
     entity_tag,
 )
 
-#: Django is configured once in a process; the file is made anew for each test.
+#: Django is configured once in a process; the file is made again for each test.
 FILE = Path(tempfile.mkdtemp(prefix="hydracache-django-")) / "site.db"
 
 #: A second database, of a few tests.
@@ -231,7 +231,7 @@ class TestAtomic:
 
 
 class TestByHand:
-    """With Django's own atomic, as docs/django.md shows."""
+    """With Django's own atomic, as docs/integrations/django.md shows."""
 
     def test_write_in_the_block_and_publish_on_commit(
         self, outbox: SQLiteOutbox
@@ -247,6 +247,44 @@ class TestByHand:
 
         assert answer.content == b"True"
         assert written(outbox) == ("after", ["item:1"])
+
+    def test_what_was_written_before_its_savepoint_was_rolled_back_is_saved(
+        self, outbox: SQLiteOutbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def view(request: Any) -> HttpResponse:
+            with transaction.atomic():
+                change()
+                try:
+                    with transaction.atomic():
+                        hydracache.write(connection.connection)
+                        raise ZeroDivisionError
+                except ZeroDivisionError:
+                    pass
+            return HttpResponse("done")
+
+        get(view)
+
+        assert written(outbox) == ("after", ["item:1"])
+        assert "went back to a savepoint" in caplog.text
+
+    def test_what_was_collected_in_its_savepoint_is_rolled_back_with_it(
+        self, outbox: SQLiteOutbox, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def view(request: Any) -> HttpResponse:
+            with transaction.atomic():
+                try:
+                    with transaction.atomic():
+                        change()
+                        hydracache.write(connection.connection)
+                        raise ZeroDivisionError
+                except ZeroDivisionError:
+                    pass
+            return HttpResponse("done")
+
+        get(view)
+
+        assert written(outbox) == ("before", [])
+        assert not caplog.records
 
     def test_enqueue_in_goes_with_the_savepoint(self, outbox: SQLiteOutbox) -> None:
         batch = InvalidationIntentBatch().invalidate_key("item:1")
@@ -355,7 +393,7 @@ class TestModels:
             (restaurant(Pizzeria, None), ValueError, "a Pizzeria has no primary key"),
             (Visit("x"), ValueError, "the primary key of a Visit: .x. is not a valid"),
             (Price(decimal.Decimal(1)), TypeError, "must be str, int or UUID, not Dec"),
-            (Place, TypeError, "ModelBase"),
+            (Place, TypeError, "Place is a class, which names no row"),
             ("place:1", TypeError, "str"),
             (42, TypeError, "int"),
         ],
@@ -649,10 +687,26 @@ class TestAuto:
         self, auto: HydraCache
     ) -> None:
         def view(change_and_read: Callable[..., str]) -> str:
-            self.name()
             return change_and_read()
 
         assert self.shown_and_stored(auto, view) == ("after", "after")
+
+    def test_a_row_that_the_request_had_read_before_is_not(
+        self, auto: HydraCache
+    ) -> None:
+        """Its transaction is over, and the loader returns it."""
+
+        def view(change_and_read: Callable[..., str]) -> str:
+            found = self.name()
+
+            def load() -> str:
+                self.name()
+                return found
+
+            return change_and_read(load)
+
+        assert self.shown_and_stored(auto, view) == ("before", None)
+        assert auto.cache.diagnostics().refused_earlier == 1
 
     def test_also_in_a_block_of_the_loader(self, auto: HydraCache) -> None:
         def load() -> str:
@@ -740,3 +794,37 @@ class TestReplica:
             calls.outbox.close()
             site.close()
             OTHER_FILE.unlink()
+
+
+class TestAMemo:
+    def test_ends_with_what_the_request_changes(self) -> None:
+        with override_settings(
+            HYDRACACHE_MEMCACHED=MemoryStore(),
+            HYDRACACHE_REQUEST_MEMO=True,
+            HYDRACACHE_SNAPSHOT="fresh",
+        ):
+            memoized = HydraCache()
+
+        def read() -> str:
+            return memoized.get_or_load("k", lambda: "old", tags=["t"])
+
+        def publish() -> None:
+            batch = InvalidationIntentBatch().invalidate_tag("t")
+            memoized.runtime.worker.applier.apply_batch(list(batch.intents))
+
+        found: list[str] = []
+
+        def view(request: Any) -> HttpResponse:
+            found[:] = [read()]
+            publish()
+            found.append(memoized.get_or_load("k", lambda: "new", tags=["t"]))
+            memoized.invalidate_tag("other")
+            found.append(memoized.get_or_load("k", lambda: "new", tags=["t"]))
+            return HttpResponse()
+
+        serve = memoized.middleware(view)
+        memoized.cache.refresh("k", lambda: "old", tags=["t"])
+        serve(RequestFactory().get("/"))
+
+        assert found == ["old", "old", "new"]
+        memoized.outbox.close()

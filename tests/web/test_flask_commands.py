@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 from shop import Shop
 
-from hydracache_sync import InvalidationIntentBatch
+from hydracache_sync import InvalidationIntentBatch, MemcachedStore, TaggedCache
+from hydracache_sync.cli import ExitCode
 from support.servers import Memcached
 
 
@@ -47,6 +49,38 @@ def test_the_apps_settings_go_before_the_environment(
 
     assert ended.exit_code == 0, ended.output
     assert [row.is_published for row in app_shop.rows()] == [True]
+
+
+@pytest.mark.parametrize(
+    "name", ["HYDRACACHE_RING", "HYDRACACHE_PREVIOUS_RING", "HYDRACACHE_TABLE"]
+)
+def test_a_place_that_the_app_does_not_have_is_not_of_the_environment(
+    app_shop: Shop, memcached: Memcached, unique: str, name: str
+) -> None:
+    environment = {name: unique}
+    if name == "HYDRACACHE_PREVIOUS_RING":
+        environment["HYDRACACHE_PREVIOUS_MEMCACHED"] = memcached.address
+    runner = app_shop.app.test_cli_runner()
+
+    ended = runner.invoke(args=["hydracache", "drain", "-v"], env=environment)
+
+    assert ended.exit_code == 0, ended.output
+    assert f"Warning: {name} of the environment has no effect" in ended.output
+    assert [row.is_published for row in app_shop.rows()] == [True]
+    stored = MemcachedStore([memcached.address], ring=unique)
+    with contextlib.closing(stored):
+        cache = TaggedCache(stored, "shop")
+        assert cache.invalidated_at("key", "item:1", beside="item:1") is None
+
+
+def test_what_only_commands_need_is_of_the_environment(app_shop: Shop) -> None:
+    runner = app_shop.app.test_cli_runner()
+    environment = {"HYDRACACHE_MAX_PENDING": "0", "HYDRACACHE_BUSY_TIMEOUT": "7"}
+
+    ended = runner.invoke(args=["hydracache", "status"], env=environment)
+
+    assert ended.exit_code == ExitCode.ALERT
+    assert "Warning" not in ended.output
 
 
 def test_an_option_goes_before_the_apps_settings(

@@ -174,7 +174,8 @@ class TestParts:
 
         assert one.targets("one") == ["one"]
         assert two.targets("two") == ["two"]
-        assert vars(hydracache) == {}
+        # Models and views are the same in every app; all else is kept by the app.
+        assert vars(hydracache).keys() <= {"kinds", "caches_pages"}
 
     def test_an_app_without_the_extension_is_told(self) -> None:
         app = Flask("other")

@@ -87,6 +87,44 @@ def inline(tmp_path: Path) -> Shop:
     return shop
 
 
+def late_shop(path: Path, phase: str, before_init: bool, mode: str) -> Shop:
+    """An app whose views change data, and a function of whose commits that later."""
+
+    def finish(given: Any) -> Any:
+        if "db" in g:
+            hydracache.write(g.db)
+            g.db.commit()
+            g.pop("db").close()
+        return given
+
+    def first(app: Flask) -> None:
+        app.teardown_appcontext(close_db)  # runs last, where finish() has not
+        if before_init:
+            getattr(app, phase)(finish)
+
+    shop = Shop(
+        path,
+        first=first,
+        HYDRACACHE_SNAPSHOT="fresh",
+        HYDRACACHE_WAIT=0,
+        HYDRACACHE_MODE=mode,
+    )
+    if not before_init:
+        getattr(shop.app, phase)(finish)
+
+    @shop.app.get("/")
+    def show() -> Any:
+        return hydracache.get_or_load("item:1", shop.name, tags=[ITEM])
+
+    @shop.app.post("/<name>")
+    def rename(name: str) -> str:
+        shop.rename(name)
+        hydracache.invalidate_entity("item", "1")
+        return "done"
+
+    return shop
+
+
 def drain(shop: Shop) -> None:
     OutboxWorker(shop.outbox, MemcachedApplier(shop.store, "shop")).drain()
 
@@ -258,6 +296,18 @@ class TestNextRequest:
             )
         assert text(shop.client.get("/")) == "b"
 
+    @pytest.mark.parametrize("ahead", [0.9, 60])
+    def test_a_host_whose_clock_is_ahead_says_what_it_wrote(
+        self, eventual: Shop, monkeypatch: pytest.MonkeyPatch, ahead: float
+    ) -> None:
+        assert text(eventual.client.get("/")) == "before"
+        now = time.time
+        with monkeypatch.context() as host:
+            host.setattr(time, "time", lambda: now() + ahead)
+            eventual.client.post("/after")
+
+        assert text(eventual.client.get("/")) == "after"
+
     def test_a_second_write_does_not_prolong_the_first(
         self, eventual: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -328,7 +378,7 @@ class TestNextRequest:
         assert cookies(answer) == []  # it is another app's, who may need it
 
     @pytest.mark.parametrize(
-        "other", [{"namespace": "blog"}, {"SECRET_KEY": "another"}]
+        "other", [{"namespace": "blog"}, {"SECRET_KEY": "another"}, {}]
     )
     def test_apps_of_one_host_keep_each_its_own(
         self, eventual: Shop, tmp_path: Path, other: dict[str, Any]
@@ -342,6 +392,7 @@ class TestNextRequest:
             cookies(site.client.post("/after"))[0].partition(";")[0].split("=", 1)
             for site in (eventual, blog)
         )
+        assert len(jar) == 2
 
         sent = "; ".join(f"{name}={value}" for name, value in jar.items())
         answer = client.get("/", headers={"Cookie": sent})
@@ -349,10 +400,17 @@ class TestNextRequest:
         assert text(answer) == "after"
 
     def test_processes_of_one_app_share_it(self, tmp_path: Path) -> None:
-        shops = [Shop(tmp_path / name) for name in ("one.db", "two.db")]
+        first = Shop(tmp_path / "one.db")
+        second = Flask("shop")
+        second.config.update(first.app.config)
+        hydracache.init_app(second)
+        client = second.test_client()
+        beside: Any = SimpleNamespace(
+            app=second, client=client, db=first.db, rename=first.rename
+        )
 
         names = set()
-        for shop in shops:
+        for shop in (first, beside):
             add_views(shop)
             names.add(cookies(shop.client.post("/a"))[0].partition("=")[0])
 
@@ -373,6 +431,44 @@ class TestNextRequest:
         assert text(shop.client.get("/")) == "after"
         drain(shop)
         assert "Max-Age=0" in cookies(shop.client.get("/"))[0]
+
+    @pytest.mark.parametrize("before_init", [True, False])
+    @pytest.mark.parametrize("phase", ["after_request", "teardown_appcontext"])
+    @pytest.mark.parametrize("mode", ["eventual", "inline"])
+    def test_it_names_what_the_app_commits_late(
+        self, tmp_path: Path, before_init: bool, phase: str, mode: str
+    ) -> None:
+        """In whatever order the app's functions and ours are registered."""
+        shop = late_shop(tmp_path / "late.db", phase, before_init, mode)
+        assert text(shop.client.get("/")) == "before"
+
+        answer = shop.client.post("/after")
+
+        is_open = mode == "eventual" or phase == "teardown_appcontext"
+        assert [receipts_of(answer)] == [1] if is_open else cookies(answer) == []
+        assert text(shop.client.get("/")) == "after"
+        drain(shop)
+        if mode == "eventual":
+            assert "Max-Age=0" in cookies(shop.client.get("/"))[0]
+
+    def test_it_names_what_a_function_that_fails_has_committed_before(
+        self, tmp_path: Path
+    ) -> None:
+        shop = late_shop(tmp_path / "late.db", "after_request", True, "eventual")
+
+        @shop.app.after_request
+        def fail(response: Any) -> Any:
+            if request.method == "POST":
+                with hydracache.transaction(shop.db()):
+                    hydracache.invalidate_entity("item", "1")
+                    shop.rename("after")
+                raise ZeroDivisionError
+            return response
+
+        assert text(shop.client.get("/")) == "before"
+        assert shop.client.post("/never").status_code == 500
+
+        assert text(shop.client.get("/")) == "after"
 
     def test_without_a_secret_key_it_is_said_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -500,7 +596,7 @@ class TestWhatItTouches:
 
     @pytest.fixture
     def shop(self, eventual: Shop) -> Shop:
-        """Two entries are cached; both would be loaded anew as "loaded"."""
+        """Two entries are cached; both would be loaded again as "loaded"."""
         with eventual.app.app_context():
             for key in ("item:1", "item:2"):
                 hydracache.get_or_load(key, lambda: "cached", tags=tags_of(key))

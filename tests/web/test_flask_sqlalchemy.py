@@ -14,6 +14,7 @@ from flask import abort, redirect
 from shop import text
 from sqlalchemy import create_engine, select
 from sqlalchemy import text as sql
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import sessionmaker
 
 
@@ -110,6 +111,58 @@ class TestWrites:
 
         assert site.written() == ("after", ["kept"])
 
+    def test_what_was_written_before_its_savepoint_was_rolled_back_is_saved(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def view() -> str:
+            session = site.db.session
+            session.execute(sql("update item set name = 'after'"))
+            site.hydracache.invalidate_key("kept")
+            savepoint = session.begin_nested()
+            driver = session.connection().connection
+            site.hydracache.write(getattr(driver, "driver_connection", driver))
+            savepoint.rollback()
+            session.commit()
+            return "done"
+
+        site.run(view)
+
+        assert site.written() == ("after", ["kept"])
+        assert "went back to a savepoint" in caplog.text
+
+    def test_what_the_drivers_own_commit_has_made_durable_is_saved(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def view() -> str:
+            site.item.name = "after"
+            site.hydracache.invalidate_key("kept")
+            site.db.session.flush()
+            driver = site.db.session.connection().connection
+            getattr(driver, "driver_connection", driver).commit()
+            site.db.session.rollback()
+            return "done"
+
+        site.run(view)
+
+        assert site.written() == ("after", ["kept"])
+        assert "statements were committed one by one" in caplog.text
+
+    def test_what_a_failed_flush_had_collected_is_rolled_back_with_it(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def view() -> str:
+            site.db.session.add(site.Item(id=1, name="twice"))
+            site.hydracache.invalidate_key("lost")
+            with pytest.raises(IntegrityError):
+                site.db.session.commit()
+            site.db.session.rollback()
+            return "done"
+
+        site.run(view)
+
+        assert site.written() == ("before", [])
+        assert caplog.messages == []
+
     def test_what_was_collected_after_the_commit_is_saved_with_a_warning(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -122,7 +175,7 @@ class TestWrites:
         site.run(view)
 
         assert site.written() == ("after", ["1"])
-        assert "POST rename_item collected entity 1 item" in caplog.text
+        assert "POST rename_item collected entity item 1" in caplog.text
 
     def test_what_a_session_that_changed_nothing_leaves_may_belong_to_another(
         self, site: Site, caplog: pytest.LogCaptureFixture
@@ -164,6 +217,36 @@ class TestWrites:
         assert site.written() == ("after", ["1"])
         promised = answer.headers["Set-Cookie"]
         assert promised.startswith("hydracache-")
+        site.state.runtime.worker.drain()
+        assert "Max-Age=0" in site.client.get("/read").headers["Set-Cookie"]
+        site.close()
+
+    @pytest.mark.parametrize("phase", ["teardown_request", "teardown_appcontext"])
+    def test_its_cookie_names_what_only_the_commit_finds_changed(
+        self, tmp_path: Path, phase: str
+    ) -> None:
+        site = Site(tmp_path / "watched.db", HYDRACACHE_WAIT=0)
+        site.sessions.watch(site.Item, entity="item")
+
+        @site.app.get("/read")
+        def show() -> str:
+            return read(site)
+
+        def end(exc: BaseException | None) -> None:
+            site.db.session.commit()
+
+        getattr(site.app, phase)(end)
+
+        def view() -> str:
+            site.item.name = "after"
+            return "done"
+
+        site.app.add_url_rule("/", "rename_item", view, methods=["POST"])
+        assert text(site.client.get("/read")) == "before"
+        site.client.post("/")
+
+        assert site.written() == ("after", ["1"])
+        assert text(site.client.get("/read")) == "after"
         site.state.runtime.worker.drain()
         assert "Max-Age=0" in site.client.get("/read").headers["Set-Cookie"]
         site.close()

@@ -16,6 +16,7 @@ from flask import Response, abort, g, stream_with_context
 from shop import Shop, close_db, end_db, hydracache
 
 from hydracache_sync import InvalidationIntent, InvalidationIntentBatch, SchemaError
+from hydracache_sync.app import fallback_writer
 from hydracache_sync.outbox.row import OutboxState
 
 
@@ -281,7 +282,7 @@ class TestNet:
         assert written(shop) == ("after", ["1"])
         [record] = caplog.records
         assert record.levelno == logging.WARNING
-        assert "GET rename_item collected entity 1 item" in record.getMessage()
+        assert "GET rename_item collected entity item 1" in record.getMessage()
         assert "nobody called write()" in record.getMessage()
 
     def test_a_view_that_raises_after_its_own_commit_loses_nothing(
@@ -541,7 +542,11 @@ class TestTeardownEnqueueing:
         assert words(statements) == ["insert", "COMMIT"]
         assert caplog.records == []
 
-    def test_it_is_rolled_back_with_the_data(self, shop: Shop) -> None:
+    def test_where_it_is_rolled_back_the_net_has_it_in_doubt(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """No driver can tell whether the transaction is still that of the data."""
+
         @shop.app.get("/")
         def view() -> str:
             shop.rename("after")
@@ -550,7 +555,55 @@ class TestTeardownEnqueueing:
 
         assert shop.client.get("/").status_code == 500
 
-        assert written(shop) == ("before", [])
+        assert written(shop) == ("before", ["item:1"])
+        assert "was not committed" in caplog.text
+
+    def test_nor_is_it_lost_in_a_second_transaction(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Of an audit, after the commit of the data, that is never committed."""
+        shop = Shop(
+            tmp_path / "audit.db",
+            first=lambda app: app.teardown_appcontext(close_db),
+            options={"connection": lambda: g.get("db")},
+        )
+
+        @shop.app.post("/")
+        def view() -> str:
+            shop.rename("after")
+            hydracache.invalidate_key("item:1")
+            shop.db().commit()
+            shop.db().execute("insert into item values (2, 'audit')")
+            return "done"
+
+        shop.client.post("/")
+
+        assert written(shop) == ("after", ["item:1"])
+        assert "POST view collected key item:1" in caplog.text
+
+    def test_nor_in_one_that_outlives_the_request(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept: list[sqlite3.Connection] = []
+        shop = Shop(tmp_path / "kept.db", options={"connection": lambda: kept[0]})
+        kept.append(sqlite3.connect(shop.path, timeout=0))
+        monkeypatch.setattr(fallback_writer, "RETRY_AFTER", 0.0)
+
+        @shop.app.post("/")
+        def view() -> str:
+            kept[0].execute("update item set name = 'after'")
+            hydracache.invalidate_key("item:1")
+            kept[0].commit()
+            kept[0].execute("insert into item values (2, 'audit')")
+            return "done"
+
+        shop.client.post("/")
+        kept[0].rollback()
+        with shop.app.app_context():
+            pass  # the end of whatever comes next
+
+        kept[0].close()
+        assert written(shop) == ("after", ["item:1"])
 
     def test_where_the_view_has_committed_the_net_has_it(
         self, shop: Shop, caplog: pytest.LogCaptureFixture

@@ -98,6 +98,21 @@ class TestApp:
         with pytest.raises(ApplyUnavailable, match="(?i)host ?name"):
             store.get_many([Keyspace("1", "shop").entry("one")])
 
+    @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+    def test_but_for_the_name_that_is_set_in_place_of_the_lists(
+        self, config: dict[str, Any], server: TLSMemcached, name: str
+    ) -> None:
+        config["HYDRACACHE_MEMCACHED"] = f"localhost:{server.port}"
+        config["HYDRACACHE_MEMCACHED_TLS_NAME"] = name
+        store = build.store(AppConfig(config))
+        assert store is not None
+
+        if name == "127.0.0.1":
+            assert store.get_many([Keyspace("1", "shop").entry("none")]) == [None]
+            return
+        with pytest.raises(ApplyUnavailable, match="(?i)host ?name"):
+            store.get_many([Keyspace("1", "shop").entry("none")])
+
     def test_both_server_lists_speak_it(
         self, config: dict[str, Any], server: TLSMemcached
     ) -> None:
@@ -158,9 +173,11 @@ class TestRefused:
         assert f"HYDRACACHE_MEMCACHED_TLS_{other} needs it" in said
 
     def test_files_without_tls(self, config: dict[str, Any]) -> None:
+        config["HYDRACACHE_MEMCACHED_TLS_NAME"] = "cache.example"
+
         said = self.refused(config, MEMCACHED_TLS=False)
 
-        for name in ("CA", "CERT", "KEY"):
+        for name in ("CA", "CERT", "KEY", "NAME"):
             assert f"HYDRACACHE_MEMCACHED_TLS_{name} has no effect" in said
 
     @pytest.mark.parametrize("name", ["CA", "CERT", "KEY"])

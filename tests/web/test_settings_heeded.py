@@ -40,6 +40,12 @@ VALUES: dict[str, dict[str, Any]] = {
     "memcached_tls_ca": {"MEMCACHED_TLS_CA": "/etc/ca.pem"},
     "memcached_tls_cert": {"MEMCACHED_TLS_CERT": "/etc/shop.pem"},
     "memcached_tls_key": {"MEMCACHED_TLS_KEY": "/etc/shop.key"},
+    "memcached_tls_name": {
+        "MEMCACHED_TLS": True,
+        "MEMCACHED_TLS_NAME": "cache.example",
+    },
+    "memcached_user": {"MEMCACHED_USER": "shop", "MEMCACHED_PASSWORD": "secret"},
+    "memcached_password": {"MEMCACHED_USER": "shop", "MEMCACHED_PASSWORD": "secret"},
     "table": {"TABLE": "other"},
     "busy_timeout": {"BUSY_TIMEOUT": 1},
     "ring": {"RING": "2"},
@@ -55,21 +61,34 @@ VALUES: dict[str, dict[str, Any]] = {
     "hold_off": {"HOLD_OFF": 1, "MODE": "strict"},
     "connect_timeout": {"CONNECT_TIMEOUT": 1},
     "timeout": {"TIMEOUT": 1},
+    "call_timeout": {"CALL_TIMEOUT": 7},
+    "retry_after": {"RETRY_AFTER": 7},
+    "connections": {"CONNECTIONS": 7},
+    "max_value": {"MAX_VALUE": 1000},
     "batch_size": {"BATCH_SIZE": 7},
     "claim_ttl": {"CLAIM_TTL": 7},
     "backoff": {"BACKOFF": 2},
     "max_backoff": {"MAX_BACKOFF": 7},
     "max_attempts": {"MAX_ATTEMPTS": 7},
     "escalate": {"ESCALATE": False},
+    "max_staleness": {"MAX_STALENESS": 60},
     "keep_published": {"KEEP_PUBLISHED": "forever"},
     "purge_every": {"PURGE_EVERY": 7},
     "heartbeat": {"HEARTBEAT": 7},
     "threads": {"THREADS": 2},
     "poll_interval": {"POLL_INTERVAL": 2},
+    "tracing": {"TRACING": "yes"},
+    "statsd": {"STATSD": "127.0.0.1:8125"},
+    "statsd_prefix": {"STATSD": "127.0.0.1:8125", "STATSD_PREFIX": "shop"},
+    "metrics_port": {"METRICS_PORT": 9100},
+    "health_port": {"HEALTH_PORT": 9100},
+    "health_host": {"HEALTH_HOST": "localhost"},
+    "metrics_file": {"METRICS_FILE": "/srv/shop.prom"},
     "max_seconds": {"MAX_SECONDS": 7},
     "max_age": {"MAX_AGE": 7},
     "max_pending": {"MAX_PENDING": 7},
     "max_dead": {"MAX_DEAD": 7},
+    "enabled": {"ENABLED": False},
     "mode": {"MODE": "inline"},
     "degrade": {"DEGRADE": True, "MODE": "strict"},
     "pool": {"POOL": "none"},
@@ -82,7 +101,17 @@ VALUES: dict[str, dict[str, Any]] = {
     "snapshot": {"SNAPSHOT": "fresh"},
     "read_lag": {"READ_LAG": 7},
     "ttl": {"TTL": 7},
+    "soft_ttl": {"SOFT_TTL": 7},
+    "max_wait": {"MAX_WAIT": 7},
     "clock_skew": {"CLOCK_SKEW": 0.1},
+    "audit": {"AUDIT": 0.01},
+    "codec": {"CODEC": "json"},
+    "codec_key": {"CODEC": "signed", "CODEC_KEY": "k" * 16},
+    "compress_over": {"COMPRESS_OVER": 1000},
+    "compression": {"COMPRESSION": "zlib", "COMPRESS_OVER": 1000},
+    "unstorable": {"UNSTORABLE": "log"},
+    "metrics": {"METRICS": "/metrics"},
+    "request_memo": {"REQUEST_MEMO": True},
 }
 
 #: Makes an app and returns its calls, and what runs a function as a request.
@@ -157,6 +186,8 @@ def use(calls: Extension, serve: Callable[..., object], path: Path) -> None:
             serve(lambda: calls.get_or_load("item:1", lambda: "value"))
     finally:
         calls.stop_pool()
+        if calls.runtime.statsd is not None:
+            calls.runtime.statsd.close()
         connection.close()
 
 
@@ -212,7 +243,9 @@ class TestEverySetting:
         use(calls, serve, tmp_path / "shop.db")
 
         is_of_commands = made is flask_app and name in calls.runtime.config.texts
-        assert name in read or is_of_commands
+        # Other objects are in the settings then: tests/web/test_switched_off.py.
+        is_switch = name == "enabled"
+        assert name in read or is_of_commands or is_switch
 
     @pytest.mark.parametrize("name", ["MAX_AGE", "MAX_SECONDS", "WAIT", "THREADS"])
     def test_what_another_program_heeds_is_refused_in_a_wsgi_app(
@@ -227,6 +260,83 @@ class TestEverySetting:
 
         with pytest.raises(ConfigurationError, match=f"HYDRACACHE_{name} is of "):
             WSGIHydraCache(config)
+
+    @pytest.mark.parametrize(
+        "name, value, beside",
+        [
+            ("HOLD_OFF", 1, {}),
+            ("DEGRADE", True, {"MODE": "inline"}),
+            ("POOL_THREADS", 2, {"POOL": "none"}),
+            ("POOL_LOCK", "/run/pool.lock", {"POOL": "every"}),
+            ("POOL_LOCK", "/run/pool.lock", {"POOL": "none"}),
+            ("PURGE_EVERY", 7, {"KEEP_PUBLISHED": "forever"}),
+            ("READ_LAG", 7, {"SNAPSHOT": "replica"}),
+            ("CODEC_KEY", "k" * 16, {}),
+            ("CODEC_KEY", "k" * 16, {"CODEC": "json"}),
+            ("SOFT_TTL", 7, {"TTL": 7}),
+            ("STATSD_PREFIX", "shop", {}),
+        ],
+    )
+    def test_what_another_setting_takes_the_effect_of_is_refused(
+        self,
+        name: str,
+        value: Any,
+        beside: dict[str, Any],
+        made: Any,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        config = self.config_with(**beside, **{name: value})
+
+        with pytest.raises(ConfigurationError, match=f"HYDRACACHE_{name} .*has no eff"):
+            made(config, stack)
+
+    @pytest.mark.parametrize(
+        "bound, beside",
+        [(2, {}), (5, {"CLOCK_SKEW": 4}), (60, {"POLL_INTERVAL": 58})],
+    )
+    def test_a_bound_that_leaves_no_room_is_refused(
+        self,
+        bound: float,
+        beside: dict[str, Any],
+        made: Any,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        config = self.config_with(MAX_STALENESS=bound, **beside)
+
+        with pytest.raises(ConfigurationError, match="HYDRACACHE_MAX_STALENESS .* abo"):
+            made(config, stack)
+        made({**config, "HYDRACACHE_MAX_STALENESS": bound + 1}, stack)
+
+    def test_waiting_for_what_no_cookie_tells_is_refused(
+        self, stack: contextlib.ExitStack
+    ) -> None:
+        with pytest.raises(ConfigurationError, match="HYDRACACHE_WAIT has no effect"):
+            flask_app(self.config_with(WAIT=1, COOKIE=""), stack)
+
+    @pytest.mark.parametrize("each", build.OF_POOL, ids=lambda each: each.name)
+    def test_what_only_a_pool_heeds_is_refused_without_one_but_for_flasks_commands(
+        self, each: Setting, stack: contextlib.ExitStack
+    ) -> None:
+        config = self.config_with(POOL="none", **{each.name.upper(): 7})
+
+        flask_app(config, stack)
+        with pytest.raises(ConfigurationError, match=f"{each.variable} has no effect"):
+            wsgi_app(config, stack)
+
+    def test_a_hold_off_may_be_for_the_strict_namespaces_of_others(
+        self, made: Any, stack: contextlib.ExitStack
+    ) -> None:
+        made(self.config_with(HOLD_OFF=1, STRICT="blog"), stack)
+
+    @staticmethod
+    def config_with(**more: Any) -> dict[str, Any]:
+        config = {
+            "OUTBOX": "sqlite:////srv/shop.db",
+            "NAMESPACE": "shop",
+            "MEMCACHED": "127.0.0.1:11211",
+            **more,
+        }
+        return {f"HYDRACACHE_{name}": value for name, value in config.items()}
 
 
 class TestPool:
@@ -244,7 +354,7 @@ class TestPool:
         shop = Shop(
             tmp_path / "shop.db",
             HYDRACACHE_POOL="every",
-            HYDRACACHE_KEEP_PUBLISHED="forever",
+            HYDRACACHE_KEEP_PUBLISHED=9,
             HYDRACACHE_POLL_INTERVAL=2,
             HYDRACACHE_PURGE_EVERY=7,
             HYDRACACHE_HEARTBEAT=3,
@@ -253,7 +363,7 @@ class TestPool:
         pool = shop.state.runtime.placement.start()
 
         assert pool.stop(5.0)
-        assert taken["keep_published"] is None
+        assert taken["keep_published"] == 9.0
         assert (taken["poll_interval"], taken["purge_every"]) == (2.0, 7.0)
         assert taken["heartbeat"] == 3.0
 
@@ -270,8 +380,8 @@ class TestPool:
                 "shop", InvalidationIntentBatch().invalidate_key("item:1")
             )
             pool.wake()
-            InvalidationWait.local(10.0).wait(shop.outbox, receipt)
-            deadline = time.monotonic() + 10.0
+            InvalidationWait.local(60.0).wait(shop.outbox, receipt)
+            deadline = time.monotonic() + 60.0
             while shop.rows() and time.monotonic() < deadline:
                 time.sleep(0.01)
 

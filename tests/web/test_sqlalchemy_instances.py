@@ -167,10 +167,15 @@ def test_without_a_primary_key_it_is_refused(
 def test_what_nobody_watches_is_refused(zoo: Zoo, session: Session) -> None:
     with pytest.raises(TypeError, match="is known of a Ticket.*watch.Ticket, entity="):
         tag_of(Ticket(id=1))  # with collections alone it has no tag of its own
-    for unknown in (Keeper(id=1), Animal, "user:42", 42, None):
-        name = type(unknown).__name__
+    for unknown, said in (
+        (Keeper(id=1), "nothing is known of a Keeper"),
+        (None, "nothing is known of a NoneType"),
+        (Animal, "Animal is a class, which names no row: give an object of it"),
+        ("user:42", "str may be a key, .* or an entity's id: say which, by invalid"),
+        (42, "int may be a key"),
+    ):
         for call in (tag_of, lambda each: zoo.attached.invalidate(session, each)):
-            with pytest.raises(TypeError, match=f"nothing is known of a {name}"):
+            with pytest.raises(TypeError, match=said):
                 call(unknown)
 
 

@@ -156,7 +156,7 @@ class TestKnownConnection:
         assert site.change(view) == "never"
         assert cache.get("due") == "old"
         assert not caplog.records
-        # Nor does it keep others from loading anew.
+        # Nor does it keep others from loading again.
         with site.shop.app.app_context():
             found = cache.get_or_load("due", lambda: "new", soft_ttl=60)
         assert found == "new"

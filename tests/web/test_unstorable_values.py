@@ -6,7 +6,6 @@ first request that may store.
 
 from __future__ import annotations
 
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Callable
 
@@ -21,7 +20,7 @@ from hydracache_sync import (
 )
 from support.servers import free_port
 
-PRICE = {"price": Decimal("9.99")}
+PRICE = {"price": object()}
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def serve(shop: Shop, before: Callable[[], object], method: str = "GET") -> None
     with shop.app.test_request_context(method=method):
         shop.app.preprocess_request()
         before()
-        with pytest.raises(TypeError, match="cannot cache Decimal at value.'price'."):
+        with pytest.raises(TypeError, match="cannot cache object at value.'price'."):
             read(["prices"])
         hydracache.discard()
 
@@ -92,7 +91,7 @@ class TestApp:
 
         with shop.app.test_request_context():
             shop.app.preprocess_request()
-            with pytest.raises(TypeError, match="cannot cache Decimal"):
+            with pytest.raises(TypeError, match="cannot cache object"):
                 hydracache.get_or_load("price:1", load)
 
 
@@ -102,22 +101,22 @@ class TestCache:
         return TaggedCache(MemoryStore(), "shop")
 
     def test_by_a_snapshot_that_is_too_old(self, cache: TaggedCache) -> None:
-        with pytest.raises(TypeError, match="cannot cache Decimal"):
+        with pytest.raises(TypeError, match="cannot cache object"):
             cache.get_or_load("price:1", lambda: PRICE, since=1.0)
 
     def test_where_one_of_many_may_not_be_stored(self, cache: TaggedCache) -> None:
-        with pytest.raises(TypeError, match="cannot cache Decimal"):
+        with pytest.raises(TypeError, match="cannot cache object"):
             cache.get_many_or_load(["a"], lambda keys: {"a": PRICE}, since=1.0)
 
     def test_while_this_thread_writes_it(self, cache: TaggedCache) -> None:
         with cache.writing(InvalidationIntentBatch().invalidate_key("a")):
-            with pytest.raises(TypeError, match="cannot cache Decimal"):
+            with pytest.raises(TypeError, match="cannot cache object"):
                 cache.get_or_load("a", lambda: PRICE)
-            with pytest.raises(TypeError, match="cannot cache Decimal"):
+            with pytest.raises(TypeError, match="cannot cache object"):
                 cache.get_many_or_load(["a"], lambda keys: {"a": PRICE})
 
     def test_where_no_node_answers(self) -> None:
         cache = TaggedCache(MemcachedStore([f"127.0.0.1:{free_port()}"]), "shop")
 
-        with pytest.raises(TypeError, match="cannot cache Decimal"):
+        with pytest.raises(TypeError, match="cannot cache object"):
             cache.get_or_load("a", lambda: PRICE)

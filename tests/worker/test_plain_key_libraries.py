@@ -1,4 +1,4 @@
-"""The recipes of docs/plain_keys.md, run on the libraries that they are for.
+"""The recipes of docs/how_to/plain_keys.md, run on the libraries that they are for.
 
 What the document shows is what runs here; only memcached's address is another one.
 """
@@ -24,7 +24,7 @@ from hydracache_sync import InvalidationIntentBatch, SQLiteOutbox
 from support import ROOT
 from support.servers import Memcached
 
-DOCUMENT = ROOT / "docs" / "plain_keys.md"
+DOCUMENT = ROOT / "docs" / "how_to" / "plain_keys.md"
 
 
 @pytest.fixture

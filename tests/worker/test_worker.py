@@ -28,7 +28,6 @@ import hydracache_sync
 from hydracache_sync import (
     ApplyPermanent,
     ApplyTransient,
-    InvalidationApplier,
     InvalidationIntent,
     InvalidationIntentBatch,
     MemcachedApplier,
@@ -43,6 +42,7 @@ from hydracache_sync import (
     SQLiteOutbox,
 )
 from hydracache_sync import backoff as backoff_module
+from support.appliers import Applier
 from support.clock import FakeClock
 from support.faulty_memcached import FaultyMemcached
 
@@ -55,20 +55,6 @@ MINUTE = 60.0
 FATES = ["fine", "busy", "hopeless", "away", "malformed"]
 
 Outbox = Union[MemoryOutbox, SQLiteOutbox]
-
-
-class Applier(InvalidationApplier):
-    """Keeps what it applied; raises for a target what the test has set for it."""
-
-    def __init__(self, namespace: str | None = SHOP) -> None:
-        self.namespace = namespace
-        self.failures: dict[InvalidationIntent, Exception] = {}
-        self.applied: list[InvalidationIntent] = []
-
-    def apply_invalidation(self, intent: InvalidationIntent) -> None:
-        if intent in self.failures:
-            raise self.failures[intent]
-        self.applied.append(intent)
 
 
 class FlushlessApplier(Applier):
@@ -98,23 +84,6 @@ class TracedSQLiteOutbox(SQLiteOutbox):
         super().__init__(path, clock=clock)
         self.install_schema()
         trace(self, self.statements)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def outbox(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
-) -> Iterator[Outbox]:
-    if request.param == "memory":
-        yield MemoryOutbox(clock=clock)
-        return
-    with contextlib.closing(SQLiteOutbox(tmp_path / "app.db", clock=clock)) as outbox:
-        outbox.install_schema()
-        yield outbox
 
 
 @pytest.fixture(params=["memory", "sqlite"])

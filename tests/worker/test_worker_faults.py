@@ -43,6 +43,7 @@ from hydracache_sync import (
 from hydracache_sync import backoff as backoff_module
 from hydracache_sync.outbox.row import ABANDONED
 from hydracache_sync.worker.node_outages import OutageTiming
+from support.appliers import Applier
 from support.clock import FakeClock
 from support.processes import DEADLINE, Child
 from support.servers import Memcached, free_port
@@ -58,21 +59,6 @@ Outbox = Union[MemoryOutbox, SQLiteOutbox]
 
 class Killed(BaseException):
     """Ends a worker as ``GreenletExit`` does: no ``Exception``, from anywhere."""
-
-
-class Applier(InvalidationApplier):
-    """Applies one by one; raises for a target what the test has set for it."""
-
-    namespace = SHOP
-
-    def __init__(self) -> None:
-        self.failures: dict[InvalidationIntent, BaseException] = {}
-        self.applied: list[InvalidationIntent] = []
-
-    def apply_invalidation(self, intent: InvalidationIntent) -> None:
-        if intent in self.failures:
-            raise self.failures[intent]
-        self.applied.append(intent)
 
 
 class WholeApplier(Applier):
@@ -102,16 +88,6 @@ class Unprintable(Exception):
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "app.db"
-
-
-@pytest.fixture
 def sqlite(path: Path, clock: FakeClock) -> Iterator[SQLiteOutbox]:
     """An outbox that gives up at once when its file is locked."""
     outbox = SQLiteOutbox(path, clock=clock, busy_timeout=0)
@@ -119,14 +95,6 @@ def sqlite(path: Path, clock: FakeClock) -> Iterator[SQLiteOutbox]:
         outbox.install_schema()
         outbox.check_schema()
         yield outbox
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def outbox(request: pytest.FixtureRequest, clock: FakeClock) -> Outbox:
-    if request.param == "memory":
-        return MemoryOutbox(clock=clock)
-    outbox: SQLiteOutbox = request.getfixturevalue("sqlite")
-    return outbox
 
 
 @pytest.fixture(params=[Applier, WholeApplier])
@@ -250,8 +218,7 @@ class TestOutage:
         assert report == PublishReport(claimed=1, published=1)
         published = outbox.row(row.id)
         assert published is not None and published.attempts == 0
-        [begun] = messages(caplog, logging.WARNING)
-        [ended] = messages(caplog, logging.INFO)
+        begun, ended = messages(caplog, logging.WARNING)
         assert "shop is away" in begun and "node is away" in begun
         assert "shop is back" in ended
         assert len(caplog.records) == 2
@@ -275,7 +242,12 @@ class TestOutage:
             worker.run_once()
             clock.advance(5)
 
-        assert len(messages(caplog, logging.WARNING)) == 2
+        assert [" is away" in each for each in messages(caplog, logging.WARNING)] == [
+            True,
+            False,
+            True,
+            False,
+        ]
         assert worker.diagnostics().outages == 2
 
     def test_having_nothing_to_do_does_not_end_it(

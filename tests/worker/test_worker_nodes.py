@@ -51,11 +51,6 @@ NO_CALM = OutageTiming(calm=0.0)
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def outbox(clock: FakeClock) -> MemoryOutbox:
     return MemoryOutbox(clock=clock)
 
@@ -176,8 +171,8 @@ def test_an_outage_is_told_once_for_each_node_and_ends_when_that_node_answers(
     assert [line.partition(",")[0].partition(" after")[0] for line in found] == [
         f"WARNING the cache of namespace shop is away on node {one.address}",
         f"WARNING the cache of namespace shop is away on node {two.address}",
-        f"INFO the cache of namespace shop is back on node {two.address}",
-        f"INFO the cache of namespace shop is back on node {one.address}",
+        f"WARNING the cache of namespace shop is back on node {two.address}",
+        f"WARNING the cache of namespace shop is back on node {one.address}",
     ]
     told = [
         (type(e), e.node) for e in events if isinstance(e, (OutageBegan, OutageEnded))

@@ -17,6 +17,7 @@ from hydracache_sync.integrations.sqlalchemy.attached import (
     snapshot,
     tag_of,
 )
+from hydracache_sync.integrations.sqlalchemy.rows import cacheable_rows
 from hydracache_sync.keys import entity_key
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Engine",
     "attach",
     "attach_to",
+    "cacheable_rows",
     "entity_key",
     "intents_of",
     "reads_own_writes",

@@ -5,21 +5,27 @@ from __future__ import annotations
 import weakref
 from typing import Any, Callable, Iterable, Sequence, Union
 
+from sqlalchemy import inspect
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from hydracache_sync.app import open_transactions
 from hydracache_sync.app.standalone_writer import StandaloneWriter
+from hydracache_sync.cache.entity_kinds import EntityKinds
+from hydracache_sync.cache.tag_sets import several
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.integrations.sqlalchemy import instances, unattached
+from hydracache_sync.integrations.sqlalchemy import unattached
 from hydracache_sync.integrations.sqlalchemy.core import EngineEvents
 from hydracache_sync.integrations.sqlalchemy.followed import Bind, Followed
-from hydracache_sync.integrations.sqlalchemy.model_intents import ModelIntents
+from hydracache_sync.integrations.sqlalchemy.model_intents import (
+    ModelIntents,
+    require_plain_keys,
+)
 from hydracache_sync.integrations.sqlalchemy.orm import SessionEvents
-from hydracache_sync.integrations.sqlalchemy.primary_keys import require_plain_keys
 from hydracache_sync.integrations.sqlalchemy.transaction import Home
 from hydracache_sync.integrations.sqlalchemy.watched_models import WatchedModels
+from hydracache_sync.integrations.unknown_object import unknown_object
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.keys import Identity, entity_key
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -81,7 +87,7 @@ def attach_to(home: Home, target: Target, *, bind: Bind = None) -> Attached:
     attached = Attached(home, resolved, bind=bind)
     _all.add(attached)
     open_transactions.follow(home)
-    unattached.listen()
+    unattached.listen(attached.models)
     return attached
 
 
@@ -91,9 +97,7 @@ def intents_of(home: Home, instance: object) -> list[InvalidationIntent]:
     :raises TypeError: nothing is known of it.
     :raises ValueError: it has no primary key yet.
     """
-    return instances.intents_of(
-        instance, [each.models for each in list(_all) if each.home is home]
-    )
+    return _intents_of(instance, [each for each in list(_all) if each.home is home])
 
 
 def tag_of(instance: object) -> str:
@@ -106,7 +110,57 @@ def tag_of(instance: object) -> str:
         by several attached.
     :raises ValueError: it has no primary key yet: it was not flushed.
     """
-    return instances.tag_of(instance, [each.models for each in list(_all)])
+    known = [
+        found for each in list(_all) for found in each.models.of_instance(instance)
+    ]
+    # Under the name of its nearest class.
+    for kind in type(instance).__mro__:
+        named = [
+            intents
+            for model, intents in known
+            if model is kind and intents.entity is not None
+        ]
+        if named:
+            key = _primary_key(instance)
+            tags = {
+                intent.to_cache_invalidation().value
+                for intent in (each.of_entity(key) for each in named)
+                if intent is not None
+            }
+            if len(tags) > 1:
+                raise TypeError(
+                    f"{kind.__name__} is watched under several names: make the tag by"
+                    " entity_tag()"
+                )
+            [tag] = tags
+            assert tag is not None
+            return tag
+    raise unknown_object(instance)
+
+
+def _intents_of(
+    instance: object, watching: Iterable[Attached]
+) -> list[InvalidationIntent]:
+    known = [
+        intents for each in watching for _, intents in each.models.of_instance(instance)
+    ]
+    if not known:
+        raise unknown_object(instance)
+    key = _primary_key(instance)
+    return [intent for each in known for intent in each.of_object(instance, [key])]
+
+
+def _primary_key(instance: object) -> tuple[Any, ...]:
+    state: Any = inspect(instance)
+    key: tuple[Any, ...] | None = state.identity
+    if key is None:
+        key = tuple(state.mapper.primary_key_from_instance(instance))
+        if None in key:
+            raise ValueError(
+                f"a {type(instance).__name__} has no primary key yet: flush its session"
+                " before"
+            )
+    return key
 
 
 class Attached:
@@ -132,6 +186,12 @@ class Attached:
     @property
     def models(self) -> WatchedModels:
         return self._followed.models
+
+    @property
+    def kinds(self) -> EntityKinds:
+        """The kinds of what is watched, for ``TaggedCache(kinds=...)``; an app's cache
+        has them."""
+        return self.home.kinds
 
     def is_of(self, home: Home, target: Any) -> bool:
         """Whether it is what attaching ``target`` to ``home`` has made."""
@@ -159,7 +219,7 @@ class Attached:
             if isinstance(each, InvalidationIntent):
                 checked.append(each.checked())
             else:
-                checked += instances.intents_of(each, [self.models])
+                checked += _intents_of(each, [self])
         if isinstance(owner, Connection):
             joined = self._followed.transaction_on(owner)
             if joined is None:
@@ -186,8 +246,9 @@ class Attached:
 
         An object that is inserted, updated or deleted invalidates its entity and the
         collections; one whose primary key changes, the old entity and the new one. A
-        statement that changes the table without objects (bulk, Core) invalidates the
-        collections: which rows it hits is not known. Subclasses are included.
+        statement that changes the table without objects (bulk, Core, text) invalidates
+        the collections and the entities that it names by their keys, or all of them. A
+        row that links to an entity invalidates that. Subclasses are included.
 
         :param entity: name of the entities; None for none.
         :param collections: names of collections that any change touches.
@@ -200,7 +261,9 @@ class Attached:
         if entity is not None and key is entity_key:
             require_plain_keys(model)
         intents = ModelIntents(entity, collections, key=key, more=more)
-        self._followed.models.watch(model, intents, self._followed.transaction_on)
+        if entity is not None:
+            self.kinds.add(entity)
+        self._followed.models.watch(model, intents)
 
     # After the commit
 
@@ -237,7 +300,8 @@ class Attached:
         """
         if not reads_own_writes():
             return loader()
-        return cache.get_or_load(key, loader, **options)
+        tags = self.kinds.completed(several(options.pop("tags", ())))
+        return cache.get_or_load(key, loader, tags=tags, **options)
 
 
 def _resolved(target: Target) -> Engine | Session | type[Session]:

@@ -29,21 +29,21 @@ class EngineEvents:
         self._open = weakref.WeakKeyDictionary()
         event.listen(engine, "checkout", self.taken)
         event.listen(engine, "begin", self.begins)
-        event.listen(engine, "begin_twophase", self.begins_twophase)
+        event.listen(engine, "begin_twophase", self.begins)
         event.listen(engine, "savepoint", self.savepoint)
         event.listen(engine, "release_savepoint", self.release)
         event.listen(engine, "rollback_savepoint", self.roll_back_to)
         followed.listen(engine)
         event.listen(engine, "commit", self.commits)
-        event.listen(engine, "commit_twophase", self.commits_twophase)
+        event.listen(engine, "commit_twophase", self.commits)
         event.listen(engine, "rollback", self.rolls_back)
-        event.listen(engine, "rollback_twophase", self.rolls_back_twophase)
+        event.listen(engine, "rollback_twophase", self.rolls_back)
         event.listen(engine, "checkin", self.returned)
 
     def taken(self, dbapi_connection: Any, record: Any, fairy: Any) -> None:
         record.info[self._idle] = LocalMoment.now()
 
-    def begins(self, connection: Connection) -> None:
+    def begins(self, connection: Connection, *_: Any) -> None:
         info = connection.info
         self._after_commit(info)
         # Not now: another listener may have sent the statement that begins it, and in
@@ -52,9 +52,6 @@ class EngineEvents:
         transaction.has_connection()
         self._open[connection] = transaction
         connection.info[self._home] = weakref.ref(transaction)
-
-    def begins_twophase(self, connection: Connection, xid: Any) -> None:
-        self.begins(connection)
 
     def savepoint(self, connection: Connection, name: str | None) -> None:
         transaction = self._own(connection)
@@ -71,35 +68,24 @@ class EngineEvents:
         if transaction is not None:
             transaction.end_savepoint(kept=False)
 
-    def commits(self, connection: Connection) -> None:
+    def commits(self, connection: Connection, *_: Any) -> None:
         transaction = self._own(connection)
         if transaction is None:
             return
         # Nobody tells when it is done; that nothing comes in between is certain.
         del connection.info[self._home]
         connection.info[self._idle] = LocalMoment.now()
-        self._followed.models.warn_of_bulk(transaction)
         transaction.end(committed=True)
         if transaction.written:
             self._followed.remember(connection, transaction)
             connection.info[self._sent] = transaction
 
-    def commits_twophase(
-        self, connection: Connection, xid: Any, is_prepared: bool
-    ) -> None:
-        self.commits(connection)
-
-    def rolls_back(self, connection: Connection) -> None:
+    def rolls_back(self, connection: Connection, *_: Any) -> None:
         transaction = self._own(connection)
         if transaction is not None:
             del connection.info[self._home]
             connection.info[self._idle] = LocalMoment.now()
             transaction.end(committed=False)
-
-    def rolls_back_twophase(
-        self, connection: Connection, xid: Any, is_prepared: bool
-    ) -> None:
-        self.rolls_back(connection)
 
     def returned(self, dbapi_connection: Any, record: Any) -> None:
         self._after_commit(record.info)

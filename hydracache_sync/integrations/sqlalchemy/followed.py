@@ -45,7 +45,7 @@ class Followed:
 
     def __init__(self, home: Home, bind: Bind) -> None:
         self.home = home
-        self.models = WatchedModels()
+        self.models = WatchedModels(self.transaction_on)
         self.written: weakref.WeakKeyDictionary[Any, list[EnqueuedBatch]]
         self.written = weakref.WeakKeyDictionary()
         self._bind = bind
@@ -96,7 +96,8 @@ class Followed:
         event.listen(engine, "before_cursor_execute", self._executes)
         event.listen(engine, "after_cursor_execute", self._has_executed)
         event.listen(engine, "commit", self._commits)
-        event.listen(engine, "prepare_twophase", self._prepares)
+        event.listen(engine, "rollback", self._rolls_back)
+        event.listen(engine, "prepare_twophase", self._write_and_hold_off)
         event.listen(engine, "savepoint", _begin_before_savepoint)
 
     def _executes(
@@ -109,22 +110,12 @@ class Followed:
         executemany: bool,
     ) -> None:
         transaction = self.transaction_on(connection)
-        if transaction is None:
-            return
-        if not changes_something(context, statement):
-            return
-        transaction.changed()
-        self.models.add_statement(transaction, context)
+        if transaction is not None and changes_something(context, statement):
+            self._notice_commit(connection)
+            transaction.changed()
+            self.models.add_statement(transaction, statement, context)
 
-    def _has_executed(
-        self,
-        connection: Connection,
-        cursor: Any,
-        statement: str,
-        parameters: Any,
-        context: Any,
-        executemany: bool,
-    ) -> None:
+    def _has_executed(self, connection: Connection, *_: Any) -> None:
         transaction = self.transaction_on(connection)
         if transaction is None or not transaction.has_changed:
             return
@@ -132,39 +123,48 @@ class Followed:
             return  # when it is prepared none is open, and it may be rolled back
         if has_committed(dbapi_connection(connection)):
             transaction.is_durable()
+        else:
+            transaction.was_open = True
 
     def _commits(self, connection: Connection) -> None:
         """Write what came after the events of the session that is committing."""
         try:
-            self._write_rest(connection)
-            self._hold_off(connection)
+            self._write_and_hold_off(connection)
         except BaseException:
-            # SQLAlchemy has let go of the transaction by now: a close() without a
-            # rollback would give the connection back with it open, and who gets it
-            # next would commit what was refused here.
+            # SQLAlchemy has released the transaction by now. A close() without a
+            # rollback would give the connection back with it open. The next user of the
+            # connection would commit what was refused here.
             with contextlib.suppress(Exception):
                 target = dbapi_connection(connection)
                 driver = find_driver(target)
                 (target.rollback if driver is None else driver.roll_back)()
             raise
 
-    def _prepares(self, connection: Connection, xid: Any) -> None:
-        """As :meth:`_commits`; what is prepared must not be refused any more.
+    def _rolls_back(self, connection: Connection) -> None:
+        # One that has been lost has no driver's connection, and nothing is durable.
+        if not connection.closed and not connection.invalidated:
+            self._notice_commit(connection)
 
-        It would stay in the database, with its locks, until somebody looks for it.
-        """
-        self._write_rest(connection)
-        self._hold_off(connection)
-
-    def _write_rest(self, connection: Connection) -> None:
+    def _notice_commit(self, connection: Connection) -> None:
+        """Notice one that the app has made by the driver's own connection."""
         transaction = self.transaction_on(connection)
-        if transaction is not None and self._is_outboxs(connection, transaction):
-            transaction.write(lambda: dbapi_connection(connection))
+        if transaction is None or not transaction.was_open:
+            return
+        target = dbapi_connection(connection)
+        if getattr(target, "open", True) and has_committed(target):
+            transaction.is_durable()
 
-    def _hold_off(self, connection: Connection) -> None:
-        """Of several connections the first that ends: nothing may commit before."""
+    def _write_and_hold_off(self, connection: Connection, *_: Any) -> None:
+        """Before a commit, or before a transaction is prepared.
+
+        What is prepared must not be refused any more: it would stay in the database,
+        with its locks, until somebody looks for it.
+        """
         transaction = self.transaction_on(connection)
         if transaction is not None:
+            if self._is_outboxs(connection, transaction):
+                transaction.write(lambda: dbapi_connection(connection))
+            # Of several connections the first that ends: nothing may commit before.
             transaction.hold_off()
 
     def _is_outboxs(

@@ -5,10 +5,13 @@ Values only: which objects changed, and how, is told by who watches them.
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, Callable, Iterable, Sequence
 
+from sqlalchemy import inspect
+
 from hydracache_sync.intents import InvalidationIntent
-from hydracache_sync.keys import Identity
+from hydracache_sync.keys import Identity, kind_tag
 
 
 class ModelIntents:
@@ -19,6 +22,7 @@ class ModelIntents:
     :param key: makes an entity's key of the columns of the primary key.
     :param more: further intents, of the object as it is after the change.
     :ivar entity: as given.
+    :ivar of_table: what any change of a row invalidates.
     """
 
     def __init__(
@@ -35,6 +39,8 @@ class ModelIntents:
             InvalidationIntent.entity(entity, "")
         self.of_table = [InvalidationIntent.collection(name) for name in collections]
         self.entity = entity
+        #: What replaces all entities at once.
+        self.kind = None if entity is None else InvalidationIntent.tag(kind_tag(entity))
         self._key = key
         self._more = more
 
@@ -58,3 +64,39 @@ class ModelIntents:
         if self._more is not None:
             found += self._more(changed)
         return found
+
+
+#: What has one text.
+_PLAIN = (str, int, uuid.UUID)
+
+
+def require_plain_keys(model: type) -> None:
+    """Refuse a model, or one of its subclasses, whose primary key needs a ``key=``.
+
+    Columns whose type does not say what its values are in Python are let pass, those of
+    a ``TypeDecorator`` for instance.
+
+    :raises TypeError: names the column and its type.
+    """
+    whole: Any = inspect(model)
+    for mapper in whole.self_and_descendants:
+        for column in mapper.primary_key:
+            kind = python_type(column)
+            if kind is None or (issubclass(kind, _PLAIN) and kind is not bool):
+                continue
+            raise TypeError(
+                f"{mapper.class_.__name__} has {column.key} in its primary key, of type"
+                f" {column.type!r}: a {kind.__name__} may be written in several ways,"
+                " and a tag is one text. Pass key=, a function that makes a str of the"
+                " key's columns, and use it in reads too; or leave out entity="
+            )
+
+
+def python_type(column: Any) -> type | None:
+    """What the values of a column are in Python; None if its type does not say."""
+    try:
+        found: type = column.type.python_type
+    except NotImplementedError:
+        return None
+    # From 2.1 on some say so in this way.
+    return None if found is object else found

@@ -87,7 +87,6 @@ class SessionEvents:
                 state.kept.forget()
             elif current.began is not None:
                 state.kept.add(current.began)
-            self._followed.models.warn_of_bulk(current)
             self._end(state, committed=True)
             current.after_commit()
             self._followed.remember(session, current)

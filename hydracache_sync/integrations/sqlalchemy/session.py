@@ -79,8 +79,7 @@ class KeptObjects(OpenTransaction):
         session = self._session()
         if session is None or not len(session.identity_map):
             return
-        since = self.since()
-        self._since = began if since is None else min(since, began)
+        self._since = oldest(self.since(), began)
         open_transactions.keep(self)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 from hydracache_sync.app import open_transactions
 from hydracache_sync.app.open_transactions import OpenTransaction
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
+from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.printable import printable_logger
@@ -48,6 +49,10 @@ class Home(Protocol):
     """Where a transaction's intents go, and where else there may be some."""
 
     @property
+    def kinds(self) -> EntityKinds:
+        """Of whose entities the reads have the tag of the kind as well."""
+
+    @property
     def runtime(self) -> Writer:
         """Asked only when there is something to write."""
 
@@ -68,7 +73,6 @@ class _Savepoint:
     def __init__(self, collected: RequestState | None) -> None:
         self.intents: list[InvalidationIntent] = []
         self.changed = False
-        self.bulk: set[tuple[str, str]] = set()
         self.collected = collected
         self.mark = 0 if collected is None else collected.mark()
 
@@ -81,6 +85,7 @@ class TransactionIntents(OpenTransaction):
         said otherwise.
     :param pending: tells of changes that are not sent to the database yet.
     :ivar written: what was written in it.
+    :ivar was_open: the driver has said so after a statement that has changed something.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class TransactionIntents(OpenTransaction):
     ) -> None:
         self.home = home
         self.written: list[EnqueuedBatch] = []
+        self.was_open = False
         self._since = LocalMoment.now() if since is None else since
         self._pending = pending
         self._savepoints = [_Savepoint(home.collected_if_any())]
@@ -125,26 +131,6 @@ class TransactionIntents(OpenTransaction):
     def add(self, *intents: InvalidationIntent) -> None:
         self._savepoints[-1].intents += intents
 
-    def changed_in_bulk(self, entity: str, table: str) -> None:
-        """State that a statement has changed ``table``, and not which entities."""
-        self._savepoints[-1].bulk.add((entity, table))
-
-    def unnamed(self) -> dict[str, str]:
-        """Tables changed in bulk, by the name of their entities, none of which is among
-        what it has written."""
-        written = [
-            intent for each in self.written for intent in each.receipt.batch or ()
-        ]
-        named = {
-            # The tag of an entity stands for it, too.
-            intent.entity_name or (intent.value or "").partition(":")[0]
-            for intent in written
-        }
-        if any(intent.kind == "flush" for intent in written):
-            return {}
-        bulk = set().union(*(each.bulk for each in self._savepoints))
-        return {entity: table for entity, table in bulk if entity not in named}
-
     def changed(self) -> None:
         """State that a statement has changed something."""
         self._savepoints[-1].changed = True
@@ -173,7 +159,6 @@ class TransactionIntents(OpenTransaction):
         if kept or self._durable:
             self._savepoints[-1].intents += ended.intents
             self._savepoints[-1].changed |= ended.changed
-            self._savepoints[-1].bulk |= ended.bulk
         else:
             self._drop(ended)
 
@@ -198,7 +183,7 @@ class TransactionIntents(OpenTransaction):
         batch = InvalidationIntentBatch("" if collected is None else collected.reason)
         for intent in (*own, *theirs):
             batch.intent(intent)
-        position = collected.promised if collected is not None and theirs else None
+        position = None if collected is None else collected.promised
         self._writer = self.home.runtime
         try:
             receipt = self._writer.write(target, batch, position)

@@ -8,13 +8,14 @@ stored. All engines of the process are listened to, from the first attach on.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import Pool
 
-from hydracache_sync.app import open_transactions, replica_reads
+from hydracache_sync.app import open_transactions, replica_reads, savepoints
 from hydracache_sync.app.open_transactions import OpenTransaction
 from hydracache_sync.drivers import find_driver
 from hydracache_sync.integrations.sql_kind import changes_data
@@ -35,11 +36,23 @@ class _Unattached(OpenTransaction):
         return not has_committed(self._connection)
 
 
-def listen() -> None:
+class Watching(Protocol):
+    """What knows of models, and is told of statements that nothing follows."""
+
+    def warn_of_unseen(self, statement: str, context: Any) -> None: ...
+
+
+_watching: weakref.WeakSet[Watching] = weakref.WeakSet()
+
+
+def listen(watching: Watching) -> None:
     """Begin to look at all engines; harmless to repeat."""
+    _watching.add(watching)
     if event.contains(Engine, "before_cursor_execute", _executes):
         return
     event.listen(Engine, "before_cursor_execute", _executes)
+    event.listen(Engine, "savepoint", _sets_savepoint)
+    event.listen(Engine, "rollback_savepoint", _goes_back)
     for end in ("commit", "rollback", "commit_twophase", "rollback_twophase"):
         event.listen(Engine, end, _ended)
     event.listen(Pool, "checkin", _returned)
@@ -75,11 +88,18 @@ def _executes(
     context: Any,
     executemany: bool,
 ) -> None:
-    replica_reads.sends(lambda: dbapi_connection(connection))
+    own = partial(dbapi_connection, connection)
+    replica_reads.sends(own)
     info = connection.info
     followed = followed_transactions(info)
-    open_transactions.note_statement(oldest(*(each.since() for each in followed)))
-    if followed or _KEY in info or not changes_something(context, statement):
+    began = oldest(*(each.since() for each in followed))
+    open_transactions.note_statement(began, own)
+    savepoints.note_statement(statement)
+    if followed or not changes_something(context, statement):
+        return
+    for watching in list(_watching):
+        watching.warn_of_unseen(statement, context)
+    if _KEY in info:
         return
     info[_KEY] = unattached = _Unattached(dbapi_connection(connection))
     open_transactions.opened(unattached)
@@ -89,6 +109,14 @@ def followed_transactions(info: Any) -> list[TransactionIntents]:
     """The transaction of a connection, as each attach knows it that follows it."""
     found = [each() for each in info.values() if isinstance(each, weakref.ref)]
     return [each for each in found if isinstance(each, TransactionIntents)]
+
+
+def _sets_savepoint(connection: Connection, name: str) -> None:
+    savepoints.note_set(name)
+
+
+def _goes_back(connection: Connection, name: str, context: None) -> None:
+    savepoints.note_rollback(name)
 
 
 def _ended(connection: Connection, *_: Any) -> None:

@@ -2,47 +2,65 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import weakref
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
-from sqlalchemy import event, inspect
+from sqlalchemy import Table, event, inspect
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session, object_session
+from sqlalchemy.orm import object_session
 
-from hydracache_sync.integrations.sqlalchemy.model_intents import ModelIntents
-from hydracache_sync.integrations.sqlalchemy.session import (
-    SessionState,
-    SessionTransaction,
+from hydracache_sync.integrations.sql_kind import hides_its_tables
+from hydracache_sync.integrations.sqlalchemy import flushes
+from hydracache_sync.integrations.sqlalchemy.links import (
+    Link,
+    links_to,
+    may_be_linked,
 )
+from hydracache_sync.integrations.sqlalchemy.model_intents import ModelIntents
+from hydracache_sync.integrations.sqlalchemy.statement_rows import named_rows
 from hydracache_sync.integrations.sqlalchemy.transaction import TransactionIntents
-from hydracache_sync.integrations.sqlalchemy.unattached import followed_transactions
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)
 
+#: Packages whose frames are not the program's.
+_LIBRARIES = frozenset(["flask_sqlalchemy", "hydracache_sync", "sqlalchemy"])
+
+
+class _Table(NamedTuple):
+    """The models that have rows in a table, and those that its rows link to."""
+
+    models: list[tuple[type, ModelIntents]]
+    links: list[Link]
+
 
 class WatchedModels:
-    """The models of one attach. Thread-safe."""
+    """The models of one attach. Thread-safe.
 
-    def __init__(self) -> None:
-        self._models: list[tuple[type, ModelIntents]] = []
-        self._of_table: dict[str, tuple[InvalidationIntent, ...]] = {}
-        #: What has been complained of: models, and names of entities.
-        self._said_of: set[Any] = set()
+    :param transaction_on: returns that of a connection, None if it is not followed.
+    """
 
-    def watch(
-        self,
-        model: type,
-        intents: ModelIntents,
-        transaction_on: Callable[[Connection], TransactionIntents | None],
+    def __init__(
+        self, transaction_on: Callable[[Connection], TransactionIntents | None]
     ) -> None:
-        """Add ``intents`` of each object that changes to the transaction it is in.
+        self._transaction_on = transaction_on
+        self._models: list[tuple[type, ModelIntents]] = []
+        self._tables: dict[str, _Table] = {}
+        self._links_to: dict[ModelIntents, list[tuple[set[str], Link]]] = {}
+        self._generation = -1
+        #: Classes of linking objects that are listened to.
+        self._children: set[tuple[Any, Any]] = set()
+        self._told_of_children = -1
+        self._said: set[tuple[str, str]] = set()
+        flushes.listen(self)
 
-        :param transaction_on: returns that of a connection, None if it is not followed.
-        """
+    def watch(self, model: type, intents: ModelIntents) -> None:
+        """Add ``intents`` of each object that changes to the transaction it is in."""
         self._models.append((model, intents))
-        self._of_table = {}
+        self._generation = self._told_of_children = -1
         updating: weakref.WeakSet[Any] = weakref.WeakSet()
 
         def inserted(mapper: Any, connection: Connection, target: Any) -> None:
@@ -73,103 +91,200 @@ class WatchedModels:
             return session is not None and session.is_modified(target)
 
         def changed(connection: Connection, target: Any, keys: list[Any]) -> None:
-            transaction = transaction_on(connection)
+            transaction = self._transaction_on(connection)
             if transaction is not None:
                 transaction.add(*intents.of_object(target, keys))
-            else:
-                self._warn_of_unattached(model, object_session(target), connection)
 
         event.listen(model, "after_insert", inserted, propagate=True)
         event.listen(model, "before_update", updates, propagate=True)
         event.listen(model, "after_update", updated, propagate=True)
         event.listen(model, "after_delete", deleted, propagate=True)
 
+    def before_flush(self) -> None:
+        """Be told of the changes of linking objects; mappers are configured by now."""
+        if self._told_of_children == flushes.generation():
+            return
+        self._told_of_children = flushes.generation()
+        links = [each for model, to in self._models for each in self._links(model, to)]
+        for _, link in links:
+            known = link.child, link.intents
+            if link.child is not None and known not in self._children:
+                self._children.add(known)
+                self._listen_to_children(link)
+
+    def _listen_to_children(self, link: Link) -> None:
+        def changed(mapper: Any, connection: Connection, target: Any) -> None:
+            tell(connection, link.of_child(target, updated=False))
+
+        def updated(mapper: Any, connection: Connection, target: Any) -> None:
+            tell(connection, link.of_child(target, updated=True))
+
+        def tell(connection: Connection, intents: list[InvalidationIntent]) -> None:
+            transaction = self._transaction_on(connection)
+            if transaction is not None:
+                transaction.add(*intents)
+
+        child = link.child.class_
+        event.listen(child, "after_insert", changed, propagate=True)
+        # Twice, as what the database computes is not to be seen after its UPDATE.
+        event.listen(child, "before_update", updated, propagate=True)
+        event.listen(child, "after_update", updated, propagate=True)
+        event.listen(child, "after_delete", changed, propagate=True)
+
     def of_instance(self, instance: object) -> list[tuple[type, ModelIntents]]:
         """The models that ``instance`` is an object of, and their intents."""
         return [each for each in self._models if isinstance(instance, each[0])]
 
-    def add_statement(self, transaction: TransactionIntents, context: Any) -> None:
-        """Add what an INSERT, UPDATE or DELETE invalidates, by the table it changes."""
-        compiled = getattr(context, "compiled", None)
-        table = getattr(getattr(compiled, "statement", None), "table", None)
-        if not self._models or table is None:
-            return
-        transaction.add(*self._intents_of(table))
-        if not _is_of_objects(transaction, context):
-            for entity in self._entities_of(table):
-                transaction.changed_in_bulk(entity, table.key)
-
-    def warn_of_bulk(self, transaction: TransactionIntents) -> None:
-        """Say, once for each, which entities a commit has changed and not named."""
-        for entity, table in transaction.unnamed().items():
-            if entity in self._said_of:
-                continue
-            self._said_of.add(entity)
-            logger.warning(
-                "a statement without objects has changed table %s, and no entity %s was"
-                " invalidated in its transaction: which rows it hit is not known."
-                " Invalidate them beside the statement, or read them with a collection"
-                " of the model among the tags",
-                table,
-                entity,
-            )
-
-    def _warn_of_unattached(
-        self, model: type, session: Session | None, connection: Connection
+    def add_statement(
+        self, transaction: TransactionIntents, statement: str, context: Any
     ) -> None:
-        """Say once that objects of ``model`` were changed where nobody follows."""
-        if session is None or model in self._said_of:
-            return
-        if any(isinstance(each, SessionState) for each in session.info.values()):
-            return  # another app's, or another outbox's
-        if followed_transactions(connection.info):
-            return  # another app's, or another outbox's
-        self._said_of.add(model)
-        logger.warning(
-            "a session that is not attached has changed a %s, which is watched: nothing"
-            " is invalidated. Make it by what attach() was given, or attach it too",
-            model.__name__,
-        )
+        """Add what a statement that changes something invalidates.
 
-    def _intents_of(self, table: Any) -> tuple[InvalidationIntent, ...]:
-        """Collections of the models that have rows in ``table``."""
-        name = table.key
-        found = self._of_table.get(name)
-        if found is None:
-            found = self._of_table[name] = tuple(
-                intent
-                for model, intents in self._models
-                if name in _tables_of(model)
-                for intent in intents.of_table
-            )
+        :param statement: its text.
+        """
+        if self._models:
+            transaction.add(*self._of_statement(statement, context))
+
+    def _of_statement(self, statement: str, context: Any) -> list[InvalidationIntent]:
+        """What a statement invalidates, by the table that it changes."""
+        table = _changed_table(context)
+        if table is None:
+            if hides_its_tables(statement):
+                self._say_unseen(
+                    f"sends {statement.partition('(')[0][:100]!r}, which does not say"
+                    " what it changes",
+                    "Invalidate it in the same transaction",
+                )
+            return self._of_text(statement)
+        known = self._table(table)
+        found = [intent for _, each in known.models for intent in each.of_table]
+        flushing = flushes.flushing()
+        sender = context.execution_options.get("compiled_cache") if flushing else None
+        for model, intents in known.models:
+            # Of the objects of a flush their mapper tells.
+            if intents.kind is not None and not _is_mappers(sender, inspect(model)):
+                found += _of_rows(context, inspect(model), table, intents)
+        for link in known.links:
+            if link.child is None or not _is_mappers(sender, link.child):
+                found += link.of_statement(context, of_objects=flushing)
+        head = statement.partition(" SET ")[0] if context.isupdate else ""
+        if "," in head:
+            found += self._of_text(head)  # MySQL changes several tables at once
         return found
 
-    def _entities_of(self, table: Any) -> set[str]:
-        """Names of the entities of models that have rows in ``table``."""
-        return {
-            intents.entity
-            for model, intents in self._models
-            if intents.entity is not None and table.key in _tables_of(model)
+    def _of_text(self, statement: str) -> list[InvalidationIntent]:
+        """What a text invalidates: all of each table whose name is in it."""
+        found = []
+        for table in self._named_in(statement):
+            models, links = self._table(table)
+            for _, intents in models:
+                found += intents.of_table
+                found += [] if intents.kind is None else [intents.kind]
+            for link in links:
+                found += link.of_kind()
+        return found
+
+    def _named_in(self, statement: str) -> list[Table]:
+        """The tables of watched models, and of links to them, that a text names."""
+        metadatas = {
+            table.metadata
+            for model, _ in self._models
+            for table in _tables_of(model)
+            if isinstance(table, Table)
         }
+        return [
+            table
+            for metadata in metadatas
+            for table in metadata.tables.values()
+            if any(self._table(table)) and _names(statement, table)
+        ]
+
+    def _table(self, table: Any) -> _Table:
+        generation = flushes.generation()
+        if generation != self._generation:
+            self._tables, self._links_to = {}, {}
+            self._generation = generation
+        known = self._tables.get(table.key)
+        if known is None:
+            known = self._tables[table.key] = _Table(
+                [each for each in self._models if table.key in _keys_of(each[0])],
+                [
+                    link
+                    for model, intents in self._models
+                    if may_be_linked(table, inspect(model))
+                    for keys, link in self._links(model, intents)
+                    if table.key in keys
+                ],
+            )
+        return known
+
+    def _links(self, model: type, intents: ModelIntents) -> list[tuple[set[str], Link]]:
+        found = self._links_to.get(intents)
+        if found is None:
+            found = self._links_to[intents] = links_to(inspect(model), intents)
+        return found
+
+    def warn_of_unseen(self, statement: str, context: Any) -> None:
+        """Say that a statement changes a watched model where no attach follows it."""
+        table = _changed_table(context)
+        tables = self._named_in(statement) if table is None else [table]
+        if any(any(self._table(each)) for each in tables):
+            self._say_unseen(
+                f"changes table {tables[0].key} of a watched model on a connection that"
+                " is not attached: nothing is invalidated",
+                "Make the session by what attach() was given, or attach the engine too",
+            )
+
+    def _say_unseen(self, what: str, advice: str) -> None:
+        """Log the place of the program, what it does there and what to do; once."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None:
+            package = frame.f_globals.get("__name__", "").partition(".")[0]
+            if package not in _LIBRARIES:
+                break
+            frame = frame.f_back
+        place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        if (place, what) not in self._said:
+            self._said.add((place, what))
+            logger.warning("%s %s. %s. Said once of each place", place, what, advice)
 
 
-def _tables_of(model: type) -> set[str]:
+def _changed_table(context: Any) -> Any:
+    """The table that a compiled statement changes; None if only its text says."""
+    compiled = getattr(context, "compiled", None)
+    return getattr(getattr(compiled, "statement", None), "table", None)
+
+
+def _tables_of(model: type) -> set[Any]:
     whole: Any = inspect(model)
-    return {
-        table.key for mapper in whole.self_and_descendants for table in mapper.tables
-    }
+    return {table for mapper in whole.self_and_descendants for table in mapper.tables}
 
 
-def _is_of_objects(transaction: TransactionIntents, context: Any) -> bool:
-    """Whether a flush sends the statement, so that mappers tell of its objects.
+def _keys_of(model: type) -> set[str]:
+    return {table.key for table in _tables_of(model)}
 
-    Or it only makes rows, which nobody has read yet.
-    """
-    statement = context.compiled.statement
-    if context.isinsert and getattr(statement, "_post_values_clause", None) is None:
-        return True
-    if isinstance(transaction, SessionTransaction):
-        session = transaction.session()
-        return session is not None and getattr(session, "_flushing", False)
-    # Of a session that is not attached itself: a flush brings its mapper's cache.
-    return "compiled_cache" in context.execution_options
+
+def _is_mappers(compiled_cache: Any, mapper: Any) -> bool:
+    """Whether a statement that was compiled into this cache is of its objects."""
+    return compiled_cache is not None and (
+        compiled_cache is mapper.base_mapper._compiled_cache
+    )
+
+
+def _of_rows(
+    context: Any, mapper: Any, table: Any, intents: ModelIntents
+) -> list[InvalidationIntent]:
+    """The entities that a statement names by their primary key, or all of them."""
+    assert intents.kind is not None
+    keys = None
+    if all(each.table.key == table.key for each in mapper.primary_key):
+        keys = named_rows(context, mapper.primary_key)
+    if keys is None or any(None in key for key in keys):
+        return [intents.kind]
+    return [each for each in map(intents.of_entity, keys) if each is not None]
+
+
+def _names(statement: str, table: Any) -> bool:
+    """Whether a text has the name of a table in it."""
+    name = re.escape(table.name)
+    return re.search(rf"(?<!\w){name}(?!\w)", statement, re.IGNORECASE) is not None

@@ -39,6 +39,8 @@ create table if not exists hydracache_outbox (
     abandoned tinyint not null default 0,
     -- for people; no program reads it
     last_error blob null,
+    -- where its enqueue was traced: W3C traceparent, for the span that applies the row
+    traceparent varbinary(55) null,
     primary key (id),
     -- an intent is enqueued once per commit; waits look here
     unique key hydracache_outbox_commit (namespace, commit_position, target_hash),
@@ -62,13 +64,45 @@ create table if not exists hydracache_outbox_heartbeat (
     primary key (id)
 ) engine = InnoDB;
 
--- One row: the version of the tables above.
+-- One row for each process that carries rows, which it writes again each ten seconds, and
+-- one for all drains of the same namespaces. For people and monitoring: no worker reads
+-- it. What was not seen for a day is deleted.
+create table if not exists hydracache_outbox_workers (
+    owner varbinary(255) not null,
+    -- pool, worker or drain
+    kind varbinary(16) not null,
+    host varbinary(255) not null,
+    pid bigint not null,
+    -- of hydracache_sync
+    version varbinary(255) not null,
+    -- in JSON
+    namespaces mediumblob not null,
+    started_ms bigint not null,
+    seen_ms bigint not null,
+    -- between two of its beats; of drains as it was seen last, 0 after the first one;
+    -- -1 of a process that has stopped
+    every_ms bigint not null,
+    -- null until a batch has claimed rows
+    batch_ms bigint null,
+    -- rows published
+    carried bigint not null,
+    last_error blob null,
+    -- counts of the process's caches, in JSON
+    caches mediumblob not null,
+    -- a server that its loads read, and that may be behind
+    reads_elsewhere varbinary(255) null,
+    primary key (owner)
+) engine = InnoDB;
+
+-- One row: the version of the tables above, and what tells them from those of the same
+-- names on a server that does not replicate this one.
 create table if not exists hydracache_outbox_schema (
     id tinyint not null,
     version int not null,
+    identity varbinary(64) null,
     primary key (id)
 ) engine = InnoDB;
 
-insert into hydracache_outbox_schema (id, version)
-values (1, 1)
+insert into hydracache_outbox_schema (id, version, identity)
+values (1, 1, concat(utc_timestamp(6), ' ', rand()))
 on duplicate key update id = 1;

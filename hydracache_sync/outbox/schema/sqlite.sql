@@ -4,7 +4,7 @@
 -- BINARY): with NOCASE the position tx:A would be lost after tx:a.
 create table if not exists hydracache_outbox (
     -- order of arrival; never used twice, also after a purge
-    id integer primary key autoincrement,
+    id integer primary key autoincrement not null,
     namespace text not null,
     commit_position text not null,
     -- SHA-256 of the target, 32 bytes
@@ -36,7 +36,9 @@ create table if not exists hydracache_outbox (
     -- 1: its last claim expired: the worker crashed or hung
     abandoned integer not null default 0,
     -- for people; no program reads it
-    last_error text
+    last_error text,
+    -- where its enqueue was traced: W3C traceparent, for the span that applies the row
+    traceparent text
 );
 
 -- An intent is enqueued once per commit; waits look here.
@@ -57,14 +59,45 @@ create table if not exists hydracache_outbox_paused (
 -- One row, if any, written where HYDRACACHE_HEARTBEAT says so: until when everything that
 -- was committed is in each snapshot that has it. For readers of replicas.
 create table if not exists hydracache_outbox_heartbeat (
-    id integer primary key check (id = 1),
+    id integer primary key not null check (id = 1),
     beat_ms integer not null
 );
 
+-- One row for each process that carries rows, which it writes again each ten seconds, and
+-- one for all drains of the same namespaces. For people and monitoring: no worker reads
+-- it. What was not seen for a day is deleted.
+create table if not exists hydracache_outbox_workers (
+    owner text primary key not null,
+    -- pool, worker or drain
+    kind text not null,
+    host text not null,
+    pid integer not null,
+    -- of hydracache_sync
+    version text not null,
+    -- in JSON
+    namespaces text not null,
+    started_ms integer not null,
+    seen_ms integer not null,
+    -- between two of its beats; of drains as it was seen last, 0 after the first one;
+    -- -1 of a process that has stopped
+    every_ms integer not null,
+    -- null until a batch has claimed rows
+    batch_ms integer,
+    -- rows published
+    carried integer not null,
+    last_error text,
+    -- counts of the process's caches, in JSON
+    caches text not null,
+    -- a server that its loads read, and that may be behind
+    reads_elsewhere text
+) without rowid;
+
 -- One row: the version of the tables above.
 create table if not exists hydracache_outbox_schema (
-    id integer primary key check (id = 1),
-    version integer not null
+    id integer primary key not null check (id = 1),
+    version integer not null,
+    -- of MySQL's tables; null
+    identity text
 );
 
 insert into hydracache_outbox_schema (id, version)

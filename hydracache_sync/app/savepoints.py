@@ -1,0 +1,105 @@
+"""The savepoints that this thread sets and goes back to, as far as that is seen.
+
+Rows that were written after a savepoint are undone with it. Mostly the data is undone,
+too. But intents that were collected before the savepoint are of data that stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict, deque
+from math import inf
+from typing import Any, Callable, Deque
+
+from hydracache_sync.fork import ProcessLocal
+
+#: Savepoints of a thread that are remembered, by their names. One that is not counts
+#: as set after all that was collected.
+REMEMBERED = 64
+
+_sets = re.compile(r"\s*savepoint\s+(\S+)", re.I).match
+_goes_back = re.compile(
+    r"\s*rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?(\S+)", re.I
+).match
+
+
+class _OfThread:
+    def __init__(self) -> None:
+        self.count = 0
+        self.numbers: OrderedDict[str, int] = OrderedDict()
+        self.rollbacks = 0
+        #: To which ones, by their numbers, the newest last.
+        self.gone_back: Deque[float] = deque(maxlen=REMEMBERED)
+
+
+_local = ProcessLocal()
+
+
+def _this_thread() -> _OfThread:
+    mine = _local.mine()
+    try:
+        found: _OfThread = mine.savepoints
+    except AttributeError:
+        found = mine.savepoints = _OfThread()
+    return found
+
+
+def note_statement(statement: Any) -> None:
+    """State that this thread sends a statement, given its text or its bytes."""
+    if isinstance(statement, bytes):
+        statement = statement[:200].decode("latin-1")
+    elif not isinstance(statement, str):
+        return
+    found = _sets(statement)
+    if found:
+        note_set(found[1])
+        return
+    found = _goes_back(statement)
+    if found:
+        note_rollback(found[1])
+
+
+def note_set(name: str | None) -> None:
+    """State that this thread sets a savepoint."""
+    mine = _this_thread()
+    mine.count += 1
+    name = _plain(name)
+    # At the end, also where it was there.
+    mine.numbers.pop(name, None)
+    mine.numbers[name] = mine.count
+    if len(mine.numbers) > REMEMBERED:
+        mine.numbers.popitem(last=False)
+
+
+def note_rollback(name: str | None) -> None:
+    """State that this thread undoes what it has sent since a savepoint."""
+    mine = _this_thread()
+    mine.gone_back.append(mine.numbers.get(_plain(name), inf))
+    mine.rollbacks += 1
+
+
+def number() -> int:
+    """How many savepoints this thread has set: for :func:`undone_after`."""
+    return _this_thread().count
+
+
+def undone_after(collected_at: int) -> Callable[[], bool]:
+    """Return what tells of a rollback after this call to a savepoint after another.
+
+    :param collected_at: a :func:`number`: whether the savepoint was set later.
+    """
+    mine = _this_thread()
+    before = mine.rollbacks
+
+    def is_undone() -> bool:
+        since = mine.rollbacks - before
+        seen = list(mine.gone_back)
+        return since > len(seen) or any(
+            savepoint > collected_at for savepoint in seen[len(seen) - since :]
+        )
+
+    return is_undone
+
+
+def _plain(name: str | None) -> str:
+    return (name or "").rstrip(";").strip('`"').lower()

@@ -1,0 +1,1 @@
+"""Commands of ``manage.py``, each of which is a file here."""

@@ -1,0 +1,113 @@
+"""Whether a request's cookies were read, by whatever way leads to them.
+
+``request.cookies``, ``request.headers`` and ``request.environ`` all read the WSGI
+environment. While a request is watched, that is a dict that notes such reads.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Dict
+
+from flask import Flask, request
+from werkzeug.datastructures import EnvironHeaders
+
+_COOKIE = "HTTP_COOKIE"
+
+
+class WatchedEnviron(Dict[str, Any]):
+    """A copy of a WSGI environment that notes when its cookies are read.
+
+    What is changed in it is changed in the original, too. Of one request's thread.
+
+    :ivar original: what the server has made.
+    :ivar is_read: whether the cookies were read since it was last set to False.
+    """
+
+    def __init__(self, original: dict[str, Any]) -> None:
+        super().__init__(original)
+        self.original = original
+        self.is_read = False
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        changes = dict(*args, **kwargs)
+        self.original.update(changes)
+        super().update(changes)
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
+        self.update(other)
+        return self
+
+
+def _of_one_key(name: str, *, changes: bool) -> Any:
+    """Return a method of dict that notes the cookies' key, and may change both."""
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def run(self: WatchedEnviron, key: Any, *args: Any) -> Any:
+        if key == _COOKIE:
+            self.is_read = True
+        if changes:
+            method(self.original, key, *args)
+        return method(self, key, *args)
+
+    return run
+
+
+def _of_all_keys(name: str) -> Any:
+    """Return a method of dict that looks at each key, the cookies' among them."""
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def run(self: WatchedEnviron, *args: Any) -> Any:
+        self.is_read = True
+        return method(self, *args)
+
+    return run
+
+
+for _name in ("__getitem__", "__contains__", "get"):
+    setattr(WatchedEnviron, _name, _of_one_key(_name, changes=False))
+for _name in ("__setitem__", "__delitem__", "setdefault", "pop"):
+    setattr(WatchedEnviron, _name, _of_one_key(_name, changes=True))
+# With an __iter__ of its own, dict() and ** copy by these, too.
+for _name in (
+    *("__iter__", "__reversed__", "keys", "items", "values", "copy"),
+    *("__eq__", "__ne__", "__or__", "__ror__", "__repr__"),
+):
+    setattr(WatchedEnviron, _name, _of_all_keys(_name))
+
+
+def watched_environ() -> WatchedEnviron:
+    """Return the environment of the request that is served, watched from now on."""
+    # Past the proxy, which is looked up at each attribute.
+    served: Any = request._get_current_object()  # type: ignore[attr-defined]
+    environ = served.environ
+    if not isinstance(environ, WatchedEnviron):
+        environ = served.environ = WatchedEnviron(environ)
+        if isinstance(served.headers, EnvironHeaders):
+            served.headers.environ = environ
+    # Parsed once and kept: those that Flask has, for its session, are forgotten, or
+    # another look at them would not be seen.
+    vars(served).pop("cookies", None)
+    return environ
+
+
+def unwatched_environ() -> dict[str, Any]:
+    """Return the environment of the request, for reads that are not the view's."""
+    environ: dict[str, Any] = request.environ
+    return environ.original if isinstance(environ, WatchedEnviron) else environ
+
+
+def watch(app: Flask, is_wanted: Callable[[], bool]) -> None:
+    """Watch the requests of ``app`` from before its own functions run."""
+    # Not before_request(): request_started is sent before, and has receivers, too.
+    dispatch = app.full_dispatch_request
+
+    @functools.wraps(dispatch)
+    def run(*args: Any) -> Any:
+        if is_wanted():
+            watched_environ()
+        return dispatch(*args)
+
+    app.full_dispatch_request = run  # type: ignore[method-assign]

@@ -1,0 +1,117 @@
+"""A savepoint that a view rolls back by hand, after it has called ``write``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any, Callable, Iterator
+
+import pytest
+from flask import Flask
+from mysql_callers import CALLERS, Caller, PyMySQLCaller
+from mysql_databases import Database, fresh_database
+
+from hydracache_sync import MemoryStore
+from hydracache_sync.integrations.flask import HydraCache
+from outbox_contract.common import keys_of
+from support.servers import MariaDB
+
+
+@pytest.fixture
+def database(mariadb: MariaDB) -> Iterator[Database]:
+    with fresh_database(mariadb) as database:
+        database.sql("create table item (id integer primary key, name text)")
+        database.sql("insert into item values (1, 'before'), (2, 'before')")
+        with closing(database.outbox()) as outbox:
+            outbox.install_schema()
+        yield database
+
+
+@pytest.fixture(params=CALLERS, ids=lambda caller: caller.name)
+def caller(request: pytest.FixtureRequest) -> Caller:
+    found: Caller = request.param
+    return found
+
+
+def run(database: Database, view: Callable[[HydraCache], None]) -> list[Any]:
+    """Serve ``view``; return the keys whose rows are durable."""
+    hydracache, app = HydraCache(), Flask("shop")
+    with closing(database.outbox()) as outbox:
+        app.config.update(
+            SECRET_KEY="not secret",
+            HYDRACACHE_OUTBOX=outbox,
+            HYDRACACHE_NAMESPACE="shop",
+            HYDRACACHE_MEMCACHED=MemoryStore(),
+            HYDRACACHE_POOL="none",
+        )
+        hydracache.init_app(app)
+
+        @app.post("/")
+        def page() -> str:
+            view(hydracache)
+            return "done"
+
+        assert app.test_client().post("/").status_code == 200
+        return keys_of(outbox.rows("shop"))
+
+
+@pytest.mark.parametrize("words", ["rollback to s", "ROLLBACK  WORK TO SAVEPOINT s"])
+def test_what_was_collected_before_it_is_saved_and_said(
+    database: Database, caller: Caller, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(caller.connect(database)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            caller.execute(connection, "update item set name = 'after' where id = 1")
+            hydracache.invalidate_key("one")
+            caller.execute(connection, "savepoint s")
+            caller.execute(connection, "update item set name = 'never' where id = 2")
+            hydracache.invalidate_key("two")
+            hydracache.write(connection)
+            caller.execute(connection, words)
+            connection.commit()
+
+        keys = run(database, view)
+
+    assert database.sql("select name from item order by id") == [
+        ("after",),
+        ("before",),
+    ]
+    assert keys == ["one", "two"]
+    assert "went back to a savepoint" in caplog.text
+
+
+def test_a_rollback_of_the_whole_transaction_takes_the_rows_along(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the one driver that tells whether the rows joined the transaction."""
+    caller = PyMySQLCaller()
+    with closing(caller.connect(database)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            caller.execute(connection, "update item set name = 'never'")
+            hydracache.invalidate_key("one")
+            hydracache.write(connection)
+            caller.execute(connection, "rollback")
+
+        assert run(database, view) == []
+
+    assert "savepoint" not in caplog.text
+
+
+def test_written_after_it_nothing_is_written_twice(
+    database: Database, caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(caller.connect(database)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            caller.execute(connection, "savepoint s")
+            caller.execute(connection, "update item set name = 'never'")
+            caller.execute(connection, "rollback to s")
+            caller.execute(connection, "update item set name = 'after'")
+            hydracache.invalidate_key("one")
+            hydracache.write(connection)
+            connection.commit()
+
+        assert run(database, view) == ["one"]
+
+    assert "savepoint" not in caplog.text

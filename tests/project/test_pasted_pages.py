@@ -1,0 +1,46 @@
+"""Pages of concepts, tasks and operations show what a reader gets who pastes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support import ROOT
+from support.pasted import Terminal
+
+# Each command of a page is a process of its own, which a busy machine starts slowly.
+pytestmark = pytest.mark.timeout(600)
+
+DOCS = ROOT / "docs"
+
+PAGES = [
+    "concepts/tags",
+    "concepts/tokens",
+    "how_to/bulk_jobs",
+    "how_to/containers",
+    "how_to/deploys",
+    "how_to/hot_keys",
+    "how_to/server_list",
+    "how_to/several_databases",
+    "how_to/stale_page",
+    "operations/capacity",
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_all_that_it_shows_comes(tmp_path: Path, page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text("utf-8")
+
+    with Terminal(tmp_path) as terminal:
+        count = terminal.paste(text)
+
+    assert count >= 1
+    assert text.count("\n") <= 120
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_index_of_its_folder_names_it(page: str) -> None:
+    path = DOCS / f"{page}.md"
+
+    assert f"]({path.name})" in (path.parent / "index.md").read_text("utf-8")
