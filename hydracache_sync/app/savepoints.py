@@ -17,9 +17,13 @@ from hydracache_sync.fork import ProcessLocal
 #: as set after all that was collected.
 REMEMBERED = 64
 
-_sets = re.compile(r"\s*savepoint\s+(\S+)", re.I).match
+#: Blanks, and the comments by which programs say where a statement comes from.
+_BEFORE = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+
+_sets = re.compile(_BEFORE + r"savepoint\s+(\S+)", re.I | re.S).match
 _goes_back = re.compile(
-    r"\s*rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?(\S+)", re.I
+    _BEFORE + r"rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?(\S+)",
+    re.I | re.S,
 ).match
 
 

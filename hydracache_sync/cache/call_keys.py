@@ -66,9 +66,9 @@ def default_key(cache: object, function: Callable[..., Any]) -> Callable[..., st
             f"{_shown(function)} {why}: {_moved(function)}give @cached a key= of your"
             " own, which makes the key from the arguments of a call"
         )
+    arguments = _Arguments(_signature(function))
     _check_only_one(cache, function)
     name = f"{function.__module__}.{function.__qualname__}"
-    arguments = _Arguments(inspect.signature(function))
 
     def key(*args: Any, **kwargs: Any) -> str:
         parts: list[str] = []
@@ -93,6 +93,9 @@ _Argument = Tuple[str, str, Any]
 
 _MISSING = object()
 
+#: The kinds of parameters that take what has no name.
+_ANY = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+
 
 class _Arguments:
     """The arguments of calls of one function, in order, with those left out."""
@@ -100,9 +103,7 @@ class _Arguments:
     def __init__(self, signature: inspect.Signature) -> None:
         self._signature = signature
         parameters = [
-            each
-            for each in signature.parameters.values()
-            if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+            each for each in signature.parameters.values() if each.kind not in _ANY
         ]
         self._names = [each.name for each in parameters]
         self._befores = [
@@ -158,6 +159,35 @@ class _Arguments:
                 yield name, f"{_word(name)}=", value
             else:
                 yield name, "", value
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature by which calls of ``function`` are told apart.
+
+    That of what it wraps where it hands on what it is given, and else its own: a
+    wrapper may have other defaults than what it wraps, or another order.
+
+    :raises TypeError: it hands on, and has a parameter of its own that differs.
+    """
+    own = inspect.signature(function, follow_wrapped=False)
+    wrapped = inspect.signature(function)
+    named = [each for each in own.parameters.values() if each.kind not in _ANY]
+    if len(named) == len(own.parameters):
+        return own
+    places = list(wrapped.parameters)
+    for place, each in enumerate(named):
+        known = wrapped.parameters.get(each.name)
+        if known is None or (
+            (type(each.default), each.default) == (type(known.default), known.default)
+            and (each.kind is each.KEYWORD_ONLY or place == places.index(each.name))
+        ):
+            continue
+        raise TypeError(
+            f"{_shown(function)} is a wrapper whose parameter {each.name} has another"
+            " default or place than what it wraps, so that two calls may have one key:"
+            " give @cached a key= of your own"
+        )
+    return wrapped
 
 
 def _why_no_name(function: Callable[..., Any]) -> str | None:

@@ -97,6 +97,7 @@ class CachedFunction(Generic[T]):
             raise TypeError(f"{function.__qualname__} is a coroutine: nothing to cache")
         if inspect.isgeneratorfunction(function):
             raise TypeError(f"{function.__qualname__} is a generator: return a list")
+        refuse_memory(function)
         # An app's cache is not made yet, so that its own check would come with a call.
         check_lifetime(ttl, soft_ttl)
         functools.update_wrapper(self, function)
@@ -215,6 +216,23 @@ class CachedFunction(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<cached {self.uncached!r}>"
+
+
+def refuse_memory(function: Any) -> None:
+    """Refuse a function that returns again what it has returned before.
+
+    :raises TypeError: it has a ``cache_clear``, as ``functools.lru_cache`` makes it.
+    """
+
+    def remembers(each: Any) -> bool:
+        return callable(getattr(each, "cache_clear", None))
+
+    if remembers(inspect.unwrap(function, stop=remembers)):
+        raise TypeError(
+            f"{getattr(function, '__qualname__', function)} remembers its results, as"
+            " by lru_cache, and would return old ones after an invalidation: take that"
+            " decorator away"
+        )
 
 
 class BoundCachedFunction(Generic[T]):

@@ -21,18 +21,44 @@ _CHANGING = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.IGNOREC
 _OPAQUE = frozenset("call do exec execute".split())
 
 
+#: What MariaDB has before a statement, to set variables for it alone.
+_SETTINGS = re.compile(r"\s+statement\b.*?\bfor\b", re.IGNORECASE | re.DOTALL)
+
+#: The begin of several statements that are sent as one, and not that of a transaction.
+_COMPOUND = re.compile(r"\s+not\s+atomic\b", re.IGNORECASE)
+
+#: A further statement in the same text, which MySQL's drivers can be told to allow.
+_FURTHER = re.compile(
+    r";(?:\s|/\*.*?\*/)*(?:insert|update|delete|replace|truncate|call|do|execute)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
 def hides_its_tables(statement: str) -> bool:
     """Whether a statement may change tables that are not named in it."""
-    found = _FIRST_WORD.match(statement)
-    return found is not None and found.group(1).lower() in _OPAQUE
+    return _first_word(statement)[0] in _OPAQUE
 
 
 def changes_data(statement: str) -> bool:
     """In doubt it does."""
-    found = _FIRST_WORD.match(statement)
-    if found is None:
+    word, rest = _first_word(statement)
+    if word is None:
         return bool(statement.strip())
-    word = found.group(1).lower()
     if word == "with":
         return _CHANGING.search(statement) is not None
-    return word not in _READING
+    if word not in _READING or (word == "begin" and _COMPOUND.match(rest)):
+        return True
+    return ";" in rest and _FURTHER.search(rest) is not None
+
+
+def _first_word(statement: str) -> tuple[str | None, str]:
+    """The word that says what a statement does, and the text behind it."""
+    while True:
+        found = _FIRST_WORD.match(statement)
+        if found is None:
+            return None, ""
+        word, rest = found.group(1).lower(), statement[found.end() :]
+        settings = _SETTINGS.match(rest) if word == "set" else None
+        if settings is None:
+            return word, rest
+        statement = rest[settings.end() :]

@@ -364,6 +364,59 @@ def test_what_cannot_be_cached_is_refused_at_once(cache: TaggedCache) -> None:
         cache.cached(tags=(), ttl=-1)
 
 
+def test_a_function_that_remembers_its_results_is_refused(cache: TaggedCache) -> None:
+    # Or an invalidation would store the old result again.
+    remembers = functools.lru_cache(maxsize=None)(numbered)
+
+    for function in (remembers, functools.wraps(remembers)(lambda n: remembers(n))):
+        with pytest.raises(TypeError, match="lru_cache.*take that decorator away"):
+            cache.cached(tags=())(function)
+
+
+# Wrappers
+
+
+def listed(first: int, limit: int = 100) -> list[int]:
+    return [first, limit]
+
+
+def test_a_wrapper_is_called_by_its_own_signature(cache: TaggedCache) -> None:
+    @functools.wraps(listed)
+    def wrapper(first: int, limit: int = 10) -> list[int]:
+        return listed(first, limit)
+
+    load = cache.cached(tags=())(wrapper)
+
+    assert [load(1), load(1, 100), load(1, 10)] == [[1, 10], [1, 100], [1, 10]]
+    assert cache.diagnostics().hits == 1
+
+
+def test_what_hands_on_all_that_it_is_given_has_the_wrapped_signature(
+    cache: TaggedCache,
+) -> None:
+    @functools.wraps(listed)
+    def wrapper(first: int, *args: Any, _retries: int = 3, **kwargs: Any) -> list[int]:
+        return listed(first, *args, **kwargs)
+
+    load = cache.cached(tags=())(wrapper)
+
+    assert load.key(1) == load.key(1, 100) == load.key(first=1, limit=100)
+
+
+def test_what_hands_on_and_changes_a_parameter_needs_a_key(cache: TaggedCache) -> None:
+    @functools.wraps(listed)
+    def other_default(first: int = 0, *args: Any, **kwargs: Any) -> list[int]:
+        return listed(first, *args, **kwargs)
+
+    @functools.wraps(listed)
+    def other_place(limit: int, *args: Any) -> list[int]:
+        return listed(*args, limit)
+
+    for wrapper in (other_default, other_place):
+        with pytest.raises(TypeError, match="another default or place.*key="):
+            cache.cached(tags=())(wrapper)
+
+
 # A name that several functions have
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from pathlib import Path
@@ -488,6 +489,10 @@ class TestIsNotStored:
 
         with pytest.raises(TypeError, match="coroutine"):
             hydracache.cached_page(tags=())(view)
+
+    def test_nor_a_view_that_remembers_its_results(self) -> None:
+        with pytest.raises(TypeError, match="lru_cache"):
+            hydracache.cached_page(tags=())(functools.lru_cache(lambda: "page"))
 
     def test_a_method_says_where_it_is_decorated(self, shop: Shop) -> None:
         class Pages(MethodView):

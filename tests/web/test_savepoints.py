@@ -42,6 +42,7 @@ def test_a_rollback_before_the_write_is_no_matter() -> None:
         ('SAVEPOINT "s1_x1"', 'ROLLBACK TO SAVEPOINT "s1_x1"'),
         ("SAVEPOINT `s1_x1`;", "  Rollback Work To Savepoint `s1_x1`;"),
         (b"SAVEPOINT a", b"ROLLBACK TRANSACTION TO A"),
+        ("/* view=rename */ SAVEPOINT a", "-- rename\nROLLBACK TO a"),
     ],
 )
 def test_it_is_seen_however_it_is_written(

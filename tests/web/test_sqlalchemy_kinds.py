@@ -21,7 +21,22 @@ from library import (
     Translator,
     author_genre,
 )
-from sqlalchemy import bindparam, delete, insert, literal, select, text, update
+from sqlalchemy import (
+    Column,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    column,
+    delete,
+    insert,
+    literal,
+    select,
+    table,
+    text,
+    update,
+)
 from sqlalchemy.orm import Session, registry
 
 from hydracache_sync import (
@@ -222,6 +237,68 @@ CHANGES: dict[str, Change] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_page_is_fresh_after(pages: Pages, name: str) -> None:
     becomes_fresh(pages, ADAS_PAGE, in_session(pages, CHANGES[name]))
+
+
+RETURNING = text("update author set name = 'new' where id = 1 returning id, name")
+
+
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)  # MariaDB has none
+@pytest.mark.parametrize(
+    "statement",
+    [
+        RETURNING.columns(AUTHORS.c.id),
+        select(Author).from_statement(RETURNING),
+        select(Author).from_statement(RETURNING.columns(AUTHORS.c.id, AUTHORS.c.name)),
+    ],
+    ids=["columns", "objects", "objects of columns"],
+)
+def test_a_page_is_fresh_after_text_that_says_what_it_returns(
+    pages: Pages, statement: Any
+) -> None:
+    change = in_session(pages, lambda session: session.execute(statement).all())
+
+    becomes_fresh(pages, ADAS_PAGE, change)
+
+
+@pytest.mark.parametrize("library", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "set statement max_statement_time=60 for "
+        "update author set name = 'new' where id = 1",
+        "begin not atomic update author set name = 'new' where id = 1; end",
+    ],
+    ids=["settings", "compound"],
+)
+def test_a_page_is_fresh_after_text_of_mariadb(pages: Pages, statement: str) -> None:
+    def change(session: Any) -> None:
+        session.connection().exec_driver_sql(statement)
+
+    becomes_fresh(pages, ADAS_PAGE, in_session(pages, change))
+
+
+@pytest.mark.parametrize("library", ["mariadb"], indirect=True)
+def test_a_page_is_fresh_after_an_update_of_a_join(pages: Pages) -> None:
+    joined = AUTHORS.join(BOOKS, BOOKS.c.author_id == AUTHORS.c.id)
+    change = on_connection(update(joined).values({AUTHORS.c.name: "new"}))
+
+    becomes_fresh(pages, ADAS_PAGE, in_session(pages, change))
+
+
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
+def test_a_page_is_fresh_after_an_update_by_another_table_object(pages: Pages) -> None:
+    of_a_schema = Table(
+        "author",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("name", String(40)),
+        schema="main",
+    )
+
+    for again in (of_a_schema, table("author", column("name"))):
+        ada = update(again).where(text("id = 1"))
+        change = on_connection(ada.values(name=f"new of {again}"))
+        becomes_fresh(pages, ADAS_PAGE, in_session(pages, change))
 
 
 @pytest.mark.parametrize("library", KNOWS_TWO_PHASES, indirect=True)

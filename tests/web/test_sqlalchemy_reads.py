@@ -366,6 +366,14 @@ def read(attached: Attached, cache: TaggedCache, loaded: str) -> str:
         ("/*!50003 update author set name = '' */", True),
         ("/*M! update author set name = '' */", True),
         ("create table other (id integer)", True),
+        ("set statement max_statement_time=1 for update author set name = ''", True),
+        ("set statement max_statement_time=1 for select 1 for update", False),
+        ("set @name = 'update'", False),
+        ("begin not atomic update author set name = ''; end", True),
+        ("begin immediate", False),
+        ("select 1; /* c */ update author set name = ''", True),
+        ("select 1;", False),
+        ("select ';', deleted from author", False),
     ],
 )
 def test_what_changes_data_is_told_from_its_first_word(

@@ -19,7 +19,7 @@ from werkzeug.datastructures import Headers
 
 from hydracache_sync.app.extension import Extension
 from hydracache_sync.cache.call_keys import text_of
-from hydracache_sync.cache.decorator import KeyOf, TagsOf
+from hydracache_sync.cache.decorator import KeyOf, TagsOf, refuse_memory
 from hydracache_sync.cache.inherited_tags import InheritedTags
 from hydracache_sync.cache.tag_sets import several
 from hydracache_sync.cache.unstorable import NotToBeStored
@@ -133,6 +133,7 @@ class _CachedPage:
     ) -> None:
         if inspect.iscoroutinefunction(view):
             raise TypeError(f"{view.__qualname__} is a coroutine: nothing to cache")
+        refuse_memory(view)
         functools.update_wrapper(self, view)
         self._app = app
         self._view = view

@@ -61,9 +61,19 @@ def listen(watching: Watching) -> None:
 def changes_something(context: Any, statement: str) -> bool:
     """Whether a statement that is about to be sent does, as far as can be told."""
     compiled = getattr(context, "compiled", None)
-    if compiled is None or getattr(compiled, "isplaintext", False):
+    if compiled is None or _is_text(compiled):
         return changes_data(statement)
     return bool(context.isinsert or context.isupdate or context.isdelete)
+
+
+def _is_text(compiled: Any) -> bool:
+    """Whether a program has written the statement as text, for the ORM or not."""
+    statement = getattr(compiled, "statement", None)
+    # Of text with columns, which the ORM may have put into a statement of its own.
+    inner = getattr(statement, "element", None)
+    return getattr(compiled, "isplaintext", False) or any(
+        getattr(each, "is_text", False) for each in (statement, inner)
+    )
 
 
 def has_committed(dbapi_connection: Any) -> bool:

@@ -207,13 +207,13 @@ class WatchedModels:
         known = self._tables.get(table.key)
         if known is None:
             known = self._tables[table.key] = _Table(
-                [each for each in self._models if table.key in _keys_of(each[0])],
+                [each for each in self._models if _is_among(table, _keys_of(each[0]))],
                 [
                     link
                     for model, intents in self._models
                     if may_be_linked(table, inspect(model))
                     for keys, link in self._links(model, intents)
-                    if table.key in keys
+                    if _is_among(table, keys)
                 ],
             )
         return known
@@ -250,9 +250,13 @@ class WatchedModels:
 
 
 def _changed_table(context: Any) -> Any:
-    """The table that a compiled statement changes; None if only its text says."""
+    """The table that a compiled statement changes; None if only its text says.
+
+    That of a join, or of a table that is nothing but a name, has no keys to compare.
+    """
     compiled = getattr(context, "compiled", None)
-    return getattr(getattr(compiled, "statement", None), "table", None)
+    table = getattr(getattr(compiled, "statement", None), "table", None)
+    return table if isinstance(table, Table) else None
 
 
 def _tables_of(model: type) -> set[Any]:
@@ -262,6 +266,17 @@ def _tables_of(model: type) -> set[Any]:
 
 def _keys_of(model: type) -> set[str]:
     return {table.key for table in _tables_of(model)}
+
+
+def _is_among(table: Table, keys: set[str]) -> bool:
+    """Whether one of ``keys`` is of this table; one of the two may omit the schema.
+
+    A program may have a second ``Table`` of the same rows, a reflected one say.
+    """
+    if table.key in keys or table.name in keys:
+        return True
+    names = {key.rpartition(".")[2] for key in keys}
+    return table.schema is None and table.name in names
 
 
 def _is_mappers(compiled_cache: Any, mapper: Any) -> bool:
