@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from typing import TYPE_CHECKING, Iterator
 
-from .protocol import Protocol, Step
 from .state import (
     DONE,
     LIVE,
@@ -17,6 +16,9 @@ from .state import (
     sent_late,
 )
 from .writing import mark
+
+if TYPE_CHECKING:
+    from .protocol import Protocol, Step
 
 
 def steps(protocol: Protocol, state: State, number: int) -> Iterator[Step]:

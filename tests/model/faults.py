@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from typing import TYPE_CHECKING, Iterator
 
-from .protocol import Protocol, Step
 from .state import LATER, LIVE, State, fresh, put_token
+
+if TYPE_CHECKING:
+    from .protocol import Protocol, Step
 
 
 def steps(protocol: Protocol, state: State) -> Iterator[Step]:

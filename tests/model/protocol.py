@@ -8,8 +8,10 @@ What a step is named says where it is in the code: ``look_up``, ``with_missing``
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Iterator, Optional, Tuple
 
+from . import applying, faults, promises, reading, symmetry, writing
 from .rules import Faults, Rules
 from .state import LATER, Reader, State, Writer
 
@@ -56,12 +58,12 @@ class Protocol:
         """The same with rules taken away, or changed."""
         return replace(self, rules=replace(self.rules, **rules))  # type: ignore
 
-    @property
+    @cached_property
     def timed(self) -> bool:
         """Whether moments matter."""
         return self.strict or self.snapshots
 
-    @property
+    @cached_property
     def horizon(self) -> int:
         """Ticks from which on two moments are merely apart: no rule looks further."""
         ordered = 0 if self.rules.guard_skew else self.skew
@@ -85,8 +87,6 @@ class Protocol:
 
     def steps(self, state: State) -> Iterator[Step]:
         """Everything that may happen next."""
-        from . import applying, faults, reading, writing
-
         for number in range(self.readers):
             yield from reading.steps(self, state, number)
         for number in range(len(state.writers)):
@@ -96,14 +96,10 @@ class Protocol:
 
     def broken(self, state: State) -> str | None:
         """The promise that ``state`` breaks by itself: see ``promises``."""
-        from . import promises
-
         return promises.broken(self, state)
 
     def canonical(self, state: State) -> State:
         """The one state that stands for all that differ in names only."""
-        from . import symmetry
-
         return symmetry.canonical(self, state)
 
     def describe(self, state: State) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 from .promises import floor, of_read, servable
-from .protocol import Protocol, Step
 from .state import (
     ADDED,
     IDLE,
@@ -24,6 +23,9 @@ from .state import (
     put_token,
     sent_late,
 )
+
+if TYPE_CHECKING:
+    from .protocol import Protocol, Step
 
 #: A token that was made and was gone again, or that the node would not tell.
 UNKNOWN = ("?", 0, 0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
-from .protocol import Protocol, Step
 from .state import (
     BEFORE,
     COMMITTING,
@@ -20,6 +19,9 @@ from .state import (
     put_token,
     sent_late,
 )
+
+if TYPE_CHECKING:
+    from .protocol import Protocol, Step
 
 
 def steps(protocol: Protocol, state: State, number: int) -> Iterator[Step]:
