@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, generated
+from support import ROOT, generated, plots
 
 #: Lines of a page at most; what is longer is two pages.
 MOST_LINES = 350
@@ -38,12 +38,12 @@ def test_every_result_file_and_plot_is_on_a_page() -> None:
         assert name in texts
 
 
-@pytest.mark.parametrize("name", generated.PLOTS)
+@pytest.mark.parametrize("name", plots.PLOTS)
 def test_a_plot_is_of_the_figures_that_are_there(name: str) -> None:
-    """If not: PYTHONPATH=tests python -m support.generated --plots"""
+    """If not: PYTHONPATH=tests python -m support.plots"""
     plot = (generated.FIGURES / f"{name}.svg").read_text("utf-8")
 
-    assert generated.source_of(name) in plot
+    assert plots.source_of(name) in plot
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

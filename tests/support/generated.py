@@ -1,7 +1,6 @@
 """The parts of pages that programs write: tables of settings, figures of benchmarks.
 
-    PYTHONPATH=tests python -m support.generated            fill the pages
-    PYTHONPATH=tests python -m support.generated --plots    and draw; needs matplotlib
+    PYTHONPATH=tests python -m support.generated
 
 A part stands between two comments, which a code host does not show::
 
@@ -17,10 +16,8 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, List, Tuple
+from typing import Any, Iterable, Iterator
 
 from hydracache_sync.app.app_settings import APP_SETTINGS
 from hydracache_sync.app.setting import Setting
@@ -28,9 +25,6 @@ from hydracache_sync.app.settings import SETTINGS
 from support import ROOT
 
 FIGURES = ROOT / "docs" / "figures"
-
-#: Of a line in a plot.
-Points = List[Tuple[float, float]]
 
 PART = re.compile(
     r"(<!-- (figures|settings) (?:of )?(\w+) -->\n).*?(<!-- end -->)", re.S
@@ -104,79 +98,9 @@ def _figures(name: str) -> Iterator[str]:
         yield from _table(table["columns"], table["rows"])
 
 
-def draw() -> None:
-    """Draw each plot from its result file, as SVG beside it."""
-    # Here and not above: the suite has no matplotlib.
-    import matplotlib
-
-    matplotlib.use("svg")
-    # The same bytes for the same figures.
-    matplotlib.rcParams.update({"svg.hashsalt": "hydracache", "svg.fonttype": "none"})
-    from matplotlib import pyplot
-
-    for name, (lines_of, how) in PLOTS.items():
-        axes: Any
-        lines = lines_of()
-        figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-        for label, points in lines.items():
-            axes.plot(*zip(*points), marker="o", label=label)
-        axes.set(xscale="log", **how)
-        axes.set_xticks([x for x, _ in points])
-        axes.get_xaxis().set_major_formatter("{x:,.10g}")
-        axes.grid(alpha=0.3)
-        figure.legend(loc="outside right center", fontsize="small")
-        metadata = {"Date": None, "Description": source_of(name)}
-        figure.savefig(FIGURES / f"{name}.svg", metadata=metadata)
-        pyplot.close(figure)
-
-
-def _hit_rate() -> dict[str, Points]:
-    lines: dict[str, Points] = {}
-    for name, what in (("hit_rate", "tags"), ("hit_rate_login", "tags, user read")):
-        for kind, rate, _, hits, plain, *_ in result(name)["tables"][0]["rows"]:
-            if kind == "Flask-SQLAlchemy":
-                point = float(rate), float(hits.rstrip(" %"))
-                lines.setdefault(what, []).append(point)
-                if name == "hit_rate":
-                    point = float(rate), float(plain.rstrip(" %"))
-                    lines.setdefault("a plain key", []).append(point)
-    return lines
-
-
-def _growth() -> dict[str, Points]:
-    lines: dict[str, Points] = {}
-    for table in result("growth")["tables"]:
-        counts = [int(re.sub(r"\D", "", column)) for column in table["columns"][1:]]
-        for call, *cells in table["rows"]:
-            taken = [float(cell.partition(" ms")[0]) for cell in cells]
-            lines[f"{call}, {table['title'].partition(',')[0]}"] = [*zip(counts, taken)]
-    return lines
-
-
-#: By the name of the file, what makes the lines, and how the axes are.
-PLOTS: dict[str, tuple[Callable[[], dict[str, Points]], dict[str, Any]]] = {
-    "hit_rate": (
-        _hit_rate,
-        {"ylim": (0, 101), "xlabel": "writes a second", "ylabel": "hits, %"},
-    ),
-    "growth": (
-        _growth,
-        {"yscale": "log", "xlabel": "finished rows", "ylabel": "milliseconds"},
-    ),
-}
-
-
-def source_of(name: str) -> str:
-    """What a plot says of its figures, by which a test knows that it is of these."""
-    lines = json.dumps(PLOTS[name][0]())
-    return f"figures sha256:{sha256(lines.encode()).hexdigest()}"
-
-
 def main() -> None:
     for page in pages():
         page.write_text(filled(page.read_text("utf-8")), "utf-8")
-    if "--plots" in sys.argv[1:]:
-        draw()
 
 
 if __name__ == "__main__":
