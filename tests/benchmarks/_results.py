@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -46,6 +47,11 @@ class Results:
         }
         text = json.dumps(record, indent=1, ensure_ascii=False)
         Path(path).write_text(text + "\n", "utf-8")
+
+
+def add_save(parser: argparse.ArgumentParser) -> None:
+    """Give a program the option ``--save FILE``."""
+    parser.add_argument("--save", metavar="FILE", help="write the figures there, too")
 
 
 def _without_save(arguments: Sequence[str]) -> list[str]:

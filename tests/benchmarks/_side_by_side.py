@@ -31,6 +31,9 @@ COLUMNS = (
 #: Keys in one question to memcached.
 KEYS_PER_GET = 100
 
+#: Columns of the table that the comparisons fill.
+SIDES = "what", "by hand", "library", "ratio (least to largest)", "goal"
+
 #: A target by hand: hash, kind, value, name of the entity.
 Target = tuple[bytes, str, str, "str | None"]
 
@@ -195,9 +198,15 @@ def library_worker(
 
 
 def compare_transactions(
-    sides: Sequence[Callable[[int], None]], rounds: int, transactions: int
+    sides: Sequence[Callable[[int], None]],
+    rounds: int,
+    transactions: int,
+    saved: list[list[str]],
 ) -> None:
-    """Run one transaction of each side in turn; print medians and the ratio."""
+    """Run one transaction of each side in turn; print medians and the ratio.
+
+    :param saved: takes them as well, as rows of a table of :data:`SIDES`.
+    """
     times: list[list[float]] = []
     worked: list[list[float]] = []
     for round_ in range(rounds + 1):
@@ -212,14 +221,24 @@ def compare_transactions(
             times.append([seconds / transactions for seconds in took])
             worked.append([seconds / transactions for seconds in work])
     hand, library = (statistics.median(side) * 1e6 for side in zip(*times))
-    ratio = statistics.median(b / a for a, b in times)
+    ratios = [b / a for a, b in times]
+    ratio = statistics.median(ratios)
     print(
         f"enqueue: transaction of an update and 3 intents, by hand {hand:.0f} us,"
         f" library {library:.0f} us, ratio {ratio:.3f} (goal <= 1.10),"
         f" {rounds} rounds of {transactions}",
         flush=True,
     )
-    _print_work(worked, "a transaction")
+    saved.append(
+        [
+            "transaction of one UPDATE and 3 intents, hashes included",
+            f"{hand:,.0f} us",
+            f"{library:,.0f} us",
+            _spread(ratios),
+            f"<= 1.10, {'met' if ratio <= 1.10 else 'missed'}",
+        ]
+    )
+    saved.append(_work(worked, "a transaction"))
 
 
 def compare_drains(
@@ -228,11 +247,13 @@ def compare_drains(
     rounds: int,
     rows: int,
     batch: int,
+    saved: list[list[str]],
 ) -> None:
     """Drain the same rows by each side in turn; print medians and the ratio.
 
     :param fill: makes the rows again.
     :param sides: by hand and by the library; each returns how many it has published.
+    :param saved: takes what is printed, as rows of a table of :data:`SIDES`.
     """
     rates = []
     worked: list[list[float]] = []
@@ -249,16 +270,32 @@ def compare_drains(
         rates.append(rate)
         worked.append(work)
     hand, library = (statistics.median(side) for side in zip(*rates))
-    ratio = statistics.median(b / a for a, b in rates)
+    ratios = [b / a for a, b in rates]
+    ratio = statistics.median(ratios)
     print(
         f"drain: {rows} rows in batches of {batch}, by hand {hand:.0f} rows/s, library"
         f" {library:.0f} rows/s, ratio {ratio:.3f} (goal >= 0.90), {rounds} rounds",
         flush=True,
     )
-    _print_work(worked, "a row")
+    saved.append(
+        [
+            f"drain of {rows:,} rows in batches of {batch}",
+            f"{hand:,.0f} rows/s",
+            f"{library:,.0f} rows/s",
+            _spread(ratios),
+            f">= 0.90, {'met' if ratio >= 0.90 else 'missed'}",
+        ]
+    )
+    saved.append(_work(worked, "a row"))
 
 
-def _print_work(worked: Sequence[Sequence[float]], what: str) -> None:
+def _spread(ratios: Sequence[float]) -> str:
+    median = statistics.median(ratios)
+    return f"{median:.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def _work(worked: Sequence[Sequence[float]], what: str) -> list[str]:
+    """Print the processor time of both sides, and return it as a row."""
     hand, library = (statistics.median(side) * 1e6 for side in zip(*worked))
     difference = statistics.median(b - a for a, b in worked) * 1e6
     print(
@@ -266,6 +303,9 @@ def _print_work(worked: Sequence[Sequence[float]], what: str) -> None:
         f" difference {difference:.2f} us",
         flush=True,
     )
+    ratios = [b / a for a, b in worked]
+    name = f"processor time of {what}"
+    return [name, f"{hand:.2f} us", f"{library:.2f} us", _spread(ratios), ""]
 
 
 def _in_turn(sides: int, round_: int) -> Iterable[int]:

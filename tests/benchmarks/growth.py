@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
 from _plans import show_plans
-from _results import Results
+from _results import Results, add_save
 from latency import on_disk
 
 from hydracache_sync import SQLiteOutbox, open_outbox
@@ -252,7 +252,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
     parser.add_argument("--only", choices=["sqlite", *SQL_SERVERS])
     parser.add_argument("--disk", metavar="DIRECTORY")
-    parser.add_argument("--save", metavar="FILE", help="write the figures there, too")
+    add_save(parser)
     options = parser.parse_args()
     sizes = Sizes(sorted(options.finished), options.pending, options.dead)
     if sizes.finished[0] // 2 < (options.rounds + 1) * PURGED:

@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from _results import Results
+from _results import Results, add_save
 from pymemcache.client.base import Client
 
 from hydracache_sync import SQLiteOutbox
@@ -359,7 +359,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(APPS))
     parser.add_argument("--snapshot", default="auto", help="HYDRACACHE_SNAPSHOT")
     parser.add_argument("--login", action="store_true", help="read a row before, too")
-    parser.add_argument("--save", metavar="FILE", help="write the figures there, too")
+    add_save(parser)
     parser.add_argument("--hit", action="store_true", help="get another entry before")
     options = parser.parse_args()
     os.environ["HYDRACACHE_SNAPSHOT"] = options.snapshot  # of the processes

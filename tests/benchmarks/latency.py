@@ -32,6 +32,8 @@ import time
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
+from _results import Results, add_save
+
 from hydracache_sync import (
     InvalidationIntent,
     InvalidationIntentBatch,
@@ -44,6 +46,9 @@ from hydracache_sync import (
 from support.servers import SQL_SERVERS, Memcached, SQLServer
 
 NAMESPACES = [f"namespace{n}" for n in range(8)]
+
+#: Columns of the table for each database; "beyond" is more than the median by hand.
+WAYS = ["way", "p10", "median", "p90", "p99", "median to by hand", "p99 beyond by hand"]
 
 #: Seconds over which the CPU time of an idle process is read.
 IDLE = 10.0
@@ -143,8 +148,14 @@ def drained(database: Database) -> None:
 
 
 def measure(
-    database: Database, memcached: Memcached, samples: int, rng: random.Random
-) -> None:
+    database: Database,
+    memcached: Memcached,
+    samples: int,
+    rng: random.Random,
+    results: Results,
+    place: str,
+) -> str:
+    """Print what each way took, and add it to ``results``; return the idle cost."""
     name = NAMESPACES[0]
     store = MemcachedStore([memcached.address])
     applier = TimedApplier(store, name)
@@ -207,17 +218,28 @@ def measure(
         other.stdin.close()
 
     floor = statistics.median(took["by hand"])
+    saved = results.table(
+        f"{place}, milliseconds:",
+        WAYS,
+    )
     print(f"  {'':28} {'median':>8} {'p99':>8}   beyond the floor: median, p99")
     for way, seconds in took.items():
         ordered = sorted(seconds)
         median = statistics.median(ordered)
-        p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+        p10, p90, p99 = (
+            ordered[min(len(ordered) - 1, int(len(ordered) * part))]
+            for part in (0.10, 0.90, 0.99)
+        )
+        figures = (f"{each * 1000:.2f}" for each in (p10, median, p90, p99))
+        beyond = f"{(p99 - floor) * 1000:.2f}"
+        saved.append([way, *figures, f"{median / floor:.2f}", beyond])
         print(
             f"  {way:28} {median * 1000:7.2f}  {p99 * 1000:7.2f}   "
             f"{(median - floor) * 1000:+7.2f} {(p99 - floor) * 1000:+7.2f}"
             f"   x{median / floor:.2f}"
         )
     print(f"  idle process, 8 namespaces: {idle * 100:.2f} % of a core")
+    return f"{idle * 100:.2f} %"
 
 
 def on_disk(kind: type[SQLServer], directory: str) -> SQLServer:
@@ -263,10 +285,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
     parser.add_argument("--only", choices=["sqlite", *SQL_SERVERS])
     parser.add_argument("--disk", metavar="DIRECTORY")
+    add_save(parser)
     options = parser.parse_args()
     print(f"latency.py --seed {options.seed}, {options.samples} samples, milliseconds")
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     rng = random.Random(options.seed)
+    results = Results()
+    idle: list[list[str]] = []
+    versions: dict[str, str] = {}
     for place in [options.only] if options.only else ["sqlite", "mariadb"]:
         sqlite = place == "sqlite"
         database = (
@@ -274,7 +300,14 @@ def main() -> None:
         )
         with database as url, Memcached() as memcached:
             print(place)
-            measure(Database(url), memcached, options.samples, rng)
+            data = Database(url)
+            versions.update(data.outbox.versions())
+            cost = measure(data, memcached, options.samples, rng, results, place)
+            idle.append([place, cost])
+    table = results.table("An idle process with 8 namespaces:", ["", "of a core"])
+    table.extend(idle)
+    if options.save:
+        results.save(options.save, **versions)
 
 
 if __name__ == "__main__":

@@ -15,21 +15,21 @@ still does then to an inline publish of the same rows is measured last.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import secrets
-import statistics
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pymysql  # noqa: E402
+from _results import Results, add_save  # noqa: E402
 from _side_by_side import (  # noqa: E402
     COLUMNS,
     NAMESPACE,
+    SIDES,
     HandTokens,
     compare_drains,
     compare_transactions,
@@ -39,6 +39,7 @@ from _side_by_side import (  # noqa: E402
     library_worker,
     rows_to_drain,
 )
+from _together import Drain, drain_together  # noqa: E402
 
 from hydracache_sync import MemcachedStore, open_outbox  # noqa: E402
 from support.servers import SQL_SERVERS, Memcached, SQLServer  # noqa: E402
@@ -82,13 +83,13 @@ class Place:
             **options,
         )
 
-    def versions(self) -> str:
+    def versions(self) -> dict[str, str]:
         with closing(self.connect()) as connection, closing(
             connection.cursor()
         ) as cursor:
             cursor.execute("select version()")
             [[version]] = cursor.fetchall()
-        return f"{version}, PyMySQL {pymysql.VERSION_STRING}"
+        return {"server": version, "PyMySQL": pymysql.VERSION_STRING}
 
     def worker_connection(self) -> Any:
         connection = self.connect(database=DATABASE, autocommit=True)
@@ -139,7 +140,9 @@ def library_enqueue(outbox: Any, connection: Any, cursor: Any, number: int) -> N
     connection.commit()
 
 
-def enqueue(place: Place, rounds: int, transactions: int) -> None:
+def enqueue(
+    place: Place, rounds: int, transactions: int, saved: list[list[str]]
+) -> None:
     with closing(place.connect(database=DATABASE)) as connection, closing(
         open_outbox(place.url)
     ) as outbox, closing(connection.cursor()) as cursor:
@@ -150,6 +153,7 @@ def enqueue(place: Place, rounds: int, transactions: int) -> None:
             ],
             rounds,
             transactions,
+            saved,
         )
 
 
@@ -203,7 +207,9 @@ def locking_drain(place: Place, connection: Any, client: HandTokens, batch: int)
             connection.commit()
 
 
-def drain(place: Place, rounds: int, rows: int, batch: int) -> None:
+def drain(
+    place: Place, rounds: int, rows: int, batch: int, saved: list[list[str]]
+) -> None:
     filler = place.connect(database=DATABASE, autocommit=True)
     connection = place.worker_connection()
     client = place.client()
@@ -219,6 +225,7 @@ def drain(place: Place, rounds: int, rows: int, batch: int) -> None:
             rounds,
             rows,
             batch,
+            saved,
         )
     for closed in (filler, connection, client, store):
         closed.close()
@@ -227,19 +234,19 @@ def drain(place: Place, rounds: int, rows: int, batch: int) -> None:
 # Several processes
 
 
-def library_process(place: Place, batch: int) -> Callable[[], int]:
+def library_process(place: Place, batch: int) -> Drain:
     outbox = open_outbox(place.url)
     outbox.status(NAMESPACE)  # connects
     worker = library_worker(outbox, MemcachedStore([place.memcached]), batch)
     return lambda: worker.drain().published
 
 
-def hand_process(place: Place, batch: int) -> Callable[[], int]:
+def hand_process(place: Place, batch: int) -> Drain:
     connection, client = place.worker_connection(), place.client()
     return lambda: hand_drain(place, connection, client, batch)
 
 
-def locking_process(place: Place, batch: int) -> Callable[[], int]:
+def locking_process(place: Place, batch: int) -> Drain:
     connection, client = place.worker_connection(), place.client()
     return lambda: locking_drain(place, connection, client, batch)
 
@@ -251,61 +258,13 @@ PROCESSES = {
 }
 
 
-def serve(kind: str, place: Place, batch: int, orders: Any) -> None:
-    """Drain at each order and answer with how many rows were published."""
-    run = PROCESSES[kind](place, batch)
-    orders.send("ready")
-    while orders.recv():
-        orders.send(run())
-
-
-def together(place: Place, rounds: int, rows: int, batch: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    filler = place.connect(database=DATABASE, autocommit=True)
-    most = 4
-    processes, pipes = [], {}
-    for kind in PROCESSES:
-        pipes[kind] = []
-        for _ in range(most):
-            mine, theirs = context.Pipe()
-            process = context.Process(
-                target=serve, args=(kind, place, batch, theirs), daemon=True
-            )
-            process.start()
-            processes.append(process)
-            pipes[kind].append(mine)
-    for kind in PROCESSES:
-        for pipe in pipes[kind]:
-            pipe.recv()
-    for count in (1, 2, most):
-        rates: dict[str, list[float]] = {kind: [] for kind in PROCESSES}
-        for round_ in range(rounds):
-            for kind in list(PROCESSES) if round_ % 2 else reversed(PROCESSES):
-                fill(filler)
-                started = time.perf_counter()
-                for pipe in pipes[kind][:count]:
-                    pipe.send(True)
-                done = sum(pipe.recv() for pipe in pipes[kind][:count])
-                rates[kind].append(done / (time.perf_counter() - started))
-                if done != rows:
-                    raise RuntimeError(f"{done} of {rows} rows were published")
-        told = ", ".join(
-            f"{kind} {statistics.median(rate):.0f}" for kind, rate in rates.items()
+def together(
+    place: Place, rounds: int, rows: int, batch: int, results: Results
+) -> None:
+    with closing(place.connect(database=DATABASE, autocommit=True)) as filler:
+        drain_together(
+            PROCESSES, place, batch, lambda: fill(filler), rounds, rows, results
         )
-        ratio = statistics.median(
-            b / a for a, b in zip(rates["claims by hand"], rates["row locks by hand"])
-        )
-        print(
-            f"{count} processes drain, rows/s: {told};"
-            f" row locks against claims, both by hand {ratio:.2f}",
-            flush=True,
-        )
-    for kind in PROCESSES:
-        for pipe in pipes[kind]:
-            pipe.send(False)
-    for process in processes:
-        process.join()
-    filler.close()
 
 
 def beside_a_worker(place: Place, batch: int) -> None:
@@ -350,19 +309,25 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=("enqueue", "drain", "together"), help="one part of it"
     )
+    add_save(parser)
     options = parser.parse_args()
+    results = Results()
     kind = SQL_SERVERS[options.server]
     with kind(arguments=ARGUMENTS) as server, Memcached() as cache:
         place = Place(server, cache)
         prepare(place, options.rows)
-        print(f"Python {sys.version.split()[0]}, {place.versions()}", flush=True)
+        versions = place.versions()
+        print(f"Python {sys.version.split()[0]}, {versions}", flush=True)
+        saved = results.table("One process:", SIDES)
         if options.only in (None, "enqueue"):
-            enqueue(place, options.rounds, options.transactions)
+            enqueue(place, options.rounds, options.transactions, saved)
         if options.only in (None, "drain"):
-            drain(place, options.rounds, options.rows, options.batch)
+            drain(place, options.rounds, options.rows, options.batch, saved)
         if options.only in (None, "together"):
-            together(place, options.rounds, options.rows, options.batch)
+            together(place, options.rounds, options.rows, options.batch, results)
             beside_a_worker(place, options.batch)
+    if options.save:
+        results.save(options.save, **versions)
 
 
 if __name__ == "__main__":

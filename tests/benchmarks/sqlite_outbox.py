@@ -7,7 +7,8 @@ round: quote the medians of ratios, not the absolute figures. The database is in
 mode with synchronous FULL, memcached is a private one on loopback.
 
 Goals: an enqueue's transaction at most 1.10 of the hand-written one, a drain at least
-0.90 of its rows a second.
+0.90 of its rows a second. Then 1, 2 and 4 processes drain together, on the one writer
+that SQLite has.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _results import Results, add_save  # noqa: E402
 from _side_by_side import (  # noqa: E402
     COLUMNS,
     NAMESPACE,
+    SIDES,
     HandTokens,
     compare_drains,
     compare_transactions,
@@ -34,6 +38,7 @@ from _side_by_side import (  # noqa: E402
     library_worker,
     rows_to_drain,
 )
+from _together import Drain, drain_together  # noqa: E402
 
 from hydracache_sync import MemcachedStore, SQLiteOutbox  # noqa: E402
 from support.servers import Memcached  # noqa: E402
@@ -47,11 +52,16 @@ def database(path: Path) -> sqlite3.Connection:
     outbox = SQLiteOutbox(path)
     outbox.install_schema()
     outbox.close()
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = connect(path)
     connection.execute("pragma journal_mode = wal")
-    connection.execute("pragma synchronous = full")
     connection.execute("create table users (id integer primary key, version integer)")
     connection.execute("insert into users values (42, 0)")
+    return connection
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+    connection.execute("pragma synchronous = full")
     return connection
 
 
@@ -75,7 +85,9 @@ def library_enqueue(
     connection.execute("commit")
 
 
-def enqueue(folder: Path, rounds: int, transactions: int) -> None:
+def enqueue(
+    folder: Path, rounds: int, transactions: int, saved: list[list[str]]
+) -> None:
     path = folder / "enqueue.db"
     connection = database(path)
     outbox = SQLiteOutbox(path)
@@ -86,6 +98,7 @@ def enqueue(folder: Path, rounds: int, transactions: int) -> None:
         ],
         rounds,
         transactions,
+        saved,
     )
     connection.close()
     outbox.close()
@@ -138,13 +151,14 @@ def hand_drain(connection: sqlite3.Connection, client: HandTokens, batch: int) -
         ).rowcount
 
 
-def drain(folder: Path, rounds: int, rows: int, batch: int) -> None:
+def drain(
+    folder: Path, rounds: int, rows: int, batch: int, saved: list[list[str]]
+) -> None:
     path = folder / "drain.db"
     # Neither side drains through the connection that filled the table: its pages
     # would be in that one's cache.
     filler = database(path)
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("pragma synchronous = full")
+    connection = connect(path)
     outbox = SQLiteOutbox(path)
     with Memcached() as server:
         client = HandTokens(server.address)
@@ -159,6 +173,7 @@ def drain(folder: Path, rounds: int, rows: int, batch: int) -> None:
             rounds,
             rows,
             batch,
+            saved,
         )
         store.close()
         client.close()
@@ -167,17 +182,59 @@ def drain(folder: Path, rounds: int, rows: int, batch: int) -> None:
     outbox.close()
 
 
+class Place(NamedTuple):
+    """Where everything is; travels to the worker processes."""
+
+    path: Path
+    memcached: str
+
+
+def library_process(place: Place, batch: int) -> Drain:
+    outbox = SQLiteOutbox(place.path)
+    worker = library_worker(outbox, MemcachedStore([place.memcached]), batch)
+    return lambda: worker.drain().published
+
+
+def hand_process(place: Place, batch: int) -> Drain:
+    connection, client = connect(place.path), HandTokens(place.memcached)
+    return lambda: hand_drain(connection, client, batch)
+
+
+PROCESSES = {"by hand": hand_process, "library": library_process}
+
+
+def together(
+    folder: Path, rounds: int, rows: int, batch: int, results: Results
+) -> None:
+    path = folder / "together.db"
+    filler = database(path)
+    with Memcached() as server:
+        place = Place(path, server.address)
+        drain_together(
+            PROCESSES, place, batch, lambda: fill(filler, rows), rounds, rows, results
+        )
+    filler.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--transactions", type=int, default=1000)
+    parser.add_argument("--disk", metavar="DIRECTORY", help="where the data is")
+    add_save(parser)
     options = parser.parse_args()
+    results = Results()
     print(f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}")
-    with tempfile.TemporaryDirectory() as folder:
-        enqueue(Path(folder), options.rounds, options.transactions)
-        drain(Path(folder), options.rounds, options.rows, options.batch)
+    with tempfile.TemporaryDirectory(dir=options.disk) as name:
+        folder = Path(name)
+        saved = results.table("One process:", SIDES)
+        enqueue(folder, options.rounds, options.transactions, saved)
+        drain(folder, options.rounds, options.rows, options.batch, saved)
+        together(folder, options.rounds, options.rows, options.batch, results)
+    if options.save:
+        results.save(options.save, SQLite=sqlite3.sqlite_version)
 
 
 if __name__ == "__main__":
