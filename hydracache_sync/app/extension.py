@@ -31,6 +31,7 @@ from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.cache.tagged import Stale, TaggedCache, TagsOfKeys
 from hydracache_sync.drivers import driver_of
+from hydracache_sync.drivers.connection import CallersConnection
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
@@ -225,7 +226,8 @@ class Extension(abc.ABC):
         """Begin, run the block, write what was collected, commit; or roll back.
 
         A transaction that is open already is joined, and committed with the block. An
-        exception rolls back and forgets what the block has collected. Afterwards the
+        exception rolls back and forgets what the block has collected, unless no
+        transaction is open any more, which may have been committed. Afterwards the
         rows are published at once in mode ``inline``, or the pool is woken; in mode
         ``strict`` the commit is in a :meth:`quarantine`.
 
@@ -244,6 +246,10 @@ class Extension(abc.ABC):
             with runtime.quarantine(collected.written):
                 driver.commit()
         except BaseException:
+            if _has_ended(driver):
+                # A commit of the block's own, or a statement that commits by itself.
+                before = collected.intents
+                collected.doubt = "no transaction was open when its block raised"
             try:
                 driver.roll_back()
             finally:
@@ -535,3 +541,11 @@ class Extension(abc.ABC):
         writes = self.request_writes()
         if writes is not None:
             writes.know(connection)
+
+
+def _has_ended(driver: CallersConnection) -> bool:
+    """Whether it is certain that no transaction is open that has written."""
+    try:
+        return driver.has_begun() is False
+    except Exception:
+        return False  # what is wrong with the connection is being raised

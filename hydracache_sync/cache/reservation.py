@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from typing import Callable
 
 from hydracache_sync.cache.entries import Entries, FillDecision
 from hydracache_sync.cache.lifetime import Lifetimes
@@ -12,7 +12,8 @@ from hydracache_sync.cache.unstorable import NotToBeStored
 class Reservation:
     """What ``TaggedCache.reserve`` returns. Safe for threads.
 
-    :param unless_changed: asked before a fill; refuses what the thread is changing.
+    :param unless_changed: asked before a fill; refuses what the thread is changing, and
+        what it may have made of a value that is not to be stored.
     """
 
     def __init__(
@@ -20,7 +21,7 @@ class Reservation:
         entries: Entries,
         decision: FillDecision,
         lifetimes: Lifetimes,
-        unless_changed: Callable[[Sequence[FillDecision]], Sequence[FillDecision]],
+        unless_changed: Callable[[FillDecision], FillDecision],
     ) -> None:
         self._entries = entries
         self._judgement = decision
@@ -40,8 +41,9 @@ class Reservation:
         It is served until something it rests on is invalidated; if that has happened
         meanwhile, never. One round trip, none if refused. Refused is also what this
         thread has changed since and not committed, as far as the cache is told of it:
-        by ``writing()``, by its ``snapshot``. A value over the item limit is not stored
-        and counted.
+        by ``writing()``, by its ``snapshot``; and each value, if this thread was given
+        one by ``stale_on_error`` since. A value over the item limit is not stored and
+        counted.
 
         :param ttl: as in ``get_or_load``.
         :param soft_ttl: as in ``get_or_load``.
@@ -49,7 +51,7 @@ class Reservation:
         :raises TypeError, ValueError: as ``get_or_load``; nothing was stored.
         """
         lifetime = self._lifetimes.of(ttl, soft_ttl)
-        [decision] = self._unless_changed([self._judgement])
+        decision = self._unless_changed(self._judgement)
         if decision.refused is not None:
             decision.refused.add()
             self._entries.check_value(value)

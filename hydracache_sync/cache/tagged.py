@@ -44,7 +44,11 @@ from hydracache_sync.cache.load_coalescer import (
 )
 from hydracache_sync.cache.load_snapshot import LoadSnapshot, LoadSnapshots
 from hydracache_sync.cache.load_watch import watched
-from hydracache_sync.cache.loads_under_way import under_way, withhold
+from hydracache_sync.cache.loads_under_way import (
+    is_withheld_since,
+    under_way,
+    withhold,
+)
 from hydracache_sync.cache.pending_writes import PendingWrites
 from hydracache_sync.cache.read_memo import MemoizedReads, ReadMemo
 from hydracache_sync.cache.reservation import Reservation
@@ -527,7 +531,8 @@ class TaggedCache:
 
         :param since: Unix seconds, taken before the first statement of the transaction
             that the value was loaded in. Required: tokens that are read after the load
-            would pass off an old value as a new one.
+            would pass off an old value as a new one. So would it be for one that came
+            from ``stale_on_error``, which this cannot see.
         :return: whether the store has confirmed it.
         :raises TypeError, ValueError: as :meth:`get_or_load`; nothing was stored.
         """
@@ -739,12 +744,16 @@ class TaggedCache:
         return self._entries.check_fill(lookup, since)
 
     def _reservation(self, decision: FillDecision, told: bool = False) -> Reservation:
-        return Reservation(
-            self._entries,
-            decision,
-            self._lifetimes,
-            partial(self._unless_changed, told=told),
-        )
+        made_at = time.monotonic()
+
+        def unless_changed(decision: FillDecision) -> FillDecision:
+            [found] = self._unless_changed([decision], told=told)
+            if found.refused is None and is_withheld_since(made_at):
+                # The value may be made of one that is out of date, or not committed.
+                return FillDecision(found.lookup, self._entries.counters.bypassed)
+            return found
+
+        return Reservation(self._entries, decision, self._lifetimes, unless_changed)
 
     def _unless_changed(
         self, decisions: Sequence[FillDecision], *, told: bool

@@ -116,3 +116,16 @@ def test_a_load_beside_it_is_stored(read: Read) -> None:
     assert shop.item() == "before"
     assert read(shop, "page", load) == "built"
     assert shop.cache.get("page", tags=TAGS) == "built"
+
+
+def test_nor_is_a_reservation_filled_with_it() -> None:
+    shop = Shop()
+    shop.item()
+    shop.changes("after")
+    shop.is_away = True
+
+    reservation = shop.cache.reserve("page", tags=TAGS)
+    assert not reservation.fill(shop.item())
+
+    assert shop.cache.get("page", tags=TAGS) is None
+    assert shop.cache.diagnostics().bypassed == 1

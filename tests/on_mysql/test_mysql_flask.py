@@ -178,6 +178,18 @@ class TestOnPyMySQL:
 
         assert shop.written() == ("before", [])
 
+    def test_what_a_statement_has_committed_is_invalidated(self, shop: Shop) -> None:
+        with shop.app.app_context():
+            g.db = shop._connect()
+            with pytest.raises(ZeroDivisionError):
+                with hydracache.transaction(g.db):
+                    g.db.cursor().execute("update item set name = 'after'")
+                    hydracache.invalidate_key("item:1")
+                    g.db.cursor().execute("create table other (id int)")
+                    raise ZeroDivisionError
+
+        assert shop.written() == ("after", ["item:1"])
+
     def test_the_teardown_gets_both_or_the_net_has_it(
         self, shop: Shop, caplog: pytest.LogCaptureFixture
     ) -> None:

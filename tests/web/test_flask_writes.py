@@ -202,6 +202,24 @@ class TestTransaction:
         connection.close()
         assert written(shop) == ("before", [])
 
+    @pytest.mark.parametrize("options", [{}, {"isolation_level": None}])
+    def test_what_the_block_has_committed_itself_is_invalidated(
+        self, shop: Shop, options: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        connection = sqlite3.connect(shop.path, **options)
+
+        with shop.app.app_context():
+            with pytest.raises(ZeroDivisionError):
+                with hydracache.transaction(connection):
+                    connection.execute("update item set name = 'after'")
+                    hydracache.invalidate_key("item:1")
+                    connection.executescript("create table other (id integer)")
+                    raise ZeroDivisionError
+
+        connection.close()
+        assert written(shop) == ("after", ["item:1"])
+        assert "no transaction was open when its block raised" in caplog.text
+
     @pytest.mark.needs_python(3, 12)
     @pytest.mark.parametrize("autocommit", [True, False])
     def test_the_newer_autocommit_is_understood(
