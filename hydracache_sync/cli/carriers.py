@@ -103,7 +103,9 @@ def _after_one_drain(
 def cache_counts(name: str, processes: Iterable[WorkerProcess]) -> CacheDiagnostics:
     """What the caches of the namespace did in those of ``processes`` that run."""
     return CacheDiagnostics.added_up(
-        process.caches.get(name, {}) for process in processes if process.is_running
+        process.caches[name]
+        for process in processes
+        if name in process.caches and process.is_running
     )
 
 

@@ -17,7 +17,6 @@ from hydracache_sync.outbox.row import (
     OutboxStatus,
     PendingPhase,
 )
-from hydracache_sync.outbox.status import STATUS_CAP
 from hydracache_sync.printable import printable
 
 #: Rows that are read and printed at once, whatever the limit.
@@ -157,7 +156,9 @@ def print_details(row: OutboxRow, now_ms: int) -> None:
 
 def count_of(count: int, status: OutboxStatus) -> str:
     """One of the counts of ``status``; with a "+" where they were not all counted."""
-    return f"{count}{'+' if status.capped and count >= STATUS_CAP else ''}"
+    # If it stopped, it has counted as many of one of these as there may be.
+    cap = max(status.pending, status.dead_lettered)
+    return f"{count}{'+' if status.capped and count == cap else ''}"
 
 
 def _at(moment_ms: int | None, now_ms: int) -> str | None:

@@ -68,7 +68,7 @@ def scope_of(sources: Mapping[str, Source]) -> Scope:
     namespace = request.args.get("namespace", "")
     if source is None:
         abort(404, "There is no such outbox.")
-    if namespace not in source.namespaces():
+    if not source.has(namespace):
         abort(404, "This outbox has no such namespace.")
     return Scope(source, namespace)
 
@@ -139,16 +139,11 @@ class Search:
             )
 
     def _of_commit(self, scope: Scope, after: RowPlace | None, limit: int) -> FoundRows:
-        """Rows of one commit, of any state, by their numbers."""
-        rows = scope.source.outbox.rows(
-            scope.namespace,
-            commit_position=self.text,
-            limit=limit + 1,
-            after=0 if after is None else after.id,
+        """Rows of one commit, of any state; those of a page by their numbers."""
+        found = scope.source.outbox.find_in_commit(
+            scope.namespace, self.text, limit=limit, after=after
         )
-        ids = [row.id for row in rows[:limit]]
-        more = len(rows) > limit
-        return FoundRows(ids, RowPlace(0, 0, ids[-1]) if more else None)
+        return found._replace(ids=sorted(found.ids))
 
 
 def search_of(args: MultiDict[str, str]) -> Search:

@@ -37,9 +37,23 @@ class Source:
     caches: tuple[TaggedCache, ...] = ()
     pool: Callable[[], WorkerPool | None] = lambda: None
 
-    def namespaces(self) -> list[str]:
-        """Those that have rows, are paused, or were given; sorted."""
-        return sorted({*self.outbox.namespaces(), *self.outbox.paused(), *self.given})
+    def namespaces(self, paused: Iterable[str], first: str, limit: int) -> list[str]:
+        """Those that have rows, are paused, or were given; sorted.
+
+        :param first: the first one that may be among them.
+        :param limit: how many at most.
+        """
+        found = {
+            *self.outbox.namespaces(first=first, limit=limit),
+            *paused,
+            *self.given,
+        }
+        return sorted(name for name in found if name >= first)[:limit]
+
+    def has(self, namespace: str) -> bool:
+        """Whether ``namespace`` is one of these, however many there are."""
+        found = self.namespaces(self.outbox.paused(), namespace, 1)
+        return found == [namespace]
 
 
 def sources_of(

@@ -38,8 +38,9 @@ NAMESPACES = 10
 #: Processes that carry rows of one outbox and are shown, the last seen first.
 PROCESSES = 50
 
-#: Rows that wait or are dead, up to which it is computed until when all is published.
-WATERMARK_ROWS = 5_000
+#: Rows that one overview counts, of all namespaces together: each costs a seek,
+#: some microseconds.
+COUNTED = 10_000
 
 #: Seconds that a page waits for a busy database, for each namespace.
 STATUS_TIMEOUT = 2.0
@@ -80,6 +81,11 @@ class Views:
     def overview(self) -> str:
         sources = self._sources()
         tables = [self._table(source) for source in sources.values()]
+        lines = sum(len(table["names"]) for table in tables)
+        # Of each namespace those that wait, and those that are dead.
+        cap = COUNTED // (2 * max(lines, 1))
+        for table in tables:
+            self._count(table, cap)
         chosen = self._chosen(tables)
         workers = [
             worker for each in sources.values() for worker in each.workers.values()
@@ -91,18 +97,20 @@ class Views:
             picture=None if chosen is None else _picture(chosen),
             size=(WIDTH, HEIGHT),
             most_processes=PROCESSES,
+            most_counted=cap,
             rate_cap=RATE_CAP,
             nodes=_nodes(workers),
             caches=_caches(tables),
         )
 
     def _table(self, source: Source) -> dict[str, Any]:
-        """What the overview says of one outbox; its error, if it does not answer."""
+        """What the overview says of one outbox, but for its lines."""
         begin = request.args.get("from", "")
         if request.args.get("outbox", source.name) != source.name:
             begin = ""
         table: dict[str, Any] = {
             "source": source,
+            "names": [],
             "lines": [],
             "foreign": [],
             "more": None,
@@ -111,23 +119,29 @@ class Views:
             table["now_ms"] = source.outbox.now_ms()
             table["processes"] = source.outbox.workers(timeout=STATUS_TIMEOUT)
             table["listed"] = [each for each in table["processes"] if each.is_listed]
-            pauses = source.outbox.paused()
-            names = [each for each in source.namespaces() if each >= begin]
+            table["pauses"] = source.outbox.paused()
+            names = source.namespaces(table["pauses"], begin, NAMESPACES + 1)
             for name in names[:NAMESPACES]:
                 try:
-                    checked_namespace(name)
+                    table["names"].append(checked_namespace(name))
                 except ValueError as exc:
                     # A foreign hand's: no app and no worker can have it.
                     table["foreign"].append((name, str(exc)))
-                    continue
-                line = _line(Scope(source, name), table["processes"])
-                table["lines"].append({**line, "pause": pauses.get(name)})
             if len(names) > NAMESPACES:
                 table["more"] = names[NAMESPACES]
         except OutboxError as exc:
-            # The page is for such moments: it says so beside the other outboxes.
-            table["error"] = without_passwords(described(exc))
+            _fail(table, exc)
         return table
+
+    def _count(self, table: dict[str, Any], cap: int) -> None:
+        """Add the lines of one outbox; its error, if it does not answer."""
+        try:
+            for name in table["names"]:
+                line = _line(Scope(table["source"], name), table["processes"], cap)
+                line["pause"] = table["pauses"].get(name)
+                table["lines"].append(line)
+        except OutboxError as exc:
+            _fail(table, exc)
 
     def _chosen(self, tables: list[dict[str, Any]]) -> Scope | None:
         """Whose last hour is shown: what the query names, or who published last."""
@@ -174,17 +188,20 @@ class Views:
             abort(404, "This namespace has no such row. It may be purged or discarded.")
         now_ms = outbox.now_ms()
         siblings: list[OutboxRow] = []
+        has_more = False
         if str(found.commit_position) != "(malformed)":
-            siblings = outbox.rows(
-                scope.namespace, commit_position=found.commit_position, limit=PAGE + 1
+            commit = outbox.find_in_commit(
+                scope.namespace, found.commit_position, limit=PAGE
             )
+            siblings = outbox.rows_by_id(scope.namespace, commit.ids)
+            has_more = commit.after is not None
         return self._render(
             "row.html",
             scope=scope,
             row=found,
             shown=_shown(found, now_ms),
-            siblings=[_shown(each, now_ms) for each in siblings[:PAGE]],
-            has_more=len(siblings) > PAGE,
+            siblings=[_shown(each, now_ms) for each in siblings],
+            has_more=has_more,
             now_ms=now_ms,
         )
 
@@ -199,13 +216,22 @@ class Views:
         )
 
 
-def _line(scope: Scope, processes: Sequence[WorkerProcess]) -> dict[str, Any]:
-    """What the overview says of one namespace."""
+def _fail(table: dict[str, Any], exc: OutboxError) -> None:
+    """Note that an outbox does not answer."""
+    # The page is for such moments: it says so beside the other outboxes.
+    table["error"] = without_passwords(described(exc))
+    table["names"] = []
+
+
+def _line(scope: Scope, processes: Sequence[WorkerProcess], cap: int) -> dict[str, Any]:
+    """What the overview says of one namespace.
+
+    :param cap: rows of each state to count at most.
+    """
     outbox, name = scope.source.outbox, scope.namespace
-    status = outbox.status(name, timeout=STATUS_TIMEOUT)
-    # It reads each row that waits or is dead: too many for a page.
-    is_long = status.capped or status.pending + status.dead_lettered > WATERMARK_ROWS
-    mark = None if is_long else outbox.watermark(name)
+    status = outbox.status(name, cap=cap, timeout=STATUS_TIMEOUT)
+    # It reads each row that waits or is dead, as counting does.
+    mark = None if status.capped else outbox.watermark(name)
     return {
         "scope": scope,
         "status": status,
@@ -217,7 +243,7 @@ def _line(scope: Scope, processes: Sequence[WorkerProcess]) -> dict[str, Any]:
             "dead": count_of(status.dead_lettered, status),
         },
         "uncarried": uncarried(name, status, processes),
-        "is_long": is_long,
+        "is_long": status.capped,
         "watermark_ms": None if mark is None else mark.moment_ms,
     }
 

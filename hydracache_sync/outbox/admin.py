@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+import sys
+from typing import Iterable
 
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.intents import MAX_REASON, InvalidationIntentBatch
@@ -127,22 +128,26 @@ class Admin:
         records = self._database.read(statements.PUBLISHED_BETWEEN, params)
         return [OutboxRow(record) for record in records]
 
-    def namespaces(self) -> list[str]:
+    def namespaces(self, *, first: str, limit: int | None) -> list[str]:
+        most = sys.maxsize if limit is None else checked_count("limit", limit)
         found: list[str] = []
-        after: Any = self._database.dialect.encode("")
-        while True:
-            [(raw,)] = self._database.read(statements.NEXT_NAMESPACE, {"after": after})
+        begin = first
+        while len(found) < most:
+            params = {"first": self._database.dialect.encode(first)}
+            [(raw,)] = self._database.read(statements.NEXT_NAMESPACE, params)
             if raw is None:
-                return found
+                break
             namespace = readable(raw)
             if namespace in found:
                 # A foreign hand's, which is no UTF-8: what is after it, is not to be
                 # said as text.
                 everyone = self._database.read(statements.ALL_NAMESPACES, {})
-                return sorted({readable(raw) for (raw,) in everyone})
+                names = sorted({readable(raw) for (raw,) in everyone})
+                return [each for each in names if each >= begin][:limit]
             found.append(namespace)
-            # As it was stored: compared as another type it would be the last one.
-            after = self._database.dialect.encode(namespace)
+            # Right behind it.
+            first = f"{namespace}\0"
+        return found
 
     def reset_dead_letters(
         self, namespace: str, ids: Iterable[int] | None = None

@@ -37,7 +37,7 @@ from hydracache_sync.outbox.row import (
     RowPlace,
 )
 from hydracache_sync.outbox.schema_checker import SchemaChecker, Tables
-from hydracache_sync.outbox.status import commit_status, namespace_status
+from hydracache_sync.outbox.status import STATUS_CAP, commit_status, namespace_status
 from hydracache_sync.outbox.watermark import Watermark, watermark, write_heartbeat
 from hydracache_sync.outbox.workers import (
     KEEP_WORKERS,
@@ -478,15 +478,18 @@ class InvalidationOutbox:
 
     # Waiters
 
-    def status(self, namespace: str, *, timeout: float | None = None) -> OutboxStatus:
+    def status(
+        self, namespace: str, *, cap: int = STATUS_CAP, timeout: float | None = None
+    ) -> OutboxStatus:
         """Count what is not yet published, in a fresh snapshot.
 
         Costs the same however many rows have been finished.
 
+        :param cap: rows that wait, and dead ones, of which so many are counted.
         :param timeout: seconds to go on trying while the database is busy; by default
             the outbox's own.
         """
-        return namespace_status(self._database, namespace, timeout=timeout)
+        return namespace_status(self._database, namespace, cap=cap, timeout=timeout)
 
     def status_for_commit(
         self,
@@ -603,6 +606,23 @@ class InvalidationOutbox:
             scan=scan,
         )
 
+    def find_in_commit(
+        self,
+        namespace: str,
+        commit_position: CommitPosition | str,
+        *,
+        limit: int = 100,
+        after: RowPlace | None = None,
+    ) -> FoundRows:
+        """Find rows of one commit, of whatever state; other things as ``find_rows``.
+
+        They come in the order of their targets' hashes. The cost does not grow with
+        the commit.
+        """
+        return self._looks.find_in_commit(
+            namespace, commit_position, limit=limit, after=after
+        )
+
     def published_rate(
         self, namespace: str, *, seconds: float = 3600.0, cap: int = RATE_CAP
     ) -> list[PublishedPart]:
@@ -630,9 +650,13 @@ class InvalidationOutbox:
         """
         return self._admin.published_between(namespace, from_ms, until_ms, limit=limit)
 
-    def namespaces(self) -> list[str]:
-        """Return the namespaces that have rows, of whatever state."""
-        return self._admin.namespaces()
+    def namespaces(self, *, first: str = "", limit: int | None = None) -> list[str]:
+        """Return the namespaces that have rows, of whatever state, in their order.
+
+        :param first: the first one that may be among them.
+        :param limit: how many to look for; each costs one seek. None means all.
+        """
+        return self._admin.namespaces(first=first, limit=limit)
 
     def now_ms(self) -> int:
         """Return the clock that judges claims and backoffs, in Unix milliseconds."""

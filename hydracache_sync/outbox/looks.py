@@ -10,7 +10,12 @@ from hydracache_sync.durations import positive_ms
 from hydracache_sync.intents import MAX_REASON, InvalidationIntent
 from hydracache_sync.keys import checked_text
 from hydracache_sync.outbox import statements
-from hydracache_sync.outbox.arguments import MAX_ERROR, checked_count, checked_state
+from hydracache_sync.outbox.arguments import (
+    MAX_ERROR,
+    checked_count,
+    checked_position,
+    checked_state,
+)
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.row import (
     FoundRows,
@@ -19,6 +24,7 @@ from hydracache_sync.outbox.row import (
     PublishedPart,
     RowPlace,
 )
+from hydracache_sync.receipts import CommitPosition
 
 #: Rows that one look reads at most.
 SCAN = 3_000
@@ -106,6 +112,35 @@ class Looks:
             # Those that wait for a moment are behind all that are due.
             start = max(start, RowPlace(self._database.now_ms(), _LAST, _LAST))
         return start
+
+    def find_in_commit(
+        self,
+        namespace: str,
+        commit_position: CommitPosition | str,
+        *,
+        limit: int,
+        after: RowPlace | None,
+    ) -> FoundRows:
+        """See ``InvalidationOutbox.find_in_commit``."""
+        position, _ = checked_position(commit_position)
+        wanted = checked_count("limit", limit)
+        start = b""
+        if after is not None:
+            # Of a row that has gone meanwhile: from the begin once more.
+            for (start,) in self._database.read(statements.HASH, {"id": after.id}):
+                pass
+        params = self._database.params_of(
+            namespace,
+            position=self._database.dialect.encode(position.value),
+            hash=start,
+            limit=wanted + 1,
+        )
+        records = self._database.read(statements.LOOK_IN_COMMIT, params)
+        ids = [int(id) for (id,) in records]
+        more = len(ids) > wanted
+        return FoundRows(
+            ids[:wanted], RowPlace(0, 0, ids[wanted - 1]) if more else None
+        )
 
     def published_rate(
         self, namespace: str, *, seconds: float, cap: int

@@ -553,6 +553,23 @@ def of_phase(statement: str, phase: PendingPhase | None) -> str:
     return statement.replace(")\norder by", f")\n{wanted}order by")
 
 
+HASH = """
+select target_hash
+from {table}
+where id = :id
+"""
+
+# In the order of the index: nothing is sorted, however many rows the commit has.
+LOOK_IN_COMMIT = """
+select id
+from {table}
+where namespace = :namespace
+  and commit_position = :position
+  and target_hash > :hash
+order by target_hash
+limit :limit
+"""
+
 #: Parts of the time that PUBLISHED_RATE looks at.
 RATE_PARTS = 30
 
@@ -576,7 +593,7 @@ from (
 NEXT_NAMESPACE = """
 select min(namespace)
 from {table}
-where namespace > :after
+where namespace >= :first
 """
 
 ALL_NAMESPACES = """

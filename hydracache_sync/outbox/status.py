@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import statements
-from hydracache_sync.outbox.arguments import checked_position
+from hydracache_sync.outbox.arguments import checked_count, checked_position
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
 from hydracache_sync.outbox.row import CommitStatus, OutboxStatus, whole
 from hydracache_sync.receipts import CommitPosition
@@ -18,26 +18,26 @@ STATUS_CAP = 10_000
 
 
 def namespace_status(
-    database: Database, namespace: str, *, timeout: float | None
+    database: Database, namespace: str, *, cap: int, timeout: float | None
 ) -> OutboxStatus:
     """See ``InvalidationOutbox.status``."""
-    params = database.params_of(namespace, cap=STATUS_CAP + 1)
+    params = database.params_of(namespace, cap=checked_count("cap", cap) + 1)
     [record] = database.read(statements.STATUS, params, timeout=timeout)
     now_ms, pending, oldest, newest, tried, dead, died, published, paused = record[:9]
     claimed, backoff = record[9:]
     return OutboxStatus(
-        pending=min(pending, STATUS_CAP),
+        pending=min(pending, cap),
         oldest_pending_age_ms=(
             0 if oldest is None else max(0, int(now_ms) - whole(oldest, now_ms))
         ),
-        dead_lettered=min(dead, STATUS_CAP),
+        dead_lettered=min(dead, cap),
         last_published_at_ms=None if published is None else whole(published, 0),
         failed_attempts=int(tried or 0) + int(died or 0),
-        capped=max(pending, dead) > STATUS_CAP,
+        capped=max(pending, dead) > cap,
         paused_since_ms=None if paused is None else whole(paused, 0),
         ahead_ms=max(0, whole(newest, now_ms) - int(now_ms)),
-        claimed=min(int(claimed or 0), STATUS_CAP),
-        backoff=min(int(backoff or 0), STATUS_CAP),
+        claimed=min(int(claimed or 0), cap),
+        backoff=min(int(backoff or 0), cap),
     )
 
 

@@ -49,7 +49,7 @@ BULK = 1_000_000
 ROWS = f"""
 insert into hydracache_outbox (target_hash, kind, value, namespace, commit_position,
   reason, created_at_ms, at_ms, state)
-select {{hash}}, 'key', {{key}}, '{NAMESPACE}', {{position}}, '',
+select {{hash}}, 'key', {{key}}, {{namespace}}, {{position}}, '',
   {MADE} + n, {MADE} + n,
   case
     when n < {{finished}} then 1
@@ -69,9 +69,17 @@ class Table(NamedTuple):
 
 
 class Sizes(NamedTuple):
+    """Rows of each state.
+
+    :ivar namespaces: that the rows are spread over; the first is ``NAMESPACE``.
+    :ivar commits: that they are spread over; by default each has its own.
+    """
+
     finished: list[int]
     pending: int
     dead: int
+    namespaces: int = 1
+    commits: int = 10**12
 
 
 def position(number: int) -> str:
@@ -104,7 +112,8 @@ def fill_sqlite(connection: sqlite3.Connection, finished: int, sizes: Sizes) -> 
     statement = ROWS.format(
         hash="randomblob(32)",
         key="'key:' || n",
-        position="printf('tx:%012d', n)",
+        position=f"printf('tx:%012d', n % {sizes.commits})",
+        namespace=f"'{NAMESPACE}' || coalesce(nullif(n % {sizes.namespaces}, 0), '')",
         finished=finished,
         pending=sizes.pending,
         numbers="numbers",
@@ -165,7 +174,9 @@ def fill_server(server: Any, database: str, finished: int, sizes: Sizes) -> None
                 ROWS.format(
                     hash="unhex(sha2(n, 256))",
                     key="concat('key:', n)",
-                    position="concat('tx:', lpad(n, 12, '0'))",
+                    position=f"concat('tx:', lpad(n % {sizes.commits}, 12, '0'))",
+                    namespace=f"concat('{NAMESPACE}',"
+                    f" coalesce(nullif(n % {sizes.namespaces}, 0), ''))",
                     finished=finished,
                     pending=sizes.pending,
                     numbers=numbers,

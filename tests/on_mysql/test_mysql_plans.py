@@ -37,7 +37,8 @@ def kept(server: SQLServer, due: int, published: int = 0) -> Iterator[MySQLOutbo
             "insert into hydracache_outbox (target_hash, kind, value, namespace,"
             " commit_position, reason, created_at_ms, at_ms, state)"
             " select unhex(sha2(n, 256)), 'key', concat('key:', n), 'shop',"
-            f" concat('tx:', n), '', {MADE} + n, {MADE} + n,"
+            f" concat('tx:', if(n < {KEPT - DEAD}, n, 'dead')), '',"
+            f" {MADE} + n, {MADE} + n,"
             f" case when n < {due} then 0 when n < {KEPT - DEAD} then 1 else 2 end"
             f" from (select {number} as n from {numbers}) as numbers order by n"
         )

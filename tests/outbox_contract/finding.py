@@ -148,6 +148,22 @@ class FindingContract(OutboxHooks):
         with pytest.raises(TypeError, match="state"):
             outbox.find_rows(SHOP, "dead")
 
+    def test_rows_of_a_commit_are_found_page_by_page(self, outbox):
+        for namespace, position in ((SHOP, "tx:7"), (SHOP, "tx:8"), ("other", "tx:7")):
+            batch = batch_of(*(f"{namespace}{position}{n}" for n in range(5)))
+            outbox.enqueue(namespace, batch, commit_position=position)
+        outbox.mark_published(outbox.claim(SHOP, "w", limit=2, claim_ttl=30))
+        ids = {row.id for row in outbox.rows(SHOP, commit_position="tx:7")}
+
+        pages = [outbox.find_in_commit(SHOP, "tx:7", limit=2)]
+        while pages[-1].after is not None:
+            after = pages[-1].after
+            pages.append(outbox.find_in_commit(SHOP, "tx:7", limit=2, after=after))
+
+        assert [len(page.ids) for page in pages] == [2, 2, 1]
+        assert {id for page in pages for id in page.ids} == ids
+        assert outbox.find_in_commit(SHOP, "tx:7", limit=5).after is None
+
     def test_what_was_published_is_counted_by_time(self, outbox, clock):
         outbox.enqueue(SHOP, batch_of(*"abcde", "pending"))
         outbox.enqueue("other", batch_of("elsewhere"))

@@ -158,6 +158,10 @@ class LookingContract(OutboxHooks):
             outbox.enqueue(name, batch_of("a", "b"))
 
         assert outbox.namespaces() == names
+        assert outbox.namespaces(first=names[1], limit=2) == names[1:3]
+        assert outbox.namespaces(first="b") == names[names.index("caf\xe9") :]
+        assert outbox.namespaces(first=names[4], limit=1) == names[4:]
+        assert outbox.namespaces(limit=0) == []
 
     def test_clock_is_the_one_that_judges_claims(self, outbox, clock):
         assert outbox.now_ms() == clock.now_ms

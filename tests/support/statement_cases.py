@@ -11,7 +11,7 @@ from hydracache_sync.outbox.database import IDS_PER_STATEMENT
 
 KEPT = 100_000
 
-#: Of them, the last ones by their numbers are dead.
+#: Of them, the last ones by their numbers are dead, and of one commit.
 DEAD = 1_000
 
 #: Ids in one statement, and rows asked for by those with a limit.
@@ -40,6 +40,7 @@ IDS = tuple(range(1, SOME + 1))
 HASHES = tuple(bytes([n]) * 32 for n in range(SOME))
 SHOP = {"namespace": "shop"}
 COMMIT = {**SHOP, "position": "tx:7"}
+LARGE_COMMIT = {**SHOP, "position": "tx:dead"}
 NODE = "10.0.0.1:11211"
 
 #: From the middle of the rows that are due.
@@ -83,6 +84,8 @@ CASES = {
     "ROW": Case({"id": 7}),
     "ROWS": Case({**SHOP, "after": 7, "limit": SOME}),
     "ROWS_OF_COMMIT": Case({**COMMIT, "state": 0, "after": 7, "limit": SOME}),
+    "HASH": Case({"id": 7}),
+    "LOOK_IN_COMMIT": Case({**LARGE_COMMIT, "hash": b"", "limit": SOME}),
     "PUBLISHED_BETWEEN": Case(
         {**SHOP, "from_ms": MADE + 7, "until_ms": MADE + 9, "limit": SOME}
     ),
@@ -95,7 +98,7 @@ CASES = {
         at_most=30 * 10 * SOME,
     ),
     "ROWS_BY_ID": Case(SHOP, IDS),
-    "NEXT_NAMESPACE": Case({"after": ""}),
+    "NEXT_NAMESPACE": Case({"first": ""}),
     "ALL_NAMESPACES": Case(),
     "NOW": Case(),
     "HEARTBEAT": Case({"host_ms": MADE, "every_ms": 1000}),

@@ -25,7 +25,8 @@ from hydracache_sync import (
     TaggedCache,
     WorkerBeat,
 )
-from hydracache_sync.console import console_blueprint
+from hydracache_sync.console import console_blueprint, views
+from hydracache_sync.outbox.database import Database
 from support.clock import FakeClock
 
 
@@ -239,6 +240,61 @@ def test_rows_are_searched_for(search: dict[str, str], found: list[str]) -> None
     ]
     assert [names[id] for id in ids] == found
     assert ("No rows." in page.said) == (not found)
+
+
+def test_rows_of_a_large_commit_page_by_page() -> None:
+    site = Site()
+    site.enqueue(*(f"k{number}" for number in range(60)))
+    position = str(site.outbox.rows(SHOP, limit=1)[0].commit_position)
+
+    row = site.of("row", id=1)
+    [every] = [link for link in row.links() if "by=position" in link]
+    first = Page(site.client.get(every))
+    [further] = [link for link in first.links() if "after=" in link]
+    second = Page(site.client.get(further))
+
+    links = [link for page in (first, second) for link in page.links()]
+    rows = {link.rpartition("id=")[2] for link in links if "/row?" in link}
+    assert position in row.said
+    assert rows == {str(number) for number in range(1, 61)}
+
+
+def test_namespaces_of_one_overview_share_what_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(views, "COUNTED", 12)
+    outboxes = {name: MemoryOutbox() for name in ("a", "b")}
+    site = Site(outboxes, namespaces=[])
+    for outbox in outboxes.values():
+        for key in "1234":
+            outbox.enqueue(SHOP, InvalidationIntentBatch().invalidate_key(key))
+
+    labels = [each.get("aria-label") for each in site.get().all("a")]
+
+    assert labels.count(f"3+ pending of {SHOP}") == 2
+    assert "Counts are exact up to 3;" in site.get().said
+
+
+def test_no_page_asks_for_each_of_many_namespaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site()
+    site.enqueue("k")
+    for number in range(100):
+        site.enqueue("k", namespace=f"n{number:02}")
+    statements: list[str] = []
+    read = Database.read
+
+    def watched(database: Any, statement: str, *args: Any, **more: Any) -> Any:
+        statements.append(statement)
+        return read(database, statement, *args, **more)
+
+    monkeypatch.setattr(Database, "read", watched)
+
+    assert site.of("rows").status == 200
+    assert len(statements) < 10
+    assert site.get().status == 200
+    assert len(statements) < 100
 
 
 def test_one_row_with_its_history() -> None:
