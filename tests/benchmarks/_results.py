@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import shlex
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -47,6 +49,22 @@ class Results:
         }
         text = json.dumps(record, indent=1, ensure_ascii=False)
         Path(path).write_text(text + "\n", "utf-8")
+
+
+def tell(rows: list[list[str]], *cells: str) -> None:
+    """Print a row of a table, and add it."""
+    rows.append(list(cells))
+    first, *others = cells
+    print(f"  {first:<48}" + "".join(f"{cell:>12}" for cell in others), flush=True)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def add_save(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,8 @@ from typing import Any, Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reads import Meter  # noqa: E402
+from _results import Results, add_save, tell, versions  # noqa: E402
+from reads import RATIOS, Meter  # noqa: E402
 
 from hydracache_sync import Codec, PickleCodec, SignedCodec  # noqa: E402
 from hydracache_sync.cache import typed  # noqa: E402
@@ -69,7 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=101)
     parser.add_argument("--slice-ms", type=float, default=2.0)
+    add_save(parser)
     args = parser.parse_args()
+    results = Results()
     standard, fast = Codec(use_orjson=False), Codec(use_orjson=True)
     texts = both_ways(standard, TEXTS)
     by_msgspec = [
@@ -77,49 +80,49 @@ def main() -> None:
     ]
     pairs: list[Any] = [
         (
-            "ten fields, types; base: texts, json",
+            "types, both ways / texts, json",
             both_ways(standard, TYPES),
             texts,
             1.3,
         ),
         (
-            "the same; base: texts, orjson",
+            "the same / texts, orjson",
             both_ways(fast, TYPES),
             both_ways(fast, TEXTS),
             None,
         ),
         (
-            "a hit alone; base: texts, json",
+            "types, a hit alone / texts, json",
             reading(standard, TYPES),
             reading(standard, TEXTS),
             1.3,
         ),
         (
-            "100 rows, types; base: texts, json",
+            "100 rows, types / texts, json",
             both_ways(standard, ROWS),
             both_ways(standard, TEXT_ROWS),
             None,
         ),
         (
-            "types, signed; base: unsigned",
+            "types, signed / unsigned",
             both_ways(SignedCodec(key=KEY), TYPES),
             both_ways(fast, TYPES),
             None,
         ),
         (
-            "types, pickle; base: unsigned types",
+            "types, signed pickle / unsigned types",
             both_ways(PickleCodec(key=KEY), TYPES),
             both_ways(fast, TYPES),
             None,
         ),
         (
-            "a page of 18 KB, by zlib; base: as it is",
+            "a page of 18 KB, by zlib / as it is",
             both_ways(Codec(compress_over=1000, compression="zlib"), PAGE),
             both_ways(fast, PAGE),
             None,
         ),
         (
-            "the same by zstandard; base: by zlib",
+            "the same by zstandard / by zlib",
             both_ways(Codec(compress_over=1000, compression="zstd"), PAGE),
             both_ways(Codec(compress_over=1000, compression="zlib"), PAGE),
             None,
@@ -134,11 +137,16 @@ def main() -> None:
             ("ten fields", "100 rows"), (TYPES, ROWS), by_msgspec
         ):
             theirs = lambda v=value: cbor2.loads(cbor2.dumps(v))  # noqa: E731
-            pairs.append((f"{name}, cbor2 alone; base: typed", theirs, ours, None))
-    Meter(args.rounds, args.slice_ms / 1000).compare(pairs)
+            pairs.append((f"{name}, cbor2 alone / typed", theirs, ours, None))
+    saved = results.table("A value packed to an entry and read back:", RATIOS)
+    Meter(args.rounds, args.slice_ms / 1000).compare(pairs, saved)
+    sizes = results.table("The page of 18 KB:", ["compressed by", "bytes"])
+    tell(sizes, "nothing", f"{len(PAGE):,}")
     for by in ("zlib", "zstd"):
         small = Codec(compress_over=1000, compression=by).encode(PAGE, b"")
-        print(f"page: {len(PAGE)} bytes, by {by} {len(small)}")
+        tell(sizes, by, f"{len(small):,}")
+    if args.save:
+        results.save(args.save, **versions("msgspec", "orjson", "cbor2"))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
+from _results import Results, add_save, tell, versions  # noqa: E402
 from _side_by_side import (
     COLUMNS,
     NAMESPACE,
@@ -157,6 +158,7 @@ def compare_calls(
     rounds: int,
     calls: int,
     clock: Callable[[], float],
+    saved: list[list[str]],
 ) -> None:
     """Run slices of both in turn; print medians, the ratio and the difference."""
     times: list[list[float]] = []
@@ -171,40 +173,58 @@ def compare_calls(
             times.append([seconds / calls * 1e6 for seconds in took])
     bare, extended = (statistics.median(side) for side in zip(*times))
     quick, quick_extended = (sorted(side)[len(side) // 10] for side in zip(*times))
-    print(
-        f"{name}: by hand {bare:.1f} us, with the extension {extended:.1f} us, ratio"
-        f" {statistics.median(b / a for a, b in times):.3f}, difference"
-        f" {statistics.median(b - a for a, b in times):.1f} us; of the quickest tenth"
-        f" {quick:.1f} us, {quick_extended:.1f} us; {rounds} rounds of {calls}",
-        flush=True,
+    tell(
+        saved,
+        name,
+        f"{bare:.0f} us",
+        f"{extended:.0f} us",
+        f"{statistics.median(b / a for a, b in times):.2f}",
+        f"{statistics.median(b - a for a, b in times):.1f} us",
+        f"{quick:.0f}, {quick_extended:.0f} us",
     )
 
 
-def through_test_client(folder: Path, memcached: str, rounds: int) -> None:
+def through_test_client(
+    folder: Path, memcached: str, rounds: int, results: Results
+) -> None:
+    saved = results.table(
+        f"Through Flask's test client, medians of {rounds * 10} rounds:",
+        [
+            "page",
+            "by hand",
+            "with the extension",
+            "ratio",
+            "difference",
+            "of the quickest tenth",
+        ],
+    )
+
     def clients(name: str, *kinds: str) -> list[Any]:
         path = str(folder / f"{name}.db")
         make_database(path)
         return [make_app(path, memcached, kind).test_client() for kind in kinds]
 
-    for name, kind in ("", "extended"), (" and with connection=", "offered"):
+    for name, kind in ("", "extended"), (", `connection=`", "offered"):
         bare, extended = clients(f"nothing-{kind}", "bare", f"{kind}-eventual")
         compare_calls(
-            f"a page that invalidates nothing{name}, processor time",
+            f"invalidates nothing{name}, processor time",
             [lambda n: bare.get("/"), lambda n: extended.get("/")],
             rounds=rounds * 10,
             calls=20,
             clock=time.thread_time,
+            saved=saved,
         )
     for mode in "eventual", "inline":
         by_hand, with_it = clients(mode, f"bare-{mode}", f"extended-{mode}")
         for client in by_hand, with_it:
             assert client.post("/1").status_code == 200
         compare_calls(
-            f"a page that writes 3 intents, {mode}",
+            f"writes 3 intents, {mode}",
             [lambda n: by_hand.post(f"/{n}"), lambda n: with_it.post(f"/{n}")],
             rounds=rounds * 10,
             calls=10,
             clock=time.perf_counter,
+            saved=saved,
         )
 
 
@@ -272,7 +292,14 @@ def requests_in_a_slice(port: int, method: str) -> float:
     return sum(done) / (time.monotonic() - started)
 
 
-def through_gunicorn(folder: Path, memcached: str, rounds: int) -> None:
+def through_gunicorn(
+    folder: Path, memcached: str, rounds: int, results: Results
+) -> None:
+    saved = results.table(
+        "Requests a second behind gunicorn, one gthread worker with two threads, two"
+        f" connections of a load generator, medians of {rounds} rounds of {SLICE:g} s:",
+        ["page", "without", "with the extension", "ratio"],
+    )
     kinds = "bare-eventual", "extended-eventual"
     with contextlib.ExitStack() as stack:
         ports = []
@@ -292,24 +319,25 @@ def through_gunicorn(folder: Path, memcached: str, rounds: int) -> None:
                 if round_:
                     rates.append(rate)
             bare, extended = (statistics.median(side) for side in zip(*rates))
-            print(
-                f"gunicorn, a page that {name}: without {bare:.0f}/s, with the"
-                f" extension {extended:.0f}/s, ratio"
-                f" {statistics.median(b / a for a, b in rates):.3f};"
-                f" {rounds} rounds of {SLICE:g} s, {CONNECTIONS} connections",
-                flush=True,
-            )
+            ratio = statistics.median(b / a for a, b in rates)
+            tell(saved, name, f"{bare:.0f}", f"{extended:.0f}", f"{ratio:.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--gunicorn-rounds", type=int, default=7)
+    add_save(parser)
     options = parser.parse_args()
+    results = Results()
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with Memcached() as memcached, tempfile.TemporaryDirectory(dir=memory) as folder:
-        through_test_client(Path(folder), memcached.address, options.rounds)
-        through_gunicorn(Path(folder), memcached.address, options.gunicorn_rounds)
+        through_test_client(Path(folder), memcached.address, options.rounds, results)
+        through_gunicorn(
+            Path(folder), memcached.address, options.gunicorn_rounds, results
+        )
+    if options.save:
+        results.save(options.save, **versions("Flask", "gunicorn"))
 
 
 if __name__ == "__main__":

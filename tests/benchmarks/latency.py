@@ -1,7 +1,7 @@
 """How late after its commit an invalidation reaches memcached, and what waiting costs.
 
-    PYTHONPATH=tests python tests/benchmarks/latency.py [--samples 300] [--seed N]
-                                                            [--disk DIRECTORY]
+    PYTHONPATH=tests python tests/benchmarks/latency.py [--samples 100] [--rounds 5]
+                                                [--seed N] [--disk DIRECTORY]
 
 Each way from the moment before COMMIT to the moment when memcached has acknowledged the
 token: by hand (COMMIT, then one acknowledged set on an open connection; the floor) and
@@ -9,10 +9,12 @@ published inline by the writer, in turn; by a pool in the same process that is i
 by a pool in another process, which waits for its poll. Then that other process is left
 alone with 8 namespaces, and its CPU time is read.
 
-Samples are spread at random over the poll interval. Starts a memcached and a MariaDB of
-its own; ``--only sqlite`` needs no MariaDB, ``--only mysql9`` takes another server.
-``--disk`` puts the data of both there, and has the server write each commit through to
-it; otherwise its data is in memory.
+Samples are spread at random over the poll interval. What is printed are medians of the
+rounds' percentiles: a burst of another program spoils one round.
+
+Starts a memcached and a MariaDB of its own; ``--only sqlite`` needs no MariaDB, and
+``--only mysql9`` takes another server. ``--disk`` puts the data of both there, and has
+the server write each commit through to it; otherwise its data is in memory.
 """
 
 from __future__ import annotations
@@ -152,10 +154,8 @@ def measure(
     memcached: Memcached,
     samples: int,
     rng: random.Random,
-    results: Results,
-    place: str,
-) -> str:
-    """Print what each way took, and add it to ``results``; return the idle cost."""
+) -> tuple[dict[str, list[float]], float]:
+    """What each way took, and what a core's part is that the idle process took."""
     name = NAMESPACES[0]
     store = MemcachedStore([memcached.address])
     applier = TimedApplier(store, name)
@@ -217,29 +217,34 @@ def measure(
         idle = (cpu_seconds(other.pid) - used) / IDLE
         other.stdin.close()
 
-    floor = statistics.median(took["by hand"])
-    saved = results.table(
-        f"{place}, milliseconds:",
-        WAYS,
-    )
-    print(f"  {'':28} {'median':>8} {'p99':>8}   beyond the floor: median, p99")
-    for way, seconds in took.items():
-        ordered = sorted(seconds)
-        median = statistics.median(ordered)
-        p10, p90, p99 = (
-            ordered[min(len(ordered) - 1, int(len(ordered) * part))]
-            for part in (0.10, 0.90, 0.99)
-        )
-        figures = (f"{each * 1000:.2f}" for each in (p10, median, p90, p99))
-        beyond = f"{(p99 - floor) * 1000:.2f}"
-        saved.append([way, *figures, f"{median / floor:.2f}", beyond])
+    return took, idle
+
+
+def percentiles(seconds: Sequence[float]) -> list[float]:
+    """Those of :data:`WAYS`, in milliseconds."""
+    ordered = sorted(seconds)
+    return [
+        ordered[min(len(ordered) - 1, int(len(ordered) * part))] * 1000
+        for part in (0.10, 0.50, 0.90, 0.99)
+    ]
+
+
+def tell(rounds: Sequence[dict[str, list[float]]], saved: list[list[str]]) -> None:
+    """Print the medians of the rounds' percentiles, and add them to ``saved``."""
+    floor: list[float] = []
+    print(f"  {'':28}" + "".join(f"{name:>10}" for name in WAYS[1:5]))
+    for way in rounds[0]:
+        found = [percentiles(took[way]) for took in rounds]
+        figures = [statistics.median(each) for each in zip(*found)]
+        floor = floor or figures
+        cells = [f"{each:.2f}" for each in figures]
+        beyond = f"{figures[1] / floor[1]:.2f}", f"{figures[3] - floor[1]:.2f}"
         print(
-            f"  {way:28} {median * 1000:7.2f}  {p99 * 1000:7.2f}   "
-            f"{(median - floor) * 1000:+7.2f} {(p99 - floor) * 1000:+7.2f}"
-            f"   x{median / floor:.2f}"
+            f"  {way:28}{''.join(f'{cell:>10}' for cell in cells)}"
+            f"   x{beyond[0]}, p99 beyond the floor {beyond[1]}",
+            flush=True,
         )
-    print(f"  idle process, 8 namespaces: {idle * 100:.2f} % of a core")
-    return f"{idle * 100:.2f} %"
+        saved.append([way, *cells, *beyond])
 
 
 def on_disk(kind: type[SQLServer], directory: str) -> SQLServer:
@@ -281,13 +286,17 @@ def main() -> None:
         carry(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=100, help="of a round")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
     parser.add_argument("--only", choices=["sqlite", *SQL_SERVERS])
     parser.add_argument("--disk", metavar="DIRECTORY")
     add_save(parser)
     options = parser.parse_args()
-    print(f"latency.py --seed {options.seed}, {options.samples} samples, milliseconds")
+    print(
+        f"latency.py --seed {options.seed}, milliseconds, medians of {options.rounds}"
+        f" rounds of {options.samples} samples"
+    )
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     rng = random.Random(options.seed)
     results = Results()
@@ -302,8 +311,15 @@ def main() -> None:
             print(place)
             data = Database(url)
             versions.update(data.outbox.versions())
-            cost = measure(data, memcached, options.samples, rng, results, place)
-            idle.append([place, cost])
+            rounds = [
+                measure(data, memcached, options.samples, rng)
+                for _ in range(options.rounds)
+            ]
+            saved = results.table(f"{place}, milliseconds:", WAYS)
+            tell([took for took, _ in rounds], saved)
+            part = statistics.median(cost for _, cost in rounds)
+            print(f"  idle process, 8 namespaces: {part * 100:.2f} % of a core")
+            idle.append([place, f"{part * 100:.2f} %"])
     table = results.table("An idle process with 8 namespaces:", ["", "of a core"])
     table.extend(idle)
     if options.save:

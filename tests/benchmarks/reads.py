@@ -30,6 +30,7 @@ from typing import Any, Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _results import Results, add_save, tell, versions  # noqa: E402
 from pymemcache.client.base import Client, PooledClient  # noqa: E402
 
 from hydracache_sync import (  # noqa: E402
@@ -50,6 +51,9 @@ Call = Callable[[], Any]
 TAGS = tuple(f"tag:{number}" for number in range(30))
 SIZES = (100, 1000)
 
+#: Columns of a table of contenders.
+RATIOS = "what / base", "time", "ratio", "goal"
+
 
 def value_of(size: int) -> dict[str, Any]:
     """A page's data that is about ``size`` bytes of JSON."""
@@ -67,8 +71,15 @@ class Meter:
         self._rounds = rounds
         self._slice = slice_seconds
 
-    def compare(self, pairs: list[tuple[str, Call, Call, float | None]]) -> None:
-        """Print each contender's time and its ratio to its base, with its goal."""
+    def compare(
+        self,
+        pairs: list[tuple[str, Call, Call, float | None]],
+        saved: list[list[str]],
+    ) -> None:
+        """Print each contender's time and its ratio to its base, with its goal.
+
+        :param saved: takes them as well, as rows of a table of :data:`RATIOS`.
+        """
         counts = [self._count(call) for _, call, _, _ in pairs]
         bases = [self._count(base) for _, _, base, _ in pairs]
         times: list[list[float]] = [[] for _ in pairs]
@@ -82,8 +93,8 @@ class Meter:
         for at, (name, _, _, goal) in enumerate(pairs):
             ratio = statistics.median(ratios[at])
             micros = statistics.median(times[at]) * 1e6
-            verdict = "" if goal is None else f"   goal {goal:.2f}"
-            print(f"  {name:<44}{micros:8.1f} us {ratio:7.2f} x{verdict}")
+            verdict = "" if goal is None else f"<= {goal:.2f}"
+            tell(saved, name, f"{micros:.1f} us", f"{ratio:.2f}", verdict)
 
     def _count(self, call: Call) -> int:
         seconds_each(call, 20)
@@ -106,7 +117,7 @@ def decoder() -> tuple[str, Callable[[bytes], Any]]:
     return "orjson", orjson.loads
 
 
-def hits(meter: Meter, server: Memcached, size: int) -> None:
+def hits(meter: Meter, server: Memcached, size: int, results: Results) -> None:
     value = value_of(size)
     text = json.dumps(value).encode()
     client = Client(server.address, no_delay=True, timeout=5, connect_timeout=5)
@@ -138,7 +149,9 @@ def hits(meter: Meter, server: Memcached, size: int) -> None:
 
     assert bare() == bare_pooled() == tagged("b", 2)() == loading() == text
     assert bare_json() == tagged("j", 10)() == value
-    print(f"\n{size} bytes, a hit ({len(text)} bytes of JSON, decoder {name}):")
+    title = f"{size} bytes, a hit ({len(text)} bytes of JSON, decoder {name}):"
+    saved = results.table(title, RATIOS)
+    print(f"\n{title}")
     meter.compare(
         [
             ("Client.get against itself", bare, bare, None),
@@ -148,28 +161,36 @@ def hits(meter: Meter, server: Memcached, size: int) -> None:
             (f"2 tags, JSON / Client.get + {name}", tagged("j", 2), bare_json, 1.15),
             ("no tag, bytes / Client.get", tagged("b", 0), bare, None),
             ("10 tags, bytes / Client.get", tagged("b", 10), bare, None),
-        ]
+        ],
+        saved,
     )
-    further(meter, tagged("b", 2), tagged("b", 10), bare)
-    bounded(meter, store, f"s{size}", tagged("b", 2), bare)
-    peers(meter, server, size, value, text, bare, bare_json)
+    further(meter, tagged("b", 2), tagged("b", 10), bare, saved)
+    bounded(meter, store, f"s{size}", tagged("b", 2), bare, saved)
+    peers(meter, server, size, value, text, bare, bare_json, saved)
     store.close()
     client.close()
     pooled.close()
 
 
-def further(meter: Meter, two: Call, ten: Call, bare: Call) -> None:
+def further(
+    meter: Meter, two: Call, ten: Call, bare: Call, saved: list[list[str]]
+) -> None:
     """What each tag beyond the second adds, as part of a bare get."""
     added = []
     for _ in range(meter._rounds):
         base = seconds_each(bare, 200)
         added.append((seconds_each(ten, 200) - seconds_each(two, 200)) / 8 / base)
     each = statistics.median(added)
-    print(f"  {'each further tag':<44}{'':>11} {each:7.3f} x   goal 0.06")
+    tell(saved, "each further tag adds / Client.get", "", f"{each:.3f}", "<= 0.06")
 
 
 def bounded(
-    meter: Meter, store: MemcachedStore, namespace: str, without: Call, bare: Call
+    meter: Meter,
+    store: MemcachedStore,
+    namespace: str,
+    without: Call,
+    bare: Call,
+    saved: list[list[str]],
 ) -> None:
     """What a bound of staleness adds, as part of a bare get."""
     worker = OutboxWorker(MemoryOutbox(), MemcachedApplier(store, namespace))
@@ -188,7 +209,8 @@ def bounded(
         taken = {each: seconds_each(each, 200) for each in pair}
         added.append((taken[read] - taken[without]) / base)
     each = statistics.median(added)
-    print(f"  {'a bound of staleness adds':<44}{'':>11} {each:7.3f} x   goal 0.03")
+    name = "a bound of staleness (P8) adds / Client.get"
+    tell(saved, name, "", f"{each:.3f}", "<= 0.03")
 
 
 def peers(
@@ -199,6 +221,7 @@ def peers(
     text: bytes,
     bare: Call,
     bare_json: Call,
+    saved: list[list[str]],
 ) -> None:
     """Others as they come: their decoders, no tags, nothing that is proven."""
     pairs: list[tuple[str, Call, Call, float | None]] = []
@@ -216,7 +239,7 @@ def peers(
         except ImportError as exc:
             missing.append(f"{name.split(' /')[0]} ({exc.name})")
     if pairs:
-        meter.compare(pairs)
+        meter.compare(pairs, saved)
     if missing:
         print(f"  not installed: {', '.join(missing)}")
 
@@ -313,7 +336,7 @@ def three(user_id: int, lang: str = "en", *, full: bool = False) -> bytes:
 one.__module__ = three.__module__ = "reads"
 
 
-def in_process() -> None:
+def in_process(results: Results) -> None:
     cache = TaggedCache(MemoryStore(), "shop")
     tags = TAGS[:2]
     cache.get_or_load("k", lambda: one(1), tags=tags)
@@ -324,15 +347,19 @@ def in_process() -> None:
     cached_one, cached_three = (cache.cached(tags=tags)(each) for each in (one, three))
     hits["@cached, 1 argument"] = (lambda: cached_one(1), 8)
     hits["@cached, 1 argument of 3"] = (lambda: cached_three(1), None)
-    print("\nin process, 2 tags, a hit:")
+    title = "In process (`MemoryStore`), 100 bytes, 2 tags, a hit:"
+    saved = results.table(title, ["call", "time", "goal"])
+    print(f"\n{title}")
     for name, (hit, goal) in hits.items():
         hit()
         taken = statistics.median(seconds_each(hit, 2000) for _ in range(9)) * 1e6
-        print(f"  {name:<44}{taken:8.1f} us" + (f"   goal {goal}" if goal else ""))
+        tell(saved, name, f"{taken:.1f} us", f"<= {goal:g} us" if goal else "")
 
 
-def round_trips() -> None:
-    print("\nround trips of get_or_load, 2 tags:")
+def round_trips(results: Results) -> None:
+    title = "Round trips of `get_or_load`, 2 tags:"
+    saved = results.table(title, ["what", "round trips"])
+    print(f"\n{title}")
     with FaultyMemcached() as server:
         store = MemcachedStore([server.address], timeout=10, connect_timeout=10)
         cache = TaggedCache(store, "shop")
@@ -341,13 +368,17 @@ def round_trips() -> None:
                 cache.delete("k")
             server.forget()
             cache.get_or_load("k", lambda: "v", tags=TAGS[:2])
-            print(f"  {name:<44}{server.round_trips:8}")
+            tell(saved, name, str(server.round_trips))
         store.close()
 
 
-def strict_writes(server: Memcached, rounds: int) -> None:
+def strict_writes(server: Memcached, rounds: int, results: Results) -> None:
     """A transaction of SQLite, synchronous FULL, with a quarantine and without."""
-    print("\nstrict: an UPDATE, 1 intent, COMMIT on SQLite:")
+    title = (
+        "A transaction of one UPDATE and one intent on SQLite, `synchronous = full`:"
+    )
+    saved = results.table(title, ["its end", "time", "ratio"])
+    print(f"\n{title}")
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "shop.db")
         outbox = SQLiteOutbox(path)
@@ -389,33 +420,38 @@ def strict_writes(server: Memcached, rounds: int) -> None:
         for finish, name in [
             (plain, "commit"),
             (quarantined, "quarantine and commit"),
-            (published, "commit and publish, not strict (P4 at once)"),
+            (published, "commit and publish inline, not strict"),
         ]:
             taken = statistics.median(times[finish])
-            print(f"  {name:<44}{taken * 1e6:8.1f} us {taken / base:7.2f} x")
+            tell(saved, name, f"{taken * 1e6:.0f} us", f"{taken / base:.2f}")
         connection.close()
         outbox.close()
         store.close()
 
 
-def strict_hits(seed: int) -> None:
+def strict_hits(seed: int, results: Results) -> None:
     """Hit rates in simulated time: 100 reads a second of one key for 10 minutes."""
-    print("\nhit rate of 100 reads/s of one key, writes to its tag at random times,")
-    print("each applied 10 ms after its commit (10 simulated minutes):")
-    print(f"  {'writes':<16}{'tokens':>10}{'strict, hold-off 2 s':>24}{'0.5 s':>10}")
+    title = (
+        "Hit rate of 100 reads a second of one key while its tag is written at random"
+        " times, each write applied 10 ms later; simulated time, 10 minutes:"
+    )
+    columns = ["writes to the tag", "default"]
+    columns += [f"strict, `hold_off={seconds}`" for seconds in ("2", "0.5")]
+    saved = results.table(title, columns)
+    print(f"\n{title} {columns}")
     for label, rate in [
         ("1 a minute", 1 / 60),
         ("1 in 10 s", 0.1),
-        ("1/s", 1.0),
-        ("10/s", 10.0),
-        ("100/s", 100.0),
+        ("1 a second", 1.0),
+        ("10 a second", 10.0),
+        ("100 a second", 100.0),
     ]:
         rates = [
             hit_rate(rate, seed, None),
             hit_rate(rate, seed, 2.0),
             hit_rate(rate, seed, 0.5),
         ]
-        print(f"  {label:<16}{rates[0]:10.1%}{rates[1]:24.1%}{rates[2]:10.1%}")
+        tell(saved, label, *(f"{rate * 100:.1f} %" for rate in rates))
 
 
 def hit_rate(writes: float, seed: int, hold_off: float | None) -> float:
@@ -458,7 +494,9 @@ def main() -> None:
     parser.add_argument("--slice-ms", type=float, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only-hits", action="store_true")
+    add_save(parser)
     options = parser.parse_args()
+    results = Results()
     if hasattr(os, "sched_setaffinity"):
         # What is started from here on, memcached included, stays there too.
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -466,12 +504,15 @@ def main() -> None:
     with Memcached() as server:
         print(f"Python {sys.version.split()[0]}, seed {options.seed}")
         for size in SIZES:
-            hits(meter, server, size)
-        in_process()
+            hits(meter, server, size, results)
+        in_process(results)
         if not options.only_hits:
-            round_trips()
-            strict_writes(server, options.rounds)
-            strict_hits(options.seed)
+            round_trips(results)
+            strict_writes(server, options.rounds, results)
+            strict_hits(options.seed, results)
+    if options.save:
+        names = "orjson", "pymemcache", "pylibmc", "meta-memcache", "dogpile.cache"
+        results.save(options.save, **versions(*names, "Flask-Caching"))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any, Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _results import Results, add_save, tell, versions  # noqa: E402
 from flask import Flask  # noqa: E402
 from pymemcache.client.base import PooledClient  # noqa: E402
 
@@ -84,6 +85,7 @@ def make_app(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1001)
+    add_save(parser)
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -109,8 +111,12 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, side in sides.items():
                 ratios[name].append(side())
-        for name, found in ratios.items():
-            print(f"{name:<24}{statistics.median(found[10:]):7.3f} x")
+    results = Results()
+    saved = results.table("Ratio to 20 `PooledClient.get`:", ["values", "ratio"])
+    for name, found in ratios.items():
+        tell(saved, name, f"{statistics.median(found[10:]):.2f}")
+    if options.save:
+        results.save(options.save, **versions("Flask", "pymemcache"))
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def hand_process(place: Place, batch: int) -> Drain:
     return lambda: hand_drain(connection, client, batch)
 
 
-PROCESSES = {"by hand": hand_process, "library": library_process}
+PROCESSES = {"claims by hand": hand_process, "library": library_process}
 
 
 def together(

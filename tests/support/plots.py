@@ -46,6 +46,8 @@ STYLE = {
     "xtick.color": NEUTRAL,
     "ytick.color": NEUTRAL,
     "legend.frameon": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 5,
 }
 
 DATABASES = {"sqlite": "SQLite", "mariadb": "MariaDB"}
@@ -71,6 +73,32 @@ def growth() -> Panels:
         counts = [_number(column) for column in table["columns"][1:]]
         panels[title] = {
             call: [*zip(counts, map(_number, cells))] for call, *cells in table["rows"]
+        }
+    return panels
+
+
+def latency() -> Panels:
+    """Each way is a line from its 10th to its 99th percentile, with its median."""
+    panels: Panels = {}
+    for table in result("latency")["tables"][: len(DATABASES)]:
+        lines = panels[DATABASES[table["title"].partition(",")[0]]] = {}
+        for at, (way, *figures) in enumerate(reversed(table["rows"])):
+            p10, median, _, p99 = map(float, figures[:4])
+            lines[way] = [(p10, at), (median, at), (p99, at)]
+    return panels
+
+
+def drain() -> Panels:
+    panels: Panels = {}
+    for name, title in (
+        ("mysql_outbox", "MariaDB"),
+        ("sqlite_outbox_memory", "SQLite"),
+    ):
+        table = result(name)["tables"][-1]
+        panels[title] = {
+            column: [(float(row[0]), _number(row[at])) for row in table["rows"]]
+            for at, column in enumerate(table["columns"])
+            if at
         }
     return panels
 
@@ -103,11 +131,28 @@ def _growth_axes(axes: Any, lines: dict[str, Points]) -> None:
     axes.get_yaxis().set_major_formatter("{x:g}")
 
 
+def _latency_axes(axes: Any, lines: dict[str, Points]) -> None:
+    axes.set(xscale="log", xlabel="milliseconds after COMMIT: p10 to p99, and median")
+    axes.set_yticks(range(len(lines)), lines)
+    axes.set_ylim(-0.6, len(lines) - 0.4)
+    axes.get_xaxis().set_major_formatter("{x:g}")
+
+
+def _drain_axes(axes: Any, lines: dict[str, Points]) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axes.set(xlabel="processes", ylabel="rows a second, of all", ylim=(0, None))
+    axes.set_xticks([x for x, _ in [*lines.values()][0]])
+    axes.get_yaxis().set_major_formatter(EngFormatter(sep=" "))
+
+
 #: By the name of the file, what makes the panels, and what sets their axes.
 PLOTS: dict[str, tuple[Callable[[], Panels], Callable[[Any, dict[str, Points]], None]]]
 PLOTS = {
     "hit_rate": (hit_rate, _hit_rate_axes),
     "growth": (growth, _growth_axes),
+    "latency": (latency, _latency_axes),
+    "drain": (drain, _drain_axes),
 }
 
 
@@ -128,15 +173,23 @@ def draw(name: str) -> None:
         layout="constrained",
         squeeze=False,
     )
+    labels = [*dict.fromkeys(label for lines in panels.values() for label in lines)]
+    looks = {
+        label: {"color": color, "marker": marker}
+        for label, color, marker in zip(labels, COLOURS, MARKERS)
+    }
+    # The latency's names are at its lines, which have one mark, the median.
+    ranges = name == "latency"
     keys: dict[str, Any] = {}
     for axes, (title, lines) in zip(found[:, 0], panels.items()):
-        for at, (label, points) in enumerate(lines.items()):
+        for label, points in lines.items():
             [keys[label]] = axes.plot(
-                *zip(*points), color=COLOURS[at], marker=MARKERS[at], markersize=5
+                *zip(*points), **looks[label], markevery=[1] if ranges else None
             )
         axes.set_title(title)
         set_axes(axes, lines)
-    figure.legend(keys.values(), keys, loc="outside upper center", ncols=4)
+    if not ranges:
+        figure.legend(keys.values(), keys, loc="outside upper center", ncols=4)
     metadata = {"Date": None, "Description": source_of(name)}
     figure.savefig(FIGURES / f"{name}.svg", metadata=metadata)
     pyplot.close(figure)
