@@ -419,6 +419,8 @@ class Impostor:
         except OSError:
             pass  # it was refused in the middle of TLS
         finally:
+            # Who comes again is refused, and need not wait for a greeting.
+            self._listener.close()
             connection.close()
 
     def _hear(self, connection: socket.socket, size: int = 4096) -> bytes:
