@@ -52,7 +52,7 @@ test-mysql: venv-test venv-test-mysql
 test-web-oldest:
 	@$(SETUP) venv '$(VENV)-web-oldest' test-web-oldest
 	@$(SETUP) servers
-	$(VENV)-web-oldest/bin/python -m pytest \
+	$(VENV)-web-oldest/bin/python -m pytest $(SHARED) \
 		tests/web/test_flask*.py tests/web/test_sqlalchemy*.py \
 		tests/web/test_console*.py $(ARGS)
 

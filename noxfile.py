@@ -45,13 +45,21 @@ nox.options.stop_on_first_error = True
 LIMIT = 5400
 GOAL = 3600
 
-#: Which servers a session runs the suite on, each one on some Python: on all of them on
+#: Which servers a session runs the suite on, each one on one Python: on all of them on
 #: all Pythons it would take the time of three suites more.
 RUNS_ON = {
-    "test": "mariadb mysql56 mysql9",
+    "test": "mariadb mysql9",
     "oldest": "mariadb105 mysql56",
-    "newest": "mariadb118 mysql9 memcached-unstable",
+    "newest": "mariadb118 memcached-unstable",
 }
+
+#: What is of processes, servers, pages or this checkout, and the same on each Python:
+#: "test" runs it, the other Pythons do not.
+ON_ONE_PYTHON = "browser chaos fuzz model project protections servers_web"
+
+#: Processes that share the tests. More than there are cores, as half of the time of a
+#: test is waiting: for a server, another process, the end of a claim.
+JOBS = "3"
 
 #: Programs of faults and loads that are too long for a test, each with the seconds that
 #: it may take. They run in the environment and on the servers of the session "test".
@@ -129,7 +137,7 @@ class Stage:
     def make_tests(self, target: str, args: str = "", **variables: str) -> None:
         """Run a target of tests; what follows the session's name is for pytest."""
         args = " ".join([ONCE_MORE, args, *map(shlex.quote, self.session.posargs)])
-        self.make(target, ARGS=args, **variables)
+        self.make(target, ARGS=args, JOBS=JOBS, **variables)
 
 
 def session(*, budget: int) -> Callable[[Callable[[Stage], None]], Any]:
@@ -160,7 +168,7 @@ def session(*, budget: int) -> Callable[[Callable[[Stage], None]], Any]:
 
 @session(budget=1700)
 def test(stage: Stage) -> None:
-    """make test, on the default Python: SQLite, MariaDB, MySQL 5.6 and 9."""
+    """make test, on the default Python: SQLite, MariaDB and MySQL 9."""
     stage.make_tests("test", SERVERS=RUNS_ON["test"])
 
 
@@ -241,7 +249,7 @@ def programs(stage: Stage) -> None:
 
 @session(budget=1400)
 def oldest(stage: Stage) -> None:
-    """The suite but the kill storms, on the oldest Python, PyMySQL, Flask, MariaDB."""
+    """What depends on Python, on the oldest one, PyMySQL, Flask, MySQL and MariaDB."""
     minor, python = pythons(PYTHON)[0]
     suite_on("oldest", minor, python, stage)
     stage.make_tests("test-web-oldest", PYTHON=python, VENV=f"{SCRATCH}/venv")
@@ -279,9 +287,8 @@ def on_unstable(stage: Stage) -> None:
 
 def suite_on(which: str, minor: int, python: str, stage: Stage) -> None:
     """Run the suite on another Python than "test", or only on other servers."""
-    # The storms are of processes and servers, not of a Python: two minutes each. The
-    # pages in a browser are the same from any Python.
-    left_out = "--ignore-glob=*_kill_storm.py --ignore=tests/browser"
+    left_out = " ".join(f"--ignore=tests/{folder}" for folder in ON_ONE_PYTHON.split())
+    left_out += " --ignore-glob=*_kill_storm.py"
     suite = {"SERVERS": RUNS_ON[which], "args": left_out}
     stage.session.log(f"{which} Python here: 3.{minor}, {python}")
     if minor == minor_of(".venv/bin/python"):
