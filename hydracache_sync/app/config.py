@@ -135,7 +135,7 @@ class AppConfig:
                 " a blank, which the commands would take away"
             )
         # An environment may be shared with commands that drain other namespaces, too.
-        strict = (self[settings.STRICT] or "").split(",")
+        strict = [each.strip() for each in (self[settings.STRICT] or "").split(",")]
         if self[settings.NAMESPACE] in strict and self[app_settings.MODE] != "strict":
             found.append(
                 "HYDRACACHE_STRICT has the app's namespace: set HYDRACACHE_MODE to"

@@ -125,6 +125,7 @@ def get_many_or_load(
         found = {key: loaded[key] for key in wanted if key in loaded}
         for value in found.values():
             app.cache.check_value(value)
+        _withhold_if_uncommitted(app)
         return found
     finally:
         open_transactions.note_read()
@@ -214,7 +215,15 @@ def _past_cache(app: RequestCalls, loader: Callable[[], T]) -> T:
     """
     value = value_of(loader)
     app.cache.check_value(value)
+    _withhold_if_uncommitted(app)
     return value
+
+
+def _withhold_if_uncommitted(app: RequestCalls) -> None:
+    """Keep a value that was just loaded out of those that are made of it."""
+    collected = app.collected_if_any()
+    if _has_uncommitted(app) or (collected and collected.may_be_uncommitted):
+        withhold()
 
 
 def _has_uncommitted(app: RequestCalls) -> bool:

@@ -45,7 +45,7 @@ from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.lifetime import Lifetime
 from hydracache_sync.cache.load_limit import UNKNOWN, LoadLimit
 from hydracache_sync.cache.load_lock import LoadLock, is_worth_waiting_for
-from hydracache_sync.cache.load_snapshot import LoadSnapshot
+from hydracache_sync.cache.load_snapshot import NEVER, LoadSnapshot
 from hydracache_sync.cache.single_flight import Flight, SingleFlight
 from hydracache_sync.cache.unstorable import NotToBeStored
 from hydracache_sync.errors import ApplyError
@@ -64,9 +64,6 @@ DEFAULT_MAX_WAIT = 3.0
 #: A reader that is in no flight itself waits so many times as long, and then loads
 #: whatever the others do. They may be waiting for a load that it is part of.
 PATIENCE = 10
-
-#: Older than every snapshot: who says that it began then shows rows of its own.
-NEVER = 0.0
 
 #: Loads of one key at once in a process, of readers that share no flight.
 LOADS_AT_ONCE = 4
@@ -269,7 +266,7 @@ class LoadCoalescer:
             # If it fails the lock stays, so that it is not tried again at once.
             entries.counters.loads.add()
             try:
-                loaded = snapshot.read(loader)
+                loaded = snapshot.load(loader)
             except Exception as exc:
                 self._refreshing.begin(exc)
                 return value
@@ -361,7 +358,7 @@ class LoadCoalescer:
         address, since = decision.lookup.addresses[0], call.snapshot.since
         self._entries.counters.loads.add()
         try:
-            loaded = call.snapshot.read(call.loader)
+            loaded = call.snapshot.load(call.loader)
         except Exception:
             _note(self._raised, address, self._max_wait)
             raise

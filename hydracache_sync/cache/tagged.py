@@ -7,6 +7,7 @@ Knows no outbox.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -39,10 +40,9 @@ from hydracache_sync.cache.lifetime import (
 )
 from hydracache_sync.cache.load_coalescer import (
     DEFAULT_MAX_WAIT,
-    NEVER,
     LoadCoalescer,
 )
-from hydracache_sync.cache.load_snapshot import LoadSnapshot, LoadSnapshots
+from hydracache_sync.cache.load_snapshot import NEVER, LoadSnapshot, LoadSnapshots
 from hydracache_sync.cache.load_watch import watched
 from hydracache_sync.cache.loads_under_way import (
     is_withheld_since,
@@ -382,7 +382,7 @@ class TaggedCache:
         loader = under_way(self._loader(key, identity_texts("tag", tags), loader))
         self._entries.counters.loads.add()
         try:
-            value = snapshot.read(loader)
+            value = snapshot.load(loader)
         except NotToBeStored as exc:
             own: T = exc.value
             return self._checked(own)
@@ -456,7 +456,7 @@ class TaggedCache:
         self._entries.counters.loads.add()
         load = under_way(self._loader(wanted[0], names, lambda: loader(wanted)))
         try:
-            loaded = snapshot.read(load)
+            loaded = snapshot.load(load)
         except NotToBeStored as exc:
             loaded, decisions, written = exc.value, [], wanted
         check_loaded(wanted, loaded)
@@ -885,7 +885,9 @@ def check_loaded(wanted: Iterable[Any], loaded: object) -> None:
 
 def tags_by_key(tags: TagsOfKeys) -> Callable[[Any], Iterable[Identity]]:
     if isinstance(tags, Mapping):
-        return tags.__getitem__
+        of_key = tags
+        # An app asks twice, and an iterator has nothing the second time.
+        return functools.lru_cache(maxsize=None)(lambda key: several(of_key[key]))
     if callable(tags):
         return tags
     if not isinstance(tags, (str, bytes)):

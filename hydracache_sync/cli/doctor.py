@@ -12,6 +12,7 @@ import click
 
 from hydracache_sync import __version__
 from hydracache_sync.app import build, contradictions, settings
+from hydracache_sync.app.app_settings import APP_SETTINGS
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.app.spelling import misspelt
 from hydracache_sync.cli.cache_checks import examine_nodes, examine_watermark
@@ -28,6 +29,7 @@ from hydracache_sync.cli.options import (
 from hydracache_sync.cli.outbox_checks import examine_outbox
 from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.tables import in_lines
+from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.privileges import ROLES
@@ -122,6 +124,18 @@ def _examine(
     for name, meant in misspelt(os.environ):
         mend = f"write {meant}" if meant else "take it away: it has no effect"
         yield warning("settings", f"there is no setting {name}", mend)
+    for setting in APP_SETTINGS:
+        # No command reads them; an app that takes its settings from here does.
+        given = os.environ.get(setting.variable)
+        try:
+            if given is not None:
+                setting.parse(given)
+        except (ValueError, ConfigurationError) as exc:
+            yield warning(
+                "settings",
+                f"{setting.variable}: {exc}",
+                "correct it, or take it away: no app would start with it",
+            )
     for text in unread:
         yield warning("settings", text, "name the servers, or take it away")
     for name in strict:

@@ -186,6 +186,11 @@ def _sqlite_path(url: str) -> str:
             f"outbox URL {redacted(url)!r} has a query or fragment, which SQLite takes"
             " none of; in a path write %3F for ? and %23 for #"
         )
+    if parts.path != parts.path.strip():
+        raise ConfigurationError(
+            f"outbox URL {redacted(url)!r} begins or ends with a blank, which would be"
+            " part of the file's name; write %20 if it is"
+        )
     path = unquote(parts.path[1:])
     if path in ("", ":memory:"):
         raise ConfigurationError(

@@ -267,6 +267,17 @@ def test_a_misspelt_variable_is_a_warning(shop: Shop) -> None:
     assert "-> write HYDRACACHE_MEMCACHED\n" in examined.out
 
 
+def test_a_variable_that_no_app_takes_is_a_warning(shop: Shop) -> None:
+    examined = doctor(shop, pool="one,none", codec_key="short", ttl="60")
+
+    assert "WARNING  settings: HYDRACACHE_POOL: 'one,none' is not allowed" in (
+        examined.out
+    )
+    assert "WARNING  settings: HYDRACACHE_CODEC_KEY: key has 5 bytes" in examined.out
+    assert "short" not in examined.out
+    assert "HYDRACACHE_TTL" not in examined.out
+
+
 @pytest.mark.parametrize(("off", "word"), [(90, "ahead of"), (-90, "behind")])
 def test_a_clock_that_is_off_is_a_warning(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, off: int, word: str

@@ -194,6 +194,13 @@ def test_time_limit_that_is_none_is_told(value: str) -> None:
         open_outbox(f"mysql://u@h/db?read_timeout={value}")
 
 
+def test_a_blank_is_no_part_of_the_file_unless_it_is_written_so() -> None:
+    with pytest.raises(ConfigurationError, match="begins or ends with a blank.*%20"):
+        open_outbox("sqlite:///shop.db ")
+
+    assert "shop.db ')" in repr(open_outbox("sqlite:///shop.db%20"))
+
+
 @pytest.mark.parametrize(
     "end, told",
     [

@@ -806,3 +806,14 @@ def shown(number: str, calls: list[str]) -> str:
 def both(calls: list[str]) -> str:
     calls.append("both")
     return shown("1", calls) + shown("2", calls)
+
+
+def test_tags_of_keys_may_be_iterators(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "shop.db", HYDRACACHE_SNAPSHOT="fresh")
+
+    with shop.app.app_context():
+        hydracache.collected()  # the request may have written, and looks at the tags
+        tags = {"item:1": iter(["item"])}
+        hydracache.get_many_or_load(["item:1"], lambda keys: {keys[0]: "a"}, tags=tags)
+
+        assert hydracache.cache.get("item:1", tags=["item"]) == "a"

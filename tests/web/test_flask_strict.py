@@ -327,7 +327,7 @@ class TestSettings:
             "HYDRACACHE_OUTBOX": f"sqlite:///{tmp_path}/shop.db",
             "HYDRACACHE_NAMESPACE": "shop",
             "HYDRACACHE_MEMCACHED": "127.0.0.1:11211",
-            "HYDRACACHE_STRICT": "blog,shop",
+            "HYDRACACHE_STRICT": "blog, shop",
         }
 
         with pytest.raises(ConfigurationError, match="set HYDRACACHE_MODE to strict"):

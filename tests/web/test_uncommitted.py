@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from contextlib import closing
@@ -373,3 +374,35 @@ class TestWSGI:
             calls.get_or_load("item:1", lambda: b"value")
 
         assert calls.cache.get("item:1") == b"value"
+
+
+def test_what_is_made_of_an_uncommitted_value_is_not_stored(tmp_path: Path) -> None:
+    """By a load or a reservation that began before the change."""
+    shop = Shop(tmp_path / "shop.db", HYDRACACHE_SNAPSHOT="fresh")
+
+    def load_and_roll_back() -> str:
+        with contextlib.suppress(ZeroDivisionError):
+            with hydracache.transaction(shop.db()) as connection:
+                shop.rename("uncommitted")
+
+                def load() -> str:
+                    [(name,)] = connection.execute("select name from item")
+                    return str(name)
+
+                shown = hydracache.get_or_load("inner", load, tags=["name"])
+                hydracache.invalidate_tag("other")
+                again = hydracache.get_or_load("again", load, tags=["name"])
+                raise ZeroDivisionError
+        return shown + again
+
+    with shop.app.app_context():
+        cache = hydracache.cache
+        reservation = cache.reserve("filled", tags=["page"])
+        made = {
+            "plain": cache.get_or_load("plain", load_and_roll_back, tags=["page"]),
+            "app": hydracache.get_or_load("app", load_and_roll_back, tags=["page"]),
+        }
+        assert not reservation.fill(load_and_roll_back())
+
+        assert set(made.values()) == {"uncommitteduncommitted"}
+        assert cache.get_many([*made, "filled"], tags=["page"]) == {}
