@@ -4,6 +4,7 @@ Read in this order: ``rules`` (what may be switched off), ``state`` (what there 
 ``reading``, ``writing``, ``applying`` and ``faults`` (who does what to it, one atomic
 step at a time, named as in the code), ``promises`` (what must hold), ``explore`` (the
 walk), ``in_flight`` (messages that arrive late, for any number of readers),
-``older_ways`` (protocols without tokens), ``scenarios`` (what is walked and what
-must come of it). ``python -m tests.model`` walks them all.
+``replicas`` (readers of servers that are behind), ``older_ways`` (protocols without
+tokens), ``scenarios`` (what is walked and what must come of it).
+``python -m tests.model`` walks them all.
 """

@@ -99,6 +99,8 @@ class EarlierReads:
         acknowledged a first replacement they are replaced once more.
     :ivar nested: the read is a loader's: entry 2 is looked up before it. Such a load
         counts as fresh.
+    :ivar eager: whoever may stamp and send does so at once, and sends another that is
+        given up, as in ``in_flight``. A later stamp would allow less.
     """
 
     compared: bool = True
@@ -112,6 +114,7 @@ class EarlierReads:
     rows: bool = True
     twice: bool = False
     nested: bool = False
+    eager: bool = False
 
     def without(self, *rules: str) -> EarlierReads:
         return replace(self, **dict.fromkeys(rules, False))  # type: ignore[arg-type]
@@ -125,6 +128,8 @@ class EarlierReads:
 
     def steps(self, state: Moment) -> Iterator[tuple[str, Moment, str | None]]:
         for what, after in self._steps(state):
+            if self.eager:
+                after = self._with_all_sent(after)
             yield what, self._with_fills(after), None
 
     def _steps(self, state: Moment) -> Iterator[tuple[str, Moment]]:
@@ -297,6 +302,29 @@ class EarlierReads:
         return all(
             state.slots[slot] == EARLIER or state.known[slot] in known for slot in tags
         )
+
+    def _with_all_sent(self, state: Moment) -> Moment:
+        """Let everybody who may send a token by now have sent one, and one in vain."""
+        rows = []
+        for row, tags in zip(state.rows, self.writers):
+            if row.version:
+                left = []
+                for slot, stamp in row.left:
+                    if stamp is None and state.slots[slot] is not None:
+                        stamp = MEANWHILE
+                    left.append((slot, stamp))
+                row = row._replace(left=tuple(left))
+                for slot in tags:
+                    state = _sent(state, slot, MEANWHILE)
+                for slot, stamp in left:
+                    if stamp is not None:
+                        state = _sent(state, slot, stamp)
+            rows.append(row)
+        late_stamps = tuple(
+            MEANWHILE if token == UNSTAMPED and stamp is None else stamp
+            for token, stamp in zip(state.slots, state.late_stamps)
+        )
+        return state._replace(rows=tuple(rows), late_stamps=late_stamps)
 
     def _with_fills(self, state: Moment) -> Moment:
         """Let every fresh reader that may store something by now have stored it."""

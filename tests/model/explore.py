@@ -7,8 +7,12 @@ its actors really have.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Hashable, Iterable, Optional, Protocol
+
+#: States of a walk that are remembered by the names that they were reached with.
+RECENT = 200_000
 
 
 class Model(Protocol):
@@ -50,39 +54,37 @@ def walk(model: Model, *, limit: int = 1_500_000) -> Walk:
     """
     start = model.canonical(model.initial())
     parents: dict[Hashable, Hashable | None] = {start: None}
+    ahead = deque([start])
     # Parts of states are alike more often than not: kept once.
     parts: dict[Any, Any] = {}
+    # By the names that they were reached with: most steps lead to what was reached a
+    # moment ago by the same steps in another order.
+    recent: set[Any] = set()
     taken = 0
     canonical, broken, steps = model.canonical, model.broken, model.steps
-    distance = [start]
-    # States by the names that they were reached with, at this distance and the one
-    # before: steps in another order end there, and need not be renamed again.
-    reached: set[Any] = set()
-    before: set[Any] = set()
-    while distance:
-        next_distance: list[Any] = []
-        for state in distance:
-            for _, after, complaint in steps(state):
-                taken += 1
-                if complaint is None:
-                    if after in parents or after in reached or after in before:
-                        continue
-                    reached.add(after)
-                after = canonical(after)
-                known = after in parents
-                if not known:
-                    kept = (parts.setdefault(part, part) for part in after)
-                    after = type(after)(*kept)
-                    parents[after] = state
-                    complaint = complaint or broken(after)
-                if complaint is not None:
-                    trace = _replayed(model, _path(parents, state), after, complaint)
-                    return Walk(len(parents), taken, False, complaint, trace)
-                if not known:
-                    next_distance.append(after)
-            if len(parents) > limit:
-                return Walk(len(parents), taken, False)
-        distance, before, reached = next_distance, reached, set()
+    while ahead:
+        state = ahead.popleft()
+        for _, after, complaint in steps(state):
+            taken += 1
+            if complaint is None:
+                if after in recent:
+                    continue
+                recent.add(after)
+            after = canonical(after)
+            known = after in parents
+            if not known:
+                after = type(after)(*(parts.setdefault(part, part) for part in after))
+                parents[after] = state
+                complaint = complaint or broken(after)
+            if complaint is not None:
+                trace = _replayed(model, _path(parents, state), after, complaint)
+                return Walk(len(parents), taken, False, complaint, trace)
+            if not known:
+                ahead.append(after)
+        if len(parents) > limit:
+            return Walk(len(parents), taken, False)
+        if len(recent) > RECENT:
+            recent.clear()
     return Walk(len(parents), taken, True)
 
 

@@ -15,6 +15,7 @@ from .explore import Model
 from .in_flight import InFlight
 from .older_ways import OlderWay
 from .protocol import Protocol
+from .replicas import Replicas
 from .rings import RingChange
 from .rules import Faults
 
@@ -48,12 +49,29 @@ BOUNDED = Bounded()
 
 #: Entry 2 has the tags of entry 1, which its value is made of, or one more, or another.
 EARLIER = EarlierReads()
-EARLIER_MORE = EarlierReads(entries=((0,), (0, 1)), writers=((0, 1),))
-EARLIER_OTHER = EarlierReads(entries=((0,), (1,)), writers=((0, 1),))
+EARLIER_MORE = EarlierReads(entries=((0,), (0, 1)), writers=((0, 1),), eager=True)
+EARLIER_OTHER = replace(EARLIER_MORE, entries=((0,), (1,)))
 
 #: A flush of two nodes: each entry rests on the copy of its own.
 FLUSH_TWICE = replace(EARLIER_OTHER, twice=True, rows=False)
 FLUSH_NESTED = replace(FLUSH_TWICE, nested=True)
+
+
+REPLICAS = Replicas()
+REPLICAS_LAG = Replicas(read_lag=True)
+REPLICAS_ONE = Replicas(writers=1)
+REPLICAS_LAG_ONE = Replicas(read_lag=True, writers=1)
+REPLICAS_PROMOTED = replace(REPLICAS_ONE, promotes=True)
+REPLICAS_TWO = replace(REPLICAS_PROMOTED, replicas=2)
+REPLICAS_HOLD = {
+    "a heartbeat": (REPLICAS, "1 replica, 2 writers"),
+    "a heartbeat, promoted": (REPLICAS_TWO, "2 replicas, 1 writer"),
+    "promoted without the last commits, a flush": (
+        REPLICAS_TWO.without("keeps_commits"),
+        "2 replicas, 1 writer",
+    ),
+    "read_lag": (REPLICAS_LAG, "1 replica, 2 writers"),
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +116,24 @@ def _in_flight(name: str, model: InFlight) -> Scenario:
 ONE, TWO, THREE = ((0,),), ((0,), (0,)), ((0,), (0,), (0,))
 MIXED = ((0,), (1,), (0, 1))
 
+STRICT_THREE = replace(STRICT, writers=THREE)
+STRICT_TAGS = replace(STRICT, tags=2, writers=TAGS, one_by_one=True)
+
+
+def _earlier_holds(*, eager: bool) -> list[Scenario]:
+    def found(name: str, model: EarlierReads, sizes: str) -> Scenario:
+        about = f"a request, {sizes}{', eager' if eager else ''}"
+        return Scenario(name, replace(model, eager=eager), about)
+
+    rows = replace(EARLIER_OTHER, hits=False)
+    return [
+        found("earlier reads, a tag more", EARLIER_MORE, "1 writer, 2 tags"),
+        found("earlier reads of rows, another tag", rows, "1 writer, 2 tags"),
+        found("earlier reads, a flush", FLUSH_TWICE, "1 flush, 2 nodes"),
+        found("a loader's reads, a flush", FLUSH_NESTED, "1 flush, 2 nodes"),
+    ]
+
+
 #: Our protocol, with every fault any number of times.
 HOLDS = [
     _holds("default", replace(DEFAULT, writers=THREE)),
@@ -121,7 +157,6 @@ HOLDS = [
         "strict, late fills and deletes",
         Protocol(late_writes=True, strict=True, readers=1),
     ),
-    _holds("old snapshots", Protocol(snapshots=True, writers=ONE, faults=ON_TIME)),
     _holds("old snapshots, more writers", SNAPSHOTS),
     _holds("old snapshots, own writes", OWN_WRITES),
     _holds(
@@ -133,15 +168,12 @@ HOLDS = [
         Protocol(snapshots=True, flights=True, writers=ONE, faults=ON_TIME),
     ),
     _holds("strict", Protocol(strict=True, faults=ON_TIME)),
-    _holds("strict, more writers", Protocol(strict=True, readers=1, writers=THREE)),
+    _holds("strict, more writers", replace(STRICT_THREE, faults=ON_TIME)),
     _holds(
         "strict, tokens read one by one",
         Protocol(strict=True, writers=ONE, one_by_one=True),
     ),
-    _holds(
-        "strict, a writer of two tags",
-        Protocol(strict=True, tags=2, readers=1, writers=((0, 1),), one_by_one=True),
-    ),
+    _holds("strict, a writer of two tags", replace(STRICT_TAGS, faults=ON_TIME)),
     _holds("strict, early refresh", Protocol(strict=True, refresh=True, writers=ONE)),
     _holds("strict, flights", Protocol(strict=True, flights=True, writers=ONE)),
     _holds(
@@ -177,19 +209,24 @@ HOLDS = [
     ),
     Scenario("bounded, longer", Bounded(flushes=False, last=3), "1 writer, 4 moments"),
     Scenario("earlier reads", EARLIER, "a request, 2 writers, 1 tag"),
-    Scenario("earlier reads, a tag more", EARLIER_MORE, "a request, 1 writer, 2 tags"),
-    Scenario(
-        "earlier reads of rows, another tag",
-        replace(EARLIER_OTHER, hits=False),
-        "a request, 1 writer, 2 tags",
+    *_earlier_holds(eager=True),
+    *(
+        Scenario(f"replicas, {name}", model, about)
+        for name, (model, about) in REPLICAS_HOLD.items()
     ),
-    Scenario("earlier reads, a flush", FLUSH_TWICE, "a request, 1 flush, 2 nodes"),
-    Scenario("a loader's reads, a flush", FLUSH_NESTED, "a request, 1 flush, 2 nodes"),
 ]
 
 #: Larger, for whoever has minutes.
 LONG = [
     _holds("default, 3 readers", Protocol(readers=3)),
+    _holds("strict, a writer of two tags", STRICT_TAGS),
+    _holds("strict, more writers", STRICT_THREE),
+    *_earlier_holds(eager=False),
+    Scenario(
+        "replicas, promoted",
+        replace(REPLICAS, promotes=True),
+        "1 replica, 2 writers",
+    ),
     _holds("default, 4 writers", Protocol(writers=(*THREE, (0,)))),
     _holds(
         "default, two tags read one by one, 2 readers",
@@ -241,6 +278,23 @@ EARLIER_RULES = {
     "a row taken for fresh": "row_is_aged",
     "a token found in the request": "known_before",
     "a token found that is gone": "known_is_there",
+}
+
+
+#: What breaks when readers of replicas leave a rule out.
+REPLICAS_RULES = {
+    "no heartbeat": REPLICAS_ONE.without("heard"),
+    "a heartbeat read after the load": REPLICAS_ONE.without("heard_before_load"),
+    "a heartbeat of another server": REPLICAS_ONE.without("same_server"),
+    "commits applied out of order": REPLICAS_ONE.without("in_order"),
+    "one clock, which is ahead": REPLICAS_ONE.without("two_clocks"),
+    "promoted before it has applied all": REPLICAS_PROMOTED.without("received_first"),
+    "promoted without the last commits": REPLICAS_PROMOTED.without(
+        "keeps_commits", "flushed"
+    ),
+    "no lag subtracted": REPLICAS_LAG_ONE.without("heard"),
+    "a lag greater than its bound": REPLICAS_LAG_ONE.without("bound_holds"),
+    "a lag subtracted after the load": REPLICAS_LAG_ONE.without("heard_before_load"),
 }
 
 
@@ -337,6 +391,7 @@ BREAKS = [
         Scenario(f"earlier reads, {name}", EARLIER.without(rule))
         for name, rule in EARLIER_RULES.items()
     ),
+    *(Scenario(f"replicas, {name}", model) for name, model in REPLICAS_RULES.items()),
     Scenario("earlier reads, a tag of the hit left out", EARLIER_OTHER),
     Scenario("a loader's reads, a flush in one go", FLUSH_NESTED.without("twice")),
 ]

@@ -14,6 +14,7 @@ from .earlier_reads import EarlierReads
 from .explore import walk
 from .in_flight import InFlight
 from .protocol import Protocol
+from .replicas import Replicas
 from .rules import Faults, Rules
 from .scenarios import (
     BREAKS,
@@ -27,6 +28,10 @@ from .scenarios import (
     NEEDLESS,
     ONE,
     REPLACING,
+    REPLICAS_LAG,
+    REPLICAS_ONE,
+    REPLICAS_PROMOTED,
+    REPLICAS_RULES,
     STRICT_ROWS,
     THREE,
     TWO,
@@ -55,6 +60,9 @@ SMALL = {
     "in flight, rings": replace(IN_FLIGHT_RINGS, writers=((0, 1),)),
     "bounded": Bounded(flushes=False),
     "earlier reads": EARLIER,
+    "replicas": REPLICAS_ONE,
+    "replicas, read_lag": REPLICAS_LAG,
+    "replicas, promoted": REPLICAS_PROMOTED.without("keeps_commits"),
 }
 
 
@@ -95,7 +103,12 @@ def test_every_rule_is_taken_away_in_some_scenario() -> None:
     switches = {each.name for each in fields(EarlierReads) if each.type == "bool"}
     needless, not_rules = {"hit_is_aged"}, {"hits", "rows", "nested"}
     taken = {*EARLIER_RULES.values(), "twice"}  # that of a flush has its own scenario
-    assert taken == switches - not_rules - needless
+    assert taken == switches - not_rules - needless - {"eager"}
+    for each in fields(Replicas):
+        if each.type == "bool" and each.name not in ("read_lag", "promotes"):
+            assert not all(
+                getattr(model, each.name) for model in REPLICAS_RULES.values()
+            ), each.name
 
 
 def test_a_bounded_reader_is_served_what_is_young_enough() -> None:
@@ -185,6 +198,30 @@ def test_an_eager_walk_finds_what_the_other_finds(model: InFlight, rule: str) ->
     assert walk(model.without(**{rule: False})).found is not None
 
 
+def test_an_eager_walk_of_earlier_reads_finds_what_the_other_finds() -> None:
+    eager = replace(EARLIER, eager=True)
+
+    assert walk(eager).exhausted
+    for rule in EARLIER_RULES.values():
+        assert walk(eager.without(rule)).found is not None, rule
+
+
+@pytest.mark.parametrize("read_lag", [False, True])
+def test_a_reader_of_a_replica_stores_what_it_has_loaded(read_lag: bool) -> None:
+    # A rule that stores nothing breaks no promise.
+    model = Replicas(writers=1, read_lag=read_lag)
+    seen, ahead = set(), [model.initial()]
+    while ahead:
+        state = ahead.pop()
+        if state not in seen:
+            seen.add(state)
+            ahead += [after for _, after, _ in model.steps(state)]
+
+    assert {(0, 0), (0, 1), (1, 1)} == {
+        (state.published, state.stored) for state in seen if state.stored is not None
+    }
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("model", [IN_FLIGHT, IN_FLIGHT_STRICT, IN_FLIGHT_RINGS])
 def test_what_was_in_flight_is_published_and_values_are_stored(model: InFlight) -> None:
@@ -257,5 +294,6 @@ def test_the_command_walks_scenarios_of_every_promise() -> None:
         "rings",
         "bounded",
         "earlier",
+        "replicas",
     ):
         assert word in names
