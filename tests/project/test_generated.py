@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,20 @@ def test_every_result_file_and_plot_is_on_a_page() -> None:
     for file in generated.FIGURES.iterdir():
         name = f"<!-- figures {file.stem} -->" if file.suffix == ".json" else file.name
         assert name in texts
+
+
+@pytest.mark.parametrize(
+    "page",
+    sorted((ROOT / "docs" / "project").glob("performance*.md")),
+    ids=lambda page: page.stem,
+)
+def test_figures_of_no_result_file_say_that_they_are_transcribed(page: Path) -> None:
+    by_hand = generated.PART.sub("", page.read_text("utf-8"))
+
+    for section in re.split(r"^#+ ", by_hand, flags=re.M):
+        if re.search(r"^\|.*\| \d", section, re.M):
+            assert re.search(r"Transcribed\s[^|]*20\d\d", section), section
+            assert re.search(r"\w\.py\b", section), section
 
 
 @pytest.mark.parametrize("name", plots.PLOTS)
