@@ -321,6 +321,13 @@ def test_that_there_is_no_such_entity_is_forgotten_after_an_insert(
     becomes_fresh(pages, ("author", 9), in_session(pages, new))
 
 
+def test_that_there_is_none_is_forgotten_by_another_spelling(pages: Pages) -> None:
+    def change(session: Any) -> None:
+        session.add(Author(id="09", name="new"))
+
+    becomes_fresh(pages, ("author", 9), in_session(pages, change))
+
+
 RENAMED = update(AUTHORS).values(name=AUTHORS.c.name)
 
 
@@ -454,6 +461,9 @@ class TestLinks:
             lambda session: session.add(
                 Book(shelf="b", number=1, title="y", author_id=1)
             ),
+            lambda session: session.add(
+                Book(shelf="b", number=1, title="y", author_id="01")
+            ),
             lambda session: session.delete(session.get(Book, ("a", 1))),
             lambda session: setattr(session.get(Book, ("a", 1)), "author_id", 2),
             lambda session: setattr(
@@ -470,6 +480,7 @@ class TestLinks:
         ],
         ids=[
             "added",
+            "added by another spelling",
             "deleted",
             "moved by its key",
             "moved",

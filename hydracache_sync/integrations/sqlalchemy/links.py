@@ -12,7 +12,10 @@ from typing import Any, Iterable, NamedTuple, Sequence
 from sqlalchemy import inspect
 from sqlalchemy.orm.exc import UnmappedColumnError
 
-from hydracache_sync.integrations.sqlalchemy.model_intents import ModelIntents
+from hydracache_sync.integrations.sqlalchemy.model_intents import (
+    ModelIntents,
+    have_other_texts,
+)
 from hydracache_sync.integrations.sqlalchemy.statement_rows import changes, named_rows
 from hydracache_sync.intents import InvalidationIntent
 
@@ -75,9 +78,12 @@ class Link(NamedTuple):
             return []
         if not before or not all(before) or not all(after):
             return self.of_kind()
-        return self.of_keys(
-            dict.fromkeys(tuple(each[0] for each in side) for side in (before, after))
+        keys = dict.fromkeys(
+            tuple(each[0] for each in side) for side in (before, after)
         )
+        if any(have_other_texts(self.columns or (), key) for key in keys):
+            return self.of_kind()
+        return self.of_keys(keys)
 
 
 def links_to(whole: Any, intents: ModelIntents) -> list[tuple[set[str], Link]]:

@@ -5,6 +5,7 @@ Values only: which objects changed, and how, is told by who watches them.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any, Callable, Iterable, Sequence
 
@@ -100,3 +101,16 @@ def python_type(column: Any) -> type | None:
         return None
     # From 2.1 on some say so in this way.
     return None if found is object else found
+
+
+def have_other_texts(columns: Iterable[Any], values: Iterable[Any]) -> bool:
+    """Whether a database may keep one of ``values`` under another text.
+
+    A program may give ``"07"``, or one with a blank, for an integer: it is 7 there.
+    """
+    return any(
+        isinstance(value, str)
+        and not re.fullmatch("0|-?[1-9][0-9]*", value)
+        and python_type(column) is int
+        for column, value in zip(columns, values)
+    )

@@ -18,7 +18,10 @@ from hydracache_sync.integrations.sqlalchemy.links import (
     links_to,
     may_be_linked,
 )
-from hydracache_sync.integrations.sqlalchemy.model_intents import ModelIntents
+from hydracache_sync.integrations.sqlalchemy.model_intents import (
+    ModelIntents,
+    have_other_texts,
+)
 from hydracache_sync.integrations.sqlalchemy.statement_rows import named_rows
 from hydracache_sync.integrations.sqlalchemy.transaction import TransactionIntents
 from hydracache_sync.intents import InvalidationIntent
@@ -94,6 +97,9 @@ class WatchedModels:
             transaction = self._transaction_on(connection)
             if transaction is not None:
                 transaction.add(*intents.of_object(target, keys))
+                columns = inspect(type(target)).primary_key
+                if intents.kind and any(have_other_texts(columns, key) for key in keys):
+                    transaction.add(intents.kind)
 
         event.listen(model, "after_insert", inserted, propagate=True)
         event.listen(model, "before_update", updates, propagate=True)
