@@ -16,8 +16,8 @@ from hydracache_sync.cache.load_lock import LoadLock
 from hydracache_sync.fork import ProcessLock
 from hydracache_sync.keys import Identity
 
-#: Of so many reads one is measured, and counts for all of them: to note each would take
-#: a fifth of its time, and one of 16 still a thirtieth.
+#: Of so many reads one is measured, and counts for all of them: to note each takes
+#: some 2 us, a tenth of a hit from memcached.
 READS_FOR_ONE = 64
 
 
