@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from hydracache_sync import MemoryStore, NotInTransactionError
 from hydracache_sync.integrations.flask import HydraCache
 from support import ROOT
+from support.badges import FOLDER, badges
 from support.examples import shows
 from support.pasted import Terminal, blocks
 from support.servers import Memcached
@@ -55,6 +56,12 @@ def test_the_app_has_15_lines_beside_its_imports() -> None:
     ]
 
     assert len(lines) == 15
+
+
+def test_its_badges_say_what_the_package_does() -> None:
+    for name, svg in badges().items():
+        assert (FOLDER / name).read_text("utf-8") == svg, "python -m support.badges"
+        assert README.count(f"](docs/images/{name})") == 1
 
 
 class Shop:
