@@ -71,7 +71,7 @@ PROGRAMS = {
     "tests/soak/soak.py --seconds 120": 180,
     "tests/chaos/consistency.py --seconds 60": 150,
     "tests/faults/pool_backlog.py --dead 1000 --pending 20000 --seconds 6": 80,
-    "-m tests.model": 300,
+    "-m tests.model": 600,
     "-m fuzz all --seconds 60": 90,
 }
 
