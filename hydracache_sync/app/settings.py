@@ -81,8 +81,8 @@ BUSY_TIMEOUT = Setting(
 NAMESPACE = Setting(
     "namespace",
     "NAME",
-    "Cache namespace. Give it again for more than one; in the variable, separate"
-    " them by commas.",
+    "Cache namespace: a name that no other app or copy has on the same memcached. Give"
+    " it again for more than one; in the variable, separate them by commas.",
     checked_namespace,
     several=True,
 )
@@ -156,7 +156,7 @@ WEIGHTS = Setting(
 PREVIOUS_MEMCACHED = Setting(
     "previous_memcached",
     "SERVERS",
-    "The server list before the last change, while somebody still reads by it.",
+    "A second server list that is written, too: the next one, or the one before.",
     servers,
 )
 PREVIOUS_RING = Setting("previous_ring", "ID", "The id of that list.", checked_ring)

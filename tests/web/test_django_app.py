@@ -289,3 +289,48 @@ class TestCommands:
 
         assert "HYDRACACHE_MAX_PENDING is of commands only" in refused
         assert "Unknown command" in sqlite_project.run("hydracache", code=1)
+
+
+class TestAdmin:
+    def test_what_it_saves_and_deletes_is_invalidated(
+        self, sqlite_project: Project
+    ) -> None:
+        folder = sqlite_project.folder / "shop"
+        folder.mkdir()
+        for name, text in {
+            "__init__": "",
+            "models": "from django.db import models\nclass Product(models.Model):\n"
+            "    name = models.CharField(max_length=50)\n",
+            "views": "from cache import hydracache\n",
+            "admin": re.findall(r"```python\n(# shop/admin.py\n.*?)```", PAGE, re.S)[0],
+        }.items():
+            (folder / f"{name}.py").write_text(text)
+        sqlite_project.set(
+            "INSTALLED_APPS += ['django.contrib.auth', 'django.contrib.messages',"
+            " 'django.contrib.admin', 'shop']",
+            "SILENCED_SYSTEM_CHECKS = ['admin.E403', 'admin.E408', 'admin.E409',"
+            " 'admin.E410']  # of what its pages need",
+        )
+        sqlite_project.run("migrate", "--run-syncdb")
+
+        said = sqlite_project.run("shell", "-c", WITH_ADMIN)
+
+        # The shell has words of its own before them.
+        rows = sorted(line for line in said.splitlines() if line.startswith("row"))
+        assert rows == [f"row shop.product {id}" for id in (1, 1, 2, 3)]
+
+
+WITH_ADMIN = """
+from django.contrib.admin import site
+from shop.admin import ProductAdmin
+from shop.models import Product
+from shop.views import hydracache
+admin = ProductAdmin(Product, site)
+tea, egg, oil = (Product.objects.create(name=name) for name in ("tea", "egg", "oil"))
+admin.save_model(None, tea, None, True)
+admin.delete_model(None, tea)
+admin.delete_queryset(None, Product.objects.order_by("id"))
+assert not Product.objects.exists()
+for row in hydracache.outbox.rows("shop"):
+    print("row", row.intent.entity_name, row.intent.value)
+"""
