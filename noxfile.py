@@ -193,7 +193,9 @@ def type(stage: Stage) -> None:
 @session(budget=400)
 def docs(stage: Stage) -> None:
     """The site, without a warning, a dead link or an asset from elsewhere."""
-    stage.make("docs")
+    stage.make("docs", "venv-test-browser")
+    stage.run("tests/setup_machine.sh", "browser")
+    stage.run(".venv/bin/python", "tests/browser/site.py", env={"PYTHONPATH": "tests"})
 
 
 @session(budget=200)
