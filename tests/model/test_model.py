@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 
 import pytest
+
+from support.page_blocks import blocks_of
 
 from .bounded import LEFT_OUT, Bounded
 from .earlier_reads import EarlierReads
@@ -65,6 +68,14 @@ SMALL = {
     "replicas, promoted": REPLICAS_PROMOTED.without("keeps_commits"),
 }
 
+#: What pages show of a scenario: what is found, and steps of the trace.
+TRACES = {
+    name: lines
+    for page in ("consistency", "model_late_messages", "model_rules")
+    for block in blocks_of(f"docs/project/{page}.md")
+    for name, *lines in [re.split(r" {3,}(?=after)|\n *", block.body.strip())]
+}
+
 
 @pytest.mark.parametrize("name", SMALL)
 def test_no_state_that_can_be_reached_breaks_a_promise(name: str) -> None:
@@ -74,12 +85,26 @@ def test_no_state_that_can_be_reached_breaks_a_promise(name: str) -> None:
     assert result.exhausted
 
 
+def test_each_trace_of_a_page_is_of_a_scenario() -> None:
+    assert len(TRACES) == 4
+    assert set(TRACES) <= {each.name for each in BREAKS}
+
+
 @pytest.mark.parametrize("scenario", BREAKS, ids=lambda each: each.name)
 def test_what_breaks_without_a_rule_is_found(scenario: Scenario) -> None:
     result = walk(scenario.model)
 
     assert result.found is not None
     assert 4 < len(result.trace) < 20
+    if scenario.name in TRACES:
+        head, *shown = TRACES[scenario.name]
+        assert head == f"after {len(result.trace)} steps, {result.found}"
+        for line in shown:
+            # A page leaves out steps, and parts of the state.
+            number, rest = line.split(maxsplit=1)
+            step, after = result.trace[int(number) - 1]
+            said, *state = re.split(r" {2,}", rest)
+            assert (said, set(state) - set(after.split("  "))) == (step, set()), line
 
 
 @pytest.mark.parametrize("scenario", NEEDLESS, ids=lambda each: each.name)
