@@ -23,6 +23,7 @@ from hydracache_sync import (
 )
 from hydracache_sync.cache import audit
 from support.clock import FakeClock
+from support.page_blocks import blocks_of
 
 
 class Shop:
@@ -113,7 +114,14 @@ def test_a_write_past_the_outbox_is_found(
     [record] = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert record.__dict__["hydracache_tags"] == ("t",)
     assert record.__dict__["hydracache_event"] == "StaleHit"
-    assert "stale: key 'a' with the tags 't', read at " in caplog.text
+    [shown] = [
+        block.body
+        for block in blocks_of("docs/how_to/stale_page.md")
+        if block.language == "text"
+    ]
+    shown = shown.replace("shop.both(1)", "a").replace("product:1", "t")
+    shown = shown.replace("/srv/shop/shop.py:117 in show", event.place)
+    assert record.getMessage() == shown.rstrip()
     assert "secret" not in caplog.text
     assert shop.found()["audit_stale"] == 1
 

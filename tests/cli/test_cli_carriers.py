@@ -17,8 +17,10 @@ import pytest
 import hydracache_sync
 from hydracache_sync import InvalidationIntentBatch, SQLiteOutbox, WorkerBeat
 from hydracache_sync.cli import ExitCode
+from support import ROOT
 from support.clock import FakeClock
 from support.commands import Ended, Shop, ended, run, start
+from support.pasted import blocks, commands
 from support.servers import Memcached
 from support.waiting import eventually
 
@@ -377,6 +379,34 @@ def test_hit_rate_and_what_was_not_stored_is_added_up(shop: Shop) -> None:
         "transaction": 2,
     }
     assert ("ok", f"{text} transaction 2") in of_namespace(shop)
+
+
+def test_the_operators_page_shows_what_is_told(shop: Shop) -> None:
+    page = (ROOT / "docs" / "operations" / "operating.md").read_text("utf-8")
+    text = page.partition("\n## Who carries the rows\n")[2]
+    [_, expected] = commands(blocks(text)[0][1])[0]
+    # The transactions count among the snapshots.
+    refused = {"refused_snapshot": 38, "refused_transaction": 37}
+    counts = {"hits": 50907, "misses": 933, **refused}
+    seen(shop, 3.1, batch_age=2.0, carried=812, caches={shop.namespace: counts})
+    both = {"namespaces": (shop.namespace, "blog"), "batch_age": 116.0}
+    seen(shop, 8.4, kind="worker", host="web2", pid=4790, carried=90210, **both)
+    shop.outbox.enqueue(shop.namespace, InvalidationIntentBatch().invalidate_key("a"))
+    assert shop.drain().code == ExitCode.DONE
+
+    shown = look("status", shop).out
+
+    # The drain is one more line of the table.
+    lines = [line for line in shown.splitlines() if not line.startswith("drain ")]
+    assert timeless("\n".join(lines), shop) == timeless(expected, shop)
+
+
+def timeless(text: str, shop: Shop) -> str:
+    """Text without moments, and with the page's namespace."""
+    text = text.replace(shop.namespace, "shop")
+    text = re.sub(r"20[\d-]+ [\d:]+Z", "MOMENT", text)
+    text = re.sub(r"(\d+ min )?[\d.]+ s ago", "AGE", text)
+    return " ".join(text.split())
 
 
 def test_a_cache_that_stores_little_is_a_warning(shop: Shop) -> None:

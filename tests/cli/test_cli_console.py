@@ -16,7 +16,10 @@ import pytest
 
 from hydracache_sync import InvalidationIntentBatch, SQLiteOutbox
 from hydracache_sync.cli import ExitCode
+from support import ROOT
 from support.commands import PATIENCE, Shop, ended, run, start
+from support.examples import shows
+from support.pasted import blocks, commands
 from support.servers import Memcached
 
 #: As where the extra is not installed.
@@ -113,6 +116,10 @@ def test_a_link_of_the_terminal_logs_in(shop: Shop, number: signal.Signals) -> N
     page = served.ask("GET", "/")
     answer = served.end(number)
 
+    page_of_docs = (ROOT / "docs" / "operations" / "console.md").read_text("utf-8")
+    [[_, shown]] = commands(blocks(page_of_docs)[0][1])
+    port = re.sub(r":9322\b", f":{served.port}", shown)
+    assert shows(port, "\n".join(served.lines))
     assert closed[0] == 303 and closed[2]["Location"].endswith("/login")
     # A program that looks at links in messages uses up no token.
     assert form[0] == 200 and served.token(served.lines[1]) in form[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -28,6 +29,7 @@ from support.commands import (
     wait_for_signal_state,
     wait_until_it_handles_signals,
 )
+from support.page_blocks import blocks_of
 from support.servers import Memcached
 
 EXAMPLE = ROOT / "examples" / "systemd"
@@ -280,7 +282,11 @@ def test_systemd_is_told_ready_alive_and_stopping(
 
     assert ready == ["READY=1"]
     assert status.startswith("STATUS=threads: 1 ")
-    assert published and len(pings) == 3
+    assert len(pings) == 3
+    shown = blocks_of("examples/systemd/README.md")[1].body
+    [text] = re.findall(r'Status: "(.*)"', shown)
+    text = text.replace("12", "1").replace("shop:", f"{shop.namespace}:")
+    assert published[-1] == f"STATUS={text}"
     assert ended(worker).code == ExitCode.DONE
 
 
@@ -383,6 +389,17 @@ def test_the_units_are_ones_that_systemd_takes(tmp_path: Path) -> None:
     # It warns of keys that it does not know and ends with 0.
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert len(units) == 3
+
+
+def test_the_readme_installs_and_starts_what_is_in_its_folder() -> None:
+    worker, _, drain = blocks_of("examples/systemd/README.md")
+    typed = worker.body + drain.body
+    names = {each.name for each in EXAMPLE.iterdir()} - {"README.md"}
+
+    installed = re.findall(r"^install -m \d+ (.*) /etc/", typed, re.M)
+    assert {name for line in installed for name in line.split()} == names
+    for unit in re.findall(r"^systemctl enable --now (.*)$", typed, re.M):
+        assert {unit, f"{unit}.service"} & names
 
 
 @pytest.mark.parametrize("unit", ["worker", "drain"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import closing
+from importlib import metadata
 from typing import Any, Iterator
 
 import pytest
@@ -19,6 +20,8 @@ from hydracache_sync import (
 )
 from hydracache_sync.metrics import Metrics
 from support import ROOT
+from support.command_lines import lines_of
+from support.page_blocks import blocks_of
 
 MONITORING = ROOT / "examples" / "monitoring"
 DOCS = ROOT / "docs"
@@ -155,3 +158,23 @@ def test_the_dashboard_can_be_imported() -> None:
     assert len(set(ids)) == len(ids)
     variables = {each["name"] for each in board["templating"]["list"]}
     assert set(re.findall(r"\$\{?(\w+)", json.dumps(board))) == variables
+
+
+def test_the_readme_has_prometheus_look_at_the_worker_that_it_starts() -> None:
+    commands, config = blocks_of("examples/monitoring/README.md")
+    [worker] = lines_of(commands.body)
+    port = worker[worker.index("--metrics-port") + 1]
+
+    assert config.body.splitlines() == [
+        "# prometheus.yml",
+        "rule_files: [alerts.yml]",
+        "scrape_configs:",
+        "  - job_name: hydracache",
+        "    static_configs:",
+        f'      - targets: ["127.0.0.1:{port}"]',
+    ]
+    assert (MONITORING / "alerts.yml").exists()
+    assert f"curl -s http://127.0.0.1:{port}/metrics\n" in commands.body
+    extras = set(metadata.metadata("hydracache_sync").get_all("Provides-Extra") or ())
+    [wanted] = re.findall(r"pip install '../..\[(.*)\]'", commands.body)
+    assert set(wanted.split(",")) <= extras

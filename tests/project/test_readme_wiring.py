@@ -18,6 +18,7 @@ from flask_sqlalchemy import SQLAlchemy
 from hydracache_sync import MemoryStore, SQLiteOutbox
 from hydracache_sync.integrations import wsgi
 from support import ROOT
+from support.page_blocks import blocks_of
 
 INTEGRATIONS = ROOT / "docs" / "integrations"
 
@@ -164,7 +165,10 @@ def test_plain_wsgi_as_shown(
 
 
 def test_django_as_shown(database: Path, tmp_path: Path) -> None:
-    module, view = block("django").split("# in a view, a command, a task\n")
+    wiring, _, objects, atomic, own = (
+        each.body for each in blocks_of("docs/integrations/django.md")
+    )
+    module, view = wiring.split("# in a view, a command, a task\n")
     assert module.startswith("# shop/cache.py\n")
     page = (INTEGRATIONS / "django.md").read_text("utf-8")
     [middleware] = re.findall(r'`"([\w.]+)"` as the first of `MIDDLEWARE`', page)
@@ -195,17 +199,30 @@ def test_django_as_shown(database: Path, tmp_path: Path) -> None:
         from django.http import HttpResponse
         from django.test import Client
         from django.urls import path as route
+        from django.db import models
+        from hydracache_sync import InvalidationIntentBatch
         from shop.cache import hydracache
 
-        class user:
-            pk = 42
-            @staticmethod
-            def save():
-                with connection.cursor() as cursor:
-                    cursor.execute("update users set name = 'Countess'")
+        class User(models.Model):
+            name = models.TextField()
+            class Meta:
+                app_label = "shop"
+                db_table = "users"
+
+        user = User(42, "Countess")
+        names = dict(user=user, hydracache=hydracache, key="user", load=dict)
+        names.update(
+            outbox=hydracache.outbox, batch=InvalidationIntentBatch().flush(),
+            worker=hydracache.runtime.worker,
+        )
 
         def view(request):
-            exec({view!r}, dict(user=user, hydracache=hydracache))
+            exec({view!r}, names)
+            with hydracache.atomic():
+                exec({objects!r}, names)
+            exec({atomic!r}, names)
+            with names["transaction"].atomic():
+                exec({own!r}, names)
             return HttpResponse(str(len(hydracache.receipts)))
 
         urlpatterns = [route("", view)]
@@ -221,8 +238,10 @@ def test_django_as_shown(database: Path, tmp_path: Path) -> None:
         timeout=60,
     )
 
-    assert (ended.stdout, ended.stderr) == ("1\n", "")
-    assert written(database) == ("Countess", [("entity", "42")])
+    assert (ended.stdout, ended.stderr) == ("3\n", "")
+    name, rows = written(database)
+    entity = ("entity", "42")
+    assert (name, rows) == ("Countess", [entity, entity, entity, ("flush", None)])
 
 
 @pytest.mark.parametrize(

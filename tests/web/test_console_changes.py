@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 from console_site import SHOP, Page, Site
 
 from hydracache_sync import OutboxError
 from hydracache_sync.console import changes
+from support import ROOT
 
 
 @pytest.fixture
@@ -191,6 +193,10 @@ def test_each_change_is_logged_with_who_made_it(
         "console: outbox outbox, namespace shop: 1 dead letter retried by grace;"
         f" rows {id}"
     ]
+    page = (ROOT / "docs" / "operations" / "console.md").read_text("utf-8")
+    [line] = re.findall(r"^console: .*$", page, re.M)
+    shown = line.replace("2 dead letters", "1 dead letter").replace("ada", "grace")
+    assert shown.replace("17, 18", str(id)) == caplog.messages[0]
     # Seen also where logging was not set up.
     assert caplog.records[0].levelno == logging.WARNING
 

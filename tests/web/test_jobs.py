@@ -28,11 +28,13 @@ from hydracache_sync import (
     OutboxWorker,
     SQLiteOutbox,
 )
-from hydracache_sync.integrations.celery import task_class
 from hydracache_sync.integrations.flask import HydraCache as FlaskHydraCache
 from hydracache_sync.integrations.huey import scope_tasks
-from hydracache_sync.integrations.rq import job_class
 from hydracache_sync.integrations.wsgi import HydraCache
+from support.page_blocks import blocks_of
+
+#: What docs/how_to/jobs.md shows for each queue, and for a drain.
+CELERY, RQ, HUEY, DRAIN = (block.body for block in blocks_of("docs/how_to/jobs.md"))
 
 #: Seconds that a worker may take, on a machine that does much else.
 PATIENCE = 60.0
@@ -116,18 +118,24 @@ class Queue(abc.ABC):
         """Have the worker run tasks, by name with their arguments, and fail or not."""
 
 
-class OfCelery(Queue):
-    def __init__(self) -> None:
-        self.app = Celery("shop", broker="memory://", backend="cache+memory://")
-        # It would take the log and the output of this whole process over.
-        self.app.conf.update(
-            worker_hijack_root_logger=False, worker_redirect_stdouts=False
-        )
+def pasted(block: str, **names: Any) -> dict[str, Any]:
+    """The names after a block of the page, which has these."""
+    names["hydracache"] = Site.now.calls
+    exec(block, names)
+    return names
 
+
+class OfCelery(Queue):
     def run(self, *tasks: tuple[str, ...]) -> None:
-        self.app.Task = task_class(Site.now.calls)
+        app = pasted(CELERY, Celery=Celery, BROKER="memory://")["celery"]
+        app.conf.update(
+            result_backend="cache+memory://",
+            # It would take the log and the output of this whole process over.
+            worker_hijack_root_logger=False,
+            worker_redirect_stdouts=False,
+        )
         made = {
-            name: self.app.task(
+            name: app.task(
                 name=name,
                 autoretry_for=(ZeroDivisionError,),
                 max_retries=1,
@@ -136,7 +144,7 @@ class OfCelery(Queue):
             for name, function in TASKS.items()
         }
         with start_worker(
-            self.app, pool="solo", perform_ping_check=False, loglevel="WARNING"
+            app, pool="solo", perform_ping_check=False, loglevel="WARNING"
         ):
             for name, *arguments in tasks:
                 result = made[name].delay(*arguments)
@@ -151,15 +159,14 @@ class OfRQ(Queue):
                 queue.enqueue(TASKS[name], *arguments, retry=rq.Retry(max=1))
             # In this process; RQ's other worker forks for each job.
             worker = rq.SimpleWorker(
-                [queue], connection=redis, job_class=job_class(Site.now.calls)
+                [queue], connection=redis, job_class=pasted(RQ)["ShopJob"]
             )
             worker.work(burst=True, logging_level=logging.CRITICAL)
 
 
 class OfHuey(Queue):
     def run(self, *tasks: tuple[str, ...]) -> None:
-        huey = MemoryHuey("shop")
-        scope_tasks(huey, Site.now.calls)
+        huey = pasted(HUEY, SqliteHuey=MemoryHuey)["huey"]
         made = {name: huey.task(retries=1)(each) for name, each in TASKS.items()}
         ended = threading.Semaphore(0)
         huey.signal("complete", "error")(lambda *_: ended.release())
@@ -292,15 +299,20 @@ def test_in_a_flask_app_the_app_context_is_the_scope() -> None:
 
 
 def test_apscheduler_drains(site: Site) -> None:
-    """As docs/how_to/jobs.md has it."""
-    worker = OutboxWorker(site.outbox, MemcachedApplier(MemoryStore(), "shop"))
     with closing(sqlite3.connect(site.path)) as db, db:
         db.execute("update item set name = 'after'")
         site.outbox.enqueue_in(
             db, "shop", InvalidationIntentBatch().invalidate_key("item")
         )
     scheduler = BackgroundScheduler()
-    scheduler.add_job(worker.drain, "interval", seconds=0.05, max_instances=1)
+    pasted(
+        DRAIN.replace("seconds=5", "seconds=0.05"),
+        MemcachedApplier=MemcachedApplier,
+        OutboxWorker=OutboxWorker,
+        outbox=site.outbox,
+        scheduler=scheduler,
+        store=MemoryStore(),
+    )
     scheduler.start()
     try:
         until = time.monotonic() + PATIENCE
