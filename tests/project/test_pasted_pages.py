@@ -7,30 +7,19 @@ from pathlib import Path
 import pytest
 
 from support import ROOT
+from support.page_blocks import pasted_pages
 from support.pasted import Terminal
 
 # Each command of a page is a process of its own, which a busy machine starts slowly.
 pytestmark = pytest.mark.timeout(600)
 
-DOCS = ROOT / "docs"
-
-PAGES = [
-    "concepts/tags",
-    "concepts/tokens",
-    "how_to/bulk_jobs",
-    "how_to/containers",
-    "how_to/deploys",
-    "how_to/hot_keys",
-    "how_to/server_list",
-    "how_to/several_databases",
-    "how_to/stale_page",
-    "operations/capacity",
-]
+#: All that no other test runs.
+PAGES = [page for page in pasted_pages() if not page.startswith("docs/tutorials/")]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_all_that_it_shows_comes(tmp_path: Path, page: str) -> None:
-    text = (DOCS / f"{page}.md").read_text("utf-8")
+    text = (ROOT / page).read_text("utf-8")
 
     with Terminal(tmp_path) as terminal:
         count = terminal.paste(text)
@@ -41,6 +30,6 @@ def test_all_that_it_shows_comes(tmp_path: Path, page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_index_of_its_folder_names_it(page: str) -> None:
-    path = DOCS / f"{page}.md"
+    path = ROOT / page
 
     assert f"]({path.name})" in (path.parent / "index.md").read_text("utf-8")
