@@ -72,7 +72,7 @@ PROGRAMS = {
     "tests/chaos/consistency.py --seconds 60": 150,
     "tests/faults/pool_backlog.py --dead 1000 --pending 20000 --seconds 6": 80,
     "-m tests.model": 600,
-    "-m fuzz all --seconds 60": 90,
+    "-m fuzz all --seconds 60": 150,
 }
 
 #: What "newest" also runs on a Python of Debian's unstable, and how many seconds of
