@@ -150,10 +150,10 @@ class CacheStore:
         """
         return []
 
-    def circuits(self) -> dict[str, bool]:
+    def circuits(self) -> dict[str, bool | None]:
         """Return the nodes whose failures open a circuit breaker, and if it is open.
 
-        As this process has it; asks no node.
+        As this process has it; asks no node. None for one that it has not asked yet.
         """
         return {}
 

@@ -52,7 +52,7 @@ class Change:
     :ivar count: rows that it is about, as asked.
     :ivar rows: tells these rows from others; the answer must name it.
     :ivar examples: some of the rows.
-    :ivar about: what the log line adds.
+    :ivar about: what the log line names.
     """
 
     question: str
@@ -115,13 +115,15 @@ class Changes:
         try:
             done = change.do()
         except HydraCacheError as exc:
+            of = f" of {change.about}" if change.about else ""
             logger.warning(
-                "console: %s, %s: %s by %s failed: %s",
-                *(where, change.about, name, operator(), described(exc)),
+                "console: %s: %s%s by %s failed: %s",
+                *(where, name, of, operator(), described(exc)),
             )
             raise
         # A warning, so that it is seen wherever logging was not set up.
-        logger.warning("console: %s: %s by %s%s", where, done, operator(), change.about)
+        rest = "" if change.about in done else f"; {change.about}"
+        logger.warning("console: %s: %s by %s%s", where, done, operator(), rest)
         back = "rows" if name in ("retry", "discard") else "act"
         query = {"state": "dead"} if back == "rows" else {}
         text = f"{scope.namespace}: {done}."
@@ -185,7 +187,7 @@ def _of_dead(
         count=len(ids),
         rows=hashlib.sha256(repr(sorted(ids)).encode()).hexdigest(),
         examples=scope.source.outbox.rows_by_id(scope.namespace, ids[:EXAMPLES]),
-        about=f"; rows {listed}",
+        about=f"rows {listed}" if ids else "",
     )
 
 
@@ -256,6 +258,7 @@ def _invalidate(scope: Scope) -> Change:
         f"Invalidate {printable(_words(intent))}?",
         "A row is written like those of the apps; a worker or a drain applies it.",
         _by_hand(scope, intent),
+        about=_words(intent),
     )
 
 

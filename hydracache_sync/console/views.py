@@ -259,11 +259,13 @@ def _picture(scope: Scope) -> Picture | None:
 def _nodes(workers: list[OutboxWorker]) -> list[dict[str, Any]]:
     """The nodes as the workers of this process know them."""
     away: dict[str, str | None] = {}
-    circuits: dict[str, bool] = {}
+    circuits: dict[str, bool | None] = {}
     for worker in workers:
         for store in getattr(worker.applier, "stores", ()):
             for node, is_open in store.circuits().items():
-                circuits[node] = is_open or circuits.get(node, False)
+                # One that another store has asked is known.
+                if is_open or circuits.get(node) is None:
+                    circuits[node] = is_open
         for outage in worker.outages:
             away[outage.node or "the cache"] = outage.error
     return [

@@ -37,6 +37,7 @@ class ConnectionPool:
     """Lend connections to ``server``. Safe for threads and forks; connects on demand.
 
     :param size: connections open at most, 1 or more.
+    :ivar connected_in: process that connected last, or tried to; 0 at first.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class ConnectionPool:
     ) -> None:
         self.server = server
         self.limits = limits
+        self.connected_in = 0
         self._handshake = handshake
         self._lendings: Lendings[Connection] = Lendings(
             size,
@@ -157,6 +159,7 @@ class ConnectionPool:
     def _opened(
         self, connection: Connection, now: float, deadline: float
     ) -> Connection:
+        self.connected_in = getpid()
         try:
             connection.changes = self._machine.changes
             connection.open(self._handshake, deadline)

@@ -8,6 +8,7 @@ of them before it waits for the first.
 
 from __future__ import annotations
 
+from os import getpid
 from typing import Callable, Dict, NoReturn, Sequence, TypeVar
 
 from hydracache_sync.errors import ApplyError, ApplyPermanent, ApplyUnavailable
@@ -73,6 +74,11 @@ class Node:
     def circuit_is_open(self) -> bool:
         """Whether the circuit breaker is not closed: it is open, or half-open."""
         return self._breaker.state is not None
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether this process has connected to it, or has tried to."""
+        return self._pool.connected_in == getpid()
 
     def close(self) -> None:
         """Close idle connections now, and the others when they are given back."""

@@ -357,8 +357,11 @@ class MemcachedStore(CacheStore):
             return [node.name for node in self._nodes]
         return [self._ring.member(chooser).name]
 
-    def circuits(self) -> dict[str, bool]:
-        return {node.name: node.circuit_is_open for node in self._nodes}
+    def circuits(self) -> dict[str, bool | None]:
+        return {
+            node.name: node.circuit_is_open if node.was_asked else None
+            for node in self._nodes
+        }
 
     def close(self) -> None:
         for node in self._nodes:

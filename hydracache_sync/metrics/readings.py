@@ -155,7 +155,7 @@ class Readings:
             self._seen_away |= away | {(of, node) for node in nodes_of(worker)}
             for store in getattr(worker.applier, "stores", ()):
                 for node, is_open in store.circuits().items():
-                    circuits[node] = is_open or circuits.get(node, False)
+                    circuits[node] = bool(is_open or circuits.get(node))
         for place in self._seen_away:
             yield "cache_away", place, place in away
         for node, is_open in circuits.items():

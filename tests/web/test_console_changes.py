@@ -215,7 +215,53 @@ def test_a_change_that_fails_is_logged_and_told(
 
     assert answer.status == 503
     assert "gone" in answer.said
-    assert "retry by ada failed: OutboxError: gone" in caplog.messages[0]
+    assert caplog.messages[0] == (
+        "console: outbox outbox, namespace shop: retry of rows"
+        f" {id} by ada failed: OutboxError: gone"
+    )
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        ({"action": "invalidate", "kind": "key", "value": "a"}, "invalidate of key a"),
+        ({"action": "flush"}, "flush"),
+    ],
+)
+def test_the_log_names_what_could_not_be_invalidated(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    asked: dict[str, str],
+    said: str,
+) -> None:
+    site.enqueue("earlier")
+    form = site.of("confirm", **asked)
+
+    def away(*args: object) -> None:
+        raise OutboxError("gone")
+
+    monkeypatch.setattr(site.outbox, "enqueue", away)
+    site.answer(form)
+
+    assert caplog.messages[0] == (
+        f"console: outbox outbox, namespace shop: {said} by ada failed:"
+        " OutboxError: gone"
+    )
+
+
+def test_the_log_names_what_was_invalidated_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.enqueue("earlier")
+
+    site.answer(site.of("confirm", action="invalidate", kind="key", value="a"))
+
+    [_, row] = site.outbox.rows(SHOP)
+    assert caplog.messages == [
+        "console: outbox outbox, namespace shop: key a enqueued at"
+        f" {row.commit_position} by ada"
+    ]
 
 
 def test_what_is_dead_no_more_is_left_alone(site: Site) -> None:

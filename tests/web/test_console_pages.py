@@ -28,6 +28,7 @@ from hydracache_sync import (
 from hydracache_sync.console import console_blueprint, views
 from hydracache_sync.outbox.database import Database
 from support.clock import FakeClock
+from support.servers import Memcached
 
 
 @pytest.fixture
@@ -124,8 +125,26 @@ def test_the_nodes_of_the_workers_and_their_outages(free_address: str) -> None:
     after = site.get()
 
     store.close()
-    assert f"{free_address}: circuit breaker closed" in before.said
+    assert f"{free_address}: not asked by this process yet" in before.said
+    assert "circuit breaker" not in before.said
     assert f"{free_address}: circuit breaker open , away : " in after.said
+
+
+def test_a_node_is_known_once_any_store_has_asked_it(memcached: Memcached) -> None:
+    stores = [MemcachedStore([memcached.address]) for _ in range(3)]
+    outbox = MemoryOutbox()
+    workers = [
+        OutboxWorker(outbox, MemcachedApplier(store, f"{SHOP}{place}"))
+        for place, store in enumerate(stores)
+    ]
+    stores[1].ping()
+
+    page = Site(outbox, workers=workers).get()
+
+    for store in stores:
+        store.close()
+    assert f"{memcached.address}: circuit breaker closed" in page.said
+    assert "not asked" not in page.said
 
 
 def test_the_processes_that_carry_rows_and_those_that_are_late() -> None:
