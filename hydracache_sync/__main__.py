@@ -13,7 +13,7 @@ def main() -> None:
         if exc.name != "click":
             raise
         print(
-            "hydracache needs click: pip install 'hydracache_sync[cli]'",
+            "hydracache needs click: install hydracache_sync with its extra 'cli'",
             file=sys.stderr,
         )
         sys.exit(2)

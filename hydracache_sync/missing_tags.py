@@ -176,7 +176,7 @@ def tables_of(sql: str, dialect: str) -> set[str] | None:
         from sqlglot.errors import SqlglotError
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
-            "sqlglot is missing: pip install 'hydracache_sync[finder]'"
+            "sqlglot is missing: install hydracache_sync with its extra 'finder'"
         ) from exc
     if sql.lstrip().upper().startswith(_NO_TABLES) and ";" not in sql:
         return set()

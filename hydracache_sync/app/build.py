@@ -279,8 +279,8 @@ def trace(values: SettingValues, *parts: Part) -> None:
         instrument(*parts, backend=backend, keys=how == "keys")
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
-            f"{settings.TRACING.variable} needs {exc.name}: pip install"
-            f" 'hydracache_sync[{backend}]'"
+            f"{settings.TRACING.variable} needs {exc.name}: install"
+            f" hydracache_sync with its extra '{backend}'"
         ) from exc
 
 
@@ -308,7 +308,7 @@ def metrics(needed_by: str, *args: Any, **options: Any) -> Metrics:
         from hydracache_sync.metrics import Metrics
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
-            f"{needed_by} needs prometheus_client: pip install"
-            " 'hydracache_sync[metrics]'"
+            f"{needed_by} needs prometheus_client: install hydracache_sync"
+            " with its extra 'metrics'"
         ) from exc
     return Metrics(*args, **options)

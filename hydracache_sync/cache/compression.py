@@ -31,7 +31,7 @@ _ZLIB_LEVEL = 1
 #: The library's default: half of zlib's size for a page, in about the same time.
 _ZSTD_LEVEL = 3
 
-INSTALL = "zstandard is missing: pip install 'hydracache_sync[zstd]'"
+INSTALL = "zstandard is missing: install hydracache_sync with its extra 'zstd'"
 
 
 def zstandard_or_none() -> ModuleType | None:

@@ -95,7 +95,8 @@ def console(
         from hydracache_sync.console.server import console_app, listening, serving
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
-            "hydracache console needs Flask: pip install 'hydracache_sync[console]'"
+            "hydracache console needs Flask: install hydracache_sync with its extra"
+            " 'console'"
         ) from exc
     password = _password(user, password_file)
     if user is None and not _is_loopback(host):

@@ -198,8 +198,8 @@ class _Exporter:
             from prometheus_client import CollectorRegistry
         except ModuleNotFoundError as exc:
             raise click.UsageError(
-                "--metrics needs prometheus_client: pip install"
-                " 'hydracache_sync[metrics]'"
+                "--metrics needs prometheus_client: install hydracache_sync"
+                " with its extra 'metrics'"
             ) from exc
         self._verifier = verifier
         self._path = path

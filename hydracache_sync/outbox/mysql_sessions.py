@@ -108,8 +108,9 @@ class MySQLConnector:
             if "cryptography" not in str(exc):
                 raise
             raise OutboxError(
-                f"{self._name}: {exc}, the default of MySQL 8: pip install"
-                " 'hydracache_sync[mysql8]', or connect by TLS or a unix socket"
+                f"{self._name}: {exc}, the default of MySQL 8: install"
+                " hydracache_sync with its extra 'mysql8', or connect by TLS or a unix"
+                " socket"
             ) from exc
         try:
             with connection.cursor() as cursor:

@@ -370,7 +370,9 @@ def test_without_click_the_command_names_what_to_install() -> None:
 
     assert failed.code == ExitCode.USAGE
     assert failed.out == ""
-    assert failed.err == "hydracache needs click: pip install 'hydracache_sync[cli]'\n"
+    assert failed.err == (
+        "hydracache needs click: install hydracache_sync with its extra 'cli'\n"
+    )
 
 
 def test_any_namespace_is_printed_on_any_terminal(shop: Shop) -> None:

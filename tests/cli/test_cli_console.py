@@ -306,4 +306,4 @@ def test_what_is_not_installed_is_named(shop: Shop) -> None:
     answer = ended(process)
 
     assert answer.code == ExitCode.USAGE
-    assert "needs Flask: pip install 'hydracache_sync[console]'" in answer.err
+    assert "needs Flask: install hydracache_sync with its extra 'console'" in answer.err

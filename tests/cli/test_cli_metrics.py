@@ -250,7 +250,7 @@ class TestDrain:
         end = ended(process)
 
         assert end.code == ExitCode.USAGE
-        assert "needs prometheus_client: pip install 'hydracache_sync[metrics]'" in (
-            end.err
-        )
+        assert (
+            "needs prometheus_client: install hydracache_sync with its extra 'metrics'"
+        ) in end.err
         assert shop.published() == 0

@@ -28,7 +28,7 @@ def main() -> int:
         import atheris
     except ImportError:
         print(
-            "fuzz: atheris is not installed: pip install 'hydracache_sync[fuzz]', on"
+            "fuzz: atheris is not installed: pip install '.[fuzz]', on"
             " CPython 3.11 to 3.13",
             file=sys.stderr,
         )

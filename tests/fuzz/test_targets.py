@@ -40,7 +40,7 @@ def test_what_the_fuzzer_begins_with_is_taken_and_every_change_of_a_byte_too(
 @pytest.mark.needs_python(3, 11)  # the first that atheris has a wheel for
 @pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None,
-    reason="atheris is missing: pip install 'hydracache_sync[fuzz]'",
+    reason="atheris is missing: pip install '.[fuzz]'",
 )
 def test_the_fuzzer_runs_and_finds_nothing_in_a_few_seconds() -> None:
     ended = subprocess.run(

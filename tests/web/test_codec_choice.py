@@ -120,8 +120,8 @@ def test_zstandard_is_refused_at_the_start_where_it_is_not_installed(
         Site(tmp_path, 1, **settings)
 
     assert str(caught.value) == (
-        "HYDRACACHE_COMPRESSION: zstandard is missing: pip install"
-        " 'hydracache_sync[zstd]'"
+        "HYDRACACHE_COMPRESSION: zstandard is missing: install"
+        " hydracache_sync with its extra 'zstd'"
     )
 
 
