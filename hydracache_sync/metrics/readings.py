@@ -30,6 +30,7 @@ from hydracache_sync.metrics.tables import (
 )
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow, OutboxStatus
+from hydracache_sync.outbox.workers import carriers
 from hydracache_sync.pool import PoolHealth, ThreadState, WorkerPool
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.worker.worker import OutboxWorker
@@ -169,7 +170,7 @@ class Readings:
         yield "database_away", (), "database" in outages
 
     def outbox(self) -> Iterator[Reading]:
-        """The gauges of the outbox, by a status of each namespace.
+        """The gauges of the outbox, by a status of each namespace and its workers.
 
         Where that fails ``outbox_up`` is 0, and its other gauges are missing.
         """
@@ -187,6 +188,17 @@ class Readings:
             if status is not None:
                 for name, _, value in OF_OUTBOX:
                     yield f"outbox_{name}", (namespace,), value(status)
+        if not answers:
+            return
+        try:
+            processes = self._outbox.workers(timeout=STATUS_TIMEOUT)
+        except OutboxError as exc:
+            # A login may have no right on their table; the rest is known all the same.
+            logger.debug("no workers: %s", exc)
+            return
+        for namespace in self._namespaces:
+            running, _ = carriers(processes, namespace)
+            yield "outbox_carried", (namespace,), bool(running)
 
     def listen(
         self,

@@ -46,6 +46,12 @@ OF_CACHES = (
         "reason",
         "stale_on_error audit_stale",
     ),
+    (
+        "cache_audits",
+        "Audits of hits.",
+        "outcome",
+        "audited audit_unsettled audit_failed",
+    ),
     ("cache_lapsed", "Entries older than max_staleness allows.", "", "lapsed"),
     (
         "cache_unreadable",

@@ -13,12 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from hydracache_sync import (
+    CacheVerifier,
     MemcachedApplier,
     MemcachedStore,
     MemoryOutbox,
     OutboxWorker,
     TaggedCache,
 )
+from hydracache_sync.cli import verify
 from hydracache_sync.metrics import Metrics
 from support import ROOT
 from support.command_lines import lines_of
@@ -63,6 +65,14 @@ def families() -> Iterator[list[Any]]:
         yield list(registry.collect())
 
 
+@pytest.fixture(scope="module")
+def exported(families: list[Any]) -> list[Any]:
+    """The same, and what ``hydracache verify`` exports."""
+    with MemcachedStore(["127.0.0.1:1"]) as store, closing(MemoryOutbox()) as outbox:
+        verifier = CacheVerifier(outbox, TaggedCache(store, "shop"))
+        return families + list(verify._Exporter(verifier, "").collect())
+
+
 def samples_of(families: list[Any]) -> set[str]:
     return {f"{each.name}{end}" for each in families for end in ENDS[each.type]}
 
@@ -98,12 +108,12 @@ def expressions() -> list[str]:
     return found + [rule["expr"] for rule in rules()]
 
 
-def test_the_table_is_what_is_exported(families: list[Any]) -> None:
+def test_the_tables_are_what_is_exported(exported: list[Any]) -> None:
     text = (DOCS / "operations" / "metrics.md").read_text("utf-8")
     rows = re.findall(r"^\| `(hydracache_\w+)` \| (\w+) \|([^|]*)\|", text, re.M)
 
     found = []
-    for each in families:
+    for each in exported:
         labels = {name for sample in each.samples for name in sample.labels} - {"le"}
         in_order = sorted(labels, key=lambda name: (name != "namespace", name))
         end = "_total" if each.type == "counter" else ""
@@ -112,14 +122,14 @@ def test_the_table_is_what_is_exported(families: list[Any]) -> None:
     assert sorted(shown) == sorted(found)
 
 
-def test_values_of_labels_are_in_the_table(families: list[Any]) -> None:
+def test_values_of_labels_are_in_the_tables(exported: list[Any]) -> None:
     text = (DOCS / "operations" / "metrics.md").read_text("utf-8")
     values = {
         value
-        for each in families
+        for each in exported
         for sample in each.samples
         for name, value in sample.labels.items()
-        if name in ("outcome", "reason", "state")
+        if name in ("outcome", "reason", "state", "verdict")
     }
 
     assert [value for value in values if f"`{value}`" not in text] == []
@@ -133,17 +143,40 @@ def test_there_are_no_more_series_than_the_page_says(families: list[Any]) -> Non
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_what_is_looked_at_is_exported(expression: str, families: list[Any]) -> None:
+def test_what_is_looked_at_is_exported(expression: str, exported: list[Any]) -> None:
     names = named_in(expression)
 
     assert names
-    assert names - FOREIGN <= samples_of(families)
+    assert names - FOREIGN <= samples_of(exported)
 
 
 @pytest.mark.parametrize("wrong", ["rate(a)", "max by (a) b", "sum(a))", "a == == 1"])
 def test_an_expression_that_prometheus_refuses_is_found(wrong: str) -> None:
     with pytest.raises(ValueError):
         named_in(wrong)
+
+
+def test_the_gone_exporter_is_an_alert() -> None:
+    [rule] = [each for each in rules() if each["alert"] == "HydraCacheAbsent"]
+
+    # Any other expression has no series then, so it cannot fire.
+    assert rule["expr"] == "absent(hydracache_outbox_up)"
+
+
+def test_only_a_drain_that_writes_no_file_is_silent() -> None:
+    [rule] = [each for each in rules() if each["alert"] == "HydraCacheDrainSilent"]
+    [watched] = re.findall(r'file=~"([^"]+)"', rule["expr"])
+    pages = DOCS / "operations"
+
+    [of_drain] = re.findall(
+        r"--metrics-file (/\S+\.prom)", (pages / "metrics.md").read_text("utf-8")
+    )
+    [of_verify] = re.findall(
+        r"--metrics (/\S+\.prom)", (pages / "operating.md").read_text("utf-8")
+    )
+
+    assert re.fullmatch(watched, of_drain)
+    assert not re.fullmatch(watched, of_verify)
 
 
 def test_each_alert_has_a_line_of_the_runbook_and_each_line_an_alert() -> None:

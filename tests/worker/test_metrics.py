@@ -29,9 +29,11 @@ from hydracache_sync import (
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.store import Failures, Write
+from hydracache_sync.errors import OutboxError
 from hydracache_sync.metrics import Metrics
 from hydracache_sync.metrics.meters import READS_FOR_ONE
 from hydracache_sync.metrics.tables import OF_CACHES, OF_WORKERS
+from hydracache_sync.worker.process_beats import ProcessBeats
 from hydracache_sync.worker.reports import WorkerDiagnostics
 from support.clock import FakeClock
 from support.processes import Child
@@ -149,15 +151,48 @@ class TestWorker:
 
         assert Told(Metrics(outbox, ["shop"]).scrape())("outbox_paused") == 1
 
+    def test_a_namespace_is_carried_while_a_process_of_it_runs(self) -> None:
+        clock = FakeClock()
+        with closing(MemoryOutbox(clock=clock)) as outbox:
+            metrics = Metrics(outbox, ["shop", "blog"])
+            worker = OutboxWorker(outbox, RecordingApplier("shop"))
+            before = Told(metrics.scrape())
+            ProcessBeats([worker], kind="worker", every=10).write()
+            running = Told(metrics.scrape())
+            clock.advance(3600)
+            late = Told(metrics.scrape())
+
+        assert before("outbox_carried") == 0
+        assert running("outbox_carried", namespace="shop") == 1
+        assert running("outbox_carried", namespace="blog") == 0
+        assert late("outbox_carried") == 0
+
+    def test_a_login_that_may_not_see_the_workers_sees_the_rest(
+        self, outbox: MemoryOutbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(**_: object) -> list[object]:
+            raise OutboxError("no right")
+
+        monkeypatch.setattr(outbox, "workers", refused)
+
+        told = Told(Metrics(outbox, ["shop"]).scrape())
+
+        assert told("outbox_up") == 1
+        assert told.has("outbox_pending")
+        assert not told.has("outbox_carried")
+
     def test_an_outbox_that_cannot_be_read_is_told_and_nothing_invented(
-        self, tmp_path: Path
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with closing(SQLiteOutbox(tmp_path / "nowhere" / "shop.db")) as outbox:
+            # Not asked: a database that is busy would let the scrape wait again.
+            monkeypatch.setattr(outbox, "workers", None)
             told = Told(Metrics(outbox, ["shop", "blog"]).scrape())
 
         assert told("outbox_up", namespace="shop") == 0
         assert told("outbox_up", namespace="blog") == 0
         assert not told.has("outbox_pending")
+        assert not told.has("outbox_carried")
 
     def test_the_lag_is_from_enqueue_to_publish(self) -> None:
         clock = FakeClock()
@@ -339,10 +374,8 @@ class TestCache:
         }
         exported = {name for *_, of in OF_CACHES + OF_WORKERS for name in of.split()}
 
-        # The sum of others; by an event, with its node; parts of an audit.
-        left_out = {"claimed", "outages"}
-        left_out |= {"audited", "audit_unsettled", "audit_failed"}
-        assert fields - exported == left_out
+        # The sum of others; by an event, with its node.
+        assert fields - exported == {"claimed", "outages"}
         assert exported <= fields
 
 
