@@ -316,7 +316,7 @@ def test_no_page_asks_for_each_of_many_namespaces(
     assert len(statements) < 100
 
 
-def test_one_row_with_its_history() -> None:
+def test_one_row_with_its_moments_and_ids() -> None:
     site = Site()
     site.outbox.enqueue(
         SHOP,
@@ -330,7 +330,14 @@ def test_one_row_with_its_history() -> None:
     held = site.of("row", id=rows[1].id)
 
     assert failed.status == held.status == 200
-    for words in ("entity user 42", "Attempts 1", "node said no", "tx:7", "rename"):
+    for words in (
+        "entity user 42",
+        "Moments and ids",
+        "Attempts 1",
+        "node said no",
+        "tx:7",
+        "rename",
+    ):
         assert words in failed.said
     assert "by host-1:42" in held.said
     # The commit's other row is beside it.
