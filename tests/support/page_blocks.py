@@ -50,7 +50,12 @@ RUN_BY: dict[str, list[str]] = {
     "docs/how_to/plain_keys.md": ["worker/test_plain_key_libraries.py"] * 5,
     "docs/how_to/restore.md": ["cli/test_cli_invalidate.py"],
     "docs/how_to/testing.md": ["testing/test_docs_testing.py"] * 9,
-    "docs/integrations/django.md": [WIRING, "web/test_django_app.py", *[WIRING] * 3],
+    "docs/integrations/django.md": [
+        WIRING,
+        "web/test_django_app.py",
+        *[WIRING] * 3,
+        "web/test_django_app.py",
+    ],
     "docs/integrations/flask.md": [WIRING],
     "docs/integrations/sqlalchemy.md": [WIRING, *[FRAGMENTS] * 3],
     "docs/integrations/wsgi.md": [WIRING, FRAGMENTS, "web/test_wsgi.py"],
