@@ -10,7 +10,8 @@ Knows nothing of which reader loads, and how many at once.
 from __future__ import annotations
 
 from functools import partial
-from time import monotonic
+from itertools import cycle
+from time import monotonic, perf_counter
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -21,6 +22,7 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
+    TypeVar,
 )
 
 from hydracache_sync.cache.bound import Bound
@@ -32,6 +34,7 @@ from hydracache_sync.cache.entry_format import soft_ms_of, token_prefix_of, toke
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.lifetime import Lifetime, Lifetimes
 from hydracache_sync.cache.load_lock import LoadLock
+from hydracache_sync.cache.meter import READS_FOR_ONE, CacheMeter
 from hydracache_sync.cache.replacing import replace
 from hydracache_sync.cache.seen_tokens import SeenTokens
 from hydracache_sync.cache.signed import InnerCodec, unreadable_of
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
     from hydracache_sync.cache.tracer import CacheTracer
 
 logger = printable_logger(__name__)
+
+T = TypeVar("T")
 
 
 class Lookup(NamedTuple):
@@ -152,6 +157,16 @@ class Entries:
             logger, f"writing the cache of namespace {namespace}"
         )
 
+        self._meters: tuple[CacheMeter, ...] = ()
+        #: Whether a read is measured, which each asks; None where nobody measures.
+        self._is_measured: Callable[[], bool] | None = None
+
+    def measure(self, meter: CacheMeter) -> None:
+        """Have ``meter``, too, told of reads and of what is stored from now on."""
+        self._meters += (meter,)
+        # In C, and so in one step for all threads. A read that is measured asks twice.
+        self._is_measured = cycle([True, *[False] * READS_FOR_ONE]).__next__
+
     def trace(self, tracer: CacheTracer) -> None:
         """Have ``tracer`` called in place of reads, fills and removals from now on."""
         # Over the methods, so that nothing is asked where nothing is traced.
@@ -170,6 +185,8 @@ class Entries:
         :return: the fields of a :class:`Lookup`, in a plain tuple: a hit needs no more
             than its value, and naming the others takes a twentieth of its time.
         """
+        if self._is_measured is not None and self._is_measured():
+            return self._measured(_size_of, Entries.find, key, tags)
         tag_set = self.tag_sets.of(tags)
         addresses = self._keyspace.of_key(key) + tag_set[0]
         bound = self._bound
@@ -197,6 +214,8 @@ class Entries:
         self, wanted: Sequence[tuple[Identity, Iterable[Identity]]]
     ) -> list[Lookup]:
         """Read several entries with all they rest on, together in one round trip."""
+        if self._is_measured is not None and self._is_measured():
+            return self._measured(_size_of_all, Entries.look_up_many, wanted)
         plans = []
         for key, tags in wanted:
             tag_set = self.tag_sets.of(tags)
@@ -433,6 +452,17 @@ class Entries:
         """Whether a load may fill under tokens that it has itself created just now."""
         return not self._policy.strict
 
+    def _measured(
+        self, size_of: Callable[[T], int], read: Callable[..., T], *args: Any
+    ) -> T:
+        """Read and have it noted; ``read`` asks once more, and is not measured."""
+        began = perf_counter()
+        found = read(self, *args)
+        seconds = perf_counter() - began
+        for meter in self._meters:
+            meter.note_read(seconds, size_of(found))
+        return found
+
     # The lock
 
     def lock_of(self, lookup: Lookup, seconds: float) -> LoadLock:
@@ -509,6 +539,10 @@ class Entries:
 
         :return: whether the store has confirmed every one of them.
         """
+        for meter in self._meters:
+            meter.note_stored(
+                sum(len(entry) for (_, refused), entry in packed if refused is None)
+            )
         writes: list[Write] = []
         refusals = 0
         for (lookup, refused), entry in packed:
@@ -554,3 +588,11 @@ class Entries:
     def _failed(self, outage: LoggedOutage, error: ApplyError) -> None:
         self.counters.errors.add()
         outage.begin(error)
+
+
+def _size_of(found: Found) -> int:
+    return len(found[2] or b"")
+
+
+def _size_of_all(lookups: Iterable[Lookup]) -> int:
+    return sum(len(lookup.entry or b"") for lookup in lookups)

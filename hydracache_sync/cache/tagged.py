@@ -49,6 +49,7 @@ from hydracache_sync.cache.loads_under_way import (
     under_way,
     withhold,
 )
+from hydracache_sync.cache.meter import CacheMeter
 from hydracache_sync.cache.pending_writes import PendingWrites
 from hydracache_sync.cache.read_memo import MemoizedReads, ReadMemo
 from hydracache_sync.cache.reservation import Reservation
@@ -680,6 +681,13 @@ class TaggedCache:
         :return: call it to end that.
         """
         return self._auditor.subscribers.add(callback)
+
+    def measure(self, meter: CacheMeter) -> None:
+        """Have ``meter``, too, told of reads and of what is stored from now on.
+
+        For :mod:`hydracache_sync.metrics`.
+        """
+        self._entries.measure(meter)
 
     def trace(self, make: Callable[[CacheStore], CacheTracer]) -> None:
         """Have a tracer called in place of reads, fills and loads from now on.

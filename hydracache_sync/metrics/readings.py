@@ -90,7 +90,7 @@ class Readings:
         self.cached = [each.namespace for each in caches]
         self._reads = [(each, ReadMeter()) for each in self.cached]
         for cache, (_, meter) in zip(caches, self._reads):
-            cache.trace(partial(_with_any_store, meter))
+            cache.measure(meter)
         inserts = {each: InsertMeter(each) for each in self._namespaces}
         for insert_meter in inserts.values():
             outbox.subscribe_inserts(insert_meter.note)
@@ -257,10 +257,6 @@ def _source(
             value = (each.replace("refused_", ""),) if label else ()
             source.series.append((each, (name, (namespace, *value))))
     return source
-
-
-def _with_any_store(meter: ReadMeter, store: object) -> ReadMeter:
-    return meter
 
 
 def _itself(meter: object) -> object:

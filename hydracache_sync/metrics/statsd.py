@@ -16,10 +16,10 @@ from collections import deque
 from typing import Callable, Deque, Iterable, Sequence
 
 from hydracache_sync.addresses import addresses_of
+from hydracache_sync.cache.meter import READS_FOR_ONE
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.durations import positive_ms
 from hydracache_sync.fork import PerProcess, ProcessLock
-from hydracache_sync.metrics.meters import READS_FOR_ONE
 from hydracache_sync.metrics.readings import Reading, Readings
 from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.outbox.base import InvalidationOutbox

@@ -28,10 +28,10 @@ from hydracache_sync import (
 )
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
 from hydracache_sync.cache.keyspace import Address
+from hydracache_sync.cache.meter import READS_FOR_ONE
 from hydracache_sync.cache.store import Failures, Write
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.metrics import Metrics
-from hydracache_sync.metrics.meters import READS_FOR_ONE
 from hydracache_sync.metrics.tables import OF_CACHES, OF_WORKERS
 from hydracache_sync.worker.process_beats import ProcessBeats
 from hydracache_sync.worker.reports import WorkerDiagnostics
@@ -356,6 +356,17 @@ class TestCache:
 
         assert told("cache_read_seconds_count", namespace="shop") == 3
         assert told("cache_read_seconds_sum") > 0
+
+    def test_all_who_measure_a_cache_are_told_of_its_reads(
+        self, outbox: MemoryOutbox
+    ) -> None:
+        cache = TaggedCache(MemoryStore(), "shop")
+        both = [Metrics(outbox, ["shop"], caches=[cache]) for _ in range(2)]
+        for _ in range(2 * READS_FOR_ONE):
+            cache.get("a")
+
+        for metrics in both:
+            assert Told(metrics.scrape())("cache_read_seconds_count") == 2
 
     def test_a_load_is_counted_however_it_comes(self) -> None:
         cache = TaggedCache(MemoryStore(), "shop")
