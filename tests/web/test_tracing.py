@@ -158,7 +158,8 @@ def test_what_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, library, None)
 
     with pytest.raises(
-        ConfigurationError, match=rf"HYDRACACHE_TRACING needs {library}.*\[{extra}\]"
+        ConfigurationError,
+        match=rf"HYDRACACHE_TRACING needs {library}.*extra '{extra}'",
     ):
         Shop(tmp_path / "shop.db", HYDRACACHE_TRACING=setting)
 
