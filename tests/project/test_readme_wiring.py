@@ -165,7 +165,7 @@ def test_plain_wsgi_as_shown(
 
 
 def test_django_as_shown(database: Path, tmp_path: Path) -> None:
-    wiring, _, objects, atomic, own = (
+    wiring, _, objects, atomic, own, _ = (
         each.body for each in blocks_of("docs/integrations/django.md")
     )
     module, view = wiring.split("# in a view, a command, a task\n")
