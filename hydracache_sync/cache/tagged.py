@@ -685,7 +685,7 @@ class TaggedCache:
     def measure(self, meter: CacheMeter) -> None:
         """Have ``meter``, too, told of reads and of what is stored from now on.
 
-        For :mod:`hydracache_sync.metrics`.
+        For :class:`hydracache_sync.metrics.Metrics`.
         """
         self._entries.measure(meter)
 
