@@ -107,7 +107,7 @@ class KnownReads:
         """Whether the load has read on one of them, or on one that it has opened.
 
         Not if one that it has opened is in a transaction: a pool may have handed it
-        out with that, as old as whoever left it there.
+        out with the transaction of an earlier user.
         """
         new = [each for each in self._known() or () if self._is_new(each)]
         if any(each.has_snapshot() for each in new):

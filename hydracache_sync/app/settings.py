@@ -268,8 +268,8 @@ ESCALATE = Setting(
 MAX_STALENESS = Setting(
     "max_staleness",
     "SECONDS",
-    "Serve nothing older than a commit of so long ago, whoever carries rows. To workers"
-    " and drains: store what such readers ask for. Default: no bound.",
+    "Serve no value older than a commit that long ago, also when no worker runs. To"
+    " workers and drains: store what such readers ask for. Default: no bound.",
     some_seconds,
 )
 KEEP_PUBLISHED = Setting(

@@ -20,7 +20,7 @@ from hydracache_sync.printable import printable_logger
 logger = printable_logger(__name__)
 
 #: Why something is left where there is no other reason.
-NOBODY = "nobody called write() before the commit"
+NOT_CALLED = "write() was not called before the commit"
 
 #: Why something is left of what was let go of before it was ended.
 NEVER_ENDED = "its response was never closed, or a thread of the app has outlived it"
@@ -137,7 +137,7 @@ def _save_what_is_left(runtime: Runtime, collected: RequestState) -> None:
 def _save_unwritten(runtime: Runtime, collected: RequestState) -> None:
     batch = collected.pop_unwritten()
     if batch is not None:
-        why = collected.why or collected.doubt or NOBODY
+        why = collected.why or collected.doubt or NOT_CALLED
         runtime.fallback.save(batch, collected.where, why, collected.promised)
 
 

@@ -56,7 +56,7 @@ KeyOf = Callable[..., Identity]
 TagsOf = Callable[..., Iterable[Identity]]
 
 
-#: Those of this process, for who verifies what they serve.
+#: The cached functions of this process, for ``hydracache verify``.
 _functions: weakref.WeakSet[CachedFunction[Any]] = weakref.WeakSet()
 
 

@@ -383,7 +383,7 @@ def test_hit_rate_and_what_was_not_stored_is_added_up(shop: Shop) -> None:
 
 def test_the_operators_page_shows_what_is_told(shop: Shop) -> None:
     page = (ROOT / "docs" / "operations" / "operating.md").read_text("utf-8")
-    text = page.partition("\n## Who carries the rows\n")[2]
+    text = page.partition("\n## Which processes apply the rows\n")[2]
     [_, expected] = commands(blocks(text)[0][1])[0]
     # The transactions count among the snapshots.
     refused = {"refused_snapshot": 38, "refused_transaction": 37}

@@ -301,7 +301,7 @@ class TestNet:
         [record] = caplog.records
         assert record.levelno == logging.WARNING
         assert "GET rename_item collected entity item 1" in record.getMessage()
-        assert "nobody called write()" in record.getMessage()
+        assert "write() was not called" in record.getMessage()
 
     def test_a_view_that_raises_after_its_own_commit_loses_nothing(
         self, shop: Shop

@@ -243,7 +243,7 @@ class TestNet:
 
         assert site.written() == ("after", ["item:1"])
         assert "GET /items collected key item:1" in caplog.text
-        assert "nobody called write()" in caplog.text
+        assert "write() was not called" in caplog.text
 
     def test_a_view_that_raises_loses_nothing_and_its_error_comes_out(
         self, site: Site
