@@ -65,7 +65,7 @@ class PoolLock:
         Another process, or another app of this one.
 
         :raises LockRefusedError: file or directory belong to another user, or are not
-            what they should be. Nobody can tell then who carries rows.
+            what they should be. Which process applies rows is not known then.
         :raises OSError: they could not be made or opened.
         """
         with _held_lock.mine():

@@ -171,14 +171,14 @@ def test_rows_are_carried_also_where_nothing_can_be_said(outbox, applier, caplog
 
     with pool_of(outbox, applier):
         outbox.enqueue(SHOP, batch_of("a"))
-        eventually(lambda: "saying who carries" in caplog.text)
+        eventually(lambda: "noting this process" in caplog.text)
         eventually(lambda: outbox.status(SHOP).pending == 0)
         outbox.enqueue(SHOP, batch_of("b"))
         eventually(lambda: outbox.status(SHOP).pending == 0)
         sql(outbox, "alter table away rename to hydracache_outbox_workers")
         eventually(lambda: told(outbox))
 
-    lines = [each for each in caplog.messages if "saying who carries" in each]
+    lines = [each for each in caplog.messages if "noting this process" in each]
     assert len([each for each in lines if "fails" in each]) == 1
     assert "hydracache_outbox_workers" in lines[0]
 
