@@ -86,7 +86,11 @@ class Maintenance:
         ]
         self._watermark_every = watermark_every
         self._processes = [
-            (group, each, LoggedOutage(logger, f"noting this process in {group.outbox!r}"))
+            (
+                group,
+                each,
+                LoggedOutage(logger, f"noting this process in {group.outbox!r}"),
+            )
             for group, each in zip(groups, processes)
         ]
         self._beat_every = beat_every
