@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +20,10 @@ from hydracache_sync.errors import ConfigurationError
 #: First words of statements without tables that sqlglot does not take apart.
 _NO_TABLES = ("SAVEPOINT", "RELEASE")
 
-SECTIONS = ("tables", "static", "accepted")
+SECTIONS = ("tables", "static", "accepted", "unreadable")
+
+#: A parameter of PyMySQL's or Django's, and a percent sign that is none.
+_PARAMETER = re.compile(r"%\(\w+\)s|%s|%%")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class MissingTags:
 
     :ivar statements: different ones that were read.
     :ivar missing: tables without a tag, each once for its loader.
-    :ivar unreadable: loader and statement, of what sqlglot could not read.
+    :ivar unreadable: loader and statement, of what sqlglot could not read and the
+        baseline does not accept.
     :ivar unseen: keys whose load ran no statement that was recorded, and no other load.
     """
 
@@ -67,8 +72,8 @@ class Baseline:
 
     :param path: of an INI file: ``[tables]`` has ``table = pattern, pattern``, patterns
         of tags as a shell has them; ``[static]`` a table a line that never changes;
-        ``[accepted]`` ``loader = table, table``. Tables by name, without a schema, in
-        any case.
+        ``[accepted]`` ``loader = table, table``; ``[unreadable]`` a loader a line,
+        whose SQL need not be read. Tables by name, without a schema, in any case.
     :raises ConfigurationError: the file cannot be read, or has another section.
     """
 
@@ -87,7 +92,7 @@ class Baseline:
             raise ConfigurationError(
                 f"baseline {str(path)!r} has {unknown}: allowed are {list(SECTIONS)}"
             )
-        tables, static, accepted = (
+        tables, static, accepted, unreadable = (
             dict(parser[name]) if parser.has_section(name) else {} for name in SECTIONS
         )
         self._patterns = {name.lower(): _several(tables[name]) for name in tables}
@@ -96,6 +101,11 @@ class Baseline:
             loader: {table.lower() for table in _several(accepted[loader])}
             for loader in accepted
         }
+        self._unreadable = set(unreadable)
+
+    def may_be_unread(self, loader: str) -> bool:
+        """Whether SQL of ``loader`` that cannot be read is accepted."""
+        return loader in self._unreadable
 
     def knows(self, table: str) -> bool:
         return table in self._patterns
@@ -132,7 +142,7 @@ def find_missing_tags(recorded: str | Path, baseline: str | Path) -> MissingTags
         if statement not in tables:
             tables[statement] = tables_of(*statement)
         found = tables[statement]
-        if found is None:
+        if found is None and not known.may_be_unread(loader):
             unreadable[loader, sql] = None
         for table in sorted(found or ()):
             if not known.covers(loader, table, tags):
@@ -170,6 +180,18 @@ def tables_of(sql: str, dialect: str) -> set[str] | None:
 
     :raises ConfigurationError: sqlglot is not installed.
     """
+    found = _read(sql, dialect)
+    if found is None and "%" in sql:
+        # As it goes to a driver that puts the values in itself.
+        found = _read(_PARAMETER.sub(_as_standard, sql), dialect)
+    return found
+
+
+def _as_standard(found: re.Match[str]) -> str:
+    return "%" if found.group() == "%%" else "?"
+
+
+def _read(sql: str, dialect: str) -> set[str] | None:
     try:
         import sqlglot
         from sqlglot import exp

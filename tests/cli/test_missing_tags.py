@@ -175,6 +175,9 @@ class TestSQL:
             ("savepoint a", set()),
             ("begin", set()),
             ("select 1; select * from users", {"users"}),
+            ("select 5 %% 2 from users where id in (%s, %s)", {"users"}),
+            ("select * from users where id = %(id)s limit %(limit)s", {"users"}),
+            ("select name % 2 from users where name like '%s %%'", {"users"}),
         ],
     )
     def test_tables_are_read(self, sql: str, tables: set[str] | None) -> None:
@@ -195,6 +198,11 @@ class TestSQL:
 
         assert shown.exit_code == 1
         assert f"shop.home ran what cannot be read: {sql}" in shown.output
+
+        shop.baseline.write_text(BASELINE + "\n[unreadable]\nshop.list\n")
+        assert shop.run().exit_code == 1
+        shop.baseline.write_text(BASELINE + "\n[unreadable]\nshop.home\n")
+        assert shop.run().exit_code == 0
 
 
 class TestBadInput:

@@ -28,9 +28,12 @@ from hydracache_sync import (
     MemoryStore,
     NotInTransactionError,
     SQLiteOutbox,
+    TaggedCache,
     entity_key,
     entity_tag,
 )
+from hydracache_sync.missing_tags import find_missing_tags
+from hydracache_sync.statement_recorder import StatementRecorder
 
 #: Django is configured once in a process; the file is made again for each test.
 FILE = Path(tempfile.mkdtemp(prefix="hydracache-django-")) / "site.db"
@@ -828,3 +831,26 @@ class TestAMemo:
 
         assert found == ["old", "old", "new"]
         memoized.outbox.close()
+
+
+def test_what_django_sends_is_read_by_the_finder_of_missing_tags(
+    tmp_path: Path,
+) -> None:
+    recorded, baseline = tmp_path / "loads.jsonl", tmp_path / "tags.ini"
+    baseline.write_text("[tables]\nitem = item:*\n")
+
+    def noted(execute: Any, sql: str, *rest: Any) -> Any:
+        recorder.note(sql, "sqlite")
+        return execute(sql, *rest)
+
+    def load() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("select name from item where name = %s", ["before"])
+            return str(cursor.fetchone()[0])
+
+    with StatementRecorder(recorded) as recorder, connection.execute_wrapper(noted):
+        TaggedCache(MemoryStore(), "shop").get_or_load("page", load, tags=["user:1"])
+    found = find_missing_tags(recorded, baseline)
+
+    assert [each.table for each in found.missing] == ["item"]
+    assert found.unreadable == ()
