@@ -220,6 +220,10 @@ class InvalidationIntentBatch:
         self._intents.append(InvalidationIntent.flush())
         return self
 
+    def from_index(self, index: int) -> list[InvalidationIntent]:
+        """Intents from ``index`` on, without a copy of those before."""
+        return self._intents[index:]
+
     def distinct(self) -> list[InvalidationIntent]:
         """Intents without repetitions, in order of first appearance."""
         return list(dict.fromkeys(self._intents))

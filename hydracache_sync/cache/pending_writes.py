@@ -73,7 +73,7 @@ class _OpenBatch:
 
     def affects(self, key: str, tags: Sequence[str]) -> bool:
         if len(self._batch) > self._known:
-            added = self._batch.intents[self._known :]
+            added = self._batch.from_index(self._known)
             self._targets.add(added)
             self._known += len(added)
         return self._targets.affect(key, tags)
@@ -81,7 +81,7 @@ class _OpenBatch:
     def addresses(self, keyspace: Keyspace) -> Set[Address]:
         # By themselves: an address is a digest, and most blocks store nothing.
         if len(self._batch) > self._placed:
-            added = self._batch.intents[self._placed :]
+            added = self._batch.from_index(self._placed)
             for intent in added:
                 address = keyspace.target(*intent.to_cache_invalidation())
                 self._addresses.add(address)

@@ -589,8 +589,12 @@ def test_many_intents_are_looked_through_once_and_not_at_each_read(
         looked_at[intent] += 1
         return really(intent)
 
+    def copied(batch: InvalidationIntentBatch) -> Any:
+        raise AssertionError("a read has copied the whole batch")
+
     monkeypatch.setattr(InvalidationIntent, "to_cache_invalidation", counted)
     batch = InvalidationIntentBatch()
+    monkeypatch.setattr(InvalidationIntentBatch, "intents", property(copied))
     with cache.writing(batch):
         for number in range(100):
             batch.invalidate_entity("item", str(number))
