@@ -153,6 +153,32 @@ class World:
     @contextlib.contextmanager
     def worker(self, **changed: str) -> Iterator[subprocess.Popen[bytes]]:
         """A ``hydracache worker``, which is killed in the end."""
+        process = subprocess.Popen(self.command("worker", **changed))
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    @contextlib.contextmanager
+    def cron(self) -> Iterator[None]:
+        """One ``hydracache drain`` after the other."""
+        ended = threading.Event()
+
+        def drain() -> None:
+            while not ended.wait(0.2):
+                # Its exit code is of the rows that a killed worker has claimed.
+                subprocess.run(self.command("drain"))
+
+        thread = threading.Thread(target=drain)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def command(self, name: str, **changed: str) -> list[str]:
         given = {
             "outbox": f"sqlite:///{self.path}",
             "namespace": NAMESPACE,
@@ -161,14 +187,7 @@ class World:
             **changed,
         }
         options = [f"--{name}={value}" for name, value in given.items()]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hydracache_sync", "worker", "--quiet", *options]
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+        return [sys.executable, "-m", "hydracache_sync", name, "--quiet", *options]
 
     def until(self, what: str, happened: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -203,6 +222,13 @@ def frozen(world: World) -> None:
         world.until_served()
         process.send_signal(signal.SIGSTOP)
         world.until_old()
+
+
+def cron_dies(world: World) -> None:
+    with world.cron():
+        time.sleep(BOUND + SKEW)  # what the worker before them has said is too old
+        world.until_served()
+    world.until_old()
 
 
 def wrong_namespace(world: World) -> None:
@@ -243,7 +269,16 @@ def empty_node(world: World) -> None:
     world.until_old()
 
 
-SCENES = (killed, frozen, wrong_namespace, old_ring, paused, dead_letters, empty_node)
+SCENES = (
+    killed,
+    frozen,
+    cron_dies,
+    wrong_namespace,
+    old_ring,
+    paused,
+    dead_letters,
+    empty_node,
+)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).with_name("bounded.py")
 
 @pytest.mark.timeout(600)
 def test_no_read_with_a_bound_is_older_than_it() -> None:
-    scenes = ("killed", "wrong_namespace", "dead_letters", "empty_node")
+    scenes = ("cron_dies", "wrong_namespace", "dead_letters", "empty_node")
     ended = subprocess.run(
         [sys.executable, str(PROGRAM), "--seed", "7", "--scenes", *scenes],
         capture_output=True,
