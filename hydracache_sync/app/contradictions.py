@@ -6,7 +6,7 @@ Named as the caller's user knows them: by option or by variable. Makes nothing.
 from __future__ import annotations
 
 import math
-from typing import Callable, Container, Iterator, Sequence
+from typing import Callable, Container, Iterator, Mapping, Sequence
 
 from hydracache_sync.app import app_settings, build, settings
 from hydracache_sync.app.memcached_tls import tls_contradictions
@@ -175,13 +175,28 @@ def bound_contradictions(
 
     :param values: those of an app.
     """
-    bound = values[settings.MAX_STALENESS]
-    parts = {
-        "1 between two watermarks": WATERMARK_EVERY,
-        name(app_settings.CLOCK_SKEW): values[app_settings.CLOCK_SKEW],
-    }
+    parts = {name(app_settings.CLOCK_SKEW): values[app_settings.CLOCK_SKEW]}
     if values[app_settings.POOL] != "none":
         parts[name(settings.POLL_INTERVAL)] = values[settings.POLL_INTERVAL]
+    yield from _without_room(values, name, parts)
+
+
+def pool_bound_contradictions(
+    values: SettingValues, name: Callable[[Setting], str]
+) -> Iterator[str]:
+    """As :func:`bound_contradictions`, of a pool in a process of its own.
+
+    :param values: MAX_STALENESS and POLL_INTERVAL.
+    """
+    parts = {name(settings.POLL_INTERVAL): values[settings.POLL_INTERVAL]}
+    yield from _without_room(values, name, parts)
+
+
+def _without_room(
+    values: SettingValues, name: Callable[[Setting], str], parts: Mapping[str, float]
+) -> Iterator[str]:
+    bound = values[settings.MAX_STALENESS]
+    parts = {"1 between two watermarks": WATERMARK_EVERY, **parts}
     if bound is not None and bound <= sum(parts.values()):
         yield (
             f"{name(settings.MAX_STALENESS)} {bound:g} must be above"

@@ -11,7 +11,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import click
 
-from hydracache_sync.app import build, settings
+from hydracache_sync.app import build, contradictions, settings
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.http_pages import Answer, health_page, serve
@@ -70,6 +70,11 @@ def worker(
     Under systemd it says when it is ready and pings the watchdog as long as no thread
     is stuck; see examples/systemd.
     """
+    bound = {settings.MAX_STALENESS: ctx.params[settings.MAX_STALENESS.name]}
+    for problem in contradictions.pool_bound_contradictions(
+        {**values, **bound}, lambda setting: setting.option
+    ):
+        raise click.UsageError(problem)
     manager = ServiceManager(os.environ)
     pool = build.pool(values, workers, threads=values[settings.THREADS], kind="worker")
     _serve_pages(values, outbox, workers, pool)

@@ -25,6 +25,7 @@ from support.commands import (
     PATIENCE,
     Shop,
     ended,
+    run,
     start,
     wait_for_signal_state,
     wait_until_it_handles_signals,
@@ -79,6 +80,19 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("bound, poll", [("5", "4"), ("1.02", "0.02")])
+def test_a_bound_below_the_time_between_two_polls_is_refused(
+    shop: Shop, bound: str, poll: str
+) -> None:
+    """A row may wait so long, and readers with the bound load meanwhile."""
+    options = {"max_staleness": bound, "poll_interval": poll}
+
+    refused = run("worker", **{**shop.settings, **options})
+
+    assert refused.code == ExitCode.USAGE
+    assert f"--max-staleness {bound} must be above" in refused.err
 
 
 def test_rows_are_published_as_they_are_committed(shop: Shop) -> None:
