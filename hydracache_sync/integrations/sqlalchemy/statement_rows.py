@@ -73,7 +73,7 @@ def _compared(context: Any, columns: Sequence[Any]) -> list[str] | None:
     if context.isupdate and changes(context, columns):
         return None
     names = {}
-    for each in _conjuncts(getattr(context.compiled.statement, "_where_criteria", ())):
+    for each in conjuncts(getattr(context.compiled.statement, "_where_criteria", ())):
         if not isinstance(each, BinaryExpression) or each.operator is not operators.eq:
             continue
         table = getattr(each.left, "table", None)
@@ -84,10 +84,11 @@ def _compared(context: Any, columns: Sequence[Any]) -> list[str] | None:
     return None if None in found else [name for name in found if name is not None]
 
 
-def _conjuncts(criteria: Sequence[Any]) -> Iterator[Any]:
+def conjuncts(criteria: Sequence[Any]) -> Iterator[Any]:
+    """The conditions that all have to hold, one by one."""
     for each in criteria:
         if isinstance(each, BooleanClauseList) and each.operator is operators.and_:
-            yield from _conjuncts(each.clauses)
+            yield from conjuncts(each.clauses)
         else:
             yield each
 

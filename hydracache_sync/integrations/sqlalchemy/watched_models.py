@@ -7,12 +7,13 @@ import sys
 import weakref
 from typing import Any, Callable, NamedTuple
 
-from sqlalchemy import Table, event, inspect
+from sqlalchemy import ForeignKeyConstraint, Table, event, inspect
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import object_session
 
 from hydracache_sync.integrations.sql_kind import hides_its_tables
 from hydracache_sync.integrations.sqlalchemy import flushes
+from hydracache_sync.integrations.sqlalchemy.cascades import Cascades
 from hydracache_sync.integrations.sqlalchemy.links import (
     Link,
     links_to,
@@ -53,6 +54,7 @@ class WatchedModels:
         self._models: list[tuple[type, ModelIntents]] = []
         self._tables: dict[str, _Table] = {}
         self._links_to: dict[ModelIntents, list[tuple[set[str], Link]]] = {}
+        self._cascades: Cascades | None = None
         self._generation = -1
         #: Classes of linking objects that are listened to.
         self._children: set[tuple[Any, Any]] = set()
@@ -176,40 +178,86 @@ class WatchedModels:
         head = statement.partition(" SET ")[0] if context.isupdate else ""
         if "," in head:
             found += self._of_text(head)  # MySQL changes several tables at once
+        for reached in self._known_cascades().of_statement(
+            context, table, self._mappers_of(sender)
+        ):
+            found += self._of_all(reached.table, reached)
         return found
 
     def _of_text(self, statement: str) -> list[InvalidationIntent]:
         """What a text invalidates: all of each table whose name is in it."""
         found = []
         for table in self._named_in(statement):
-            models, links = self._table(table)
-            for _, intents in models:
-                found += intents.of_table
-                found += [] if intents.kind is None else [intents.kind]
-            for link in links:
+            found += self._of_all(table)
+            for reached in self._known_cascades().of_text(statement, table):
+                found += self._of_all(reached.table, reached)
+        return found
+
+    def _of_all(
+        self, table: Table, reached: ForeignKeyConstraint | None = None
+    ) -> list[InvalidationIntent]:
+        """What the change of any rows of a table invalidates.
+
+        :param reached: they change with the rows that this foreign key refers to, which
+            are not told of again.
+        """
+        models, links = self._table(table)
+        found = []
+        for link in links:
+            if reached is None or set(link.columns or ()) != set(reached.columns):
                 found += link.of_kind()
+        for _, intents in models:
+            found += intents.of_table
+            found += [] if intents.kind is None else [intents.kind]
         return found
 
     def _named_in(self, statement: str) -> list[Table]:
-        """The tables of watched models, and of links to them, that a text names."""
+        """The tables whose change invalidates something, and that a text names."""
+        cascades = self._known_cascades()
+        return [
+            table
+            for table in self._all_tables()
+            if (any(self._table(table)) or cascades.begin_at(table))
+            and _names(statement, table)
+        ]
+
+    def _all_tables(self) -> list[Table]:
+        """Those of watched models, and those that are known beside them."""
         metadatas = {
             table.metadata
             for model, _ in self._models
             for table in _tables_of(model)
             if isinstance(table, Table)
         }
+        return [each for known in metadatas for each in known.tables.values()]
+
+    def _known_cascades(self) -> Cascades:
+        self._forget_old()
+        if self._cascades is None:
+            self._cascades = Cascades(self._all_tables(), _is_among)
+        return self._cascades
+
+    def _mappers_of(self, compiled_cache: Any) -> list[Any]:
+        """The mappers whose objects a statement that was compiled into it changes."""
+        if compiled_cache is None:
+            return []
+        registries: set[Any] = {inspect(model).registry for model, _ in self._models}
         return [
-            table
-            for metadata in metadatas
-            for table in metadata.tables.values()
-            if any(self._table(table)) and _names(statement, table)
+            each
+            for known in registries
+            for each in known.mappers
+            if _is_mappers(compiled_cache, each)
         ]
 
-    def _table(self, table: Any) -> _Table:
+    def _forget_old(self) -> None:
+        """Forget what was found before mappers were configured again."""
         generation = flushes.generation()
         if generation != self._generation:
-            self._tables, self._links_to = {}, {}
+            self._tables, self._links_to, self._cascades = {}, {}, None
             self._generation = generation
+
+    def _table(self, table: Any) -> _Table:
+        self._forget_old()
         known = self._tables.get(table.key)
         if known is None:
             known = self._tables[table.key] = _Table(
@@ -232,11 +280,21 @@ class WatchedModels:
 
     def warn_of_unseen(self, statement: str, context: Any) -> None:
         """Say that a statement changes a watched model where no attach follows it."""
+        cascades = self._known_cascades()
         table = _changed_table(context)
-        tables = self._named_in(statement) if table is None else [table]
-        if any(any(self._table(each)) for each in tables):
+        if table is not None:
+            tables = [table]
+            reached = cascades.of_statement(context, table, ())
+        else:
+            tables = self._named_in(statement)
+            reached = [
+                key for each in tables for key in cascades.of_text(statement, each)
+            ]
+        tables = [*tables, *(key.table for key in reached)]
+        known = [each for each in tables if any(self._table(each))]
+        if known:
             self._say_unseen(
-                f"changes table {tables[0].key} of a watched model on a connection that"
+                f"changes table {known[0].key} of a watched model on a connection that"
                 " is not attached: nothing is invalidated",
                 "Make the session by what attach() was given, or attach the engine too",
             )
