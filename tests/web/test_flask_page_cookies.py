@@ -119,14 +119,13 @@ def test_a_request_with_a_login_is_not_answered_with_the_page_of_those_without(
     assert shown == [f"{each}" for each in logins] * 2
 
 
-def test_a_view_that_reads_other_headers_is_cached(shop: Shop) -> None:
+def test_a_view_that_reads_what_is_judged_otherwise_is_cached(shop: Shop) -> None:
     calls: list[str] = []
 
     def view() -> str:
         calls.append(request.host)
-        request.headers.get("X-Other")
-        request.accept_languages.best_match(["en"])
-        request.environ["seen"] = request.user_agent.string
+        request.headers.get("If-None-Match")
+        request.environ["seen"] = request.if_modified_since
         request.environ.get("REMOTE_USER")
         return f"{request.authorization} {request.full_path} {request.remote_addr}"
 
@@ -135,6 +134,83 @@ def test_a_view_that_reads_other_headers_is_cached(shop: Shop) -> None:
         get_as(shop, user)
 
     assert len(calls) == 1
+
+
+#: Each returns what the request says in a header, and the header's name.
+HEADERS: dict[str, tuple[Callable[[], object], str]] = {
+    "accept_languages": (lambda: request.accept_languages, "Accept-Language"),
+    "accept_mimetypes": (lambda: request.accept_mimetypes, "Accept"),
+    "user_agent": (lambda: request.user_agent.string, "User-Agent"),
+    "access_route": (lambda: request.access_route, "X-Forwarded-For"),
+    "headers.get": (lambda: request.headers.get("HX-Request"), "Hx-Request"),
+    "in headers": (lambda: "X-User" in request.headers, "X-User"),
+    "environ": (lambda: request.environ.get("HTTP_REMOTE_USER"), "Remote-User"),
+}
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("read, header", HEADERS.values(), ids=list(HEADERS))
+def test_what_a_view_makes_of_a_header_is_shown_to_no_other_request(
+    shop: Shop,
+    read: Callable[[], object],
+    header: str,
+    early: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if early:
+        # The request keeps what it has parsed.
+        shop.app.before_request(lambda: read() and None)
+    add(shop, lambda: f"{read()}")
+
+    with caplog.at_level(logging.INFO, logger="hydracache_sync"):
+        shown = [
+            get_as(shop, None, **({header: value} if value else {}))
+            for value in ["de", "en", None] * 2
+        ]
+
+    assert shown[:3] == shown[3:]
+    assert shown[0] != shown[2]
+    assert caplog.text.count(f"has read the header {header}; name it in vary=") == 1
+
+
+def test_a_language_that_was_chosen_before_the_view_keeps_pages_apart(
+    shop: Shop,
+) -> None:
+    @shop.app.before_request
+    def choose() -> None:
+        g.language = request.accept_languages.best_match(["de", "en"], "en")
+
+    calls: list[str] = []
+
+    def view() -> str:
+        calls.append(g.language)
+        return f"{g.language}"
+
+    add(shop, view)
+    add(shop, view, "/named", vary=["Accept-Language"])
+
+    for language in ["de", "en", "fr", "de"]:
+        shown = language if language != "fr" else "en"
+        for path in ("/", "/named"):
+            assert get_as(shop, None, path, **{"Accept-Language": language}) == shown
+    assert [get_as(shop, None) for _ in range(2)] == ["en"] * 2
+    # Each time, once for each header that was named, and once for those without one.
+    assert len(calls) == 4 + 3 + 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"vary": ["X-Theme"]}, {"key": lambda **_: "all"}], ids=["vary", "key"]
+)
+def test_a_header_that_is_named_is_no_matter(
+    shop: Shop, options: dict[str, Any]
+) -> None:
+    calls: list[object] = []
+    add(shop, lambda: f"{calls.append(request.headers.get('X-Theme'))}", **options)
+
+    for _ in range(3):
+        get_as(shop, None, **{"X-Theme": "dark"})
+
+    assert calls == ["dark"]
 
 
 @pytest.mark.parametrize(

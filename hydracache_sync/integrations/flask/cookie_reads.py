@@ -1,4 +1,4 @@
-"""Whether a request's cookies were read, by whatever way leads to them.
+"""Whether a request's cookies and other headers were read, by whatever way.
 
 ``request.cookies``, ``request.headers`` and ``request.environ`` all read the WSGI
 environment. While a request is watched, that is a dict that notes such reads.
@@ -13,21 +13,32 @@ from flask import Flask, request
 from werkzeug.datastructures import EnvironHeaders
 
 _COOKIE = "HTTP_COOKIE"
+_HEADER = "HTTP_"
+
+#: What a request parses once and keeps. What was parsed before the watch is forgotten,
+#: or another look at it would not be seen. Cookies Flask has parsed for its session.
+_PARSED = (
+    *("cookies", "user_agent", "access_route", "accept_mimetypes"),
+    *("accept_charsets", "accept_encodings", "accept_languages"),
+)
 
 
 class WatchedEnviron(Dict[str, Any]):
-    """A copy of a WSGI environment that notes when its cookies are read.
+    """A copy of a WSGI environment that notes which headers are read.
 
     What is changed in it is changed in the original, too. Of one request's thread.
 
     :ivar original: what the server has made.
     :ivar is_read: whether the cookies were read since it was last set to False.
+    :ivar headers: names, as WSGI has them, of the headers that were read since it was
+        last made empty, whether the request has them or not.
     """
 
     def __init__(self, original: dict[str, Any]) -> None:
         super().__init__(original)
         self.original = original
         self.is_read = False
+        self.headers: set[str] = set()
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         changes = dict(*args, **kwargs)
@@ -40,13 +51,15 @@ class WatchedEnviron(Dict[str, Any]):
 
 
 def _of_one_key(name: str, *, changes: bool) -> Any:
-    """Return a method of dict that notes the cookies' key, and may change both."""
+    """Return a method of dict that notes the key of a header, and may change both."""
     method = getattr(dict, name)
 
     @functools.wraps(method)
     def run(self: WatchedEnviron, key: Any, *args: Any) -> Any:
-        if key == _COOKIE:
-            self.is_read = True
+        if isinstance(key, str) and key.startswith(_HEADER):
+            self.headers.add(key)
+            if key == _COOKIE:
+                self.is_read = True
         if changes:
             method(self.original, key, *args)
         return method(self, key, *args)
@@ -87,9 +100,8 @@ def watched_environ() -> WatchedEnviron:
         environ = served.environ = WatchedEnviron(environ)
         if isinstance(served.headers, EnvironHeaders):
             served.headers.environ = environ
-    # Parsed once and kept: those that Flask has, for its session, are forgotten, or
-    # another look at them would not be seen.
-    vars(served).pop("cookies", None)
+    for name in _PARSED:
+        vars(served).pop(name, None)
     return environ
 
 

@@ -48,6 +48,16 @@ STATUSES = (200, 203, 301, 404, 410)
 #: Bytes of a query string at most; requests with a longer one are not cached.
 MAX_QUERY = 1000
 
+#: Headers that a view may read without a word: in the key, or judged by themselves, or
+#: of no effect on a whole page.
+_JUDGED = frozenset(
+    ("host", "cookie", "authorization", "range", "if-range", "if-match")
+    + ("if-none-match", "if-modified-since", "if-unmodified-since")
+)
+
+#: One that chooses the page, also where it was read before the view.
+_LANGUAGE = "HTTP_ACCEPT_LANGUAGE"
+
 #: In place of a page that is not to be stored.
 _NOT_KEPT = b""
 
@@ -70,9 +80,10 @@ def cached_page(
     header or a ``REMOTE_USER``, and those of which the session was read. Nor is a
     response stored that sets a cookie, is streamed, has another status, has ``private``
     or ``no-store`` in its ``Cache-Control``, or names a header in ``Vary`` that is not
-    in ``vary``; nor one whose view has read a cookie. Where a cookie was read before
-    the view, requests that have cookies are treated as those with a session. All else
-    that the view depends on is the caller's to name. A page has an ``ETag``, and is not
+    in ``vary``; nor one whose view has read a cookie or another header that is not in
+    ``vary``. Where a cookie, or ``Accept-Language``, was read before the view, requests
+    that have it are treated as those with a session. All else that the view depends on
+    is the caller's to name. A page has an ``ETag``, and is not
     sent to a browser that has it.
 
     :param tags: what the page shows, or a function that makes them from the view's
@@ -169,10 +180,18 @@ class _CachedPage:
             )
         environ = request.environ
         of_user = isinstance(environ, WatchedEnviron) and environ.is_read
+        by_language = isinstance(environ, WatchedEnviron) and (
+            _LANGUAGE in environ.headers
+        )
         # Before anything is judged: it may read the session, which Flask then notes;
         # and cookies, of which a page that calls this one then depends, too.
         key = self._key_of(args, kwargs)
-        if self._is_too_long() or not self._has_name() or not self._is_for_all(of_user):
+        if (
+            self._is_too_long()
+            or not self._has_name()
+            or not self._is_for_all(of_user)
+            or (by_language and not self._is_for_all_languages())
+        ):
             return current_app.make_response(self._view(*args, **kwargs))
         made: list[tuple[bytes, Response]] = []
 
@@ -243,6 +262,15 @@ class _CachedPage:
         # A view that found none has made the page of requests without it.
         return "authorization" in self._known or "HTTP_AUTHORIZATION" not in environ
 
+    def _is_for_all_languages(self) -> bool:
+        """Whether the key says, or the request has not, what was read before."""
+        if self._key is not None or "accept-language" in self._known:
+            return True
+        if _LANGUAGE not in unwatched_environ():
+            return True
+        self._tell_of_header("what ran before it has read", "Accept-Language")
+        return False
+
     def _has_name(self) -> bool:
         """Whether no other page has the same key; one of another URL may call both."""
         if is_told_apart(self, self._name):
@@ -265,6 +293,13 @@ class _CachedPage:
             self._is_told = True
             logger.info("page %s is not cached: %s; %s", self._name, why, remedy)
 
+    def _tell_of_header(self, why: str, name: str) -> None:
+        self._tell(
+            f"{why} the header {name}",
+            "name it in vary=, or, where the page does not depend on it, give"
+            ' key=lambda **_: "all"',
+        )
+
     # What is answered
 
     def _load(
@@ -273,6 +308,7 @@ class _CachedPage:
         """Call the view, and return its response and what is kept of it."""
         environ = watched_environ()
         earlier, environ.is_read = environ.is_read, False
+        headers, environ.headers = environ.headers, set()
         try:
             response = current_app.make_response(self._view(*args, **kwargs))
             if not self._may_be_kept(response, environ):
@@ -283,6 +319,7 @@ class _CachedPage:
         finally:
             # Or a page that calls this one would not be seen to have read them.
             environ.is_read |= earlier
+            environ.headers |= headers
 
     def _may_be_kept(self, response: Response, environ: WatchedEnviron) -> bool:
         if response.status_code not in self._statuses:
@@ -297,6 +334,11 @@ class _CachedPage:
         if self._key is None and "cookie" not in self._known and environ.is_read:
             self._tell("its view has read a cookie, or iterated over all headers")
             return False
+        for name in sorted(environ.headers if self._key is None else ()):
+            header = name.partition("_")[2].replace("_", "-").title()
+            if header.lower() not in _JUDGED and header.lower() not in self._known:
+                self._tell_of_header("its view has read", header)
+                return False
         return self._is_for_all()
 
 
