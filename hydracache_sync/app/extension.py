@@ -14,6 +14,7 @@ import time
 from typing import (
     Any,
     Callable,
+    ContextManager,
     Iterable,
     Iterator,
     Mapping,
@@ -89,6 +90,10 @@ class Extension(abc.ABC):
 
         :raises TypeError, ValueError: as :meth:`invalidate`.
         """
+
+    #: In a block: notes what it reads of the request that is served; None where the
+    #: framework has no request that a function finds by itself.
+    noted_reads: Callable[[], ContextManager[Sequence[str]]] | None = None
 
     # Parts
 
@@ -525,6 +530,7 @@ class Extension(abc.ABC):
                 soft_ttl=soft_ttl,
                 inherit_tags=inherit_tags,
                 invalidate=self.invalidate,
+                noted_reads=self.noted_reads,
             )
 
         return decorate

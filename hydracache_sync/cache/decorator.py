@@ -10,16 +10,28 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from typing import Any, Callable, Generic, Iterable, Protocol, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Generic,
+    Iterable,
+    Protocol,
+    Sequence,
+    TypeVar,
+)
 
 from hydracache_sync.cache.call_keys import default_key
 from hydracache_sync.cache.inherited_tags import InheritedTags
 from hydracache_sync.cache.lifetime import check_lifetime
 from hydracache_sync.cache.own_keys import own_key
 from hydracache_sync.cache.tag_sets import several
-from hydracache_sync.cache.unstorable import value_of
+from hydracache_sync.cache.unstorable import NotToBeStored, value_of
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.keys import Identity, identity_texts
+from hydracache_sync.printable import printable_logger
+
+logger = printable_logger(__name__)
 
 T = TypeVar("T")
 
@@ -86,6 +98,7 @@ class CachedFunction(Generic[T]):
         soft_ttl: float | None,
         inherit_tags: bool,
         invalidate: Callable[[InvalidationIntent], None] | None = None,
+        noted_reads: Callable[[], ContextManager[Sequence[str]]] | None = None,
     ) -> None:
         if isinstance(function, (staticmethod, classmethod)):
             raise TypeError(
@@ -120,6 +133,9 @@ class CachedFunction(Generic[T]):
             getattr(function, "__qualname__", repr(function)), inherits=inherit_tags
         )
         self._invalidate = invalidate
+        # A key of the caller's may have what the function reads.
+        self._noted_reads = noted_reads if key is None else None
+        self._reads_said = False
         self._cache = cache
         self.uncached = function
         _functions.add(self)
@@ -210,9 +226,27 @@ class CachedFunction(Generic[T]):
         return self._inherited.read(
             self._key(*args, **kwargs),
             self._own_tags(args, kwargs),
-            lambda: self.uncached(*args, **kwargs),
+            lambda: self._loaded(args, kwargs),
             read,
         )
+
+    def _loaded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        if self._noted_reads is None:
+            return self.uncached(*args, **kwargs)
+        with self._noted_reads() as reads:
+            value = self.uncached(*args, **kwargs)
+        if not reads:
+            return value
+        if not self._reads_said:
+            self._reads_said = True
+            logger.warning(
+                "%s is not stored: it has read %s of the request, which its key has"
+                " not, so that other requests would be given its result. Give what it"
+                " needs as an argument, or a key= of your own",
+                self._inherited.name,
+                ", ".join(reads),
+            )
+        raise NotToBeStored(value)
 
     def __repr__(self) -> str:
         return f"<cached {self.uncached!r}>"

@@ -71,10 +71,11 @@ class InheritedTags:
 
     :param name: of the function, for log lines and errors.
     :param inherits: whether it takes tags over; its own are handed on in any case.
+    :ivar name: as given.
     """
 
     def __init__(self, name: str, *, inherits: bool) -> None:
-        self._name = name
+        self.name = name
         self._inherits = inherits
         self._known: dict[str, frozenset[str]] = {}
         self._remembered = 0
@@ -102,11 +103,11 @@ class InheritedTags:
         outer = _under_way()
         if outer is not None and outer.is_in(self, key):
             raise RecursionError(
-                f"the load of {key!r} calls {self._name} with the same arguments: it"
+                f"the load of {key!r} calls {self.name} with the same arguments: it"
                 " needs the value that it is about to make"
             )
         if outer is not None:
-            self._shown_by = outer.of._name
+            self._shown_by = outer.of.name
         known = self._known.get(key, _NONE)
         asked = tags + tuple(sorted(known)) if known else tags
         shown: Collection[str] = asked
@@ -151,7 +152,7 @@ class InheritedTags:
             self._say(
                 "%s shows what has other tags than its own, so that its first load in"
                 " each process is not stored: give its tags= those, too",
-                self._name,
+                self.name,
             )
         if self._remembered > MAX_REMEMBERED:
             self._known = {}
@@ -173,7 +174,7 @@ class InheritedTags:
             logger.warning(
                 "%s is invalidated by its key, which does not end the values of %s that"
                 " show it: invalidate these as well, or a tag that both have",
-                self._name,
+                self.name,
                 self._shown_by,
             )
 

@@ -125,6 +125,7 @@ def test_a_view_that_reads_what_is_judged_otherwise_is_cached(shop: Shop) -> Non
     def view() -> str:
         calls.append(request.host)
         request.headers.get("If-None-Match")
+        request.get_data()
         request.environ["seen"] = request.if_modified_since
         request.environ.get("REMOTE_USER")
         return f"{request.authorization} {request.full_path} {request.remote_addr}"

@@ -18,7 +18,7 @@ _HEADER = "HTTP_"
 #: What a request parses once and keeps. What was parsed before the watch is forgotten,
 #: or another look at it would not be seen. Cookies Flask has parsed for its session.
 _PARSED = (
-    *("cookies", "user_agent", "access_route", "accept_mimetypes"),
+    *("cookies", "authorization", "user_agent", "access_route", "accept_mimetypes"),
     *("accept_charsets", "accept_encodings", "accept_languages"),
 )
 

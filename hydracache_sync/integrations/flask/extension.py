@@ -35,6 +35,7 @@ from hydracache_sync.integrations.attaching import attach, intents_of
 from hydracache_sync.integrations.flask import cookie_reads
 from hydracache_sync.integrations.flask.metrics import serve_metrics
 from hydracache_sync.integrations.flask.pages import cached_page
+from hydracache_sync.integrations.flask.request_reads import noted_reads
 from hydracache_sync.integrations.flask.state import NAME, FlaskState, state_of
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.snapshots import NEVER, LocalMoment
@@ -63,6 +64,7 @@ class HydraCache(Extension):
     attach = attach
     intents_of = intents_of
     cached_page = cached_page
+    noted_reads = staticmethod(noted_reads)
     caches_pages = False  # set by the first that is made
 
     def __init__(

@@ -13,7 +13,6 @@ import inspect
 import json
 from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable
 
-import flask.globals
 from flask import Response, current_app, has_request_context, request
 from werkzeug.datastructures import Headers
 
@@ -34,6 +33,11 @@ from hydracache_sync.integrations.flask.page_arguments import (
     status_codes,
 )
 from hydracache_sync.integrations.flask.page_names import is_alike, is_told_apart, named
+from hydracache_sync.integrations.flask.request_reads import (
+    JUDGED,
+    header_of,
+    session_is_read,
+)
 from hydracache_sync.keys import Identity, identity_text, identity_texts
 from hydracache_sync.printable import printable_logger
 
@@ -47,13 +51,6 @@ STATUSES = (200, 203, 301, 404, 410)
 
 #: Bytes of a query string at most; requests with a longer one are not cached.
 MAX_QUERY = 1000
-
-#: Headers that a view may read without a word: in the key, or judged by themselves, or
-#: of no effect on a whole page.
-_JUDGED = frozenset(
-    ("host", "cookie", "authorization", "range", "if-range", "if-match")
-    + ("if-none-match", "if-modified-since", "if-unmodified-since")
-)
 
 #: One that chooses the page, also where it was read before the view.
 _LANGUAGE = "HTTP_ACCEPT_LANGUAGE"
@@ -252,7 +249,7 @@ class _CachedPage:
             return True
         environ = unwatched_environ()
         if "cookie" not in self._known:
-            if _session_is_read():
+            if session_is_read():
                 return False
             if of_user and environ.get("HTTP_COOKIE"):
                 self._tell("what ran before it has read a cookie of the request")
@@ -335,8 +332,8 @@ class _CachedPage:
             self._tell("its view has read a cookie, or iterated over all headers")
             return False
         for name in sorted(environ.headers if self._key is None else ()):
-            header = name.partition("_")[2].replace("_", "-").title()
-            if header.lower() not in _JUDGED and header.lower() not in self._known:
+            header = header_of(name)
+            if header.lower() not in JUDGED | self._known:
                 self._tell_of_header("its view has read", header)
                 return False
         return self._is_for_all()
@@ -369,23 +366,3 @@ def _unpacked(page: bytes) -> Response:
     # Not given to it: it would add a Content-Type to headers that have none.
     response.headers = Headers([tuple(each) for each in headers])
     return response
-
-
-def _session_is_read() -> bool:
-    """Whether anything of this request has looked into its session.
-
-    Not by Flask's ``session``, which would be such a look. Before 3.1.3 Flask does not
-    note every one: there, a session that holds something counts as read.
-    """
-    names = vars(flask.globals)
-    if "_cv_request" in names:
-        context = names["_cv_request"].get()
-    elif "_request_ctx_stack" in names:
-        context = names["_request_ctx_stack"].top
-    else:
-        context = names["_cv_app"].get()
-    kept = vars(context)
-    if "_session" in kept:
-        return bool(kept["_session"].accessed)
-    session = kept["session"]
-    return bool(session.accessed or session)

@@ -1,0 +1,131 @@
+"""Cached functions that read the request beside their arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from flask import request, session
+from shop import Shop, hydracache, text
+
+#: Each returns what tells two visitors apart, and what it is in the warning.
+READS: dict[str, tuple[Callable[[], object], str]] = {
+    "session": (lambda: session.get("user"), "the session"),
+    "cookie": (lambda: request.cookies.get("theme"), "a cookie"),
+    "header": (lambda: request.headers.get("X-User"), "the header X-User"),
+    "language": (lambda: request.accept_languages, "the header Accept-Language"),
+    "login": (lambda: request.authorization, "the header Authorization"),
+    "args": (lambda: request.args.get("page"), "the query string"),
+}
+
+_read: Callable[[], object] = lambda: None
+_calls: list[str] = []
+
+
+@hydracache.cached(tags=["page"])
+def shown(of: str = "") -> str:
+    _calls.append(of)
+    return f"{of}{_read()}"
+
+
+@hydracache.cached(tags=["page"])
+def around() -> str:
+    return f"<{shown()}>"
+
+
+@hydracache.cached(tags=["page"], key=lambda: f"shown:{session.get('user')}")
+def keyed() -> str:
+    _calls.append("keyed")
+    return f"{session.get('user')}"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    _calls.clear()
+    shop = Shop(tmp_path / "c.db", HYDRACACHE_SNAPSHOT="fresh", HYDRACACHE_WAIT=0)
+    for function in (shown, around, keyed):
+        function._reads_said = False
+        shop.app.add_url_rule(f"/{function.__name__}", function.__name__, function)
+
+    @shop.app.get("/login/<user>")
+    def login(user: str) -> str:
+        session["user"] = user
+        return ""
+
+    return shop
+
+
+def visit(shop: Shop, user: str, path: str) -> str:
+    client = shop.app.test_client()
+    client.get(f"/login/{user}")
+    client.set_cookie("theme", user)
+    headers = {
+        "X-User": user,
+        "Accept-Language": user,
+        "Authorization": f"Bearer {user}",
+    }
+    return text(client.get(f"{path}?page={user}", headers=headers))
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("path", ["/shown", "/around"])
+@pytest.mark.parametrize("read, what", READS.values(), ids=list(READS))
+def test_what_one_visitor_was_given_is_shown_to_no_other(
+    shop: Shop,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    read: Callable[[], object],
+    what: str,
+    path: str,
+    early: bool,
+) -> None:
+    monkeypatch.setitem(globals(), "_read", read)
+    if early:
+        shop.app.before_request(lambda: read() and None)
+
+    pages = [visit(shop, user, path) for user in ["aa", "bb"] * 3]
+
+    assert pages[0] != pages[1]
+    assert pages == pages[:2] * 3
+    warnings = [each for each in caplog.messages if "is not stored: it has" in each]
+    assert len(warnings) == (1 if path == "/shown" else 2)
+    assert all(f"it has read {what} of the request" in each for each in warnings)
+
+
+def test_what_was_read_before_the_load_is_no_matter(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @shop.app.before_request
+    def look() -> None:
+        for read, _ in READS.values():
+            read()
+
+    pages = [visit(shop, user, "/shown") for user in ["aa", "bb"]]
+
+    assert pages == ["None"] * 2
+    assert len(_calls) == 1
+
+
+def test_a_session_that_was_read_is_still_one_that_was_read(shop: Shop) -> None:
+    """Flask says so in ``Vary``, for caches on the way."""
+    shop.app.before_request(lambda: session.get("user") and None)
+
+    answer = shop.app.test_client().get("/shown")
+
+    assert answer.headers["Vary"] == "Cookie"
+
+
+def test_a_key_of_its_own_may_have_what_the_function_reads(shop: Shop) -> None:
+    pages = [visit(shop, user, "/keyed") for user in ["aa", "bb"] * 2]
+
+    assert pages == ["aa", "bb"] * 2
+    assert len(_calls) == 2
+
+
+def test_outside_of_a_request_there_is_nothing_to_read(shop: Shop) -> None:
+    with shop.app.app_context():
+        values: list[Any] = [shown("x") for _ in range(2)]
+
+    assert values == ["xNone"] * 2
+    assert len(_calls) == 1
