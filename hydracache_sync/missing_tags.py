@@ -64,7 +64,8 @@ class MissingTags:
 
     @property
     def ok(self) -> bool:
-        return not self.missing and not self.unreadable
+        """Whether statements were read, and none of them lacks a tag."""
+        return bool(self.statements and not self.missing and not self.unreadable)
 
 
 class Baseline:

@@ -24,7 +24,8 @@ def missing_tags(ctx: click.Context, *, recorded: str, baseline: str) -> None:
     """Find tables that cached loads read and none of their tags covers.
 
     RECORDED is the file of a StatementRecorder, written in tests. Needs sqlglot, the
-    extra `finder`. Ends with 1 if a tag is missing, or a statement cannot be read.
+    extra `finder`. Ends with 1 if a tag is missing, a statement cannot be read, or
+    no statement is there.
     """
     found = find_missing_tags(recorded, baseline)
     for each in found.missing:
@@ -33,6 +34,11 @@ def missing_tags(ctx: click.Context, *, recorded: str, baseline: str) -> None:
         click.echo(f"{loader} ran what cannot be read: {sql}")
     for key in found.unseen:
         click.echo(f"note: the load of {key!r} ran no statement that was recorded")
+    if not found.statements:
+        click.echo(
+            "no load ran a statement that was recorded, so nothing is known: watch the"
+            " connections that they read on"
+        )
     click.echo(
         f"{counted(found.statements, 'statement')},"
         f" {counted(len(found.missing), 'table')} without a tag,"

@@ -139,6 +139,20 @@ class TestSQLite:
         shown = shop.run()
 
         assert "'unseen' ran no statement" in shown.output
+        # Its connection was not watched: that all is well is not known.
+        assert shown.exit_code == 1
+        assert "no load ran a statement that was recorded" in shown.output
+
+    def test_one_such_load_among_others_is_only_said(self, shop: Shop) -> None:
+        with StatementRecorder(shop.recorded) as recorder:
+            shop.read("select * from stock", key="unseen")
+            recorder.watch(shop.connection)
+            shop.read("select 1", key="seen")
+
+        shown = shop.run()
+
+        assert "'unseen' ran no statement" in shown.output
+        assert shown.exit_code == 0
 
 
 class TestSQLAlchemy:
