@@ -30,6 +30,7 @@ from hydracache_sync.cli.options import (
     page_options,
     with_outbox,
 )
+from hydracache_sync.cli.row_life import history_objects
 from hydracache_sync.cli.row_output import (
     as_object,
     pages,
@@ -207,7 +208,8 @@ def show(
             click.echo(f"Error: there is no row {id}", err=True)
             code = ExitCode.FAILED
         elif as_json:
-            click.echo(json.dumps(as_object(row, now_ms)))
+            found = {**as_object(row, now_ms), **history_objects(row)}
+            click.echo(json.dumps(found))
         else:
             print_details(row, now_ms)
     ctx.exit(code)

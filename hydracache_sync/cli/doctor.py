@@ -27,12 +27,12 @@ from hydracache_sync.cli.options import (
     with_settings,
 )
 from hydracache_sync.cli.outbox_checks import examine_outbox
-from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.tables import in_lines
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.privileges import ROLES
+from hydracache_sync.passwords import without_passwords
 from hydracache_sync.printable import printable
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}

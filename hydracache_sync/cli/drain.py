@@ -27,13 +27,13 @@ from hydracache_sync.cli.options import (
     with_settings,
     with_workers,
 )
-from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.progress import row_progress
 from hydracache_sync.cli.purge import purge_in_bites
 from hydracache_sync.cli.signals import StopOnSignals
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
+from hydracache_sync.passwords import without_passwords
 from hydracache_sync.worker.process_beats import ProcessBeats
 from hydracache_sync.worker.reports import PublishReport
 from hydracache_sync.worker.worker import OutboxWorker

@@ -11,7 +11,7 @@ from typing import Any, Callable, TypeVar
 
 import click
 
-from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.passwords import without_passwords
 from hydracache_sync.printable import printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -23,7 +23,6 @@ from hydracache_sync.cli.invalidate import flush, invalidate
 from hydracache_sync.cli.logs import shows_tracebacks, start_logging
 from hydracache_sync.cli.missing_tags import missing_tags
 from hydracache_sync.cli.options import APP_TEXTS, only_of_environment
-from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.pause import pause, paused, resume
 from hydracache_sync.cli.purge import purge
 from hydracache_sync.cli.rows import rows
@@ -34,6 +33,7 @@ from hydracache_sync.cli.tables import takes_colour
 from hydracache_sync.cli.verify import verify
 from hydracache_sync.cli.worker import worker
 from hydracache_sync.errors import HydraCacheError
+from hydracache_sync.passwords import without_passwords
 from hydracache_sync.printable import printable, printable_lines
 
 

@@ -9,6 +9,7 @@ import click
 
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.moments import both, duration, utc
+from hydracache_sync.cli.row_life import CUT, life_of
 from hydracache_sync.cli.streams import reader_is_gone
 from hydracache_sync.cli.tables import in_lines, on_terminal, print_table
 from hydracache_sync.outbox.row import (
@@ -152,6 +153,18 @@ def print_details(row: OutboxRow, now_ms: int) -> None:
         if text:
             start = f"  {name.ljust(width)}  "
             click.echo(start + in_lines(printable(text), len(start)))
+    _print_life(row, now_ms)
+
+
+def _print_life(row: OutboxRow, now_ms: int) -> None:
+    click.echo("  history")
+    if row.history is not None and not row.history.is_whole:
+        click.echo(f"    {CUT}")
+    for entry in life_of(row):
+        by = f", by {entry.who}" if entry.who else ""
+        error = f": {entry.error}" if entry.error else ""
+        start = f"    {_at(entry.at_ms, now_ms)}  "
+        click.echo(start + in_lines(printable(entry.what + by + error), 6))
 
 
 def count_of(count: int, status: OutboxStatus) -> str:

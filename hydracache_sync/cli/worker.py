@@ -18,11 +18,11 @@ from hydracache_sync.cli.http_pages import Answer, health_page, serve
 from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options
 from hydracache_sync.cli.moments import duration
 from hydracache_sync.cli.options import json_option, with_settings, with_workers
-from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.cli.signals import ENDING, StopOnSignals
 from hydracache_sync.cli.systemd import ServiceManager
 from hydracache_sync.errors import OutboxError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.passwords import without_passwords
 from hydracache_sync.pool import PoolHealth, ThreadState, WorkerPool
 from hydracache_sync.worker.worker import OutboxWorker
 

@@ -9,7 +9,6 @@ from flask import Blueprint, Response, current_app, jsonify, request, url_for
 from werkzeug.exceptions import HTTPException
 
 from hydracache_sync.cache.tagged import TaggedCache
-from hydracache_sync.cli.passwords import without_passwords
 from hydracache_sync.console.changes import Changes
 from hydracache_sync.console.guard import FIELD, Authenticate, Guard, operator
 from hydracache_sync.console.page import page_url, rendered
@@ -17,6 +16,7 @@ from hydracache_sync.console.sources import Source, sources_of, sources_of_app
 from hydracache_sync.console.views import Views
 from hydracache_sync.errors import ConfigurationError, OutboxError
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.passwords import without_passwords
 from hydracache_sync.pool import PoolHealth
 from hydracache_sync.printable import described, printable_logger
 from hydracache_sync.worker.worker import OutboxWorker

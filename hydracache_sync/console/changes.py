@@ -6,6 +6,7 @@ both are about the same rows.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Sequence
@@ -193,7 +194,8 @@ def _of_dead(
 
 def _retry(scope: Scope) -> Change:
     note = "They become pending, due now, with all their attempts. Fix the cause first."
-    reset = scope.source.outbox.reset_dead_letters
+    outbox, by = scope.source.outbox, f"console: {operator()}"
+    reset = functools.partial(outbox.reset_dead_letters, by=by)
     return _of_dead(scope, "Retry", "retried", note, reset)
 
 

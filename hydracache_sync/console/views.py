@@ -8,7 +8,7 @@ from flask import abort, request
 
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
 from hydracache_sync.cli.carriers import cache_counts, uncarried
-from hydracache_sync.cli.passwords import without_passwords
+from hydracache_sync.cli.row_life import CUT, life_of
 from hydracache_sync.cli.row_output import count_of, state_of, target_of
 from hydracache_sync.console.asked import (
     PAGE,
@@ -29,6 +29,7 @@ from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.looks import RATE_CAP, SCAN
 from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.outbox.workers import WorkerProcess
+from hydracache_sync.passwords import without_passwords
 from hydracache_sync.printable import described
 from hydracache_sync.worker.worker import OutboxWorker
 
@@ -200,6 +201,8 @@ class Views:
             scope=scope,
             row=found,
             shown=_shown(found, now_ms),
+            life=life_of(found),
+            cut="" if found.history is None or found.history.is_whole else CUT,
             siblings=[_shown(each, now_ms) for each in siblings],
             has_more=has_more,
             now_ms=now_ms,

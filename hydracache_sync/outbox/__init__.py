@@ -1,6 +1,7 @@
 """Outboxes: the durable table of invalidations in SQLite, in memory, in MySQL."""
 
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.history import RowEvent, RowEventKind, RowHistory
 from hydracache_sync.outbox.memory import MemoryOutbox
 from hydracache_sync.outbox.mysql import MySQLOutbox
 from hydracache_sync.outbox.row import (
@@ -29,6 +30,9 @@ __all__ = [
     "OutboxStatus",
     "Pause",
     "PendingPhase",
+    "RowEvent",
+    "RowEventKind",
+    "RowHistory",
     "RowPlace",
     "PublishedPart",
     "SQLiteOutbox",

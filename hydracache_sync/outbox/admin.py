@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Iterable
+from typing import Any, Iterable
 
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.intents import MAX_REASON, InvalidationIntentBatch
@@ -17,6 +17,8 @@ from hydracache_sync.outbox.arguments import (
 )
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
 from hydracache_sync.outbox.enqueue import Enqueuer
+from hydracache_sync.outbox.history import RowEventKind, history_of, noted
+from hydracache_sync.outbox.process_user import process_user
 from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
@@ -49,7 +51,10 @@ class Admin:
 
     def row(self, id: int) -> OutboxRow | None:
         records = self._database.read(statements.ROW, {"id": checked_count("id", id)})
-        return OutboxRow(records[0]) if records else None
+        for *record, history in records:
+            kept = None if history is None else readable(history)
+            return OutboxRow(tuple(record), history=history_of(kept))
+        return None
 
     def rows(
         self,
@@ -150,12 +155,18 @@ class Admin:
         return found
 
     def reset_dead_letters(
-        self, namespace: str, ids: Iterable[int] | None = None
+        self, namespace: str, ids: Iterable[int] | None = None, *, by: str | None = None
     ) -> int:
+        line = noted(RowEventKind.RETRIED, who=process_user() if by is None else by)
         if ids is None:
             # Listed first: rows that die again meanwhile are not reset in a circle.
             ids = self.row_ids(namespace, OutboxState.DEAD)
-        reset = self._change_dead(statements.RESET_DEAD, namespace, ids)
+        reset = self._change_dead(
+            statements.RESET_DEAD,
+            namespace,
+            ids,
+            noted=self._database.dialect.encode(line),
+        )
         if reset:
             self._on_commit.tell(frozenset((namespace,)))
         return reset
@@ -163,8 +174,10 @@ class Admin:
     def discard_dead_letters(self, namespace: str, ids: Iterable[int]) -> int:
         return self._change_dead(statements.DISCARD_DEAD, namespace, ids)
 
-    def _change_dead(self, template: str, namespace: str, ids: Iterable[int]) -> int:
-        database, params = self._database, self._database.params_of(namespace)
+    def _change_dead(
+        self, template: str, namespace: str, ids: Iterable[int], **more: Any
+    ) -> int:
+        database, params = self._database, self._database.params_of(namespace, **more)
         checked = [checked_count("id", id) for id in ids]
         return sum(
             database.change(template, database.params(**params), part)

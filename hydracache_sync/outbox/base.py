@@ -512,7 +512,7 @@ class InvalidationOutbox:
     # Operators
 
     def row(self, id: int) -> OutboxRow | None:
-        """Return the row with the integer key ``id``."""
+        """Return the row with the integer key ``id``, and with its history."""
         return self._admin.row(id)
 
     def rows(
@@ -669,16 +669,18 @@ class InvalidationOutbox:
         return self.rows(namespace, state=OutboxState.DEAD, limit=limit, after=after)
 
     def reset_dead_letters(
-        self, namespace: str, ids: Iterable[int] | None = None
+        self, namespace: str, ids: Iterable[int] | None = None, *, by: str | None = None
     ) -> int:
         """Make dead letters pending again, due now, attempts and error cleared.
 
         :param ids: only these; None means all. Rows that are not dead, or of another
             namespace, are left alone.
+        :param by: who does it, for the history of each row; by default the operating
+            system's user of this process, and its host.
         :return: rows changed. Large numbers are done in several transactions; after an
             error the rows done so far stay done.
         """
-        return self._admin.reset_dead_letters(namespace, ids)
+        return self._admin.reset_dead_letters(namespace, ids, by=by)
 
     def discard_dead_letters(self, namespace: str, ids: Iterable[int]) -> int:
         """Delete dead letters for good; returns how many.

@@ -79,6 +79,7 @@ class ClaimedRow(OutboxRow):
     attempts = 0
     waits_for = None
     was_abandoned = False
+    history = None
 
     def __init__(self, record: tuple[Any, ...], claim: Claim) -> None:
         """Take a record of ``TARGET_COLUMNS``, and what else was selected."""

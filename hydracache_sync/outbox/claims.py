@@ -94,8 +94,12 @@ class Claims:
             }
             taken = 0
             ids = [record[0] for record in records]
+            tried = [record[0] for record in records if record[-1] < 0]
+            update = statements.CLAIM_UPDATE
+            if tried:
+                update = statements.CLAIM_UPDATE_NOTED
             for part in parts_of(ids, IDS_PER_STATEMENT):
-                run(cursor, statements.CLAIM_UPDATE, claim, part)
+                run(cursor, update, claim, part)
                 taken += cursor.rowcount
             if taken < len(records):
                 # Rows that were not locked while they were read may have been
@@ -113,7 +117,6 @@ class Claims:
                 traceparents,
             )
             rows: list[OutboxRow] = [ClaimedRow(record, shared) for record in records]
-            tried = [record[0] for record in records if record[-1] < 0]
             if tried:
                 whole = self._whole(cursor, params, tried)
                 rows = [whole.get(row.id, row) for row in rows]

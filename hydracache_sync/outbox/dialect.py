@@ -35,6 +35,9 @@ class Dialect:
     on_present: str
     #: Whether a row's error has ``:pattern`` in it, case and all.
     matches: str
+    #: Joins texts and keeps the last ``MAX_HISTORY`` of them: what comes before them,
+    #: between two, and behind.
+    kept: tuple[str, str, str]
     #: Turns a text in which * stands for any text into such a pattern.
     pattern: Callable[[str], Any]
     #: Begins a transaction that may write.
@@ -113,7 +116,9 @@ class Statements:
         if present is Present.IMPOSSIBLE:
             on_conflict = ""
         elif present is Present.CARRIED_AGAIN and again is not None:
-            on_conflict = again.format(now=now, traceparent=traceparent or "null")
+            on_conflict = again.format(
+                now=now, traceparent=traceparent or "null", kept=self._dialect.kept
+            )
         else:
             on_conflict = self._dialect.on_conflict
         return f"{before}{rows}{on_conflict}{after}"
@@ -153,6 +158,7 @@ class Statements:
                     # Last of all: a database's name may look like a parameter.
                     table="{table}",
                     now=dialect.now,
+                    kept=dialect.kept,
                     on_paused=dialect.on_present.format(key="namespace"),
                     on_heartbeat=dialect.on_present.format(key="id"),
                     on_worker=dialect.on_present.format(key="owner"),

@@ -9,6 +9,7 @@ from hydracache_sync.durations import duration_ms
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.arguments import checked_count, kept_error
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
+from hydracache_sync.outbox.history import RowEventKind, noted
 from hydracache_sync.outbox.row import OutboxRow, OutboxState, kept_node
 from hydracache_sync.receipts import InvalidationReceipt
 
@@ -32,6 +33,8 @@ class Marks:
             state=OutboxState.DEAD.code if dead else OutboxState.PENDING.code,
             delay_ms=0 if dead else delay_ms,
             error=self._kept(error),
+            event=RowEventKind.DEAD if dead else RowEventKind.FAILED,
+            said=error,
         )
 
     def mark_tried_alone(self, rows: Sequence[OutboxRow]) -> int:
@@ -56,20 +59,42 @@ class Marks:
             delay_ms=delay_ms,
             error=self._kept(error),
             waits_for=self._kept_node(waits_for) if waits_for else None,
+            event=RowEventKind.WAITS,
+            node=waits_for or "",
+            said=error,
         )
 
-    def _mark(self, template: str, rows: Sequence[OutboxRow], **params: Any) -> int:
-        """Change the rows that their claim still holds; count them."""
+    def _mark(
+        self,
+        template: str,
+        rows: Sequence[OutboxRow],
+        event: RowEventKind | None = None,
+        node: str = "",
+        said: str = "",
+        **params: Any,
+    ) -> int:
+        """Change the rows that their claim still holds; count them.
+
+        :param event: to be added to their history; None adds nothing.
+        :param node: of the event.
+        :param said: its error.
+        """
         held: defaultdict[int, list[int]] = defaultdict(list)
+        owners: dict[int, str | None] = {}
         for row in rows:
             token = row.claim_token
             if token is not None:
                 held[token].append(row.id)
-        parts = [
-            ({**params, "token": token}, part)
-            for token, ids in held.items()
-            for part in parts_of(ids, IDS_PER_STATEMENT)
-        ]
+                if event is not None and token not in owners:
+                    owners[token] = row.claim_owner
+        parts = []
+        for token, ids in held.items():
+            each = {**params, "token": token}
+            if event is not None:
+                who = owners[token] or ""
+                line = noted(event, who=who, node=node, error=said)
+                each["noted"] = self._database.dialect.encode(line)
+            parts += [(each, part) for part in parts_of(ids, IDS_PER_STATEMENT)]
         return self._database.change_all(template, parts)
 
     def make_due(

@@ -21,6 +21,7 @@ from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.dialect import Dialect
+from hydracache_sync.outbox.history import MAX_HISTORY
 from hydracache_sync.outbox.mysql_callers import MySQLCallers
 from hydracache_sync.outbox.mysql_errors import READ_ONLY
 from hydracache_sync.outbox.mysql_identity import PATIENCE, ServerIdentity
@@ -62,6 +63,8 @@ MYSQL = Dialect(
     on_present="\non duplicate key update",
     # The column is of bytes, so that case matters.
     matches="last_error like :pattern escape '|'",
+    # Of bytes, as the column is.
+    kept=("right(concat(", ", ", f"), {MAX_HISTORY})"),
     pattern=lambda text: b"%%%s%%"
     % re.sub(r"[%_|]", r"|\g<0>", text).replace("*", "%").encode("utf-8"),
     begin="start transaction",

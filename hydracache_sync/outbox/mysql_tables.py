@@ -6,6 +6,7 @@ from typing import Any
 
 from hydracache_sync.drivers.pymysql_own import driver_version
 from hydracache_sync.outbox.database import Database
+from hydracache_sync.outbox.history import MAX_HISTORY
 from hydracache_sync.outbox.row import MAX_NODE, MAX_TRACEPARENT
 from hydracache_sync.outbox.schema import SCHEMA_VERSION, schema_statements, schema_text
 from hydracache_sync.outbox.schema_checker import (
@@ -30,6 +31,7 @@ _BYTES = {
     "waits_for": MAX_NODE,
     "last_error": 4096,
     "traceparent": MAX_TRACEPARENT,
+    "history": MAX_HISTORY,
 }
 
 _PAUSED_BYTES = {"namespace": 64, "reason": 255}

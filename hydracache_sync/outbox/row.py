@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from hydracache_sync.intents import KINDS, InvalidationIntent, hash_parts
 from hydracache_sync.keys import MAX_TARGET
+from hydracache_sync.outbox.history import RowHistory
 from hydracache_sync.receipts import CommitPosition
 
 
@@ -80,8 +81,8 @@ CLAIM_COLUMNS = (
 
 COLUMNS = ROW_COLUMNS + CLAIM_COLUMNS
 
-#: All that the table has: of the others only statements make use.
-TABLE_COLUMNS = COLUMNS + ("tried_alone",)
+#: All that the table has: of the others one only statements use, one only ``ROW`` reads.
+TABLE_COLUMNS = COLUMNS + ("tried_alone", "history")
 
 
 #: Error of a row whose claim expired. What a claim looks like in the database is the
@@ -120,19 +121,24 @@ class OutboxRow:
     returned with :attr:`intent` None and :attr:`last_error` saying why.
     """
 
-    __slots__ = ("_record", "_common", "_intent", "_fault")
+    __slots__ = ("_record", "_common", "_intent", "_fault", "_history")
 
     def __init__(
-        self, record: tuple[Any, ...], common: tuple[Any, ...] | None = None
+        self,
+        record: tuple[Any, ...],
+        common: tuple[Any, ...] | None = None,
+        history: RowHistory | None = None,
     ) -> None:
         """Take a record of :data:`ROW_COLUMNS`, and the values of the others.
 
         :param common: of :data:`CLAIM_COLUMNS`; None if the record goes on with them.
+        :param history: None where it was not read.
         """
         self._record = record
         self._common = record[len(ROW_COLUMNS) :] if common is None else common
         self._intent: InvalidationIntent | None = None
         self._fault: str | None = None
+        self._history = history
 
     @property
     def _details(self) -> tuple[Any, ...]:
@@ -258,6 +264,14 @@ class OutboxRow:
         """
         context = self._details[9]
         return None if context is None else readable(context)
+
+    @property
+    def history(self) -> RowHistory | None:
+        """Failures and operators' actions; of a row that ``outbox.row(id)`` returned.
+
+        None in lists and claims: neither reads it.
+        """
+        return self._history
 
     @property
     def is_published(self) -> bool:

@@ -13,6 +13,7 @@ from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.dialect import Dialect
+from hydracache_sync.outbox.history import MAX_HISTORY
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.sqlite_callers import SQLiteCallers
 from hydracache_sync.outbox.sqlite_inserts import SQLiteInserts
@@ -34,6 +35,7 @@ SQLITE = Dialect(
     on_present="\non conflict ({key}) do update set",
     # LIKE would take capitals for small letters.
     matches="last_error glob :pattern",
+    kept=("substr(", " || ", f", -{MAX_HISTORY})"),
     pattern=lambda text: "*" + re.sub(r"[\[?]", r"[\g<0>]", text) + "*",
     begin="begin immediate",
     ids_in_text=False,

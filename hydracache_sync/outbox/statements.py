@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import re
 
+from hydracache_sync.outbox.history import MAX_WHO, RowEventKind
 from hydracache_sync.outbox.row import (
     ABANDONED,
     COLUMNS,
@@ -20,6 +21,16 @@ from hydracache_sync.outbox.row import (
 
 _COLUMNS = ", ".join(COLUMNS)
 _TARGET_COLUMNS = ", ".join(TARGET_COLUMNS)
+
+
+def _noted(moment: str, *rest: str) -> str:
+    """A row's history and one line more, in SQL; see ``history``.
+
+    :param rest: texts in SQL that follow the moment.
+    """
+    parts = ("coalesce(history, '\n')", "'\n'", moment, *rest)
+    return "{{kept[0]}}{}{{kept[2]}}".format("{kept[1]}".join(parts))
+
 
 INSERT = """
 insert into {table} (
@@ -44,12 +55,15 @@ class Present(enum.Enum):
     CARRIED_AGAIN = "carried again"
 
 
+_AGAIN = _noted("{now}", f"'\t{RowEventKind.ENQUEUED_AGAIN.value}\t\t\t'")
+
 # A row that is enqueued again belongs to another commit as well, which comes later. Its
 # claim is taken away: a worker that has applied it by now has done so too early, and
 # its mark finds nothing. A row that waits keeps its place and is as old as it was, but
 # for a millisecond: that, and the error, tell a writer that has applied it itself.
 # MySQL assigns from left to right: each expression reads what is assigned after it.
-_CARRIED_AGAIN = f"""at_ms = case when state = 0 then at_ms else {{now}} end,
+_CARRIED_AGAIN = f"""history = {_AGAIN},
+    at_ms = case when state = 0 then at_ms else {{now}} end,
     created_at_ms = case
       when state = 0 or {{now}} <= created_at_ms then created_at_ms + 1
       else {{now}}
@@ -180,6 +194,27 @@ where id in ({{ids}})
   and (claim_until_ms is null or claim_until_ms <= :claimed_at_ms)
 """
 
+# Of a claim that has ended the worker is named here: nothing else reads who it was. No
+# claim of rows that nothing has happened to looks at their history. SQLite's substr()
+# ends at a NUL: here, where it cuts only the name, and not the whole history.
+_OWNER = f"substr(coalesce(claim_owner, ''), 1, {MAX_WHO})"
+_OWNER = f"replace(replace({_OWNER}, '\t', ' '), '\n', ' ')"
+
+_RAN_OUT = _noted(
+    "coalesce(claim_until_ms, :claimed_at_ms)",
+    f"'\t{RowEventKind.EXPIRED.value}\t'",
+    _OWNER,
+    "'\t\t'",
+)
+
+CLAIM_UPDATE_NOTED = CLAIM_UPDATE.replace(
+    "\nset ",
+    f"""
+set history = case when claim_token is null then history else {_RAN_OUT} end,
+    """,
+    1,
+)
+
 CLAIMED_IDS = """
 select id
 from {table}
@@ -220,7 +255,8 @@ set state = 1,
 
 MARK_FAILED = f"""
 update {{table}}
-set state = :state,
+set history = {_noted("{now}", ":noted")},
+    state = :state,
     at_ms = {{now}} + :delay_ms,
     attempts = attempts + 1,
     waits_for = null,
@@ -245,9 +281,14 @@ set at_ms = {_RELEASED_AT},
 {_HELD}
 """
 
+# Once for each node that is away: an outage of a night would else drop all before it.
 RELEASE_WITH_ERROR = f"""
 update {{table}}
-set at_ms = {_RELEASED_AT},
+set history = case
+      when waits_for = :waits_for then history
+      else {_noted("{now}", ":noted")}
+    end,
+    at_ms = {_RELEASED_AT},
     waits_for = :waits_for,
     abandoned = 0,
     last_error = :error,
@@ -393,7 +434,7 @@ where namespace = :namespace
 """
 
 ROW = f"""
-select {_COLUMNS}
+select {_COLUMNS}, history
 from {{table}}
 where id = :id
 """
@@ -608,7 +649,8 @@ select {now}
 # It was created before it is due again, which keeps PUBLISH_COMMIT away from it.
 RESET_DEAD = f"""
 update {{table}}
-set state = 0,
+set history = {_noted("{now}", ":noted")},
+    state = 0,
     created_at_ms = case
       when created_at_ms < {{now}} then created_at_ms
       else {{now}} - 1

@@ -1004,6 +1004,8 @@ def test_install_makes_nothing_beside_another_version(own, outbox):
             "drop column waits_for, drop column abandoned, drop column tried_alone",
             "lacks the columns waits_for, abandoned, tried_alone",
         ),
+        ("drop column history", "lacks the columns history"),
+        ("modify history varbinary(255) null", "history as varbinary of 255"),
         ("modify value varbinary(255) null", "value as varbinary of 255"),
         ("modify last_error text null", "last_error as text"),
         ("modify claim_token int null", "claim_token as int"),

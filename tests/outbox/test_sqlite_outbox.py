@@ -1423,6 +1423,7 @@ alter table hydracache_outbox rename column tried_alone to c;
     [
         ("drop index hydracache_outbox_commit", "unique index"),
         ("alter table hydracache_outbox rename column last_error to e", "last_error"),
+        ("alter table hydracache_outbox rename column history to e", "columns history"),
         (_MADE_BEFORE, "columns waits_for, abandoned, tried_alone: an earlier"),
         ("alter table hydracache_outbox rename to elsewhere", "install"),
         ("drop table hydracache_outbox_schema", "install"),
@@ -1432,6 +1433,7 @@ alter table hydracache_outbox rename column tried_alone to c;
     ids=[
         "no unique index",
         "no column",
+        "no history",
         "made by an earlier version",
         "no table",
         "no version table",

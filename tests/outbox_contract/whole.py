@@ -29,6 +29,7 @@ from outbox_contract.enqueue import EnqueueContract
 from outbox_contract.escalation import EscalationContract
 from outbox_contract.finding import FindingContract
 from outbox_contract.heartbeat import HeartbeatContract
+from outbox_contract.history import HistoryContract
 from outbox_contract.identifiers import IdentifierContract
 from outbox_contract.looking import LookingContract
 from outbox_contract.malformed_rows import MalformedRowContract
@@ -71,6 +72,7 @@ class OutboxContract(
     FindingContract,
     SchemaContract,
     TraceparentContract,
+    HistoryContract,
     DepthContract,
 ):
     """Everything that an outbox promises to one process."""

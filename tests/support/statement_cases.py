@@ -60,13 +60,18 @@ CASES = {
     "CLAIM_UPDATE": Case(
         {"claimed_at_ms": MADE, "until_ms": MADE, "owner": "w", "token": 7}, IDS
     ),
+    "CLAIM_UPDATE_NOTED": Case(
+        {"claimed_at_ms": MADE, "until_ms": MADE, "owner": "w", "token": 7}, IDS
+    ),
     "CLAIMED_IDS": Case({"token": 7}, IDS),
     "MARK_PUBLISHED": Case({"token": 7}, IDS),
-    "MARK_FAILED": Case({"token": 7, "state": 0, "delay_ms": 1, "error": ""}, IDS),
+    "MARK_FAILED": Case(
+        {"token": 7, "state": 0, "delay_ms": 1, "error": "", "noted": ""}, IDS
+    ),
     "MARK_TRIED_ALONE": Case({"token": 7}, IDS),
     "RELEASE": Case({"token": 7, "delay_ms": 1}, IDS),
     "RELEASE_WITH_ERROR": Case(
-        {"token": 7, "delay_ms": 1, "error": "", "waits_for": None}, IDS
+        {"token": 7, "delay_ms": 1, "error": "", "waits_for": None, "noted": ""}, IDS
     ),
     "WAITING": Case({**SHOP, "from_ms": 0, "waits_for": NODE, "limit": SOME}),
     "MAKE_DUE": Case({"waits_for": NODE}, IDS),
@@ -128,7 +133,7 @@ CASES = {
     "WATERMARK": Case(
         {**SHOP, "first": "d", "last": "e", "cap": SOME}, at_most=10 * SOME
     ),
-    "RESET_DEAD": Case(SHOP, IDS),
+    "RESET_DEAD": Case({**SHOP, "noted": ""}, IDS),
     "DISCARD_DEAD": Case(SHOP, IDS),
     "PURGE_SELECT": Case({**SHOP, "age_ms": 1, "limit": SOME}),
     "PURGE_DELETE": Case({}, IDS),

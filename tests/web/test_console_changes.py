@@ -207,7 +207,7 @@ def test_a_change_that_fails_is_logged_and_told(
     [id] = site.kill("a")
     asked = site.of("confirm", action="retry", id=id)
 
-    def away(*args: object) -> int:
+    def away(*args: object, **options: object) -> int:
         raise OutboxError("gone")
 
     monkeypatch.setattr(site.outbox, "reset_dead_letters", away)

@@ -41,6 +41,8 @@ create table if not exists hydracache_outbox (
     last_error blob null,
     -- where its enqueue was traced: W3C traceparent, for the span that applies the row
     traceparent varbinary(55) null,
+    -- for people: failures and operators' actions, a line each, the last 4096 bytes
+    history blob null,
     primary key (id),
     -- an intent is enqueued once per commit; waits look here
     unique key hydracache_outbox_commit (namespace, commit_position, target_hash),

@@ -38,7 +38,9 @@ create table if not exists hydracache_outbox (
     -- for people; no program reads it
     last_error text,
     -- where its enqueue was traced: W3C traceparent, for the span that applies the row
-    traceparent text
+    traceparent text,
+    -- for people: failures and operators' actions, a line each, the last 4096 characters
+    history text
 );
 
 -- An intent is enqueued once per commit; waits look here.

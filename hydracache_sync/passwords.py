@@ -1,7 +1,7 @@
 """Keeps passwords out of everything that is printed.
 
-The library shows URLs without them. This is for text that passes through the command
-line untouched, such as an argument in the wrong place.
+The library shows URLs without them. This is for text that comes from elsewhere, such as
+an error, or an argument in the wrong place.
 """
 
 from __future__ import annotations
