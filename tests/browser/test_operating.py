@@ -12,7 +12,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from hydracache_sync import InvalidationIntent
 from support.browser import Browser
-from support.console_site import NAMESPACE, ConsoleSite, console_site
+from support.console_site import NAMESPACE, OPERATOR, ConsoleSite, console_site
 from support.probing import eventually
 from support.servers import Memcached
 
@@ -127,6 +127,24 @@ def test_a_dead_letter_is_found_understood_mended_retried_and_published(
     browser.get(site.page("row", {"id": id}))
     assert browser.find("dd", "published").text == "published"
     assert site.cache.get("list", tags=["prices"]) is None
+
+    # All that happened to it, on one page.
+    history = browser.find('[aria-label="History of this row"]')
+    told = [
+        [cell.text for cell in line.find_elements("css selector", "td")]
+        for line in history.find_elements("css selector", "tbody tr")
+    ]
+    whats, whos, errors = zip(*told)
+    assert whats == (
+        "enqueued",
+        "attempt failed, given up as a dead letter",
+        "retried by an operator",
+        "published",
+    )
+    assert whos == ("-", site.worker.owner, f"console: {OPERATOR}", "-")
+    assert "unknown kind 'Tag'" in errors[1]
+    wide, seen = browser.widths()
+    assert wide <= seen
     assert browser.complaints() == []
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import pwd
 import re
+import socket
 import sqlite3
 import subprocess
 import time
@@ -154,9 +156,56 @@ def test_everything_about_a_row_is_shown(shop: Shop) -> None:
         found["row_id"],
     ):
         assert text in shown.out
-    # Once in local time, once in UTC.
-    assert shown.out.count("(20") == 2 and shown.out.count("Z), ") == 2
+    # Once in local time, once in UTC; above, and in the history.
+    assert shown.out.count("(20") == 4 and shown.out.count("Z), ") == 4
     assert shown.code == ExitCode.DONE
+
+
+def test_the_history_of_a_row_has_its_failures_and_who_retried_it(shop: Shop) -> None:
+    id = kill(shop, "product:7", "node\tsaid \x1b[2J no")
+    user = f"{pwd.getpwuid(os.getuid()).pw_name}@{socket.gethostname()}"
+
+    dead(shop, "retry", str(id), "--yes")
+    [row] = shop.outbox.claim(shop.namespace, "web1/7", limit=1, claim_ttl=30)
+    shop.outbox.mark_published([row])
+    shown = dead(shop, "show", str(id))
+    found = json.loads(dead(shop, "show", str(id), "--json").out)
+    listed = run("rows", "--state", "all", "--json", **shop.settings)
+
+    said = shown.out[shown.out.index("  history\n") :]
+    told = [
+        ", by ".join(line.split("ago  ", 1)[1].split(", by ")[:2])
+        for line in said.splitlines()[1:]
+    ]
+    assert [line.partition(",")[0] for line in told] == [
+        "enqueued",
+        "attempt failed",
+        "retried by an operator",
+        "published",
+    ]
+    assert "node\\tsaid \\x1b[2J no" in told[1]
+    assert told[2] == f"retried by an operator, by {user}"
+    assert "\x1b" not in shown.out
+    assert [(each["kind"], each["who"]) for each in found["history"]] == [
+        ("dead", "test"),
+        ("retried", user),
+    ]
+    assert found["history_is_whole"] is True
+    assert "history" not in json.loads(listed.out)
+
+
+def test_a_history_that_was_cut_says_so(shop: Shop) -> None:
+    id = kill(shop, "product:7")
+    for _ in range(40):
+        shop.outbox.reset_dead_letters(shop.namespace, by="x" * 100)
+        again = shop.outbox.claim(shop.namespace, "w", limit=1, claim_ttl=30)
+        shop.outbox.mark_failed(again, "no", backoff=0, dead=True)
+
+    shown = dead(shop, "show", str(id))
+    found = json.loads(dead(shop, "show", str(id), "--json").out)
+
+    assert "Older entries were dropped" in shown.out
+    assert found["history_is_whole"] is False
 
 
 def test_a_row_that_is_not_there_is_an_error_and_the_others_are_shown(

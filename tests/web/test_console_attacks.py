@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def test_nothing_that_a_row_holds_becomes_part_of_a_page() -> None:
         outbox.enqueue(namespace, batch, commit_position=HOSTILE[:100])
         rows = outbox.claim(namespace, HOSTILE, limit=1, claim_ttl=30)
         outbox.mark_failed(rows, HOSTILE, backoff=0, dead=True)
+        outbox.reset_dead_letters(namespace, by=HOSTILE)
+        outbox.claim(namespace, HOSTILE, limit=1, claim_ttl=0.001)
+        time.sleep(0.01)
+        rows = outbox.claim(namespace, HOSTILE, limit=1, claim_ttl=30)
+        outbox.mark_failed(rows, HOSTILE, backoff=0, dead=True)
         outbox.enqueue(namespace, batch)
         outbox.claim(namespace, HOSTILE, limit=1, claim_ttl=30)
         rows = outbox.claim(namespace, HOSTILE, limit=1, claim_ttl=30)
@@ -109,15 +115,19 @@ def test_nothing_that_a_row_holds_becomes_part_of_a_page() -> None:
             caches={namespace: {"hits": 1}},
         )
     )
-    seen = 0
+    seen = in_histories = 0
 
     for _, page in site.walk():
         assert page.status == 200
         assert_harmless(page)
         assert page.said.count("49") == 0 or "{{7*7}}" in page.said
         seen += "<script>alert(1)</script>" in page.said
+        history = page.said.partition("By Error")[2].partition("Its commit")[0]
+        in_histories += history.count("<script>alert(1)</script>")
 
     assert seen > 10
+    # The worker, the operator, the node and the errors of failures.
+    assert in_histories > 10
 
 
 def test_nothing_that_is_typed_becomes_part_of_a_page(site: Site) -> None:

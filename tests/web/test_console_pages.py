@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator
@@ -314,6 +316,56 @@ def test_no_page_asks_for_each_of_many_namespaces(
     assert len(statements) < 10
     assert site.get().status == 200
     assert len(statements) < 100
+
+
+def history_on(page: Page) -> list[str]:
+    """What each line of the history says behind its moment."""
+    said = page.said.partition("By Error ")[2].partition(" Its commit")[0]
+    return re.split(r" ?\d{4}-[0-9: -]+Z, [0-9a-z. ]+ ago ", f" {said}")[1:]
+
+
+def test_one_row_with_its_whole_history() -> None:
+    site = Site()
+    outbox = site.outbox
+    [id] = site.kill("a", error="node said no")
+    site.answer(site.of("confirm", action="retry", id=id))
+    held = outbox.claim(SHOP, "web1/7", limit=1, claim_ttl=0.001)
+    time.sleep(0.01)
+    assert outbox.claim(SHOP, "web2/8", limit=1, claim_ttl=30)
+    assert outbox.mark_published(held) == 0
+
+    claimed = history_on(site.of("row", id=id))
+    [row] = outbox.rows(SHOP)
+    outbox.release([row], error="refused", waits_for="10.0.0.1:11211")
+    outbox.mark_published(outbox.claim(SHOP, "web3/9", limit=1, claim_ttl=30))
+    published = site.of("row", id=id)
+
+    assert claimed == [
+        "enqueued - -",
+        "attempt failed, given up as a dead letter w node said no",
+        "retried by an operator console: ada -",
+        "claim ran out, the worker crashed or hung web1/7 -",
+        "claimed web2/8 -",
+    ]
+    assert history_on(published) == claimed[:-1] + [
+        "put off, waits for node 10.0.0.1:11211 web2/8 refused",
+        "published - -",
+    ]
+    assert "Older entries were dropped" not in published.said
+
+
+def test_a_history_that_was_cut_says_so() -> None:
+    site = Site()
+    [id] = site.kill("a")
+    for _ in range(40):
+        site.outbox.reset_dead_letters(SHOP, by="x" * 100)
+        rows = site.outbox.claim(SHOP, "w", limit=1, claim_ttl=30)
+        site.outbox.mark_failed(rows, "no", backoff=0, dead=True)
+
+    page = site.of("row", id=id)
+
+    assert "Older entries were dropped" in page.said
+    assert 20 < len(history_on(page)) < 80
 
 
 def test_one_row_with_its_moments_and_ids() -> None:
