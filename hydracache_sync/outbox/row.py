@@ -81,7 +81,7 @@ CLAIM_COLUMNS = (
 
 COLUMNS = ROW_COLUMNS + CLAIM_COLUMNS
 
-#: All that the table has: of the others one only statements use, one only ``ROW`` reads.
+#: All that the table has: one of the others is of statements alone, one is read by ROW.
 TABLE_COLUMNS = COLUMNS + ("tried_alone", "history")
 
 
