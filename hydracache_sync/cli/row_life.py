@@ -17,7 +17,7 @@ _WORDS = {
     RowEventKind.WAITS: "put off, waits for its cache",
     RowEventKind.EXPIRED: "claim ran out, the worker crashed or hung",
     RowEventKind.RETRIED: "retried by an operator",
-    RowEventKind.ENQUEUED_AGAIN: "enqueued again under its commit position",
+    RowEventKind.AGAIN: "enqueued again under its commit position",
 }
 
 
@@ -41,7 +41,7 @@ def life_of(row: OutboxRow) -> list[LifeEntry]:
     events = history.events if history is not None else ()
     found = [_entry(event) for event in events]
     if not any(
-        event.kind is RowEventKind.ENQUEUED_AGAIN and event.at_ms == row.created_at_ms
+        event.kind is RowEventKind.AGAIN and event.at_ms == row.created_at_ms
         for event in events
     ):
         found.insert(0, LifeEntry(row.created_at_ms, "enqueued"))

@@ -38,7 +38,7 @@ class RowEventKind(enum.Enum):
     #: An operator made a dead letter pending again.
     RETRIED = "retried"
     #: A later commit enqueued the same under the same position.
-    ENQUEUED_AGAIN = "enqueued again"
+    AGAIN = "enqueued again"
 
 
 class RowEvent(NamedTuple):

@@ -55,7 +55,7 @@ class Present(enum.Enum):
     CARRIED_AGAIN = "carried again"
 
 
-_AGAIN = _noted("{now}", f"'\t{RowEventKind.ENQUEUED_AGAIN.value}\t\t\t'")
+_AGAIN = _noted("{now}", f"'\t{RowEventKind.AGAIN.value}\t\t\t'")
 
 # A row that is enqueued again belongs to another commit as well, which comes later. Its
 # claim is taken away: a worker that has applied it by now has done so too early, and
