@@ -175,18 +175,20 @@ class InlinePublisher:
         applied: set[InvalidationIntent] = set()
         done = 0
         rows: list[OutboxRow] = []
-        is_last = False
+        is_last = is_cut_off = False
         try:
             for index, part in enumerate(parts_of(batch.distinct(), PART)):
-                if index and time.is_over:
+                is_cut_off = index > 0 and time.is_over
+                if is_cut_off:
                     break
                 some, marked = self._apply(receipt, part, time)
                 applied |= some
                 done += marked
-            if done == targets and not self._subscribers:
-                return _Outcome(PublishReport(claimed=targets, published=targets))
+            if not self._subscribers and (done == targets or is_cut_off):
+                left = targets - done
+                return _Outcome(PublishReport(targets, published=done, released=left))
             # An event needs the rows. Or not all were finished here: they failed, a
-            # worker was faster, they were rolled back, or the time is over.
+            # worker was faster, or they were rolled back.
             for page, is_last in self._pages(receipt, time):
                 rows += page
         except OutboxError as exc:

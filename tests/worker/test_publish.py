@@ -502,6 +502,26 @@ class TestBesideAWorker:
         assert [row.intent for row in published] == slow.applied
         assert worker.drain().published == 3 * PART
 
+    def test_a_large_commit_is_not_looked_through_when_the_time_is_over(
+        self, outbox: Outbox, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One page of it takes the server as long as all of its rows."""
+        worker = OutboxWorker(outbox, SlowApplier(clock, seconds=2), monotonic=clock)
+        receipt = outbox.enqueue(SHOP, batch_of(*map(str, range(2 * PART))))
+        rows = outbox.rows
+
+        def looked_through(*args: Any, **options: Any) -> Any:
+            clock.advance(60)
+            return rows(*args, **options)
+
+        monkeypatch.setattr(outbox, "rows", looked_through)
+        before = clock()
+
+        report = worker.publish(receipt, timeout=1.0)
+
+        assert report == PublishReport(claimed=2 * PART, published=PART, released=PART)
+        assert clock() - before == 2
+
     def test_what_was_published_before_a_failure_of_the_database_is_reported(
         self, outbox: Outbox, applier: Applier, as_it_came: Came
     ) -> None:
