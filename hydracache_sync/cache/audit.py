@@ -223,6 +223,11 @@ class Audit:
             # The outbox could not be read. The next look asks again.
             logger.debug("an audit could not read the outbox", exc_info=True)
             return False
+        except Exception:
+            # A function of the app's; the reader has its hit all the same.
+            self._entries.counters.audit_failed.add()
+            logger.warning("oldest_pending of an audit failed", exc_info=True)
+            return False
 
     def _report(self, suspect: _Suspect) -> None:
         lookup = suspect.lookup

@@ -53,7 +53,8 @@ class CacheDiagnostics:
         invalidation on its way; each is a :class:`~hydracache_sync.StaleHit`.
     :ivar audit_unsettled: of these, hits that differed and prove nothing: they were
         invalidated soon after, or rows stayed pending, or two loads differed.
-    :ivar audit_failed: audits whose loader raised; the reader got its hit.
+    :ivar audit_failed: audits whose loader, or ``oldest_pending``, raised; the reader
+        got its hit.
     :ivar lapsed: reads that were not served an entry because it may be older than
         ``max_staleness``; counted as misses, too.
     :ivar unreadable: entries found compressed by a library that is not installed here;

@@ -199,6 +199,26 @@ def test_an_outbox_that_is_away_proves_nothing(shops: Callable[..., Shop]) -> No
     assert shop.events == []
 
 
+def test_an_oldest_pending_that_raises_costs_its_reader_nothing(
+    shops: Callable[..., Shop], caplog: pytest.LogCaptureFixture
+) -> None:
+    def oldest_pending() -> float:
+        raise ZeroDivisionError("of the app's")
+
+    shop = shops(oldest_pending=oldest_pending)
+    shop.get()
+    shop.rows["a"] = "new"
+    served = []
+    for _ in range(5):
+        served.append(shop.get())
+        shop.pass_seconds(audit.SETTLE)
+
+    assert served == ["old"] * 5
+    assert shop.events == []
+    assert shop.found()["audit_failed"] > 0
+    assert "of the app's" in caplog.text
+
+
 def test_without_an_outbox_time_alone_decides(shops: Callable[..., Shop]) -> None:
     shop = shops(oldest_pending=None)
     shop.get()
