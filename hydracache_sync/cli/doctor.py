@@ -27,6 +27,7 @@ from hydracache_sync.cli.options import (
     with_settings,
 )
 from hydracache_sync.cli.outbox_checks import examine_outbox
+from hydracache_sync.cli.ring_checks import examine_published
 from hydracache_sync.cli.tables import in_lines
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.memcached.store import MemcachedStore
@@ -151,6 +152,8 @@ def _examine(
         return
     current, *previous = stores
     yield from examine_nodes(current, namespaces, strict)
+    for name in namespaces:
+        yield from examine_published(outbox, current, name)
     if bound is not None:
         for store in stores:
             for name in namespaces:

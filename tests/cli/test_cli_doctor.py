@@ -12,7 +12,9 @@ import pytest
 
 from hydracache_sync import (
     InvalidationIntentBatch,
+    MemcachedApplier,
     MemcachedStore,
+    OutboxWorker,
     SQLiteOutbox,
     TaggedCache,
 )
@@ -447,3 +449,52 @@ def test_readers_with_a_bound_that_no_worker_serves_are_found(
     assert f"watermark {shop.namespace}: {memcached.address} has one" in there.out
     assert f"{shop.namespace}: everything committed before" in there.out
     assert [each["check"] for each in old] == [f"watermark {shop.namespace}"]
+
+
+class TestPublishedElsewhere:
+    """Workers that use another ring than the readers, which doctor is run for."""
+
+    def invalidate(
+        self, shop: Shop, memcached: Memcached, ring: str, since: float | None
+    ) -> None:
+        """Have a worker of ``ring`` publish what readers have cached a while ago."""
+        with MemcachedStore([memcached.address], ring="1", timeout=PATIENCE) as store:
+            cache = TaggedCache(store, shop.namespace)
+            cache.get_or_load("1", lambda: "value", since=since)
+        time.sleep(2 * outbox_checks.CLOCK_SKEW)
+        batch = InvalidationIntentBatch().invalidate_key("1").invalidate_key("none")
+        shop.outbox.enqueue(shop.namespace, batch.flush())
+        with MemcachedStore([memcached.address], ring=ring, timeout=PATIENCE) as store:
+            applier = MemcachedApplier(store, shop.namespace)
+            assert OutboxWorker(shop.outbox, applier).drain().published == 3
+
+    @pytest.mark.parametrize(
+        "since, level, text",
+        [
+            (1.0, "problem", "1 of the last 2 published rows did not reach ring 1: "),
+            (None, "warning", "row 1 was published, and no worker has written its"),
+        ],
+    )
+    def test_is_said(
+        self,
+        shop: Shop,
+        memcached: Memcached,
+        since: float | None,
+        level: str,
+        text: str,
+    ) -> None:
+        self.invalidate(shop, memcached, "2", since)
+
+        [said] = found(shop, ring="1")
+
+        assert said["level"] == level
+        assert said["text"].startswith(text)
+        assert "--ring and server list of the apps" in said["mend"]
+
+    @pytest.mark.parametrize("since", [1.0, None])
+    def test_is_not_said_of_the_same_ring(
+        self, shop: Shop, memcached: Memcached, since: float | None
+    ) -> None:
+        self.invalidate(shop, memcached, "1", since)
+
+        assert found(shop, ring="1") == []
