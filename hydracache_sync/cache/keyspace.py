@@ -175,14 +175,9 @@ class Keyspace:
 
     def targets(self, intents: Sequence[InvalidationIntent]) -> list[Address]:
         """As :meth:`target`, of each: a worker has one for every row it carries."""
-        plain = self._tag_token[0]
-        tokens: list[bytes | None] = [
-            None if tag is None else plain + tag
-            for tag in _plain_tags(
-                [f"{name}:{value}" for _, value, name in intents if name is not None]
-            )
-        ]
-        if len(tokens) == len(intents) and None not in tokens:
+        tags = [f"{name}:{value}" for _, value, name in intents if name is not None]
+        tokens = _plain_tokens(self._tag_token[0], tags)
+        if len(tokens) == len(intents) and all(tokens):
             return list(zip(tokens, tokens))  # type: ignore[arg-type]
         left = iter(tokens)
         addresses: list[Address] = []
@@ -204,8 +199,8 @@ class Keyspace:
         return f"Keyspace(ring={self.ring!r}, namespace={self.namespace!r})"
 
 
-def _plain_tags(tags: Sequence[str]) -> Sequence[bytes | None]:
-    """Return the tags of entities, each made of two names, as they stand in keys.
+def _plain_tokens(prefix: bytes, tags: Sequence[str]) -> Sequence[bytes | None]:
+    """Return the keys of the tokens of entities' tags, each made of two names.
 
     :return: None for one whose names cannot stand there as they are.
     """
@@ -217,8 +212,10 @@ def _plain_tags(tags: Sequence[str]) -> Sequence[bytes | None]:
         and text.count(b":") == len(tags)
         and max(map(len, tags)) <= MAX_PLAIN_NAME
     ):
-        return text.split(b"\n")
-    return [tag.encode("ascii") if _plain_entity(tag) else None for tag in tags]
+        return (prefix + text.replace(b"\n", b"\n" + prefix)).split(b"\n")
+    return [
+        prefix + tag.encode("ascii") if _plain_entity(tag) else None for tag in tags
+    ]
 
 
 def _name(field: str, name: Identity, maximum: int) -> tuple[bool, bytes]:

@@ -110,11 +110,9 @@ def compare_and_set(
     """
     if not keys:
         return b""
-    # Joined, not formatted, as in _adds(): half of the time, and each row of a worker
-    # takes one of both.
     [size] = set(map(len, values))
-    heads = map((b" 0 0 %d " % size).join, zip(keys, uniques))
-    return b"cas " + b"\r\ncas ".join(map(b"\r\n".join, zip(heads, values))) + b"\r\n"
+    head = b" 0 0 %d " % size
+    return _each(len(keys), b"cas ", keys, head, uniques, b"\r\n", values, b"\r\n")
 
 
 def _adds(keys: Sequence[bytes], values: Sequence[bytes]) -> bytes:
@@ -123,8 +121,17 @@ def _adds(keys: Sequence[bytes], values: Sequence[bytes]) -> bytes:
     :param values: all of one length.
     """
     [size] = set(map(len, values))
-    middle = b" 0 0 %d\r\n" % size
-    return b"add " + b"\r\nadd ".join(map(middle.join, zip(keys, values))) + b"\r\n"
+    return _each(len(keys), b"add ", keys, b" 0 0 %d\r\n" % size, values, b"\r\n")
+
+
+def _each(count: int, *parts: bytes | Sequence[bytes]) -> bytes:
+    """Return ``count`` commands; of each part all have the same bytes, or one each."""
+    # One join for all: each row of a worker takes two commands.
+    woven = [b""] * (count * len(parts))
+    for place, part in enumerate(parts):
+        each = [part] * count if isinstance(part, bytes) else part
+        woven[place :: len(parts)] = each
+    return b"".join(woven)
 
 
 def identity(proposed: bytes) -> bytes:

@@ -131,7 +131,8 @@ class Replacement:
             use.connection, use.keys, due
         )
         self._answered.append(use)
-        if None in use.values:
+        # Not "None in", which compares each; a token is never empty.
+        if not all(use.values):
             for at, error in refused.items():
                 self.outcomes[use.places[at]] = error
             use.keep([at for at, value in enumerate(use.values) if value is not None])
@@ -151,7 +152,7 @@ class Replacement:
             stop = start + len(use.places)
             use.values = values[start:stop]
             start = stop
-            if None in use.values:
+            if not all(use.values):
                 for place, value in zip(use.places, use.values):
                     if value is None:
                         self.outcomes[place] = True

@@ -37,10 +37,7 @@ _value_head = re.compile(rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10})()\r\n").match
 _version_head = re.compile(
     rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10}) ([0-9]{1,20})\r\n"
 ).match
-#: The head of a value of 17 bytes, as tokens are, and how many bytes of it come before
-#: the version, besides the key.
-_token_head = b"VALUE %b 0 17 %b".__mod__
-_TOKEN_HEAD = len(b"VALUE  0 17 ")
+#: Bytes of tokens.
 _TOKEN_SIZES = {17}
 #: Digits of a version.
 _UNIQUE_SIZES = frozenset(range(1, 21))
@@ -139,9 +136,16 @@ class Replies:
         if len(heads) == 2 * len(keys) + 1 and not heads.pop():
             values = heads[1::2]
             del heads[1::2]
-            uniques = [head[_TOKEN_HEAD + len(key) :] for key, head in zip(keys, heads)]
+            words = b" \n ".join(heads).split(b" ")
+            uniques = words[4::6]
             if (
-                heads == list(map(_token_head, zip(keys, uniques)))
+                # All of each head that comes before the version, and its end.
+                words[1::6] == list(keys)
+                and words[0::6] == [b"VALUE"] * len(keys)
+                and words[2::6] == [b"0"] * len(keys)
+                and words[3::6] == [b"17"] * len(keys)
+                and words[5::6] == [b"\n"] * (len(keys) - 1)
+                and len(uniques) == len(keys)
                 and set(map(len, values)) == _TOKEN_SIZES
                 and _UNIQUE_SIZES.issuperset(map(len, uniques))
                 and b"".join(uniques).isdigit()

@@ -80,10 +80,16 @@ class Statements:
         ids: Sequence[Any] = (),
     ) -> None:
         """Execute ``template`` with ``params``, and ``ids`` in place of ``{ids}``."""
-        if ids and self._dialect.ids_in_text and type(ids[0]) is int:
+        numbered = bool(ids) and type(ids[0]) is int
+        if numbered and self._dialect.ids_in_text:
             text, before, after = self._prepare(template, None)
             text = text.replace("{ids}", ", ".join(map(str, ids)))
             ids = ()
+        elif numbered and list(ids) == list(range(ids[0], ids[0] + len(ids))):
+            # Mostly, in a backlog of one namespace. SQLite makes a table of a list.
+            text, before, after = self._prepare(template, None)
+            text = text.replace("in ({ids})", "between ? and ?")
+            ids = ids[0], ids[-1]
         else:
             text, before, after = self._prepare(template, len(ids))
         values = [params[name] for name in before]

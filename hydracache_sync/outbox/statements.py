@@ -161,11 +161,11 @@ _CLAIMED = {
 }
 
 # The clock is negative where something has happened to the row before, so that it has
-# to be read whole: each column of a result costs a worker time.
+# to be read whole: each column of a result costs a worker time. One that has waited for
+# a node, or was abandoned, has an error.
 CLAIM_SELECT = f"""
 select {_TARGET_COLUMNS}, case
-  when claim_token is not null or attempts <> 0 or abandoned <> 0
-    or waits_for is not null or last_error is not null then -{{now}}
+  when claim_token is not null or attempts <> 0 or last_error is not null then -{{now}}
   else {{now}}
 end
 from {{table}}

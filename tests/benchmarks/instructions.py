@@ -1,12 +1,13 @@
-"""Instructions of a drained row and of a cached hit, with metrics and without.
+"""Instructions of a transaction and of a drained row, by hand and by the library.
 
-    python tests/benchmarks/instructions.py [--rows 4000] [--reads 20000]
+    python tests/benchmarks/instructions.py [--only drain] [--rows 4000]
 
-Times scatter by more than metrics may cost, on a machine that does other things; counts
-of instructions do not. valgrind's cachegrind counts those of this process, so without
-those of memcached and of the kernel. Each side runs with so many rows or reads, and
-with twice as many: the difference is theirs, without the start. Goals: a hit <= 1.03,
-a drain <= 1.02.
+Also of a drained row and of a cached hit with metrics. Times scatter by more than that
+may cost, on a machine that does other things; counts of instructions do not. valgrind's
+cachegrind counts those of this process, SQLite's with them, so without those of
+memcached and of the kernel. Each side runs with so many transactions, rows or reads,
+and with twice as many: the difference is theirs, without the start. Goals with metrics:
+a hit <= 1.03, a drain <= 1.02.
 
 Not in it are what comes by the clock: a scrape, a send, and a look at the lag of a
 batch, once in a second.
@@ -28,7 +29,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _side_by_side import NAMESPACE, HandTokens, library_worker  # noqa: E402
-from sqlite_outbox import connect, database, fill, hand_drain  # noqa: E402
+from sqlite_outbox import (  # noqa: E402
+    connect,
+    database,
+    fill,
+    hand_drain,
+    hand_enqueue,
+    library_enqueue,
+)
 
 from hydracache_sync import MemcachedStore, SQLiteOutbox, TaggedCache  # noqa: E402
 from hydracache_sync.metrics import Metrics, StatsD, readings  # noqa: E402
@@ -41,6 +49,7 @@ NEVER = 10_000.0
 
 #: By what is measured; each is compared with "off".
 SIDES = {
+    "transaction": ("by hand", "off"),
     "drain": ("by hand", "off", "Prometheus", "StatsD"),
     "hit": ("off", "Prometheus", "StatsD"),
 }
@@ -52,6 +61,10 @@ def work(what: str, side: str, count: int, path: Path, address: str) -> None:
     with contextlib.ExitStack() as stack:
         if side == "by hand":
             connection = stack.enter_context(contextlib.closing(connect(path)))
+            if what == "transaction":
+                for number in range(count):
+                    hand_enqueue(connection, number)
+                return
             client = stack.enter_context(contextlib.closing(HandTokens(address)))
             hand_drain(connection, client, BATCH)
             return
@@ -75,7 +88,11 @@ def work(what: str, side: str, count: int, path: Path, address: str) -> None:
                 send_every=NEVER,
             )
             stack.enter_context(contextlib.closing(statsd))
-        if what == "drain":
+        if what == "transaction":
+            connection = stack.enter_context(contextlib.closing(connect(path)))
+            for number in range(count):
+                library_enqueue(outbox, connection, number)
+        elif what == "drain":
             assert worker.drain().published == count
         else:
             for _ in range(count):
@@ -113,6 +130,8 @@ def counted(what: str, side: str, count: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=SIDES, action="append")
+    parser.add_argument("--transactions", type=int, default=2000)
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--reads", type=int, default=20_000)
     parser.add_argument("--run", nargs=5, help=argparse.SUPPRESS)
@@ -126,7 +145,9 @@ def main() -> None:
         print("valgrind is missing: nothing is counted")
         return
     print(f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}")
-    for what, count in (("drain", options.rows), ("hit", options.reads)):
+    counts = dict(zip(SIDES, (options.transactions, options.rows, options.reads)))
+    for what in options.only or SIDES:
+        count = counts[what]
         of_side = {
             side: (counted(what, side, 2 * count) - counted(what, side, count)) / count
             for side in SIDES[what]

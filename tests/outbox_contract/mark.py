@@ -52,6 +52,24 @@ class MarkContract(OutboxHooks):
         assert stored.last_error is None
         assert stored.attempts == 1
 
+    def test_a_mark_changes_no_row_between_those_it_was_given(self, outbox):
+        first, second, third, fourth = self.claimed(outbox, "a", "b", "c", "d")
+
+        assert outbox.mark_published([first, first, third]) == 2
+        assert outbox.mark_failed([second, fourth], "e", backoff=0, dead=True) == 2
+
+        states = [outbox.row(row.id).state for row in (first, second, third, fourth)]
+        assert states == [OutboxState.PUBLISHED, OutboxState.DEAD] * 2
+
+    def test_rows_that_follow_each_other_are_marked_in_any_order(self, outbox):
+        first, second, third, fourth = self.claimed(outbox, "a", "b", "c", "d")
+
+        assert outbox.mark_published([third, second]) == 2
+
+        states = [outbox.row(row.id).state for row in (first, second, third, fourth)]
+        pending, published = OutboxState.PENDING, OutboxState.PUBLISHED
+        assert states == [pending, published, published, pending]
+
     def test_failed_row_waits_for_its_backoff(self, outbox, clock):
         [row] = self.claimed(outbox)
         clock.advance(1)
