@@ -340,3 +340,25 @@ def test_values_with_versions_are_read_however_they_come(
         assert list(uniques) == [
             b"" if version is None else b"%d" % version for _, version in wanted
         ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (b"VALUE a 0 17", b"1 VALUE b 0 17 2"),
+        (b"VALUE a 0 17 1 VALUE", b"b 0 17 2"),
+        (b"VALUE a 0 17 1", b"VALUE c 0 17 2"),
+        (b"VALUE a 0 17 1", b"VALUES b 0 17 2"),
+        (b"VALUE a 0 17 1", b"VALUE b 0 16 2"),
+        (b"VALUE a 0 17 1", b"VALUE b 0 17 -2"),
+        (b"VALUE a 0 17 1", b"VALUE b 0 17 2 3"),
+    ],
+)
+def test_versions_of_tokens_with_a_wrong_head_are_refused(
+    first: bytes, second: bytes
+) -> None:
+    token = bytes(17)
+    answer = b"%b\r\n%b\r\n%b\r\n%b\r\nEND\r\n" % (first, token, second, token)
+
+    with pytest.raises(BrokenReply):
+        Replies(stream(answer)).versions([b"a", b"b"])
