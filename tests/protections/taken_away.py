@@ -40,11 +40,10 @@ _AUTO = "tests/web/test_auto_snapshot.py::"
 
 #: How a token is stored, and how it was before anything was compared.
 _STORED_ON_CONDITION = r"""
-    return b"cas " + b"\r\ncas ".join(map(b"\r\n".join, zip(heads, values))) + b"\r\n"
+    return _each(len(keys), b"cas ", keys, head, uniques, b"\r\n", values, b"\r\n")
 """
 _STORED_IN_ANY_CASE = r"""
-    middle = b" 0 0 %d\r\n" % size
-    return b"set " + b"\r\nset ".join(map(middle.join, zip(keys, values))) + b"\r\n"
+    return _each(len(keys), b"set ", keys, b" 0 0 %d\r\n" % size, values, b"\r\n")
 """
 
 #: What a reader does who looks the tokens up once the value is there.
