@@ -157,18 +157,21 @@ class ThreadReplaced(Event):
 
 @dataclass(frozen=True)
 class StaleHit(Event):
-    """An audit met an entry that was not what the database had; told by a cache.
+    """An audit met an entry that was not what the database had; reported by a cache.
 
     :ivar key: of the entry, as text.
     :ivar tags: of the entry, sorted.
     :ivar max_age: seconds that the entry has been there at most; None if not known.
     :ivar place: where it was read: file, line and function.
+    :ivar request: what read it, where an app knows: method and path, without the query
+        string, as ``GET /product/1``; or the name of a task.
     """
 
     key: str
     tags: tuple[str, ...]
     max_age: float | None
     place: str
+    request: str | None = None
 
 
 #: Takes an event; what it returns is ignored, what it raises is logged.

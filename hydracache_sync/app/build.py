@@ -170,6 +170,7 @@ def cache(
     oldest_pending: Callable[[], float],
     kinds: EntityKinds | None,
     memo: Callable[[], ReadMemo | None] | None,
+    request: Callable[[], str | None] | None,
 ) -> TaggedCache:
     """Return an app's cache.
 
@@ -179,6 +180,7 @@ def cache(
     :param oldest_pending: returns for how long rows have been pending, see the cache.
     :param kinds: of entities that are changed in bulk.
     :param memo: returns that of the request that is served, if it has one.
+    :param request: returns the name of the request that is served, for an audit.
     """
     return TaggedCache(
         on,
@@ -196,6 +198,7 @@ def cache(
         codec=codec(values),
         unstorable=values[app_settings.UNSTORABLE],
         oldest_pending=oldest_pending,
+        request=request,
         kinds=kinds,
         max_staleness=values[settings.MAX_STALENESS],
         memo=memo if values[app_settings.REQUEST_MEMO] else None,

@@ -15,7 +15,7 @@ from typing import Any, Iterator, Mapping
 from hydracache_sync.app import app_settings, open_transactions
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.extension import Extension
-from hydracache_sync.app.request_state import RequestState
+from hydracache_sync.app.request_state import LONGEST_PLACE, RequestState
 from hydracache_sync.app.request_writes import SAFE_METHODS, RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.app.snapshot_guard import SnapshotGuard
@@ -26,6 +26,7 @@ from hydracache_sync.app.teardown import (
 )
 from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.printable import printable
 from hydracache_sync.snapshots import NEVER, LocalMoment
 
 
@@ -99,7 +100,11 @@ class ContextExtension(Extension):
             lambda: self.runtime.read_only_reads,
         )
         self._runtime = Runtime(
-            self.config, snapshot=guard, kinds=self.kinds, memo=self.request_memo
+            self.config,
+            snapshot=guard,
+            kinds=self.kinds,
+            memo=self.request_memo,
+            request=self._served,
         )
 
     @property
@@ -192,6 +197,10 @@ class ContextExtension(Extension):
         if connection_of is not None:
             self._writes_of(scope).begin()
         return scope
+
+    def _served(self) -> str | None:
+        scope = self._current.get()
+        return None if scope is None else printable(scope.where, LONGEST_PLACE)
 
     def _scope_began(self) -> float:
         scope = self._current.get()

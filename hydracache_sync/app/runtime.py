@@ -42,6 +42,7 @@ class Runtime:
     :param snapshot: tells the cache when the transaction began that loaders read in.
     :param kinds: of entities that are changed in bulk.
     :param memo: returns that of the request that is served, if it has one.
+    :param request: returns the name of the request that is served, for an audit.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Runtime:
         snapshot: Callable[[], float | None] | None = None,
         kinds: EntityKinds | None = None,
         memo: Callable[[], ReadMemo | None] | None = None,
+        request: Callable[[], str | None] | None = None,
     ) -> None:
         self.config = config
         self.namespace: str = config[settings.NAMESPACE]
@@ -78,6 +80,7 @@ class Runtime:
                 oldest_pending=self._oldest_pending,
                 kinds=kinds,
                 memo=memo,
+                request=request,
             )
             self._worker = build.worker(
                 config, self.outbox, store, previous, self.namespace, strict=strict

@@ -59,6 +59,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 class _Suspect(NamedTuple):
     lookup: Lookup
     place: str
+    request: str | None
     seen_at: float
 
 
@@ -80,6 +81,7 @@ class Audit:
     :param clock_skew: seconds by which a row's moment may be off.
     :param oldest_pending: returns the age of the oldest pending row in seconds, 0 for
         none, infinite if it is not known. None where no outbox is known.
+    :param request: returns what names the request that reads; None outside of one.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Audit:
         clock: Callable[[], float],
         clock_skew: float,
         oldest_pending: Callable[[], float] | None,
+        request: Callable[[], str | None] | None,
     ) -> None:
         if isinstance(share, bool) or not isinstance(share, (int, float)):
             raise TypeError(f"audit must be a number, not {type(share).__name__}")
@@ -100,6 +103,7 @@ class Audit:
         self._clock = clock
         self._clock_skew = clock_skew
         self._oldest_pending = oldest_pending
+        self._request = request
         self._mine = PerProcess(_Audits)
         self.subscribers: Subscribers[Event] = Subscribers("after an audit")
 
@@ -160,7 +164,8 @@ class Audit:
         if not proves or len(mine.suspects) >= MAX_SUSPECTS:
             counters.audit_unsettled.add()
             return
-        mine.suspects.append(_Suspect(lookup, _place(), monotonic()))
+        request = None if self._request is None else self._request()
+        mine.suspects.append(_Suspect(lookup, _place(), request, monotonic()))
         mine.look_at = min(mine.look_at, monotonic() + SETTLE)
 
     def _loaded(
@@ -245,14 +250,16 @@ class Audit:
             tags=lookup.tag_set.names,
             max_age=youngest,
             place=suspect.place,
+            request=suspect.request,
         )
         # Never the values: they are the app's users'.
         logger.error(
-            "stale: key %r with the tags %s, read at %s, is not what the database has,"
-            " and no invalidation of it is on its way",
+            "stale: key %r with the tags %s, read at %s%s, is not what the database"
+            " has, and no invalidation of it is on its way",
             event.key,
             _shown(event.tags),
             event.place,
+            "" if event.request is None else f" for {event.request}",
             extra=log_fields(event),
         )
         self.subscribers.tell(event)

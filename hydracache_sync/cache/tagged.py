@@ -146,6 +146,8 @@ class TaggedCache:
     :param oldest_pending: for ``audit``: returns how many seconds the oldest pending
         row of the namespace has waited, 0 if there is none, infinite if not known.
         Without it, what is not invalidated 10 s after the load counts as stale.
+    :param request: for ``audit``: returns what names the request that reads, for its
+        report; None outside of one.
     :param kinds: of entities that are changed in bulk: a read with the tag of one has
         ``kind_tag(entity)`` as well. All readers of the namespace should say the same.
     :param max_staleness: seconds; serve nothing that is older than a commit which ended
@@ -180,6 +182,7 @@ class TaggedCache:
         also: Sequence[CacheStore] = (),
         audit: float = 0.0,
         oldest_pending: Callable[[], float] | None = None,
+        request: Callable[[], str | None] | None = None,
         kinds: EntityKinds | None = None,
         max_staleness: float | None = None,
         memo: Callable[[], ReadMemo | None] | None = None,
@@ -242,6 +245,7 @@ class TaggedCache:
             clock=clock,
             clock_skew=clock_skew,
             oldest_pending=oldest_pending,
+            request=request,
         )
         self._audit = self._auditor.hit if audit else None
         self._clock = clock

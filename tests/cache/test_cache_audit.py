@@ -96,8 +96,9 @@ def test_an_equal_value_is_audited_and_nothing_more(shop: Shop) -> None:
 
 
 def test_a_write_past_the_outbox_is_found(
-    shop: Shop, caplog: pytest.LogCaptureFixture
+    shops: Callable[..., Shop], caplog: pytest.LogCaptureFixture
 ) -> None:
+    shop = shops(request=lambda: "GET /product/1")
     shop.get()
     shop.rows["a"] = "new and secret"
 
@@ -110,7 +111,7 @@ def test_a_write_past_the_outbox_is_found(
     assert (first, before, second) == ("old", [], "old")
     assert (event.namespace, event.key, event.tags) == ("shop", "a", ("t",))
     assert event.place.startswith(__file__) and event.place.endswith(" in get")
-    assert event.max_age is None
+    assert (event.max_age, event.request) == (None, "GET /product/1")
     [record] = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert record.__dict__["hydracache_tags"] == ("t",)
     assert record.__dict__["hydracache_event"] == "StaleHit"

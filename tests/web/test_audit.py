@@ -34,6 +34,7 @@ class Audited:
         )
         app = self.shop.app
         app.add_url_rule("/", view_func=self.page)
+        app.add_url_rule("/item/<path:name>", "item", lambda name: self.page())
         app.add_url_rule("/change", view_func=self.change)
         app.teardown_appcontext(close_db)
         self.cache = self.shop.state.runtime.cache
@@ -93,6 +94,36 @@ def test_a_script_past_the_outbox_is_found(audited: Audited) -> None:
     assert (event.key, event.tags) == ("item:1", ("item:1",))
     assert event.place.endswith(" in page")
     assert audited.cache.diagnostics().audit_stale == 1
+
+
+def find_a_stale_page(audited: Audited, path: str) -> StaleHit:
+    with closing(sqlite3.connect(audited.shop.path)) as connection:
+        connection.execute("update item set name = 'by hand'")
+        connection.commit()
+    audited.get(path)
+    audited.pass_seconds(audit.SETTLE)
+    audited.get("/")
+    [event] = audited.events
+    assert isinstance(event, StaleHit)
+    return event
+
+
+def test_the_page_is_named_by_its_path_alone(
+    audited: Audited, caplog: pytest.LogCaptureFixture
+) -> None:
+    event = find_a_stale_page(audited, "/item/tea%1Bcup?password=secret")
+
+    assert event.request == "GET /item/tea\\x1bcup"
+    assert f" for {event.request}, is not" in caplog.text.replace("\\\\", "\\")
+    assert "secret" not in caplog.text
+
+
+def test_a_long_path_is_cut(audited: Audited) -> None:
+    event = find_a_stale_page(audited, f"/item/{'x' * 3000}")
+
+    assert event.request is not None
+    assert event.request.startswith("GET /item/xxx")
+    assert len(event.request) == 200
 
 
 def test_a_change_that_nobody_carries_yet_is_not(audited: Audited) -> None:

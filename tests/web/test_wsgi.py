@@ -24,6 +24,7 @@ from hydracache_sync import (
     MemoryStore,
     SQLiteOutbox,
 )
+from hydracache_sync.cache import audit
 from hydracache_sync.integrations.wsgi import HydraCache
 
 View = Callable[[], Iterable[bytes]]
@@ -764,3 +765,26 @@ class TestEnds:
         assert seen == [True, True]
         assert sorted(map(str, site.targets())) == ["item:1", "item:2"]
         site.close_db()
+
+
+def test_an_audit_names_the_request_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 1000.0
+    monkeypatch.setattr(audit, "monotonic", lambda: seconds)
+    names = ["before"]
+    site = Site(tmp_path / "shop.db", HYDRACACHE_AUDIT=1, HYDRACACHE_SNAPSHOT="fresh")
+    events: list[Any] = []
+    site.calls.cache.subscribe(events.append)
+
+    def view() -> list[bytes]:
+        site.calls.get_or_load("item", lambda: names[-1], tags=["item"])
+        return [b"done"]
+
+    site.view = view
+    for _ in range(3):
+        site.read()
+        names.append("by hand")
+        seconds += audit.SETTLE
+
+    assert [event.request for event in events] == ["GET /items"]

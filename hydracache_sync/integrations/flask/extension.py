@@ -19,7 +19,7 @@ from hydracache_sync.app import app_settings, open_transactions
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.receipt_cookie import ReceiptCookie
-from hydracache_sync.app.request_state import RequestState
+from hydracache_sync.app.request_state import LONGEST_PLACE, RequestState
 from hydracache_sync.app.request_writes import SAFE_METHODS, RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.app.snapshot_guard import SnapshotGuard
@@ -38,6 +38,7 @@ from hydracache_sync.integrations.flask.pages import cached_page
 from hydracache_sync.integrations.flask.request_reads import noted_reads
 from hydracache_sync.integrations.flask.state import NAME, FlaskState, state_of
 from hydracache_sync.pool import WorkerPool
+from hydracache_sync.printable import printable
 from hydracache_sync.snapshots import NEVER, LocalMoment
 
 #: Names on ``flask.g``.
@@ -103,7 +104,11 @@ class HydraCache(Extension):
             lambda: self.runtime.read_only_reads,
         )
         runtime = Runtime(
-            config, snapshot=guard, kinds=self.kinds, memo=self.request_memo
+            config,
+            snapshot=guard,
+            kinds=self.kinds,
+            memo=self.request_memo,
+            request=_served,
         )
         cookie = ReceiptCookie(runtime, lambda: app.secret_key)
         state = FlaskState(self, runtime, connection, cookie)
@@ -183,6 +188,13 @@ def _where() -> str:
     if not serving_a_request():
         return "an app context without a request"
     return f"{request.method} {request.endpoint or request.path}"
+
+
+def _served() -> str | None:
+    """The request by its path, for an audit; the query string may hold secrets."""
+    if not serving_a_request():
+        return None
+    return printable(f"{request.method} {request.path}", LONGEST_PLACE)
 
 
 class _Hooks:
