@@ -1,6 +1,6 @@
 """Cache invalidation that cannot be lost, in plain threads.
 
-A write enqueues what it invalidates in its own transaction; a worker carries it to
+A write enqueues what it invalidates in its own transaction; a worker applies it to
 memcached until it is acknowledged; a tagged cache never serves what came before.
 """
 
@@ -131,7 +131,7 @@ __all__ = [
     "WorkerBeat",
     "WorkerProcess",
     "open_outbox",
-    # carrying it to the cache
+    # applying it to the cache
     "InvalidationApplier",
     "MemcachedApplier",
     "OutboxWorker",

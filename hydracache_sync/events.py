@@ -5,7 +5,7 @@ thread in which it happened and after everything about it is written down; whate
 callback does can no longer hurt a row. It should be quick: the thread carries nothing
 meanwhile.
 
-The log lines that tell the same carry the same facts as fields, see :func:`log_fields`.
+The log lines of the same events have the same facts as fields, see :func:`log_fields`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Retried(RowsEvent):
 class Released(RowsEvent):
     """Rows were given back and no attempt was counted.
 
-    :ivar error: why; None if time was up or the worker was told to stop.
+    :ivar error: why; None if time was up or the worker was stopped.
     :ivar delay: seconds until they are due.
     """
 

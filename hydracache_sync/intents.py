@@ -87,7 +87,7 @@ class InvalidationIntent(NamedTuple):
 
     @classmethod
     def tag(cls, tag: Identity) -> InvalidationIntent:
-        """Invalidate every entry that carries ``tag``."""
+        """Invalidate every entry that has ``tag``."""
         return _new(cls, ("tag", checked_identity("tag", tag), None))
 
     @classmethod
@@ -157,7 +157,7 @@ class InvalidationIntent(NamedTuple):
         return self.target_hash().hex()
 
     def to_cache_invalidation(self) -> CacheInvalidation:
-        """Map entities and collections to the tags that reads of them carry."""
+        """Map entities and collections to the tags that reads of them have."""
         kind, value, entity_name = self
         if value is not None:
             if entity_name is not None:

@@ -31,7 +31,7 @@ class CommitPosition:
     """Identity of one committed write: 1 to 128 bytes of UTF-8.
 
     A write that is retried under the same position while its rows wait is enqueued
-    once; after that they are carried again. Immutable.
+    once; after that they are applied again. Immutable.
 
     Source: ``CommitPosition`` in ``hydracache-db/src/outbox.rs``.
     """

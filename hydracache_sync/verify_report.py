@@ -26,13 +26,13 @@ NOT_TAGGED = "not_tagged"
 UNKNOWN = "unknown"
 
 _CAUSES = {
-    PASSED_BY: "a change was made that no row tells of, by another program or by a"
+    PASSED_BY: "a change was made that no row names, by another program or by a"
     " statement that invalidates nothing",
     NO_EFFECT: "has had no effect here: its worker writes to another ring, store or"
     " namespace",
     NOT_TAGGED: "the read has no tag that it invalidates",
     UNKNOWN: "an invalidation has had no effect, or a change was made that no row"
-    " tells of",
+    " names",
 }
 
 #: The rule of three: if none of n checks was stale, the true share of stale reads is
@@ -131,7 +131,7 @@ class VerifyReport:
         ``equal``: the cache served what the database has. ``miss``: it served nothing.
         ``stale``: it went on serving something else, with every change published that
         the database showed. ``changing``: both changed too quickly to be compared.
-        ``unsettled``: rows stayed pending for too long to tell. ``failed``: the app's
+        ``unsettled``: rows stayed pending for too long to decide. ``failed``: the app's
         function raised.
     :ivar unmapped: sampled rows that no read was found for.
     :ivar waiting: checks that are still to come.

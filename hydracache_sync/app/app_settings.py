@@ -90,7 +90,7 @@ WAIT = Setting(
 COOKIE = Setting(
     "cookie",
     "NAME",
-    "Signed cookie that tells the browser's next request what it wrote. Empty: none."
+    "Signed cookie that names to the browser's next request what it wrote. Empty: none."
     " Default: a name of its own for each outbox, namespace and secret key.",
     cookie_name,
 )

@@ -55,7 +55,7 @@ _UNDONE = (
     " outside of savepoints, right before the commit"
 )
 _UNKNOWN = (
-    "wrote %s and did not commit it, and nothing tells whether that was in the"
+    "wrote %s and did not commit it, and it is not known whether that was in the"
     " transaction of the data"
 )
 

@@ -96,8 +96,9 @@ def tls_context(values: SettingValues) -> SSLContext | None:
 def _no_passphrase() -> str:
     # Without this OpenSSL asks for it on the terminal, and a service hangs.
     raise ConfigurationError(
-        f"{settings.MEMCACHED_TLS_KEY.variable}: the key has a passphrase, which nobody"
-        " can be asked for: name a file with the key alone, readable by this user only"
+        f"{settings.MEMCACHED_TLS_KEY.variable}: the key has a passphrase, which"
+        " cannot be entered here: name a file with the key alone, readable by this user"
+        " only"
     )
 
 

@@ -125,6 +125,8 @@ class PoolPlacement:
         if self._lock is not None:
             self._lock.release()
         if self.problem is None or self._complained_in != pid:
-            nobody = "" if self._lock is None else "; perhaps nobody carries rows"
-            logger.error("no worker pool in process %d: %s%s", pid, exc, nobody)
+            unapplied = (
+                "" if self._lock is None else "; perhaps no process applies rows"
+            )
+            logger.error("no worker pool in process %d: %s%s", pid, exc, unapplied)
         self.problem, self._complained_in = str(exc), pid

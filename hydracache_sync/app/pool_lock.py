@@ -115,7 +115,7 @@ class PoolLock:
         if namespace and self._namespace and namespace != self._namespace:
             raise LockRefusedError(
                 f"{self.path} is locked by the pool of namespace {namespace}, which"
-                f" carries nothing of {self._namespace}: set HYDRACACHE_POOL_LOCK to"
+                f" applies no rows of {self._namespace}: set HYDRACACHE_POOL_LOCK to"
                 " another path for each"
             )
 

@@ -297,7 +297,7 @@ HEARTBEAT = Setting(
 THREADS = Setting(
     "threads",
     "N",
-    "Threads that carry rows. More help where memcached is slow or far away.",
+    "Threads that apply rows. More help where memcached is slow or far away.",
     count(1, MOST_THREADS),
     default=1,
 )
@@ -380,7 +380,7 @@ MAX_PENDING = Setting(
 MAX_DEAD = Setting(
     "max_dead",
     "N",
-    "Alert when there are more dead letters: each one needs somebody.",
+    "Alert when there are more dead letters: each one needs an operator.",
     count(0, STATUS_CAP - 1),
     default=0,
 )

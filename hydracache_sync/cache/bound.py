@@ -109,7 +109,7 @@ class Bound:
                 self._unknown.end()
                 return True
             age = now - found / 1000
-            why = f"the watermark is {age:.1f} s old: no worker carries all rows"
+            why = f"the watermark is {age:.1f} s old: no worker has applied all rows"
         self._ask_at = monotonic() + ASK_EVERY
         self._unknown.begin(ApplyError(f"{why}. Meanwhile every read is a miss"))
         return False

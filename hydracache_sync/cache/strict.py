@@ -67,7 +67,7 @@ class Quarantine:
             return self
         if not self._degrade:
             raise QuarantineError(
-                f"the cache could not be told before the commit: {failure}; roll back,"
+                f"memcached did not acknowledge the quarantine: {failure}; roll back,"
                 " or allow it with degrade=True"
             ) from failure
         self.strict = False
@@ -103,7 +103,7 @@ class Quarantine:
             "a commit took longer than its quarantine of %g s: reads meanwhile may have"
             " got older values%s",
             self._hold_off.seconds,
-            "" if failure is None else f", and the cache cannot be told: {failure}",
+            "" if failure is None else f", and a new quarantine has failed: {failure}",
         )
 
     def _mark(self) -> ApplyError | None:

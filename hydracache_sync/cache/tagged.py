@@ -109,7 +109,7 @@ class TaggedCache:
 
     :param store: shared with others as you like; must be what the appliers write to.
     :param namespace: as in the outbox; 1 to 64 bytes of UTF-8.
-    :param snapshot: called before a load, tells when the database snapshot began that
+    :param snapshot: called before a load, returns when the database snapshot began that
         the load will read (see ``since`` below), or None if it opens a fresh one.
         ``ConnectionSnapshot`` does that for a connection.
     :param read_lag: seconds by which the server that loaders read may be behind the one
@@ -151,7 +151,7 @@ class TaggedCache:
     :param kinds: of entities that are changed in bulk: a read with the tag of one has
         ``kind_tag(entity)`` as well. All readers of the namespace should say the same.
     :param max_staleness: seconds; serve nothing that is older than a commit which ended
-        longer ago, also while no worker carries rows: reads are misses then. Needs
+        longer ago, also while no worker applies rows: reads are misses then. Needs
         workers with ``watermark=True``, and is above ``clock_skew`` and one second; for
         drains by cron above the time between two of them as well. A cached read takes
         one more round trip about once in so many seconds. None for no bound.
@@ -666,7 +666,7 @@ class TaggedCache:
     def invalidated_at(
         self, kind: str, value: str | None, *, beside: Identity
     ) -> float | None:
-        """When the cache was told last that a target was invalidated, Unix seconds.
+        """When a target was last invalidated in the cache, Unix seconds.
 
         By the clock of the worker's host. None where it never was, as far as the store
         remembers, or the store fails.

@@ -57,7 +57,7 @@ def examine_nodes(
         elif isinstance(facts, ApplyUnavailable) or isinstance(
             chosen, ApplyUnavailable
         ):
-            told = f"memcached {version}, which does not tell its stats"
+            told = f"memcached {version}, which does not report its stats"
             yield _incomplete(name, told)
         else:
             yield from _node(name, version, facts, chosen, over_tls=store.over_tls)
@@ -279,7 +279,7 @@ def examine_watermark(
             f"{name} has {old}, so each read with {settings.MAX_STALENESS.variable}"
             " there is a miss",
             f"set {settings.MAX_STALENESS.variable} for workers and drains too, and see"
-            " that they carry all rows of this namespace to this ring",
+            " that they apply all rows of this namespace to this ring",
         )
 
 
@@ -287,10 +287,10 @@ def _strict_otherwise(check: str, strict: bool, nodes: Sequence[str]) -> Finding
     makers, here = ("not strict", "is") if strict else ("strict", "is not")
     return warning(
         check,
-        f"somebody who is {makers} has made its token on {', '.join(nodes)}, and here"
+        f"a process that is {makers} has made its token on {', '.join(nodes)}, and here"
         f" it {here} named by --strict",
         "name it by --strict, or strict=True, in all of apps, workers and drains or in"
-        " none: what one has made is nothing to the others, and little is cached. To go"
+        " none: the others take such a token for missing, so little is cached. To go"
         " over takes a new --ring",
     )
 

@@ -1,4 +1,4 @@
-"""The processes that carry rows, in words: for ``hydracache status`` and ``doctor``."""
+"""The processes that apply rows, in words: for ``hydracache status`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hydracache_sync.outbox.workers import (
 )
 from hydracache_sync.printable import printable
 
-HEADINGS = ("carried by", "namespaces", "version", "seen", "last batch", "published")
+HEADINGS = ("applied by", "namespaces", "version", "seen", "last batch", "published")
 
 #: Processes that are listed; what else there is, is counted.
 LISTED = 20
@@ -49,10 +49,10 @@ def object_of(process: WorkerProcess) -> dict[str, Any]:
 def uncarried(
     name: str, status: OutboxStatus, processes: Iterable[WorkerProcess]
 ) -> str | None:
-    """Say that no process carries the rows of ``name``; None while one does.
+    """Say that no process applies the rows of ``name``; None while one does.
 
     Also None where none was seen in a day and no row has waited for long: the first
-    one may not have come yet. In a pause no process should carry them.
+    one may not have come yet. In a pause no process should apply them.
     """
     now, last = carriers(processes, name)
     if status.paused_since_ms is not None:

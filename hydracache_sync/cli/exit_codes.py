@@ -35,7 +35,7 @@ class ExitCode(enum.IntEnum):
         "Ended by --once, --max-seconds or a signal; rows may still be due.",
     )
     CACHE_AWAY = 5, "memcached did not answer; the rows wait and none is lost."
-    DEAD_LETTERS = 6, "Rows were given up in this run; somebody has to look at them."
+    DEAD_LETTERS = 6, "Rows were given up in this run; an operator has to look at them."
     OUTBOX_AWAY = 7, "The database could not be reached, or stayed locked."
     SCHEMA = 8, "The outbox's tables are missing, or of another version."
     ALERT = 9, "A threshold was crossed; the output says which."

@@ -62,7 +62,7 @@ def logging_options(command: F) -> F:
         add(
             "-q",
             "--quiet",
-            text="Print only what needs somebody: fit for cron, which mails output.",
+            text="Print only what needs an operator: fit for cron, which mails output.",
             is_flag=True,
         ),
         add(

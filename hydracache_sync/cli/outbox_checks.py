@@ -32,7 +32,7 @@ from hydracache_sync.printable import printable
 #: Seconds by which clocks may differ; ``since`` and strict namespaces count on it.
 CLOCK_SKEW = 1.0
 
-#: Seconds after which a pending row is late, whoever carries it: a drain by cron runs
+#: Seconds after which a pending row is late, whatever applies it: a drain by cron runs
 #: each minute.
 LATE = 300.0
 
@@ -211,14 +211,14 @@ def _status(name: str, status: OutboxStatus) -> Iterator[Finding]:
             check,
             f"rows are dated up to {duration(ahead)} ahead of the database's clock",
             "set the clock of the host that wrote them, or take SET timestamp out of"
-            " its sessions; a worker carries them all the same",
+            " its sessions; a worker applies them all the same",
         )
     if age > LATE and status.paused_since_ms is None:
         yield problem(
             check,
             text,
             f"is a worker running? hydracache rows --namespace {name} shows what they"
-            " wait for, hydracache drain -v carries them",
+            " wait for, hydracache drain -v applies them",
         )
     else:
         yield ok(check, text)
@@ -284,7 +284,7 @@ def _workers(processes: Sequence[WorkerProcess]) -> Iterator[Finding]:
 def _described(process: WorkerProcess) -> str:
     names = printable(", ".join(process.namespaces))
     return (
-        f"{name_of(process)}, version {printable(process.version)}, carries {names}:"
+        f"{name_of(process)}, version {printable(process.version)}, applies {names}:"
         f" seen {duration(process.unseen_ms / 1000)} ago,"
         f" {counted(process.carried, 'row')} published"
     )
@@ -313,7 +313,7 @@ def _carriers(
             check,
             text,
             "is cron running, or the worker? Is the namespace among theirs?"
-            f" hydracache drain -v --namespace {printable(name)} carries the rows",
+            f" hydracache drain -v --namespace {printable(name)} applies the rows",
         )
     found = cache_counts(name, processes)
     hits = hit_rate_text(found)

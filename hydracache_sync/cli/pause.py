@@ -63,7 +63,7 @@ def pause(
 def resume(
     ctx: click.Context, *, outbox: InvalidationOutbox, namespaces: Sequence[str]
 ) -> None:
-    """Have the rows of paused namespaces carried again."""
+    """Have the rows of paused namespaces applied again."""
     for name in namespaces:
         was_paused = outbox.resume(name)
         meant = "" if was_paused else near(name, outbox.paused())

@@ -86,7 +86,7 @@ def _shown(ctx: click.Context | None = None) -> Iterator[None]:
 @click.version_option(__version__, prog_name="hydracache_sync")
 @click.pass_context
 def hydracache(ctx: click.Context) -> None:
-    """Carry committed cache invalidations from the outbox to memcached.
+    """Apply committed cache invalidations of the outbox to memcached.
 
     Every setting is an option of the commands and a variable: --claim-ttl is
     HYDRACACHE_CLAIM_TTL. The option wins. A URL with a password belongs into the
@@ -129,7 +129,7 @@ def app_commands(texts: Mapping[str, str | None]) -> click.Group:
     @click.group("hydracache", cls=Program, epilog=hydracache.epilog)
     @click.pass_context
     def group(ctx: click.Context) -> None:
-        """Carry the app's committed cache invalidations from the outbox to memcached.
+        """Apply the app's committed cache invalidations of the outbox to memcached.
 
         Settings are those of the app's config.
         """

@@ -56,7 +56,7 @@ class ServiceManager:
             self._failing = False
         except OSError as exc:
             if not self._failing:
-                logger.warning("systemd is not told %r: %s", message, exc)
+                logger.warning("systemd could not be notified of %r: %s", message, exc)
             self._failing = True
 
 

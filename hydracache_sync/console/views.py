@@ -36,7 +36,7 @@ from hydracache_sync.worker.worker import OutboxWorker
 #: Namespaces of one outbox that are counted on one page.
 NAMESPACES = 10
 
-#: Processes that carry rows of one outbox and are shown, the last seen first.
+#: Processes that apply rows of one outbox and are shown, the last seen first.
 PROCESSES = 50
 
 #: Rows that one overview counts, of all namespaces together: each costs a seek,
@@ -283,7 +283,7 @@ def _nodes(workers: list[OutboxWorker]) -> list[dict[str, Any]]:
 
 
 def _caches(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What caches did: of processes that carry rows as well, and of this one."""
+    """What caches did: of processes that apply rows as well, and of this one."""
     found = []
     for table in tables:
         processes = table.get("processes", ())

@@ -71,7 +71,7 @@ class CreateOutbox(_OfOutbox):
 
 
 class DropOutbox(_OfOutbox):
-    """Drop the tables, and the rows that were not carried yet.
+    """Drop the tables, and the rows that were not applied yet.
 
     ``op.drop_hydracache_outbox(table=...)``; harmless to repeat.
     """

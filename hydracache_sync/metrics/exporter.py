@@ -196,7 +196,7 @@ class Metrics:
             )
             for name, text in [
                 ("up", "1 if the status could be read."),
-                ("carried", "1 if a process that carries its rows runs."),
+                ("worker_up", "1 if a process that applies its rows runs."),
                 *((name, text) for name, text, _ in OF_OUTBOX),
             ]
         }

@@ -198,7 +198,7 @@ class Readings:
             return
         for namespace in self._namespaces:
             running, _ = carriers(processes, namespace)
-            yield "outbox_carried", (namespace,), bool(running)
+            yield "outbox_worker_up", (namespace,), bool(running)
 
     def listen(
         self,

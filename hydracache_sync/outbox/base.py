@@ -162,12 +162,12 @@ class InvalidationOutbox:
 
         :param commit_position: idempotency key. A row that is there already under the
             same position and target, and waits, is not added again and keeps its place;
-            one that was published or is dead is carried once more. By default a new
+            one that was published or is dead is applied once more. By default a new
             position.
         :param timeout: seconds that all of it may take, to connect included; at least a
             quarter of a second, by default as long as the outbox was made to wait.
         :raises OutboxBusyError: the time is over. The rows may be there all the same:
-            written again, they are carried twice at most.
+            written again, they are applied twice at most.
         :return: the receipt; an empty batch writes nothing and is satisfied at once.
         """
         tracer = self._tracer
@@ -432,7 +432,7 @@ class InvalidationOutbox:
         write_heartbeat(self._database, every=every)
 
     def beat(self, beat: WorkerBeat, *, timeout: float | None = None) -> None:
-        """Write what a process that carries rows says of itself, for :meth:`workers`.
+        """Write what a process that applies rows says of itself, for :meth:`workers`.
 
         One statement, which commits by itself and touches no row of an invalidation.
         Pools and commands do it by themselves.
@@ -444,7 +444,7 @@ class InvalidationOutbox:
     def workers(
         self, *, limit: int = 1000, timeout: float | None = None
     ) -> list[WorkerProcess]:
-        """List the processes that carry rows, or did within a day, the last seen first.
+        """List the processes that apply rows, or did within a day, the last seen first.
 
         :param limit: processes; 0 lists none.
         :param timeout: as for :meth:`status`.

@@ -62,7 +62,7 @@ class ServerIdentity:
             logger.warning(
                 "%s: the server has other tables than the one before. They were made"
                 " again, or the name leads to a server that does not replicate the"
-                " first: what was committed there is not carried from here",
+                " first: what was committed there is not applied from here",
                 self._name,
             )
         self._own = found[0]
@@ -96,7 +96,7 @@ class ServerIdentity:
             raise NotInTransactionError(
                 f"{self._name}: the connection is to {where or 'another server'}, whose"
                 f" table {self._table} is not the outbox's but one of the same name:"
-                " rows written there would never be carried. Connect to the outbox's"
+                " rows written there would never be applied. Connect to the outbox's"
                 " server, or open an outbox there"
             )
         try:

@@ -1,4 +1,4 @@
-"""Which processes carry rows: each leaves a row beside the outbox, and writes it again.
+"""Which processes apply rows: each leaves a row beside the outbox, and writes it again.
 
 One row a process, or one for all drains of the same namespaces, in a table of its own:
 no producer touches it, and each statement here commits by itself. Times are of the
@@ -68,7 +68,7 @@ class WorkerBeat:
         they have in ``CacheDiagnostics``.
     :ivar reads_elsewhere: a server that loads were seen to read, which is not known to
         have what is committed.
-    :ivar stopped: it carries no more: this is its last word.
+    :ivar stopped: it applies no more: this is its last word.
     """
 
     owner: str
@@ -93,7 +93,7 @@ class WorkerBeat:
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """A process that carries rows, or did within a day, as it was seen last.
+    """A process that applies rows, or did within a day, as it was seen last.
 
     Of drains of the same namespaces only the last one is known. Texts are as they were
     stored, by whomever.
@@ -112,7 +112,7 @@ class WorkerProcess:
     :ivar caches: counts of its caches by namespace, those of ``CacheDiagnostics`` that
         are not 0.
     :ivar reads_elsewhere: a server that its loads read, and that may be behind.
-    :ivar stopped: it has said that it carries no more.
+    :ivar stopped: it has said that it applies no more.
     """
 
     owner: str
@@ -145,7 +145,7 @@ class WorkerProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether it carries rows, as far as is known."""
+        """Whether it applies rows, as far as is known."""
         return not self.stopped and not self.is_late
 
     @property

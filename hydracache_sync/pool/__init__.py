@@ -1,4 +1,4 @@
-"""Threads that carry an outbox's rows for as long as their process lives."""
+"""Threads that apply an outbox's rows for as long as their process lives."""
 
 from hydracache_sync.pool.health import PoolHealth, ThreadHealth, ThreadState
 from hydracache_sync.pool.worker_pool import WorkerPool

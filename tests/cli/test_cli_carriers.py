@@ -158,7 +158,7 @@ def test_those_that_run_are_listed_and_those_that_are_gone_are_not(
     examined = findings(shop)
 
     table = shown.out.splitlines()[-3:]
-    assert table[0].split("  ")[0] == "carried by"
+    assert table[0].split("  ")[0] == "applied by"
     assert re.match(
         rf"pool web1/4711 +{shop.namespace} +0\.1\.0 +[34]\.\d s ago +[89]\.\d s ago"
         r" +12$",
@@ -174,7 +174,7 @@ def test_those_that_run_are_listed_and_those_that_are_gone_are_not(
     assert len(texts) == 3
     assert any(
         text.startswith(
-            f"pool web1/4711, version 0.1.0, carries {shop.namespace}: seen"
+            f"pool web1/4711, version 0.1.0, applies {shop.namespace}: seen"
         )
         and text.endswith(" ago, 12 rows published")
         for text in texts

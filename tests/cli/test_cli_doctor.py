@@ -344,7 +344,7 @@ def test_strict_here_and_not_there_is_told(
     assert same == []
     [warning] = other
     assert warning["check"] == f"namespace {shop.namespace}"
-    assert ("who is strict" in warning["text"]) == readers_are
+    assert ("process that is strict" in warning["text"]) == readers_are
     assert memcached.address in warning["text"]
 
 
@@ -415,7 +415,7 @@ def test_a_node_that_does_not_tell_about_itself_is_a_warning(shop: Shop) -> None
         findings = found(shop, memcached=proxy.address)
 
     assert [each["level"] for each in findings][0] == "warning"
-    assert "does not tell its stats" in findings[0]["text"]
+    assert "does not report its stats" in findings[0]["text"]
 
 
 def test_no_password_is_shown(shop: Shop) -> None:

@@ -352,6 +352,6 @@ def test_a_stale_value_is_not_blamed_on_the_row_that_led_to_it(
     shown = running.ended()
 
     [log, *_] = [line for line in shown.err.splitlines() if " ERROR " in line]
-    assert "a change was made that no row tells of" in log
+    assert "a change was made that no row names" in log
     assert "within 0.1 s:" in shown.out
     assert not re.search(r"row \d", log + shown.out)

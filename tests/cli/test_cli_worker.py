@@ -349,7 +349,7 @@ def test_a_manager_that_is_gone_does_not_stop_the_work(
     end = ended(worker)
 
     assert end.code == ExitCode.DONE
-    assert end.err.count("systemd is not told") == 1
+    assert end.err.count("systemd could not be notified") == 1
 
 
 @pytest.mark.parametrize(

@@ -466,7 +466,7 @@ class TestBlame:
         finding = self.found(shop, verifier)
 
         assert (finding.row, finding.cause) == (None, "passed_by")
-        assert "no row tells of" in str(finding)
+        assert "no row names" in str(finding)
 
     def test_a_row_that_was_carried_elsewhere_is(self, shop: Shop) -> None:
         elsewhere = OutboxWorker(shop.outbox, MemcachedApplier(MemoryStore(), SHOP))

@@ -83,5 +83,5 @@ def test_doctor_says_that_a_proxy_may_be_in_between(
 
     said = run("doctor", outbox=outbox, memcached=f"unix:{proxy.address}", ring="1").out
 
-    assert "which does not tell its stats" in said
+    assert "which does not report its stats" in said
     assert "a proxy may be in between" in said

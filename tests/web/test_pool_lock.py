@@ -175,7 +175,9 @@ class TestNobodyCarries:
         app.start_pool()
 
         [line] = [each for each in caplog.records if each.levelno >= logging.WARNING]
-        assert "is a symbolic link; perhaps nobody carries rows" in line.getMessage()
+        assert (
+            "is a symbolic link; perhaps no process applies rows" in line.getMessage()
+        )
         assert app.pool is None
         assert "symbolic link" in app.pool_problem
 

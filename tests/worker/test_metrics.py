@@ -162,10 +162,10 @@ class TestWorker:
             clock.advance(3600)
             late = Told(metrics.scrape())
 
-        assert before("outbox_carried") == 0
-        assert running("outbox_carried", namespace="shop") == 1
-        assert running("outbox_carried", namespace="blog") == 0
-        assert late("outbox_carried") == 0
+        assert before("outbox_worker_up") == 0
+        assert running("outbox_worker_up", namespace="shop") == 1
+        assert running("outbox_worker_up", namespace="blog") == 0
+        assert late("outbox_worker_up") == 0
 
     def test_a_login_that_may_not_see_the_workers_sees_the_rest(
         self, outbox: MemoryOutbox, monkeypatch: pytest.MonkeyPatch
@@ -179,7 +179,7 @@ class TestWorker:
 
         assert told("outbox_up") == 1
         assert told.has("outbox_pending")
-        assert not told.has("outbox_carried")
+        assert not told.has("outbox_worker_up")
 
     def test_an_outbox_that_cannot_be_read_is_told_and_nothing_invented(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -192,7 +192,7 @@ class TestWorker:
         assert told("outbox_up", namespace="shop") == 0
         assert told("outbox_up", namespace="blog") == 0
         assert not told.has("outbox_pending")
-        assert not told.has("outbox_carried")
+        assert not told.has("outbox_worker_up")
 
     def test_the_lag_is_from_enqueue_to_publish(self) -> None:
         clock = FakeClock()

@@ -45,5 +45,5 @@ def table_names(table: str = DEFAULT_TABLE) -> list[str]:
 
 
 def drop_statements(table: str = DEFAULT_TABLE) -> list[str]:
-    """Return what drops the tables, and the rows that were not carried yet."""
+    """Return what drops the tables, and the rows that were not applied yet."""
     return [f"drop table if exists {name}" for name in reversed(table_names(table))]

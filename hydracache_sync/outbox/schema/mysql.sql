@@ -25,7 +25,7 @@ create table if not exists hydracache_outbox (
     -- One column for the three, so that one index serves claims, status and purge.
     at_ms bigint not null,
     attempts int not null default 0,
-    -- the claim: these four are null while nobody holds the row
+    -- the claim: these four are null while no worker holds the row
     claimed_at_ms bigint null,
     claim_until_ms bigint null,
     claim_owner varbinary(255) null,
@@ -66,7 +66,7 @@ create table if not exists hydracache_outbox_heartbeat (
     primary key (id)
 ) engine = InnoDB;
 
--- One row for each process that carries rows, which it writes again each ten seconds, and
+-- One row for each process that applies rows, which it writes again each ten seconds, and
 -- one for all drains of the same namespaces. For people and monitoring: no worker reads
 -- it. What was not seen for a day is deleted.
 create table if not exists hydracache_outbox_workers (

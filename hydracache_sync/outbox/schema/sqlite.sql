@@ -23,7 +23,7 @@ create table if not exists hydracache_outbox (
     -- One column for the three, so that one index serves claims, status and purge.
     at_ms integer not null,
     attempts integer not null default 0,
-    -- the claim: these four are null while nobody holds the row
+    -- the claim: these four are null while no worker holds the row
     claimed_at_ms integer,
     claim_until_ms integer,
     claim_owner text,
@@ -65,7 +65,7 @@ create table if not exists hydracache_outbox_heartbeat (
     beat_ms integer not null
 );
 
--- One row for each process that carries rows, which it writes again each ten seconds, and
+-- One row for each process that applies rows, which it writes again each ten seconds, and
 -- one for all drains of the same namespaces. For people and monitoring: no worker reads
 -- it. What was not seen for a day is deleted.
 create table if not exists hydracache_outbox_workers (

@@ -19,7 +19,7 @@ class Command(BaseCommand):  # type: ignore[misc]
     """
 
     help = (
-        "Carry the project's committed cache invalidations; its own --help says more."
+        "Apply the project's committed cache invalidations; its own --help says more."
     )
     requires_system_checks: list[str] = []
 
