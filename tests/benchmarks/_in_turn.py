@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 #: Runs one side, and returns the seconds that it took.
 Side = Callable[[], float]
@@ -25,7 +25,15 @@ def timed(
         gc.enable()
 
 
-def compare(what: str, sides: Mapping[str, Side], rounds: int, slices: int = 1) -> None:
+def compare(
+    what: str,
+    sides: Mapping[str, Side],
+    rounds: int,
+    slices: int = 1,
+    *,
+    calls: int,
+    saved: Optional[list[list[str]]] = None,
+) -> None:
     """Run the sides in turn, the first round not counted, and print the ratios.
 
     Each is to the first side, taken round by round; the median is told, and between
@@ -34,6 +42,8 @@ def compare(what: str, sides: Mapping[str, Side], rounds: int, slices: int = 1) 
     :param sides: by their names.
     :param slices: how often each side runs in a round, in turn with the others: what
         the machine does beside it hits all of them.
+    :param calls: in a slice; the time of one, of the first side, is printed as well.
+    :param saved: takes what is printed, as a row of a table.
     """
     times = []
     order = list(sides.values())
@@ -46,12 +56,17 @@ def compare(what: str, sides: Mapping[str, Side], rounds: int, slices: int = 1) 
                 took[side] += order[side]()
         if round_:
             times.append(took)
-    found = [
-        f"{name} {_said([took[side] / took[0] for took in times])}"
-        for side, name in enumerate(sides)
-        if side
+    base = statistics.median(took[0] for took in times) / slices / calls
+    each = f"{base * 1e6:.1f} us"
+    ratios = [
+        _said([took[side] / took[0] for took in times]) for side in range(1, len(order))
     ]
-    print(f"{what}: {', '.join(found)}, {rounds} rounds of {slices}", flush=True)
+    found = [f"{name} {ratio}" for name, ratio in zip(list(sides)[1:], ratios)]
+    print(
+        f"{what}: {each}, {', '.join(found)}, {rounds} rounds of {slices}", flush=True
+    )
+    if saved is not None:
+        saved.append([what, each, *ratios])
 
 
 def _said(ratios: Sequence[float]) -> str:

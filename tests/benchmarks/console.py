@@ -21,6 +21,7 @@ import sys
 import time
 from typing import Any, Iterator, Mapping
 
+from _results import Results, add_save, versions
 from flask import Flask
 from growth import NAMESPACE, Sizes, Table, position, server_tables, sqlite_tables
 
@@ -108,8 +109,16 @@ class Watched:
         setattr(Database, "read", watched)
 
 
-def measure(table: Table, counts: Mapping[OutboxState, int], options: Any) -> bool:
-    """Print the medians; return whether all are as good as they are to be."""
+def measure(
+    table: Table,
+    counts: Mapping[OutboxState, int],
+    options: Any,
+    saved: dict[str, list[str]],
+) -> bool:
+    """Print the medians, and add them to ``saved``; return whether all are good.
+
+    :param saved: cells of the table of results, by page.
+    """
     app = Flask("console")
     app.secret_key = secrets.token_bytes(16)
     app.register_blueprint(
@@ -137,7 +146,9 @@ def measure(table: Table, counts: Mapping[OutboxState, int], options: Any) -> bo
     bars = re.findall(r'<rect class="bar', client.get("/").get_data(as_text=True))
     assert len(bars) == 30
     for name, found in took.items():
-        print(f"  {name:28} {statistics.median(found):8.1f} {max(found):8.1f}")
+        median, longest = f"{statistics.median(found):.1f}", f"{max(found):.1f}"
+        print(f"  {name:28} {median:>8} {longest:>8}")
+        saved.setdefault(name, [name]).append(f"{median} ({longest})")
         if options.statements:
             medians = {each: statistics.median(ms) for each, ms in parts[name].items()}
             said = [f"{each} {ms:.1f}" for each, ms in sorted(medians.items())]
@@ -157,6 +168,7 @@ def main() -> int:
     parser.add_argument("--namespaces", type=int, default=1)
     parser.add_argument("--commits", type=int, default=10**12)
     parser.add_argument("--processes", type=int, default=3)
+    add_save(parser)
     options = parser.parse_args()
     counts = {
         state: getattr(options, state.value) // options.namespaces
@@ -170,7 +182,11 @@ def main() -> int:
         options.commits,
     )
     good = True
-    for place in [options.only] if options.only else ["sqlite", "mariadb"]:
+    results = Results()
+    databases: dict[str, str] = {}
+    cells: dict[str, list[str]] = {}
+    places = [options.only] if options.only else ["sqlite", "mariadb"]
+    for place in places:
         tables = (
             sqlite_tables(sizes, options.disk)
             if place == "sqlite"
@@ -188,11 +204,19 @@ def main() -> int:
             said = ", ".join(
                 f"{count:,} {state.value}" for state, count in counts.items()
             )
+            databases.update(table.outbox.versions())
             print(
                 f"{place}: {said}; milliseconds, median and longest of"
                 f" {options.rounds}"
             )
-            good &= measure(table, counts, options)
+            good &= measure(table, counts, options, cells)
+    if options.save:
+        saved = results.table(
+            f"Milliseconds, the median of {options.rounds} and the longest:",
+            ["page", *places],
+        )
+        saved += cells.values()
+        results.save(options.save, **databases, **versions("Flask"))
     return 0 if good else 1
 
 

@@ -1,6 +1,7 @@
 """Instructions of a transaction and of a drained row, by hand and by the library.
 
     python tests/benchmarks/instructions.py [--only drain] [--rows 4000]
+                                            [--save FILE]
 
 Also of a drained row and of a cached hit with metrics. Times scatter by more than that
 may cost, on a machine that does other things; counts of instructions do not. valgrind's
@@ -28,6 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _results import Results, add_save, tell, versions  # noqa: E402
 from _side_by_side import NAMESPACE, HandTokens, library_worker  # noqa: E402
 from sqlite_outbox import (  # noqa: E402
     connect,
@@ -52,6 +54,18 @@ SIDES = {
     "transaction": ("by hand", "off"),
     "drain": ("by hand", "off", "Prometheus", "StatsD"),
     "hit": ("off", "Prometheus", "StatsD"),
+}
+
+NAMED = {
+    "transaction": "a transaction of one UPDATE and 3 intents",
+    "drain": "a drained row",
+    "hit": "a cached hit with two tags",
+}
+SAID = {
+    "by hand": "by hand",
+    "off": "without metrics",
+    "Prometheus": "with metrics for Prometheus",
+    "StatsD": "with metrics for StatsD",
 }
 
 
@@ -135,6 +149,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--reads", type=int, default=20_000)
     parser.add_argument("--run", nargs=5, help=argparse.SUPPRESS)
+    add_save(parser)
     options = parser.parse_args()
     if options.run:
         what, side, count, path, address = options.run
@@ -145,6 +160,11 @@ def main() -> None:
         print("valgrind is missing: nothing is counted")
         return
     print(f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}")
+    results = Results()
+    saved = results.table(
+        "Instructions of the process, without those of the kernel:",
+        ["what", "instructions", "of those without metrics"],
+    )
     counts = dict(zip(SIDES, (options.transactions, options.rows, options.reads)))
     for what in options.only or SIDES:
         count = counts[what]
@@ -153,7 +173,14 @@ def main() -> None:
             for side in SIDES[what]
         }
         for side, each in of_side.items():
-            print(f"{what}, {side}: {each:,.0f}, {each / of_side['off']:.3f} of off")
+            ratio = f"{each / of_side['off']:.3f}"
+            tell(saved, f"{NAMED[what]}, {SAID[side]}", f"{each:,.0f}", ratio)
+    if options.save:
+        results.save(
+            options.save,
+            SQLite=sqlite3.sqlite_version,
+            **versions("prometheus-client", "pymemcache"),
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What metrics cost a drain and a cached hit: for Prometheus, and for StatsD.
 
-    python tests/benchmarks/metrics.py [--rounds 9] [--rows 20000] [--cpu]
+    python tests/benchmarks/metrics.py [--rounds 9] [--rows 20000] [--cpu] [--save FILE]
 
 Four sides run in turn in one process, a slice of each: without metrics, without once
 more, which shows the noise, with those for Prometheus, and for StatsD. Ratios are to
@@ -34,6 +34,7 @@ from typing import Any, Callable
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _in_turn import compare, timed  # noqa: E402
+from _results import Results, add_save, versions  # noqa: E402
 from _side_by_side import NAMESPACE, library_worker  # noqa: E402
 from sqlite_outbox import database, fill  # noqa: E402
 
@@ -51,6 +52,7 @@ from support.statsd import StatsDServer  # noqa: E402
 READS = 250
 READ_SLICES = 20
 DRAIN_SLICES = 2
+READS_OF = READ_SLICES, READS
 
 #: Seconds that never come: each round sends once, and no thread beside the others.
 NEVER = 10_000.0
@@ -130,9 +132,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--cpu", action="store_true")
+    add_save(parser)
     options = parser.parse_args()
     clock = time.thread_time if options.cpu else time.perf_counter
     readings.LAG_EVERY *= len(SIDES)
+    results = Results()
+    ratios = results.table(
+        f"{'CPU time' if options.cpu else 'Time'} without metrics, and the ratios to it"
+        f" of {options.rounds} rounds, the median and its 95 % interval:",
+        ["what", "off", "off again", "Prometheus", "StatsD"],
+    )
+    ends = results.table(
+        "At each scrape of Prometheus, and at each send to StatsD:",
+        ["metrics of", "one scrape", "one send"],
+    )
     print(f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}")
     with contextlib.ExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "shop.db"
@@ -167,12 +180,25 @@ def main() -> None:
             lambda: fill(filler, options.rows),
             clock=clock,
         )
-        for what, watched, slices in (
-            ("cached hit in memory", reads_in_memory, READ_SLICES),
-            ("cached hit", reads, READ_SLICES),
-            (f"drain of {options.rows} rows", drains, DRAIN_SLICES),
+        for what, kind, watched, slices, calls in (
+            ("a hit in memory", "a cache in memory", reads_in_memory, *READS_OF),
+            ("a cached hit", "a cache", reads, *READS_OF),
+            (
+                f"a row of a drain of {options.rows:,}",
+                "a worker",
+                drains,
+                DRAIN_SLICES,
+                options.rows,
+            ),
         ):
-            compare(what, watched.sides, options.rounds, slices)
+            compare(
+                what,
+                watched.sides,
+                options.rounds,
+                slices,
+                calls=calls,
+                saved=ratios,
+            )
             if watched is reads:
                 hit, *_ = reads.least
                 memory, *others = reads_in_memory.least
@@ -186,10 +212,18 @@ def main() -> None:
                 if told:
                     part = told / (watched.worked[side] - told)
                     print(f"  {SIDES[side]}, in callbacks: 1 + {part:.4f}")
+            ends.append([kind])
             for name, end in watched.ends.items():
                 took = statistics.median(timed(end, clock) for _ in range(9))
-                print(f"  one {name}: {took * 1000:.2f} ms")
+                ends[-1].append(f"{took * 1000:.2f} ms")
+                print(f"  one {name}: {ends[-1][-1]}")
             watched.statsd.close()
+    if options.save:
+        results.save(
+            options.save,
+            SQLite=sqlite3.sqlite_version,
+            **versions("prometheus-client", "pymemcache"),
+        )
 
 
 if __name__ == "__main__":

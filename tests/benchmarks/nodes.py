@@ -2,6 +2,7 @@
 
     python tests/benchmarks/nodes.py [--reads 3000] [--rounds 9] [--rows 20000]
                                        [--outage 60] [--quick] [--only ...]
+                                       [--save FILE]
 
 First a store of one node against the same without a store and its ring: the commands,
 straight on that node, and their answers; all of it on one processor.
@@ -36,6 +37,7 @@ from typing import Callable, Iterable, Iterator, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _results import Results, add_save, versions  # noqa: E402
 from pymemcache.client.base import Client  # noqa: E402
 
 from hydracache_sync import (  # noqa: E402
@@ -47,8 +49,9 @@ from hydracache_sync import (  # noqa: E402
     SQLiteOutbox,
     TaggedCache,
 )
-from hydracache_sync.cache import Failures, Write, commands  # noqa: E402
+from hydracache_sync.cache import Failures, Write  # noqa: E402
 from hydracache_sync.cache.keyspace import Address, Keyspace  # noqa: E402
+from hydracache_sync.memcached import commands  # noqa: E402
 from hydracache_sync.memcached.commands import Window  # noqa: E402
 from support.faulty_memcached import FaultyMemcached  # noqa: E402
 from support.node_return import Crowd  # noqa: E402
@@ -122,13 +125,13 @@ class Straight:
             self._node.send_writes(data, time.monotonic()), keys
         )
 
-    def _told(
+    def _write_windows(
         self, windows: Iterable[Window], accepted: Sequence[bytes], failures: Failures
     ) -> Failures:
         node = self._node
         for window in windows:
             connection = node.send_writes(window.data, time.monotonic())
-            node.read_statuses(connection, window.addresses, accepted, failures)
+            node.read_statuses(connection, window.things, accepted, failures)
         return failures
 
 
@@ -150,13 +153,13 @@ def one_processor() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def one_node(rounds: int) -> None:
+def one_node(rounds: int, results: Results) -> None:
     """A store of one node, against the same straight on that node."""
     with one_processor(), Memcached() as server:
-        compare_with_straight(server, rounds)
+        compare_with_straight(server, rounds, results)
 
 
-def compare_with_straight(server: Memcached, rounds: int) -> None:
+def compare_with_straight(server: Memcached, rounds: int, results: Results) -> None:
     store = MemcachedStore([server.address])
     straight = Straight(MemcachedStore([server.address]))
     keyspace = Keyspace(store.ring, NAMESPACE)
@@ -170,6 +173,11 @@ def compare_with_straight(server: Memcached, rounds: int) -> None:
     def writes(addresses: Sequence[Address]) -> list[Write]:
         return [(address, VALUE, 60.0) for address in addresses]
 
+    saved = results.table(
+        f"A store of one node, against its commands straight on that node, {rounds}"
+        " rounds (goal 1.00):",
+        ["call", "straight", "by the store", "half of the rounds"],
+    )
     for name, things in (
         ("get_many", few),
         ("set_many", writes(few)),
@@ -195,9 +203,17 @@ def compare_with_straight(server: Memcached, rounds: int) -> None:
             f" {statistics.median(ratios):5.3f} of it"
             f"  (half of the rounds: {first:.3f} to {third:.3f})"
         )
+        saved.append(
+            [
+                f"`{name}` of {len(things)}",
+                f"{statistics.median(took) * 1e6:.1f} us",
+                f"{statistics.median(ratios):.3f}",
+                f"{first:.3f} to {third:.3f}",
+            ]
+        )
 
 
-def reads(servers: list[Memcached], times: int, rounds: int) -> None:
+def reads(servers: list[Memcached], times: int, rounds: int, results: Results) -> None:
     one = reader(MemcachedStore([servers[0].address]))
     three = reader(MemcachedStore([server.address for server in servers]))
     plain = Client(("127.0.0.1", servers[0].port), no_delay=True)
@@ -214,7 +230,19 @@ def reads(servers: list[Memcached], times: int, rounds: int) -> None:
         for name, each in now.items():
             took[name].append(each)
             ratios[name].append(each / now["one node"])
+    saved = results.table(
+        "A cached read with two tags (goal: three nodes <= 2.50):",
+        ["what", "time", "of one node", "least to largest"],
+    )
     for name in sides:
+        saved.append(
+            [
+                name,
+                f"{statistics.median(took[name]) * 1e6:.1f} us",
+                f"{statistics.median(ratios[name]):.2f}",
+                f"{min(ratios[name]):.2f} to {max(ratios[name]):.2f}",
+            ]
+        )
         print(
             f"cached read, {name:12} {statistics.median(took[name]) * 1e6:7.1f} us"
             f"  {statistics.median(ratios[name]):5.2f} of one node"
@@ -223,7 +251,7 @@ def reads(servers: list[Memcached], times: int, rounds: int) -> None:
     plain.close()
 
 
-def sends() -> None:
+def sends(results: Results) -> None:
     with FaultyMemcached() as one, FaultyMemcached() as two, FaultyMemcached() as three:
         servers = [one, two, three]
         read = reader(MemcachedStore([server.address for server in servers]))
@@ -231,10 +259,13 @@ def sends() -> None:
             server.forget()
         for _ in range(100):
             read()
-        print(
-            "sends for 100 cached reads that need three nodes:",
-            ", ".join(str(server.round_trips) for server in servers),
+        counted = [str(server.round_trips) for server in servers]
+        print("sends for 100 cached reads that need three nodes:", ", ".join(counted))
+        saved = results.table(
+            "Sends for 100 cached reads that need three nodes, counted by the nodes:",
+            ["first node", "second", "third"],
         )
+        saved.append(counted)
 
 
 def drained(store: MemcachedStore, rows: int, healthy: Callable[[str], bool]) -> float:
@@ -260,9 +291,15 @@ def drained(store: MemcachedStore, rows: int, healthy: Callable[[str], bool]) ->
     return published / (time.perf_counter() - started)
 
 
-def worker_with_one_away(servers: list[Memcached], rows: int, rounds: int) -> None:
+def worker_with_one_away(
+    servers: list[Memcached], rows: int, rounds: int, results: Results
+) -> None:
     names = [server.address for server in servers]
     away = servers[2]
+    saved = results.table(
+        f"Rows a second of the healthy nodes, of all with three, {rows:,} rows:",
+        ["one of three nodes", "ratio", "least to largest"],
+    )
     for fault, begin, end in (
         ("refused", away.stop, away.start),
         ("hung", away.pause, away.resume),
@@ -281,9 +318,18 @@ def worker_with_one_away(servers: list[Memcached], rows: int, rounds: int) -> No
             f"  ({min(ratios):.2f} to {max(ratios):.2f}; last {some:,.0f} of"
             f" {all_there:,.0f} rows/s)"
         )
+        saved.append(
+            [
+                fault,
+                f"{statistics.median(ratios):.2f}",
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+            ]
+        )
 
 
-def node_comes_back(servers: list[Memcached], rows: int, outage: float) -> None:
+def node_comes_back(
+    servers: list[Memcached], rows: int, outage: float, saved: list[list[str]]
+) -> None:
     """How long ``rows`` that waited for a node wait after its return."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
@@ -300,10 +346,12 @@ def node_comes_back(servers: list[Memcached], rows: int, outage: float) -> None:
         waits = [row.available_at_ms - now_ms for row in crowd.rows().values()]
         crowd.node.start()
         seconds = crowd.carried()
+        due = f"{max(waits) / 1000:.1f} s"
         print(
             f"node back after {outage:.0f} s: {rows:,} rows applied within"
-            f" {seconds:.1f} s; the last was to be due in {max(waits) / 1000:.1f} s"
+            f" {seconds:.1f} s; the last was to be due in {due}"
         )
+        saved.append([f"{rows:,}", f"{seconds:.1f} s", due])
 
 
 def main() -> None:
@@ -315,22 +363,32 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parts = ["one", "reads", "sends", "away", "back"]
     parser.add_argument("--only", choices=parts)
+    add_save(parser)
     options = parser.parse_args()
+    results = Results()
     if options.quick:
         options.reads, options.rounds, options.outage = 1000, 5, 10.0
     with Memcached() as one, Memcached() as two, Memcached() as three:
         servers = [one, two, three]
         if options.only in (None, "one"):
-            one_node(40 * options.rounds)
+            one_node(40 * options.rounds, results)
         if options.only in (None, "reads"):
-            reads(servers, options.reads, options.rounds)
+            reads(servers, options.reads, options.rounds, results)
         if options.only in (None, "sends"):
-            sends()
+            sends(results)
         if options.only in (None, "away"):
-            worker_with_one_away(servers, options.rows, min(3, options.rounds))
+            rounds = min(3, options.rounds)
+            worker_with_one_away(servers, options.rows, rounds, results)
         if options.only in (None, "back"):
+            saved = results.table(
+                f"Rows that waited for a node, away for {options.outage:g} s, from the"
+                " moment when its program runs:",
+                ["rows", "all applied within", "the last would have been due in"],
+            )
             for times in (1, 5):
-                node_comes_back(servers, options.rows * times, options.outage)
+                node_comes_back(servers, options.rows * times, options.outage, saved)
+    if options.save:
+        results.save(options.save, **versions("pymemcache"))
 
 
 if __name__ == "__main__":

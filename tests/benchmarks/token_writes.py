@@ -1,8 +1,9 @@
 """What it costs that tokens are replaced, and not overwritten: before, after, by hand.
 
     python tests/benchmarks/token_writes.py [--rows 20000] [--rounds 9] [--times 300]
-                                            [--only drain|publish|commit|miss|trips]
+                                            [--only drain publish commit miss trips]
                                             [--database sqlite|mariadb] [--disk DIR]
+                                            [--save FILE]
 
 A token's write takes two round trips: what is there is read, then the token is stored
 on condition that it still is there. "By hand" does just these on a socket, with the
@@ -28,12 +29,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Tuple
+from typing import Any, Callable, Iterator, List, Mapping, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mysql_outbox  # noqa: E402
 import sqlite_outbox  # noqa: E402
+from _results import Results, add_save, versions  # noqa: E402
 from _side_by_side import NAMESPACE, HandTokens, library_worker  # noqa: E402
 from latency import Database, TimedApplier, on_disk  # noqa: E402
 
@@ -56,6 +58,10 @@ from support.servers import MariaDB, Memcached  # noqa: E402
 #: seconds of processor time that this process took for it.
 Side = Callable[[], Tuple[float, float]]
 
+#: What is printed, for a table of results.
+FOUND: List[List[str]] = []
+COLUMNS = "what", "side", "median", "ratio (least to largest)", "processor time"
+
 
 def compare(
     what: str, unit: str, sides: Mapping[str, Side], rounds: int, base: str
@@ -77,6 +83,17 @@ def compare(
     for name, figures in found.items():
         ratios = sorted(a / b for a, b in zip(figures, found[base]))
         processor = statistics.median(a / b for a, b in zip(used[name], used[base]))
+        ratio = f"{statistics.median(ratios):.2f}"
+        ratio += f" ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        compared = [ratio, f"{processor:.2f}"] if name != base else ["", ""]
+        FOUND.append(
+            [
+                what if name == next(iter(found)) else "",
+                name,
+                f"{statistics.median(figures):,.0f} {unit}",
+                *compared,
+            ]
+        )
         print(
             f"  {name:34} {statistics.median(figures):10.1f} {unit}"
             f"  {statistics.median(ratios):6.3f} of {base}"
@@ -181,7 +198,7 @@ def compare_drains(
         "library": timed(lambda: workers["library"].drain().published),
         "before": timed(lambda: workers["before"].drain().published),
     }
-    what = f"drain of {rows} rows in batches of {batch} (goal >= 0.90)"
+    what = f"drain of {rows:,} rows in batches of {batch} (goal >= 0.90)"
     compare(what, "rows/s", sides, rounds, "by hand, two trips")
 
 
@@ -311,12 +328,16 @@ def _miss(
 # Round trips, counted
 
 
-def trips() -> None:
+def trips(results: Results) -> None:
     """Round trips to one node, as the node sees them."""
+    saved = results.table(
+        "Round trips to a node, counted by the node:", ["what", "before", "library"]
+    )
     print("round trips to a node: before, now")
     counted = [_counted(store) for store in (PlainSetStore, MemcachedStore)]
     for what, before in counted[0].items():
         print(f"  {what:44} {before}  {counted[1][what]}")
+        saved.append([what, str(before), str(counted[1][what])])
 
 
 def _counted(kind: type[MemcachedStore]) -> dict[str, int]:
@@ -378,11 +399,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--times", type=int, default=300)
     parts = ("drain", "publish", "commit", "miss", "trips")
-    parser.add_argument("--only", choices=parts)
+    parser.add_argument("--only", choices=parts, nargs="+", default=parts)
     parser.add_argument("--database", choices=("sqlite", "mariadb"), default="sqlite")
     parser.add_argument("--disk", metavar="DIR", help="where its data is")
+    add_save(parser)
     options = parser.parse_args()
-    wanted = [options.only] if options.only else list(parts)
+    wanted = options.only
+    results = Results()
+    saved = results.table(
+        f"Medians of {options.rounds} rounds:",
+        COLUMNS,
+    )
+    servers: dict[str, str] = {}
     rounds, times = options.rounds, options.times
     if {"drain", "publish", "commit"} & set(wanted):
         with databases(options.database, options.disk) as (folder, database):
@@ -394,6 +422,7 @@ def main() -> None:
                     else:
                         drain_mariadb(database, server, *size)
                 app = Database(_app_url(folder, database))
+                servers = app.outbox.versions()
                 if "publish" in wanted:
                     publish(app, server, rounds, times)
                 if "commit" in wanted:
@@ -404,7 +433,10 @@ def main() -> None:
         with Memcached() as server:
             miss(server, rounds, times)
     if "trips" in wanted:
-        trips()
+        trips(results)
+    saved += FOUND
+    if options.save:
+        results.save(options.save, **servers, **versions("pymemcache"))
 
 
 def _app_url(folder: str, database: MariaDB | None) -> str:

@@ -1,26 +1,31 @@
 """What tracing costs an enqueue, a drain and a cached hit, on SQLite and in memory.
 
     python tests/benchmarks/tracing.py [--rounds 9] [--rows 20000] [--transactions 300]
+                                       [--cpu] [--disk DIR] [--save FILE]
 
 Three sides run in turn in one process: not traced, not traced once more, which shows
 the noise, and traced by OpenTelemetry's SDK, which keeps each span and exports none.
 Each ratio is to the first side, taken round by round: quote their medians. Each row of
-a drain is of another traced request where it is traced.
+a drain is of another traced request where it is traced. ``--cpu`` compares the CPU time
+of the thread, for a machine that does other things as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sqlite3
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, List, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _in_turn import Side, compare, timed  # noqa: E402
+from _results import Results, add_save, versions  # noqa: E402
 from _side_by_side import NAMESPACE, library_worker  # noqa: E402
 from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
 from sqlite_outbox import database, fill, library_enqueue  # noqa: E402
@@ -32,6 +37,12 @@ from support.servers import Memcached  # noqa: E402
 #: Cached reads of a round.
 READS = 3000
 
+#: Times a call, by one clock for all sides.
+Timed = Callable[[Callable[[], object]], float]
+
+#: Rows of the table of results.
+Rows = List[List[str]]
+
 
 def switched(sides: Sequence[Side]) -> dict[str, Side]:
     """Not traced, not traced again, traced."""
@@ -39,7 +50,11 @@ def switched(sides: Sequence[Side]) -> dict[str, Side]:
 
 
 def enqueues(
-    folder: Path, provider: TracerProvider, options: argparse.Namespace
+    folder: Path,
+    provider: TracerProvider,
+    options: argparse.Namespace,
+    timed: Timed,
+    saved: Rows,
 ) -> None:
     path = folder / "enqueue.db"
     with contextlib.ExitStack() as stack:
@@ -57,8 +72,13 @@ def enqueues(
 
             return lambda: timed(work)
 
-        sides = switched(list(map(side, outboxes)))
-        compare("enqueue, 3 intents", sides, options.rounds)
+        compare(
+            "a transaction of one UPDATE and 3 intents",
+            switched(list(map(side, outboxes))),
+            options.rounds,
+            calls=options.transactions,
+            saved=saved,
+        )
 
 
 def trace_rows(connection: sqlite3.Connection) -> None:
@@ -69,7 +89,13 @@ def trace_rows(connection: sqlite3.Connection) -> None:
     )
 
 
-def drains(folder: Path, provider: TracerProvider, options: argparse.Namespace) -> None:
+def drains(
+    folder: Path,
+    provider: TracerProvider,
+    options: argparse.Namespace,
+    timed: Timed,
+    saved: Rows,
+) -> None:
     path = folder / "drain.db"
     with contextlib.ExitStack() as stack:
         filler = stack.enter_context(contextlib.closing(database(path)))
@@ -93,11 +119,18 @@ def drains(folder: Path, provider: TracerProvider, options: argparse.Namespace) 
 
             return run
 
-        what = f"drain of {options.rows} rows"
-        compare(what, switched([side(number) for number in range(3)]), options.rounds)
+        compare(
+            f"a row of a drain of {options.rows:,}",
+            switched([side(number) for number in range(3)]),
+            options.rounds,
+            calls=options.rows,
+            saved=saved,
+        )
 
 
-def hits(provider: TracerProvider, options: argparse.Namespace) -> None:
+def hits(
+    provider: TracerProvider, options: argparse.Namespace, timed: Timed, saved: Rows
+) -> None:
     with Memcached() as server:
         with contextlib.closing(MemcachedStore([server.address])) as store:
             caches = [TaggedCache(store, NAMESPACE) for _ in range(3)]
@@ -110,7 +143,13 @@ def hits(provider: TracerProvider, options: argparse.Namespace) -> None:
 
                 return lambda: timed(work)
 
-            compare("cached hit", switched(list(map(side, caches))), options.rounds)
+            compare(
+                "a cached hit with two tags",
+                switched(list(map(side, caches))),
+                options.rounds,
+                calls=READS,
+                saved=saved,
+            )
 
 
 def main() -> None:
@@ -118,13 +157,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--transactions", type=int, default=300)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--disk", metavar="DIR", help="where the database is")
+    add_save(parser)
     options = parser.parse_args()
+    clock = time.thread_time if options.cpu else time.perf_counter
+    by_clock = functools.partial(timed, clock=clock)
+    results = Results()
+    saved = results.table(
+        f"{'CPU time' if options.cpu else 'Time'} without traces, and the ratios to it"
+        f" of {options.rounds} rounds, the median and its 95 % interval:",
+        ["what", "not traced", "again", "traced"],
+    )
     print(f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}")
     provider = TracerProvider(shutdown_on_exit=False)
-    with tempfile.TemporaryDirectory() as folder:
-        enqueues(Path(folder), provider, options)
-        drains(Path(folder), provider, options)
-    hits(provider, options)
+    with tempfile.TemporaryDirectory(dir=options.disk) as folder:
+        enqueues(Path(folder), provider, options, by_clock, saved)
+        drains(Path(folder), provider, options, by_clock, saved)
+    hits(provider, options, by_clock, saved)
+    if options.save:
+        results.save(
+            options.save,
+            SQLite=sqlite3.sqlite_version,
+            **versions("opentelemetry-sdk", "pymemcache"),
+        )
 
 
 if __name__ == "__main__":
