@@ -9,7 +9,7 @@ HYDRACACHE_MEMCACHED=host:port.
 
 You should see a slow reader whose old value is never served, a process killed right
 after its commit whose invalidation arrives all the same, and the outbox's status.
-It leaves nothing but the outbox's tables and ends with exit code 0 if each step had its expected result.
+It leaves nothing but the outbox's tables. Its exit code is 0 if each step went well.
 """
 
 from __future__ import annotations
