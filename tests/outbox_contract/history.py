@@ -175,9 +175,7 @@ class HistoryContract(OutboxHooks):
         assert history.is_whole
         kinds = [each.kind for each in history.events]
         assert kinds == [EXPIRED, WAITS, DEAD, RETRIED]
-        for each in history.events:
-            assert each.who
-            assert "".join(each[2:]).isprintable()
+        assert all("".join(each[2:]).isprintable() for each in history.events)
         # SQLite's name of the worker ends at a NUL.
         assert all(each.who for each in history.events[1:])
 
