@@ -75,6 +75,13 @@ PROGRAMS = {
     "-m fuzz all --seconds 60": 150,
 }
 
+#: On a slow machine the other Pythons run only what differs most between Pythons,
+#: drivers and servers: if their session begins later than this, in seconds. It takes
+#: less than ESSENTIAL_SECONDS, and with less time left nothing is run.
+LATE = {"oldest": 2900, "newest": 3700}
+ESSENTIAL = "tests/on_mysql tests/outbox tests/memcached tests/values"
+ESSENTIAL_SECONDS = 700
+
 #: What "newest" also runs on a Python of Debian's unstable, and how many seconds of
 #: GOAL must be left for that, to begin with it at all.
 ON_UNSTABLE = "tests/outbox tests/cache tests/worker tests/memcached tests/values"
@@ -166,7 +173,7 @@ def session(*, budget: int) -> Callable[[Callable[[Stage], None]], Any]:
     return session_of
 
 
-@session(budget=1700)
+@session(budget=2300)
 def test(stage: Stage) -> None:
     """make test, on the default Python: SQLite, MariaDB and MySQL 9."""
     stage.make_tests("test", SERVERS=RUNS_ON["test"])
@@ -289,9 +296,16 @@ def on_unstable(stage: Stage) -> None:
 
 def suite_on(which: str, minor: int, python: str, stage: Stage) -> None:
     """Run the suite on another Python than "test", or only on other servers."""
-    left_out = " ".join(f"--ignore=tests/{folder}" for folder in ON_ONE_PYTHON.split())
-    left_out += " --ignore-glob=*_kill_storm.py"
-    suite = {"SERVERS": RUNS_ON[which], "args": left_out}
+    args = " ".join(f"--ignore=tests/{folder}" for folder in ON_ONE_PYTHON.split())
+    args += " --ignore-glob=*_kill_storm.py"
+    began = time.monotonic() - started
+    if began > LIMIT - ESSENTIAL_SECONDS:
+        stage.session.warn(f"too late for more: nothing is run on 3.{minor}")
+        return
+    if began > LATE[which]:
+        stage.session.warn(f"a slow machine: on 3.{minor} only {ESSENTIAL}")
+        args = f"--ignore-glob=*_kill_storm.py {ESSENTIAL}"
+    suite = {"SERVERS": RUNS_ON[which], "args": args}
     stage.session.log(f"{which} Python here: 3.{minor}, {python}")
     if minor == minor_of(".venv/bin/python"):
         stage.session.log(f"3.{minor} has already run all tests: now on its servers")
