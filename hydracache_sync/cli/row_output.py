@@ -159,12 +159,12 @@ def print_details(row: OutboxRow, now_ms: int) -> None:
 def _print_life(row: OutboxRow, now_ms: int) -> None:
     click.echo("  history")
     if row.history is not None and not row.history.is_whole:
-        click.echo(f"    {CUT}")
+        click.echo("    " + in_lines(CUT, 4))
     for entry in life_of(row):
         by = f", by {entry.who}" if entry.who else ""
         error = f": {entry.error}" if entry.error else ""
-        start = f"    {_at(entry.at_ms, now_ms)}  "
-        click.echo(start + in_lines(printable(entry.what + by + error), 6))
+        text = f"{_at(entry.at_ms, now_ms)}  {entry.what}{by}{error}"
+        click.echo("    " + in_lines(printable(text), 6))
 
 
 def count_of(count: int, status: OutboxStatus) -> str:
