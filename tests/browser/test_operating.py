@@ -134,14 +134,14 @@ def test_a_dead_letter_is_found_understood_mended_retried_and_published(
         [cell.text for cell in line.find_elements("css selector", "td")]
         for line in history.find_elements("css selector", "tbody tr")
     ]
-    whats, whos, errors = zip(*told)
-    assert whats == (
+    events, actors, errors = zip(*told)
+    assert events == (
         "enqueued",
         "attempt failed, given up as a dead letter",
         "retried by an operator",
         "published",
     )
-    assert whos == ("-", site.worker.owner, f"console: {OPERATOR}", "-")
+    assert actors == ("-", site.worker.owner, f"console: {OPERATOR}", "-")
     assert "unknown kind 'Tag'" in errors[1]
     wide, seen = browser.widths()
     assert wide <= seen
