@@ -256,7 +256,7 @@ def programs(stage: Stage) -> None:
         stage.run(python, *program.split(), seconds=seconds, env=environment)
 
 
-@session(budget=1400)
+@session(budget=1700)
 def oldest(stage: Stage) -> None:
     """What depends on Python, on the oldest one, PyMySQL, Flask, MySQL and MariaDB."""
     minor, python = pythons(PYTHON)[0]
@@ -264,7 +264,7 @@ def oldest(stage: Stage) -> None:
     stage.make_tests("test-web-oldest", PYTHON=python, VENV=f"{SCRATCH}/venv")
 
 
-@session(budget=1600)
+@session(budget=1700)
 def newest(stage: Stage) -> None:
     """The same on the newest Python here, the newest MariaDB and memcached."""
     found = pythons(PYTHON)
