@@ -675,7 +675,7 @@ class InvalidationOutbox:
 
         :param ids: only these; None means all. Rows that are not dead, or of another
             namespace, are left alone.
-        :param by: who does it, for the history of each row; by default the operating
+        :param by: the operator, for the history of each row; by default the operating
             system's user of this process, and its host.
         :return: rows changed. Large numbers are done in several transactions; after an
             error the rows done so far stay done.

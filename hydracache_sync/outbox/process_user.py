@@ -1,4 +1,4 @@
-"""Who runs this process, for what an operator does by it."""
+"""The user that runs this process, as the operator whom a row's history names."""
 
 from __future__ import annotations
 

@@ -194,9 +194,9 @@ where id in ({{ids}})
   and (claim_until_ms is null or claim_until_ms <= :claimed_at_ms)
 """
 
-# Of a claim that has ended the worker is named here: nothing else reads who it was. No
-# claim of rows that nothing has happened to looks at their history. SQLite's substr()
-# ends at a NUL: here, where it cuts only the name, and not the whole history.
+# The worker of a claim that has ended is named here, since no other statement reads its
+# name. A claim of rows without failures does not look at their history. SQLite's
+# substr() ends at a NUL: here, where it cuts only the name, and not the whole history.
 _OWNER = f"substr(coalesce(claim_owner, ''), 1, {MAX_WHO})"
 _OWNER = f"replace(replace({_OWNER}, '\t', ' '), '\n', ' ')"
 
