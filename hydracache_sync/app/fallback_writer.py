@@ -17,10 +17,10 @@ from hydracache_sync.app import app_settings, build, settings
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.request_state import EnqueuedBatch
 from hydracache_sync.errors import HydraCacheError
-from hydracache_sync.exit_work import finished
 from hydracache_sync.fork import ProcessLock
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.pool.process_exit import finished
 from hydracache_sync.printable import printable, printable_logger
 from hydracache_sync.receipts import CommitPosition
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import getpass
+import os
+import socket
 import sys
 from typing import Any, Iterable
 
@@ -18,7 +22,6 @@ from hydracache_sync.outbox.arguments import (
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
 from hydracache_sync.outbox.enqueue import Enqueuer
 from hydracache_sync.outbox.history import RowEventKind, history_of, noted
-from hydracache_sync.outbox.process_user import process_user
 from hydracache_sync.outbox.row import (
     OutboxRow,
     OutboxState,
@@ -247,3 +250,22 @@ class Admin:
             ):
                 return False
             later += 1
+
+
+@functools.lru_cache(maxsize=1)
+def process_user() -> str:
+    """Return the login name and the host, or the number of a user without a name."""
+    return f"{_login()}@{socket.gethostname()}"
+
+
+def _login() -> str:
+    try:
+        import pwd
+    except ImportError:  # Windows
+        return getpass.getuser()
+    number = os.getuid()
+    try:
+        # Not getpass: LOGNAME of the environment may say anything.
+        return pwd.getpwuid(number).pw_name
+    except KeyError:  # in a container, often
+        return f"uid {number}"

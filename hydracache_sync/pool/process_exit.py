@@ -1,6 +1,11 @@
-"""Stopping the pools of a process at its exit.
+"""Work at the exit of a process, not cut off by a second exit: stopping its pools.
 
-Their threads are daemons: without this they would be cut off in mid-batch.
+The threads of a pool are daemons: without this they would be cut off in mid-batch.
+
+The process is exiting already when another SystemExit comes. gunicorn's gevent worker
+throws one, on SIGQUIT, into what its main greenlet waits for. That may be a callback of
+``atexit``: under gevent a wait of 0 seconds gives way, too. A second signal raises one
+at any line.
 """
 
 from __future__ import annotations
@@ -10,13 +15,27 @@ import os
 import sys
 import time
 import weakref
-from typing import Protocol
+from typing import Callable, Protocol, TypeVar
 
-from hydracache_sync.exit_work import finished
 from hydracache_sync.pool.health import PoolHealth
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)
+
+T = TypeVar("T")
+
+
+def finished(work: Callable[[], T]) -> T:
+    """Call ``work`` until a call is not cut off; return what that call returns.
+
+    :param work: goes on with what an earlier call has left.
+    """
+    while True:
+        try:
+            return work()
+        except SystemExit:
+            logger.debug("SystemExit during work at the exit, which goes on")
+
 
 #: Seconds that ``stop`` and the exit of the process wait for the batches in flight.
 #: Below the grace that servers give (30 s for gunicorn); a batch takes milliseconds.

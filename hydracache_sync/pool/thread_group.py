@@ -21,8 +21,7 @@ from hydracache_sync.pool.batches import Batches
 from hydracache_sync.pool.database_outage import DatabaseOutage
 from hydracache_sync.pool.health import ThreadHealth, ThreadState
 from hydracache_sync.pool.poll_scheduler import PollScheduler
-from hydracache_sync.pool.thread import PoolThread
-from hydracache_sync.pool.thread_slot import Activity, ThreadSlot
+from hydracache_sync.pool.thread import Activity, PoolThread, ThreadSlot
 from hydracache_sync.pool.timing import DEFAULT_TIMING, PoolTiming
 from hydracache_sync.printable import described, printable_logger
 from hydracache_sync.worker.worker import OutboxWorker

@@ -43,7 +43,7 @@ HEAVY = [
 #: command line, integrations) stand on top of all.
 LAYERS = [
     {"errors", "keys", "durations", "backoff", "passwords", "printable", "version"},
-    {"exit_work", "fork", "lending"},
+    {"fork", "lending"},
     {"addresses"},
     {"drivers", "subscribers", "outage"},
     {"intents"},
