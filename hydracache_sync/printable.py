@@ -1,12 +1,15 @@
 """Text that a user or a server has sent, made fit for a log line or a terminal.
 
 A path, a key, a server's error may hold line breaks, which forge lines of a log,
-escapes, which move a terminal's cursor, and any number of characters.
+escapes, which move a terminal's cursor, and any number of characters. Or a password:
+the library shows URLs without them, but one may be in an error, or in an argument that
+stands in the wrong place.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 
 #: Characters of a log line at most, before the time and level that a handler adds.
 LONGEST_LINE = 2000
@@ -71,3 +74,15 @@ def _one_line(record: logging.LogRecord) -> bool:
     if shown != message:
         record.msg, record.args = shown, ()
     return True
+
+
+#: Up to the last @ of the word: a password may hold an @ that should be escaped.
+_BEFORE_HOST = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{0,2}[^\s:@/]*):\S+@")
+
+#: Where a password has no business in an outbox's URL, but may be put.
+_IN_QUERY = re.compile(r"([?&;](?:pass|pwd)[a-z]*=)[^&;\s]+", re.IGNORECASE)
+
+
+def without_passwords(text: str) -> str:
+    """Return ``text`` with ``***`` in place of the password of each URL in it."""
+    return _IN_QUERY.sub(r"\1***", _BEFORE_HOST.sub(r"\1:***@", text))

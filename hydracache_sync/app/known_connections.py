@@ -2,16 +2,22 @@
 
 Asked before a load and after it. What a driver cannot tell, or a connection that is
 closed or of another thread, is not known; then nothing rests on it. Knows no framework.
+
+A connection of a thread or a pool outlives its requests. If none of them ends the
+transaction, each later one reads in it, at REPEATABLE READ as of its first SELECT.
+No driver tells when that was. They are looked for when a request begins: later a
+transaction of its own looks the same.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterable, Sequence, TypeVar
 
+from hydracache_sync.cache.load_snapshot import LoadSnapshot
 from hydracache_sync.drivers import CallersConnection, driver_of
 from hydracache_sync.drivers.mysql_statements import is_same
 from hydracache_sync.drivers.wrappers import own_connection
-from hydracache_sync.snapshots import LocalMoment, oldest
+from hydracache_sync.snapshots import NEVER, LocalMoment, oldest
 
 
 class KnownConnection:
@@ -125,3 +131,55 @@ class KnownReads:
             return all(own is not each.driver().connection for each, _ in self._before)
         except Exception:
             return False
+
+
+T = TypeVar("T")
+
+#: Older than everything, by the reason that it is counted under.
+LEFT_OPEN_SINCE = LocalMoment.because("transaction", NEVER)
+
+
+class LeftOpen:
+    """What one request, which has just begun, finds open; of its thread.
+
+    :param connections: the driver's connections that the app names at that moment.
+    """
+
+    def __init__(self, connections: Iterable[Any]) -> None:
+        known = (KnownConnection(each) for each in connections)
+        self._found = [each for each in known if each.may_be_in_snapshot()]
+
+    def still_open(self) -> list[KnownConnection]:
+        """Those that are in a transaction now; may ask the server, once each."""
+        if self._found:
+            self._found = [each for each in self._found if each.is_in_snapshot()]
+        return self._found
+
+    def __bool__(self) -> bool:
+        """Whether there may be one; asks nobody."""
+        return bool(self._found)
+
+
+class FreshLoad(LoadSnapshot):
+    """A load that the app calls fresh, and that is not where it reads in such a one.
+
+    :param left_open: where it must not have read.
+    :param found: is called if it has.
+    """
+
+    def __init__(
+        self,
+        since: float | None,
+        left_open: LeftOpen,
+        found: Callable[[], None],
+    ) -> None:
+        super().__init__(since)
+        self._before = [(each, each.answered()) for each in left_open.still_open()]
+        self._found = found
+
+    def read(self, loader: Callable[[], T]) -> T:
+        value = loader()
+        if any(each.answered() not in (None, was) for each, was in self._before):
+            self.since = LEFT_OPEN_SINCE
+            self._found()
+        return value

@@ -15,7 +15,6 @@ from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.cache.codec import MISS
-from hydracache_sync.cache.loads_under_way import withhold
 from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.cache.tagged import (
     Stale,
@@ -24,7 +23,7 @@ from hydracache_sync.cache.tagged import (
     check_loaded,
     tags_by_key,
 )
-from hydracache_sync.cache.unstorable import NotToBeStored, value_of
+from hydracache_sync.cache.unstorable import NotToBeStored, value_of, withhold
 from hydracache_sync.keys import Identity, identity_text, identity_texts
 
 T = TypeVar("T")

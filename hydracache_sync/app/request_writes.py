@@ -11,8 +11,7 @@ import contextlib
 import threading
 from typing import Any, Callable, Iterator
 
-from hydracache_sync.app.known_connections import KnownConnection, KnownReads
-from hydracache_sync.app.left_open import LeftOpen
+from hydracache_sync.app.known_connections import KnownConnection, KnownReads, LeftOpen
 
 #: Methods of requests that change nothing, as RFC 9110 has it.
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))

@@ -1,10 +1,10 @@
-"""Counts of what a ``TaggedCache`` did."""
+"""Counts of what a ``TaggedCache`` did, and what it tells those who measure more."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from itertools import count
-from typing import Iterable, Mapping
+from typing import Iterable, Mapping, Protocol
 
 from hydracache_sync.fork import ProcessLock
 
@@ -199,3 +199,21 @@ class Counters:
             found[f"refused_{why}"] for why in self._by_reason
         )
         return CacheDiagnostics(**found)
+
+
+#: Of so many reads one is measured, and counts for all of them: to note each takes
+#: some 2 us, a tenth of a hit from memcached.
+READS_FOR_ONE = 64
+
+
+class CacheMeter(Protocol):
+    """Notes what one cache does; in any of its threads. Never raises."""
+
+    def note_read(self, seconds: float, size: int) -> None:
+        """Note a read, one in :data:`READS_FOR_ONE`.
+
+        :param size: bytes that it found.
+        """
+
+    def note_stored(self, size: int) -> None:
+        """Note what is about to be stored, in bytes."""

@@ -27,16 +27,19 @@ from typing import (
 
 from hydracache_sync.cache.bound import Bound
 from hydracache_sync.cache.codec import MISS
-from hydracache_sync.cache.diagnostics import Counter, Counters
-from hydracache_sync.cache.earlier_hits import EarlierHits
+from hydracache_sync.cache.diagnostics import (
+    READS_FOR_ONE,
+    CacheMeter,
+    Counter,
+    Counters,
+)
 from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.entry_format import soft_ms_of, token_prefix_of, tokens_in
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.lifetime import Lifetime, Lifetimes
 from hydracache_sync.cache.load_lock import LoadLock
-from hydracache_sync.cache.meter import READS_FOR_ONE, CacheMeter
 from hydracache_sync.cache.replacing import replace
-from hydracache_sync.cache.seen_tokens import SeenTokens
+from hydracache_sync.cache.seen_tokens import EarlierHits, SeenTokens
 from hydracache_sync.cache.signed import InnerCodec, unreadable_of
 from hydracache_sync.cache.store import CacheStore, Copy, Write
 from hydracache_sync.cache.tag_sets import TagSet, TagSets

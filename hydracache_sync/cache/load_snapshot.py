@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Callable, Protocol, TypeVar
 
-from hydracache_sync.cache.earlier_hits import EarlierHits
-from hydracache_sync.cache.loads_under_way import withhold
+from hydracache_sync.cache.seen_tokens import EarlierHits
+from hydracache_sync.cache.unstorable import withhold
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from hydracache_sync.cache.audit import ABSENT, Audit
 from hydracache_sync.cache.bound import Bound
 from hydracache_sync.cache.codec import MISS, Codec
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
-from hydracache_sync.cache.diagnostics import CacheDiagnostics
+from hydracache_sync.cache.diagnostics import CacheDiagnostics, CacheMeter
 from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.entries import Entries, FillDecision, Lookup
 from hydracache_sync.cache.keyspace import Keyspace
@@ -44,12 +44,6 @@ from hydracache_sync.cache.load_coalescer import (
 )
 from hydracache_sync.cache.load_snapshot import NEVER, LoadSnapshot, LoadSnapshots
 from hydracache_sync.cache.load_watch import watched
-from hydracache_sync.cache.loads_under_way import (
-    is_withheld_since,
-    under_way,
-    withhold,
-)
-from hydracache_sync.cache.meter import CacheMeter
 from hydracache_sync.cache.pending_writes import PendingWrites
 from hydracache_sync.cache.read_memo import MemoizedReads, ReadMemo
 from hydracache_sync.cache.reservation import Reservation
@@ -59,7 +53,14 @@ from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.tag_sets import several
 from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF, HoldOff, TokenPolicy
 from hydracache_sync.cache.tracer import CacheTracer
-from hydracache_sync.cache.unstorable import RAISE, NotToBeStored, value_of
+from hydracache_sync.cache.unstorable import (
+    RAISE,
+    NotToBeStored,
+    is_withheld_since,
+    under_way,
+    value_of,
+    withhold,
+)
 from hydracache_sync.durations import checked_number, checked_seconds
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.events import EventSubscriber

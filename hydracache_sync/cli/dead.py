@@ -30,9 +30,9 @@ from hydracache_sync.cli.options import (
     page_options,
     with_outbox,
 )
-from hydracache_sync.cli.row_life import history_objects
 from hydracache_sync.cli.row_output import (
     as_object,
+    history_objects,
     pages,
     print_details,
     print_rows,

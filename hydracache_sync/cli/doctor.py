@@ -33,8 +33,7 @@ from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.privileges import ROLES
-from hydracache_sync.passwords import without_passwords
-from hydracache_sync.printable import printable
+from hydracache_sync.printable import printable, without_passwords
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 

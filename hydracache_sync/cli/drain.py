@@ -33,7 +33,7 @@ from hydracache_sync.cli.signals import StopOnSignals
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
-from hydracache_sync.passwords import without_passwords
+from hydracache_sync.printable import without_passwords
 from hydracache_sync.worker.process_beats import ProcessBeats
 from hydracache_sync.worker.reports import PublishReport
 from hydracache_sync.worker.worker import OutboxWorker

@@ -11,8 +11,7 @@ from typing import Any, Callable, TypeVar
 
 import click
 
-from hydracache_sync.passwords import without_passwords
-from hydracache_sync.printable import printable_lines
+from hydracache_sync.printable import printable_lines, without_passwords
 
 F = TypeVar("F", bound=Callable[..., Any])
 

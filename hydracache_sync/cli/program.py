@@ -33,8 +33,7 @@ from hydracache_sync.cli.tables import takes_colour
 from hydracache_sync.cli.verify import verify
 from hydracache_sync.cli.worker import worker
 from hydracache_sync.errors import HydraCacheError
-from hydracache_sync.passwords import without_passwords
-from hydracache_sync.printable import printable, printable_lines
+from hydracache_sync.printable import printable, printable_lines, without_passwords
 
 
 class Program(click.Group):

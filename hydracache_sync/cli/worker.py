@@ -22,8 +22,8 @@ from hydracache_sync.cli.signals import ENDING, StopOnSignals
 from hydracache_sync.cli.systemd import ServiceManager
 from hydracache_sync.errors import OutboxError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.passwords import without_passwords
 from hydracache_sync.pool import PoolHealth, ThreadState, WorkerPool
+from hydracache_sync.printable import without_passwords
 from hydracache_sync.worker.worker import OutboxWorker
 
 #: Seconds between two looks at the threads, unless the watchdog wants them oftener.

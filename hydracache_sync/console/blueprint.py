@@ -16,9 +16,8 @@ from hydracache_sync.console.sources import Source, sources_of, sources_of_app
 from hydracache_sync.console.views import Views
 from hydracache_sync.errors import ConfigurationError, OutboxError
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.passwords import without_passwords
 from hydracache_sync.pool import PoolHealth
-from hydracache_sync.printable import described, printable_logger
+from hydracache_sync.printable import described, printable_logger, without_passwords
 from hydracache_sync.worker.worker import OutboxWorker
 
 logger = printable_logger(__name__)

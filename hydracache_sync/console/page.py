@@ -13,8 +13,7 @@ from flask import url_for
 from markupsafe import Markup, escape
 
 from hydracache_sync.cli.moments import counted, duration, utc
-from hydracache_sync.passwords import without_passwords
-from hydracache_sync.printable import printable_lines
+from hydracache_sync.printable import printable_lines, without_passwords
 
 
 def _shown(value: Any) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Callable
 
-from hydracache_sync.cache.meter import READS_FOR_ONE
+from hydracache_sync.cache.diagnostics import READS_FOR_ONE
 from hydracache_sync.fork import ProcessLock
 
 
 class ReadMeter:
-    """Measures one cache, as a :class:`~hydracache_sync.cache.meter.CacheMeter`.
+    """Measures one cache, as a :class:`~hydracache_sync.cache.diagnostics.CacheMeter`.
 
     :ivar read: bytes of the entries that were found, as the store has them: an estimate
         from one read in ``READS_FOR_ONE``.

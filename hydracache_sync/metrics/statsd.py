@@ -16,7 +16,7 @@ from collections import deque
 from typing import Callable, Deque, Iterable, Sequence
 
 from hydracache_sync.addresses import addresses_of
-from hydracache_sync.cache.meter import READS_FOR_ONE
+from hydracache_sync.cache.diagnostics import READS_FOR_ONE
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.durations import positive_ms
 from hydracache_sync.fork import PerProcess, ProcessLock

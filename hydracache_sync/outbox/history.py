@@ -11,8 +11,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from hydracache_sync.passwords import without_passwords
-from hydracache_sync.printable import printable
+from hydracache_sync.printable import printable, without_passwords
 
 #: Bytes of a history at most; characters where the database counts those.
 MAX_HISTORY = 4096

@@ -13,8 +13,8 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import earlier_hits
-from hydracache_sync.cache.earlier_hits import EarlierHits
+from hydracache_sync.cache import seen_tokens
+from hydracache_sync.cache.seen_tokens import EarlierHits
 from hydracache_sync.snapshots import NEVER, LocalMoment
 from support.clock import FakeClock
 
@@ -119,7 +119,7 @@ def test_not_under_one_that_was_stamped_before_the_request_and_came_after_the_hi
 
 
 def test_outside_of_requests_no_hit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(earlier_hits, "LIMIT", 3)
+    monkeypatch.setattr(seen_tokens, "MOST_HITS", 3)
     requests = Requests()
     requests.take("hit", "hit", "hit", "commit", "publish")
     requests.began = NEVER
@@ -130,7 +130,7 @@ def test_outside_of_requests_no_hit_counts(monkeypatch: pytest.MonkeyPatch) -> N
 def test_of_more_hits_than_are_remembered_nothing_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(earlier_hits, "LIMIT", 3)
+    monkeypatch.setattr(seen_tokens, "MOST_HITS", 3)
     requests = Requests()
 
     assert not requests.take("hit", "hit", "hit", "hit", "load")

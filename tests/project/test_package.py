@@ -42,7 +42,7 @@ HEAVY = [
 #: it may import what is in lower layers, and itself. Parts that are not named here (the
 #: command line, integrations) stand on top of all.
 LAYERS = [
-    {"errors", "keys", "durations", "backoff", "passwords", "printable", "version"},
+    {"errors", "keys", "durations", "backoff", "printable", "version"},
     {"fork", "lending"},
     {"addresses"},
     {"drivers", "subscribers", "outage"},

@@ -548,7 +548,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "what a load was not seen to read where all is known is as old as its request",
-        "app/watched_load.py",
+        "app/snapshot_guard.py",
         "        if self._is_elsewhere or not (",
         "        if False and not (",
         _AUTO + "test_nor_what_is_read_on_a_connection_that_was_not_named",
@@ -556,7 +556,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "so is what it also read on a connection that nobody has named",
-        "app/watched_load.py",
+        "app/snapshot_guard.py",
         "        self._is_elsewhere |= self._has_strangers()\n",
         "",
         "tests/on_mysql/test_mysql_unnamed_reads.py::"
@@ -565,7 +565,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "what a load makes of an outdated value is not stored",
-        "cache/loads_under_way.py",
+        "cache/unstorable.py",
         "        if this.is_withheld:\n",
         "        if False:\n",
         "tests/cache/test_loads_within_loads.py::"
@@ -615,7 +615,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "of more hits than are remembered nothing is known",
-        "cache/earlier_hits.py",
+        "cache/seen_tokens.py",
         "        if len(hits) == hits.maxlen and hits[0][0] >= began:\n",
         "        if False:\n",
         "tests/cache/test_earlier_hits.py::"
@@ -674,7 +674,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "so is one that another thread has begun",
-        "app/watched_load.py",
+        "app/snapshot_guard.py",
         '        if getattr(began, "steady", 0.0) < self._made_at.steady:\n',
         "        if False:\n",
         _AUTO + "test_nor_what_a_session_shows_that_another_thread_has_begun",

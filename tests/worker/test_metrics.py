@@ -26,9 +26,8 @@ from hydracache_sync import (
     TaggedCache,
     WorkerPool,
 )
-from hydracache_sync.cache.diagnostics import CacheDiagnostics
+from hydracache_sync.cache.diagnostics import READS_FOR_ONE, CacheDiagnostics
 from hydracache_sync.cache.keyspace import Address
-from hydracache_sync.cache.meter import READS_FOR_ONE
 from hydracache_sync.cache.store import Failures, Write
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.metrics import Metrics

@@ -24,7 +24,7 @@ from hydracache_sync import (
     TaggedCache,
     WorkerPool,
 )
-from hydracache_sync.cache.meter import READS_FOR_ONE
+from hydracache_sync.cache.diagnostics import READS_FOR_ONE
 from hydracache_sync.metrics import Metrics, StatsD
 from hydracache_sync.metrics.statsd import MAX_PACKET, TIMERS_OF_BATCH
 from support.clock import FakeClock
