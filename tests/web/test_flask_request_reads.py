@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import logging
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from flask import Response, request, session
+from flask import Response, g, request, session, url_for
 from shop import Shop, hydracache, text
 
 #: Each returns what tells two visitors apart, and what it is in the warning.
@@ -18,6 +19,10 @@ READS: dict[str, tuple[Callable[[], object], str]] = {
     "language": (lambda: request.accept_languages, "the header Accept-Language"),
     "login": (lambda: request.authorization, "the header Authorization"),
     "args": (lambda: request.args.get("page"), "the query string"),
+    "host": (lambda: request.host, "the header Host"),
+    "host_header": (lambda: request.headers["Host"], "the header Host"),
+    "url_root": (lambda: request.url_root, "the header Host"),
+    "url_for": (lambda: url_for("shown", _external=True), "the header Host"),
 }
 
 _read: Callable[[], object] = lambda: None
@@ -61,14 +66,18 @@ def shop(tmp_path: Path) -> Shop:
 
 def visit(shop: Shop, user: str, path: str) -> str:
     client = shop.app.test_client()
-    client.get(f"/login/{user}")
+    client.get(f"/login/{user}", base_url=f"http://{user}.shop")
     login = base64.b64encode(f"{user}:".encode()).decode()
     headers = {
         "X-User": user,
         "Accept-Language": user,
         "Authorization": f"Basic {login}",
     }
-    return text(client.get(f"{path}?page={user}", headers=headers))
+    return text(
+        client.get(
+            f"{path}?page={user}", headers=headers, base_url=f"http://{user}.shop"
+        )
+    )
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -134,4 +143,112 @@ def test_outside_of_a_request_there_is_nothing_to_read(shop: Shop) -> None:
         values: list[Any] = [shown("x") for _ in range(2)]
 
     assert values == ["xNone"] * 2
+    assert len(_calls) == 1
+
+
+class User:
+    """As Flask-Login's are."""
+
+    is_authenticated = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class FormatterOfUrls(logging.Formatter):
+    """As in Flask's documentation."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.url, record.request_id = request.url, g.request_id
+        return super().format(record)
+
+
+KEPT: dict[str, tuple[Callable[[str], object], Callable[[], object]]] = {
+    "text": (str, lambda: g.kept),
+    "get": (str, lambda: g.get("kept")),
+    "getattr": (str, lambda: getattr(g, "kept", None)),
+    "number": (len, lambda: g.kept),
+    "user": (User, lambda: g.kept),
+}
+
+
+@pytest.mark.parametrize("path", ["/shown", "/around"])
+@pytest.mark.parametrize("keep, read", KEPT.values(), ids=list(KEPT))
+def test_what_the_request_has_left_in_g_is_shown_to_no_other(
+    shop: Shop,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    keep: Callable[[str], object],
+    read: Callable[[], object],
+    path: str,
+) -> None:
+    monkeypatch.setitem(globals(), "_read", read)
+
+    @shop.app.before_request
+    def look() -> None:
+        g.kept = keep(request.args.get("page", ""))
+
+    pages = [visit(shop, user, path) for user in ["aa", "bbb"] * 2]
+
+    assert pages[0] != pages[1]
+    assert pages == pages[:2] * 2
+    assert "it has read g.kept of the request" in caplog.text
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_connection_in_g_is_no_matter(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    monkeypatch.setitem(globals(), "_read", lambda: count() and shop.db() and "it")
+
+    @shop.app.before_request
+    def look() -> None:
+        g.count = 1
+        if first:
+            shop.db()
+
+    def count() -> int:
+        g.count += 1
+        return int(g.count)
+
+    pages = [visit(shop, user, "/shown") for user in ["aa", "bb"]]
+
+    assert pages == ["it"] * 2
+    assert len(_calls) == 1
+
+
+def test_what_a_load_keeps_in_g_itself_is_no_matter(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read() -> object:
+        g.kept = "it"
+        return g.kept
+
+    monkeypatch.setitem(globals(), "_read", read)
+
+    pages = [visit(shop, user, "/around") for user in ["aa", "bb"]]
+
+    assert pages == ["<it>"] * 2
+    assert len(_calls) == 1
+
+
+def test_what_only_a_log_record_has_is_no_matter(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("shop.loads")
+    handler = logging.StreamHandler()
+    handler.setFormatter(FormatterOfUrls("%(url)s %(request_id)s %(message)s"))
+    monkeypatch.setattr(log, "handlers", [handler])
+    monkeypatch.setitem(globals(), "_read", lambda: log.warning("loads"))
+
+    @shop.app.before_request
+    def look() -> None:
+        g.request_id = request.args.get("page", "")
+
+    pages = [visit(shop, user, "/shown") for user in ["aa", "bb"]]
+
+    assert pages == ["None"] * 2
     assert len(_calls) == 1

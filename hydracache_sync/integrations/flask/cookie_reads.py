@@ -12,7 +12,10 @@ from typing import Any, Callable, Dict
 from flask import Flask, request
 from werkzeug.datastructures import EnvironHeaders
 
+from hydracache_sync.integrations.flask.g_reads import is_for_a_log
+
 _COOKIE = "HTTP_COOKIE"
+_HOST = "HTTP_HOST"
 _HEADER = "HTTP_"
 
 #: What a request parses once and keeps. What was parsed before the watch is forgotten,
@@ -57,7 +60,9 @@ def _of_one_key(name: str, *, changes: bool) -> Any:
     @functools.wraps(method)
     def run(self: WatchedEnviron, key: Any, *args: Any) -> Any:
         if isinstance(key, str) and key.startswith(_HEADER):
-            self.headers.add(key)
+            # A formatter of logs that has the URL is in Flask's own documentation.
+            if key != _HOST or not is_for_a_log():
+                self.headers.add(key)
             if key == _COOKIE:
                 self.is_read = True
         if changes:
