@@ -145,6 +145,7 @@ class _Session:
         self._connection = weakref.ref(connection)
         self._socket = weakref.ref(socket)
         self._thread_id = connection.server_thread_id
+        self._affected = getattr(connection, "_affected_rows", None)
 
     @property
     def identity(self) -> object:
@@ -159,12 +160,17 @@ class _Session:
             return None
 
     def has_left_transaction(self) -> bool:
-        """Whether an acknowledgement has said so, that of COMMIT or ROLLBACK.
+        """Whether an acknowledgement has said so, that of commit() or rollback().
 
-        After an error, or in the session's next transaction, none does.
+        After an error, or in the session's next transaction, none does. Nor is it known
+        once another statement was executed: MySQL 8 says the same after XA PREPARE,
+        whose COMMIT may come later, and from elsewhere.
         """
         connection = self._connection()
         if connection is None or is_in_transaction(connection):
+            return False
+        # What was executed leaves an answer, until a ping, and a number of rows.
+        if connection._result or connection._affected_rows != self._affected:
             return False
         # After the status: a thread that reconnects gives the new socket before it.
         socket = connection._sock

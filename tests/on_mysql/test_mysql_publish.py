@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from typing import Any, Iterator
 
 import pytest
@@ -51,6 +52,11 @@ def keys_of(applier: RecordingApplier) -> list[str | None]:
 
 def enqueued(outbox: MySQLOutbox, writer: Any, *keys: str) -> InvalidationReceipt:
     return outbox.enqueue_in(writer, SHOP, batch_of(*keys))
+
+
+def execute(connection: Any, statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
 
 
 def test_after_the_callers_commit_one_statement_is_enough(
@@ -102,6 +108,26 @@ def test_in_the_next_transaction_it_looks_first(
     assert report.complete
     assert keys_of(applier) == ["a"]
     assert any(text.split()[0] == "select" for text in statements)
+
+
+def test_what_is_only_prepared_is_not_taken_for_committed(
+    database, outbox, worker, applier
+):
+    with contextlib.closing(database.connect(autocommit=True)) as writer:
+        xid = f"'{secrets.token_hex(6)}'"
+        execute(writer, f"xa start {xid}")
+        receipt = enqueued(outbox, writer, "a")
+        execute(writer, f"xa end {xid}")
+        execute(writer, f"xa prepare {xid}")
+
+        prepared = worker.publish(receipt)
+        applied_early = keys_of(applier)
+        execute(writer, f"xa commit {xid}")
+        committed = worker.publish(receipt)
+
+    assert prepared == PublishReport(claimed=1, unseen=1)
+    assert applied_early == []
+    assert committed == PublishReport(claimed=1, published=1)
 
 
 def test_a_commit_without_an_answer_is_looked_for(
