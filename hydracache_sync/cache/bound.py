@@ -90,7 +90,10 @@ class Bound:
         :raises ApplyError: the node fails.
         """
         now = self._clock()
-        if now <= self._until:
+        # Believed only where no clock is off by more. What was noted while this host's
+        # was ahead, and the database's, would hold until they get there again.
+        latest = now + self._clock_skew + self.seconds
+        if now <= self._until <= latest:
             return True
         if monotonic() < self._ask_at:
             return False
@@ -104,7 +107,8 @@ class Bound:
         elif found / 1000 > now + self._clock_skew:
             why = "the watermark is dated ahead by more than clock_skew"
         else:
-            self._until = max(self._until, found / 1000 + self.seconds)
+            known = self._until if self._until <= latest else 0.0
+            self._until = max(known, found / 1000 + self.seconds)
             if now <= self._until:
                 self._unknown.end()
                 return True

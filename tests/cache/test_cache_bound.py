@@ -181,6 +181,23 @@ class TestBound:
         assert cache.get("k") is None
         assert "dated ahead" in caplog.text
 
+    def test_what_was_believed_by_a_clock_that_was_ahead_ends_when_it_is_set_back(
+        self, outbox: Any, store: CacheStore, clock: FakeClock
+    ) -> None:
+        worker, cache = worker_of(outbox, store), cache_of(store, clock)
+        clock.advance(3600)
+        worker.drain()
+        cache.get_or_load("k", lambda: "old")
+        ahead = cache.get("k")
+        clock.advance(-3600)
+        worker.drain()
+        set_back = cache.get("k")
+        outbox.enqueue(SHOP, batch_of("k"))  # and no worker runs any more
+        clock.advance(BOUND + 1)
+
+        assert (ahead, set_back) == ("old", "old")
+        assert cache.get("k") is None
+
     @pytest.mark.parametrize("value", [b"", b"1234567", b"123456789", b"L" * 17])
     def test_what_is_no_watermark_is_none(
         self, store: CacheStore, clock: FakeClock, value: bytes
