@@ -60,6 +60,8 @@ def examine_outbox(
         yield _clock(outbox)
         outbox.check_schema()
         yield ok("schema", "the tables are there and of this version")
+        if isinstance(outbox, MySQLOutbox):
+            yield from _engines(outbox.tables_without_rollback())
         yield from _rights(outbox, role)
         yield from _namespaces(outbox, namespaces)
     except SchemaError as exc:
@@ -122,6 +124,20 @@ def _clock(outbox: InvalidationOutbox) -> Finding:
         f"the database's clock is {duration(off)} {ahead} this host's",
         "let NTP set both; `since` and strict namespaces count on less than"
         f" {CLOCK_SKEW:g} s",
+    )
+
+
+def _engines(tables: Sequence[str]) -> Iterator[Finding]:
+    """Judge tables of the app, whose data may be cached or not."""
+    if not tables:
+        return
+    listed = ", ".join(printable(table) for table in tables[:LISTED])
+    more = f" and {len(tables) - LISTED} more" if len(tables) > LISTED else ""
+    yield warning(
+        "engines",
+        f"no rollback undoes a change of {listed}{more}: the change stays, and its"
+        " invalidation does not",
+        "alter table ... engine = InnoDB, unless nothing of it is cached",
     )
 
 

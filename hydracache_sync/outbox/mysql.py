@@ -87,6 +87,15 @@ from information_schema.processlist
 """
 
 
+#: An engine that is switched off has no tables.
+_WITHOUT_ROLLBACK = """
+select t.table_name from information_schema.tables t
+join information_schema.engines e on e.engine = t.engine
+where t.table_schema = database() and e.transactions = 'NO'
+order by t.table_name
+"""
+
+
 class Replication(NamedTuple):
     """What a server's threads tell of asynchronous replication.
 
@@ -247,6 +256,14 @@ class MySQLOutbox(InvalidationOutbox):
         """
         [(replicas, is_replica)] = self._unchecked.read(_REPLICATION, {})
         return Replication(int(replicas), bool(is_replica))
+
+    def tables_without_rollback(self) -> list[str]:
+        """Return the names of those beside the outbox whose changes no rollback undoes.
+
+        Of those that the login has a right on.
+        """
+        found = self._unchecked.read(_WITHOUT_ROLLBACK, {})
+        return [str(name) for (name,) in found]
 
 
 def _checked_tls(options: Any) -> Any:

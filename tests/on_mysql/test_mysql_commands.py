@@ -111,6 +111,21 @@ def test_a_worker_carries_and_ends(
     assert end.out.startswith(f"{unique}: 1 published")
 
 
+def test_tables_that_roll_nothing_back_are_told(
+    database: Database, outbox: MySQLOutbox, command: Command
+) -> None:
+    before = command("doctor").out
+    database.sql("create table first (id int) engine = myisam")
+    database.sql("create table other (id int) engine = innodb")
+    database.sql("create view shown as select id from other")
+    database.sql("create table second (id int) engine = memory")
+
+    said = " ".join(command("doctor").out.split())
+
+    assert "engines" not in before
+    assert "WARNING engines: no rollback undoes a change of first, second:" in said
+
+
 def test_a_login_is_examined_for_what_it_is_for(
     database: Database, outbox: MySQLOutbox, command: Command
 ) -> None:
