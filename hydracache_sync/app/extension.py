@@ -231,10 +231,13 @@ class Extension(abc.ABC):
         """Begin, run the block, write what was collected, commit; or roll back.
 
         A transaction that is open already is joined, and committed with the block. An
-        exception rolls back and forgets what the block has collected, unless no
-        transaction is open any more, which may have been committed. Afterwards the
-        rows are published at once in mode ``inline``, or the pool is woken; in mode
-        ``strict`` the commit is in a :meth:`quarantine`.
+        exception rolls back and forgets what the block has collected, unless the block
+        has ended the transaction itself, which may have been a commit. Do not: what
+        follows is not atomic with it, and a warning says so. On MySQL a COMMIT in text
+        that another transaction follows is not seen.
+
+        Afterwards the rows are published at once in mode ``inline``, or the pool is
+        woken; in mode ``strict`` the commit is in a :meth:`quarantine`.
 
         :param connection: a driver's connection; yielded.
         :raises QuarantineError: in mode ``strict``: memcached could not be told, and
@@ -245,21 +248,35 @@ class Extension(abc.ABC):
         self._know(connection)
         driver = driver_of(own_connection(connection))
         driver.begin()
-        try:
-            yield connection
-            self._write(connection)
-            with runtime.quarantine(collected.written):
-                driver.commit()
-        except BaseException:
-            if _has_ended(driver):
-                # A commit of the block's own, or a statement that commits by itself.
-                before = collected.intents
-                collected.doubt = "no transaction was open when its block raised"
+        blocks, is_over = collected.committed_blocks, None
+        with driver.noted_end() as has_ended:
             try:
-                driver.roll_back()
-            finally:
-                self._go_back(collected, before, earlier)
-            raise
+                yield connection
+                is_over = has_ended() and blocks == collected.committed_blocks
+                if is_over:
+                    _say_ended(collected, earlier)
+                self._write(connection)
+                with runtime.quarantine(collected.written):
+                    driver.commit()
+            except BaseException:
+                if is_over is None:
+                    is_over = has_ended() and blocks == collected.committed_blocks
+                if _has_ended(driver):
+                    # A commit of its own, or a statement that commits by itself.
+                    before = collected.intents
+                    collected.doubt = "no transaction was open when its block raised"
+                elif is_over:
+                    before = collected.intents
+                    collected.doubt = (
+                        "its block ended the transaction that it had begun, and raised"
+                        " in another one"
+                    )
+                try:
+                    driver.roll_back()
+                finally:
+                    self._go_back(collected, before, earlier)
+                raise
+        collected.committed_blocks += 1
         for written in collected.written:
             # Not by its place: what was rolled back before is written again, as one
             # with the new.
@@ -547,6 +564,17 @@ class Extension(abc.ABC):
         writes = self.request_writes()
         if writes is not None:
             writes.know(connection)
+
+
+def _say_ended(collected: RequestState, earlier: Sequence[EnqueuedBatch]) -> None:
+    """Say that a block has committed, or rolled back, what it was to commit."""
+    if collected and all(each in earlier for each in collected.written):
+        logger.warning(
+            "%s ended its transaction inside the transaction() block, before the"
+            " invalidations were written: a crash in between would have lost them."
+            " Leave commit and rollback to the block",
+            collected.where,
+        )
 
 
 def _has_ended(driver: CallersConnection) -> bool:

@@ -105,6 +105,8 @@ class RequestState:
         #: How many of the intents a commit has written that are kept for the commit of
         #: another session, which was open at the time.
         self.kept = 0
+        #: How many blocks of ``transaction()`` have committed.
+        self.committed_blocks = 0
         #: The number of savepoints when the first of the intents was collected.
         self.collected_at = 0
 

@@ -7,7 +7,7 @@ its own way; where one cannot, it says so, or asks the server.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, ContextManager, Protocol
 
 
 class CallersConnection(Protocol):
@@ -145,6 +145,14 @@ class CallersConnection(Protocol):
 
     def begin(self) -> None:
         """Begin a transaction, unless :meth:`in_transaction`."""
+
+    def noted_end(self) -> ContextManager[Callable[[], bool]]:
+        """In a block: tell whether the open transaction was ended in it.
+
+        To be asked once, before the block's own commit. ``sqlite3`` sets a savepoint,
+        and tells of every end. The others tell of the connection's ``commit`` only:
+        to be asked of a COMMIT in text would take round trips.
+        """
 
     def commit(self) -> None:
         """Commit what is open."""

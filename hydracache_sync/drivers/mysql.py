@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+import contextlib
+from typing import Any, Callable, Iterator, Sequence
 
 from hydracache_sync.errors import NotInTransactionError
 
@@ -80,6 +81,30 @@ class MySQLConnection:
 
     def completion(self) -> Callable[[], bool] | None:
         return None
+
+    @contextlib.contextmanager
+    def noted_end(self) -> Iterator[Callable[[], bool]]:
+        # Past the setters of its class: that of mysqlclient takes nothing back.
+        own = vars(self.connection)
+        before, commit, has_ended = own.get("commit"), self.connection.commit, False
+
+        def noting() -> Any:
+            nonlocal has_ended
+            # Before: its answer may be lost. One without anything to commit is no end.
+            has_ended |= self.has_begun() is not False
+            return commit()
+
+        own["commit"] = noting
+        try:
+            yield lambda: has_ended
+        finally:
+            if before is None:
+                del own["commit"]
+            else:
+                own["commit"] = before
+
+    def has_begun(self) -> bool | None:
+        raise NotImplementedError
 
     def commit(self) -> None:
         self.connection.commit()

@@ -12,11 +12,12 @@ import gc
 import os
 import sqlite3
 import weakref
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 from hydracache_sync.errors import NotInTransactionError
 
 _PROBE = "hydracache_sync_probe"
+_BLOCK = "hydracache_sync_block"
 
 
 class SQLiteConnection:
@@ -127,6 +128,24 @@ class SQLiteConnection:
         if not self.connection.in_transaction:
             kind = self.connection.isolation_level or ""
             self.cursor().execute(f"begin {kind}")
+
+    @contextlib.contextmanager
+    def noted_end(self) -> Iterator[Callable[[], bool]]:
+        cursor = self.cursor()
+        try:
+            cursor.execute(f"savepoint {_BLOCK}")
+        except sqlite3.Error:  # an INSERT ... RETURNING has not been read to its end
+            yield lambda: False
+            return
+
+        def is_over() -> bool:
+            try:
+                cursor.execute(f"release {_BLOCK}")
+            except sqlite3.Error:
+                return True
+            return False
+
+        yield is_over
 
     def commit(self) -> None:
         if self._commit_does_nothing():

@@ -227,8 +227,10 @@ class InvalidationOutbox:
         """Open a transaction on an own connection; commit at the end of the block.
 
         Yields the connection, for the caller's statements and :meth:`enqueue_in`.
-        An exception rolls back. Inside the block this thread may use the outbox through
-        :meth:`enqueue_in` only.
+        An exception rolls back. Leave commit and rollback to the block: after one of
+        yours it raises, or logs a warning if the block has raised something else. That
+        you have begun another transaction since is not seen. Inside the block this
+        thread may use the outbox through :meth:`enqueue_in` only.
 
         :raises OutboxBusyError: could not begin, or could not commit: nothing was
             written.

@@ -37,6 +37,9 @@ from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.dialect import Dialect, Statements
 from hydracache_sync.outbox.statements import NOW
+from hydracache_sync.printable import printable_logger
+
+logger = printable_logger(__name__)
 
 T = TypeVar("T")
 
@@ -277,7 +280,8 @@ class Database:
     def block(self) -> Iterator[Block]:
         """Open a transaction for the caller's statements; commit at the end.
 
-        An exception rolls back.
+        An exception rolls back. Where the caller has ended the transaction, that is
+        said: by an error, or in the log where the block has raised another one.
         """
         self.check_once()
         sessions = self.sessions
@@ -286,7 +290,11 @@ class Database:
             block = self._blocks.mine().entry = Block(connection)
             try:
                 sessions.prepare(connection)
-                yield block
+                try:
+                    yield block
+                except BaseException:
+                    self._say_if_ended(block)
+                    raise
                 self._end(block)
             except BaseException as exc:
                 if os.getpid() == block.pid:
@@ -331,6 +339,21 @@ class Database:
             with attempt:
                 block.connection.commit()
                 return
+
+    def _say_if_ended(self, block: Block) -> None:
+        if os.getpid() != block.pid:
+            return
+        try:
+            is_open = self.sessions.in_transaction(block.connection)
+        except Exception:  # the caller has closed it, which has rolled back
+            return
+        if not is_open:
+            logger.warning(
+                "%s: a transaction() block raised after its transaction had been ended"
+                " inside: what was committed there, or written since, is not rolled"
+                " back. Leave commit and rollback to the block",
+                self.name,
+            )
 
     def attempt(self, timeout: float | None = None) -> Attempt:
         """Return the context in which to try, and to try again if it ends.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 import time
@@ -712,4 +713,63 @@ def test_where_a_driver_cannot_tell_it_is_written_twice_rather_than_never(
     assert shop.written() == ("after", ["item:1", "item:1"])
     assert "its driver cannot tell whether a transaction is open" in caplog.text
     assert held_off_at == (["before", "after"] if mode == "strict" else [])
+    shop.outbox.close()
+
+
+@pytest.mark.parametrize(
+    "connect", [Database.connect, connect_mysqlclient, connect_connector]
+)
+@pytest.mark.parametrize("raises", [True, False])
+def test_what_a_block_has_committed_before_another_transaction_is_invalidated(
+    shared: Database,
+    connect: Callable[[Database], Any],
+    raises: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shop = Shop(shared, lambda: connect(shared))
+
+    with shop.app.app_context():
+        db = shop._connect()
+        commit = db.commit
+        with contextlib.suppress(ZeroDivisionError):
+            with hydracache.transaction(db):
+                db.cursor().execute("update item set name = 'after'")
+                hydracache.invalidate_key("item:1")
+                db.commit()
+                db.cursor().execute("create table if not exists more (id int)")
+                db.cursor().execute("insert into more values (1)")
+                if raises:
+                    raise ZeroDivisionError
+        assert db.commit == commit
+        db.close()
+
+    assert shop.written() == ("after", ["item:1"])
+    said = "did not write it in its transaction" if raises else "a crash in between"
+    assert said in caplog.text
+    shop.outbox.close()
+
+
+@pytest.mark.parametrize(
+    "connect", [Database.connect, connect_mysqlclient, connect_connector]
+)
+def test_a_block_that_commits_nothing_itself_is_not_complained_of(
+    shared: Database,
+    connect: Callable[[Database], Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shop = Shop(shared, lambda: connect(shared))
+
+    with shop.app.app_context():
+        db = shop._connect()
+        for raises in (True, False):
+            with contextlib.suppress(ZeroDivisionError):
+                with hydracache.transaction(db):
+                    db.cursor().execute("update item set name = 'after'")
+                    hydracache.invalidate_key("item:1")
+                    if raises:
+                        raise ZeroDivisionError
+        db.close()
+
+    assert shop.written() == ("after", ["item:1"])
+    assert not caplog.messages
     shop.outbox.close()

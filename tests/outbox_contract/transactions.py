@@ -127,6 +127,27 @@ class TransactionContract(OutboxHooks):
             with outbox.transaction() as connection:
                 connection.rollback()
 
+    @pytest.mark.parametrize("end", ["commit", "rollback"])
+    def test_block_that_lost_its_transaction_and_raises_says_so_in_the_log(
+        self, outbox, end, app, caplog
+    ):
+        with pytest.raises(ZeroDivisionError):
+            with outbox.transaction() as connection:
+                app.write(connection)
+                getattr(connection, end)()
+                1 / 0
+
+        assert app.notes() == (["data"] if end == "commit" else [])
+        assert "had been ended inside" in caplog.text
+
+    def test_block_that_only_raises_logs_nothing(self, outbox, app, caplog):
+        with pytest.raises(ZeroDivisionError):
+            with outbox.transaction() as connection:
+                app.write(connection)
+                1 / 0
+
+        assert "had been ended inside" not in caplog.text
+
     def test_other_calls_inside_the_block_are_refused_at_once(self, outbox):
         receipt = outbox.enqueue(SHOP, batch_of("before"))
         began = time.monotonic()

@@ -220,6 +220,55 @@ class TestTransaction:
         assert written(shop) == ("after", ["item:1"])
         assert "no transaction was open when its block raised" in caplog.text
 
+    @pytest.mark.parametrize("options", [{}, {"isolation_level": None}])
+    @pytest.mark.parametrize("text", [False, True])
+    @pytest.mark.parametrize("raises", [True, False])
+    def test_what_the_block_has_committed_before_another_transaction_is_invalidated(
+        self,
+        shop: Shop,
+        options: Any,
+        text: bool,
+        raises: bool,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        connection = sqlite3.connect(shop.path, **options)
+
+        with shop.app.app_context():
+            with contextlib.suppress(ZeroDivisionError):
+                with hydracache.transaction(connection):
+                    connection.execute("update item set name = 'after'")
+                    hydracache.invalidate_key("item:1")
+                    connection.execute("commit") if text else connection.commit()
+                    connection.execute("begin")
+                    connection.execute("insert into item values (2, 'more')")
+                    if raises:
+                        raise ZeroDivisionError
+
+        connection.close()
+        assert written(shop) == ("after", ["item:1"])
+        said = "ended the transaction that it had begun" if raises else "a crash in"
+        assert said in caplog.text
+
+    def test_a_block_in_a_block_commits_for_both(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        connection = sqlite3.connect(shop.path)
+
+        with shop.app.app_context():
+            with pytest.raises(ZeroDivisionError):
+                with hydracache.transaction(connection):
+                    connection.execute("update item set name = 'after'")
+                    hydracache.invalidate_key("item:1")
+                    with hydracache.transaction(connection):
+                        pass
+                    connection.execute("update item set name = 'lost'")
+                    hydracache.invalidate_key("item:2")
+                    raise ZeroDivisionError
+
+        connection.close()
+        assert written(shop) == ("after", ["item:1"])
+        assert not caplog.messages
+
     @pytest.mark.needs_python(3, 12)
     @pytest.mark.parametrize("autocommit", [True, False])
     def test_the_newer_autocommit_is_understood(
