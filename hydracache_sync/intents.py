@@ -5,6 +5,7 @@ Values only; nothing here knows a database, a cache or a clock.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 from typing import Iterator, NamedTuple
 
@@ -32,10 +33,21 @@ def hash_parts(*parts: str) -> bytes:
     return sha256(b"".join([_part(part.encode("utf-8")) for part in parts])).digest()
 
 
+#: What a hash begins with, and what comes before its text. Nothing of these, and of
+#: most intents, is more than ASCII: as text they are put together at once.
+_DOMAIN = "hydracache-invalidation-intent-v1"
 _HASH_PREFIX = {
-    kind: _part(b"hydracache-invalidation-intent-v1") + _part(kind.encode("ascii"))
+    kind: (_part(_DOMAIN.encode()) + _part(kind.encode())).decode("ascii")
     for kind in KINDS
 }
+
+#: Characters of a short text, and the lengths that come before those.
+_SHORT = 128
+_LENGTHS = ["\0" * 7 + chr(length) for length in range(_SHORT)]
+
+#: Intents whose hashes are kept: a producer hashes in its transaction, and the tags and
+#: collections of an app are most often the same.
+_KEPT_HASHES = 256
 
 
 #: Of each kind, whether it has a value and an entity name.
@@ -142,16 +154,7 @@ class InvalidationIntent(NamedTuple):
 
     def target_hash(self) -> bytes:
         """32 bytes that identify the target; the same in every version and language."""
-        kind, value, entity_name = self
-        data = _HASH_PREFIX[kind]
-        # Parts without the function of that name: a producer hashes in its transaction.
-        if entity_name is not None:
-            part = entity_name.encode()
-            data += len(part).to_bytes(8, "big") + part
-        if value is not None:
-            part = value.encode()
-            data += len(part).to_bytes(8, "big") + part
-        return sha256(data).digest()
+        return _hash(self)
 
     def target_hash_hex(self) -> str:
         return self.target_hash().hex()
@@ -165,6 +168,23 @@ class InvalidationIntent(NamedTuple):
             elif kind == "collection":
                 kind, value = "tag", collection_tag(value)
         return _new(CacheInvalidation, (kind, value))
+
+
+@lru_cache(_KEPT_HASHES)
+def _hash(intent: InvalidationIntent) -> bytes:
+    kind, value, entity_name = intent
+    if value is not None and len(value) < _SHORT and value.isascii():
+        if entity_name is None:
+            text = f"{_HASH_PREFIX[kind]}{_LENGTHS[len(value)]}{value}"
+            return sha256(text.encode()).digest()
+        if len(entity_name) < _SHORT and entity_name.isascii():
+            text = (
+                f"{_HASH_PREFIX[kind]}{_LENGTHS[len(entity_name)]}{entity_name}"
+                f"{_LENGTHS[len(value)]}{value}"
+            )
+            return sha256(text.encode()).digest()
+    parts = [part.encode() for part in (entity_name, value) if part is not None]
+    return sha256(_HASH_PREFIX[kind].encode() + b"".join(map(_part, parts))).digest()
 
 
 class InvalidationIntentBatch:
@@ -199,17 +219,21 @@ class InvalidationIntentBatch:
         return self
 
     def invalidate_key(self, key: Identity) -> InvalidationIntentBatch:
-        self._intents.append(InvalidationIntent.key(key))
+        text = checked_identity("key", key)
+        self._intents.append(_new(InvalidationIntent, ("key", text, None)))
         return self
 
     def invalidate_tag(self, tag: Identity) -> InvalidationIntentBatch:
-        self._intents.append(InvalidationIntent.tag(tag))
+        text = checked_identity("tag", tag)
+        self._intents.append(_new(InvalidationIntent, ("tag", text, None)))
         return self
 
     def invalidate_entity(
         self, entity: Identity, key: Identity
     ) -> InvalidationIntentBatch:
-        self._intents.append(InvalidationIntent.entity(entity, key))
+        value = checked_identity("entity key", key)
+        name = checked_identity("entity", entity)
+        self._intents.append(_new(InvalidationIntent, ("entity", value, name)))
         return self
 
     def invalidate_collection(self, name: Identity) -> InvalidationIntentBatch:

@@ -105,6 +105,9 @@ def checked_identity(field: str, value: object, *, maximum: int = MAX_TARGET) ->
 
 def checked_namespace(namespace: object) -> str:
     """Return ``namespace`` if it is 1 to 64 bytes of UTF-8, else raise."""
+    if type(namespace) is str and namespace.isascii():
+        if 0 < len(namespace) <= MAX_NAMESPACE:
+            return namespace  # mostly; each enqueue checks it
     return checked_text("namespace", namespace, minimum=1, maximum=MAX_NAMESPACE)
 
 

@@ -50,10 +50,14 @@ class CommitPosition:
         different after a fork.
         """
         global _last_tick
-        _last_tick = tick = max(_last_tick + 1, time.time_ns())
+        tick = time.time_ns()
+        if tick <= _last_tick:
+            tick = _last_tick + 1
+        _last_tick = tick
         # Not cls(...): what is generated needs no check.
         position = object.__new__(cls)
-        object.__setattr__(position, "value", f"{tick:016x}{os.urandom(8).hex()}")
+        value = (tick.to_bytes(8, "big") + os.urandom(8)).hex()
+        object.__setattr__(position, "value", value)
         return position
 
     def __str__(self) -> str:

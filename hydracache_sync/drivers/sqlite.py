@@ -198,8 +198,18 @@ class _Mark:
         return self.file
 
 
-#: Marks of the connections seen, by their ``id()``; gone when the connection is.
-_marks: weakref.WeakValueDictionary[int, _Mark] = weakref.WeakValueDictionary()
+#: Marks of the connections seen, by their ``id()``; gone when the connection is. Not a
+#: WeakValueDictionary, which is read by a call in Python.
+_marks: dict[int, weakref.ref[_Mark]] = {}
+
+
+def _keep(connection: int, mark: _Mark) -> None:
+    def forget(ended: weakref.ref[_Mark]) -> None:
+        # Its id() may be another's by now.
+        if _marks.get(connection) is ended:
+            _marks.pop(connection, None)
+
+    _marks[connection] = weakref.ref(mark, forget)
 
 
 def opened_file(connection: sqlite3.Connection) -> str:
@@ -209,7 +219,8 @@ def opened_file(connection: sqlite3.Connection) -> str:
 
     :raises sqlite3.Error: the connection is closed, or belongs to another thread.
     """
-    mark = _marks.get(id(connection))
+    kept = _marks.get(id(connection))
+    mark = None if kept is None else kept()
     if mark is None:
         # Not connection.cursor(): a subclass may give it other habits.
         cursor = sqlite3.Cursor(connection)
@@ -221,5 +232,5 @@ def opened_file(connection: sqlite3.Connection) -> str:
             connection.text_factory = text_factory
         mark = _Mark(os.fsdecode(file or b""))
         sqlite3.Connection.create_function(connection, "hydracache_sync_mark", 0, mark)
-        _marks[id(connection)] = mark
+        _keep(id(connection), mark)
     return mark.file

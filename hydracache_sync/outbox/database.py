@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import threading
 import time
 from typing import (
     Any,
@@ -32,7 +33,6 @@ from hydracache_sync.errors import (
     ReadOnlyServerError,
     SchemaError,
 )
-from hydracache_sync.fork import ProcessLocal
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.dialect import Dialect, Statements
@@ -127,8 +127,9 @@ class Database:
         self.limits = limits
         self.clock = clock
         self._busy_timeout = busy_timeout
-        #: What each thread has in ``entry``: its open block.
-        self._blocks = ProcessLocal()
+        #: The open block of each thread, by its ident. Those of other processes count
+        #: for nothing: a fork copies them.
+        self._blocks: dict[int, Block] = {}
         self._check: Callable[[float | None], None] | None = None
 
     def checked_by(self, check: Callable[[float | None], None]) -> Database:
@@ -287,7 +288,7 @@ class Database:
         sessions = self.sessions
         with contextlib.ExitStack() as stack:
             connection = self._begin(stack)
-            block = self._blocks.mine().entry = Block(connection)
+            block = self._blocks[threading.get_ident()] = Block(connection)
             try:
                 sessions.prepare(connection)
                 try:
@@ -301,14 +302,13 @@ class Database:
                     sessions.abandon(connection, exc)
                 raise
             finally:
-                self._blocks.mine().entry = None
+                self._blocks.pop(threading.get_ident(), None)
                 sessions.restore(connection)
         block.over.note()
 
     def open_block(self) -> Block | None:
         """This thread's open ``transaction()`` block, if it has one."""
-        # Not getattr(): there is none most of the time, which would raise within it.
-        block: Block | None = self._blocks.mine().__dict__.get("entry")
+        block = self._blocks.get(threading.get_ident())
         return block if block is not None and block.pid == os.getpid() else None
 
     def _begin(self, stack: contextlib.ExitStack) -> Any:

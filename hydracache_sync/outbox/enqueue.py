@@ -6,7 +6,6 @@ import contextlib
 from typing import Any, ContextManager, Iterator, Protocol, Sequence, Tuple
 
 from hydracache_sync.drivers.connection import TransactionEnd
-from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.arguments import (
@@ -49,22 +48,36 @@ class Inserts(Protocol):
         """
 
 
-class Callers(Protocol):
-    """What is known of a caller's connection to one database."""
+class CallersCursor(Protocol):
+    """A plain cursor in the caller's transaction; the driver's errors become ours.
 
-    def cursor(self, connection: Any) -> ContextManager[Any]:
-        """A plain cursor in the caller's transaction; the driver's errors become ours.
+    Neither begins, ends nor retries the transaction.
+    """
 
-        Neither begins, ends nor retries the transaction.
+    def __enter__(self) -> Any:
+        """Return the cursor.
 
         :raises NotInTransactionError: the connection would commit the rows at once.
         """
 
+    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
+        """Translate the driver's error; look whether the rows are committed already."""
+
+    def transaction_end(self) -> TransactionEnd | None:
+        """What tells of the end of the transaction that the caller has open."""
+
+
+class Callers(Protocol):
+    """What is known of callers' connections to one database."""
+
+    def cursor(self, connection: Any) -> CallersCursor:
+        """Return a cursor of ``connection``, or of the one that this stands for.
+
+        :raises TypeError: it is of no driver that is known.
+        """
+
     def execute(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         """Run a statement with ``values``, whatever the connection's converters are."""
-
-    def end_of(self, connection: Any) -> TransactionEnd | None:
-        """What tells of the end of the transaction that the caller has open."""
 
 
 class EnqueueSpan(Protocol):
@@ -146,7 +159,6 @@ class Enqueuer:
         commit_position: CommitPosition | str | None,
         traceparent: str | None = None,
     ) -> InvalidationReceipt:
-        connection = own_connection(connection)
         batch = checked_batch(namespace, batch, self._max_batch)
         position, new = checked_position(commit_position)
         present = Present.IMPOSSIBLE if new else Present.CARRIED_AGAIN
@@ -154,7 +166,8 @@ class Enqueuer:
         now_ms = self._database.host_now_ms()
         shared = self._shared(namespace, batch, position, now_ms)
         inserted = 0
-        with self._callers.cursor(connection) as cursor:
+        caller = self._callers.cursor(connection)
+        with caller as cursor:
             if rows:
                 inserted = self._inserts.insert(
                     cursor, rows, shared, present, traceparent
@@ -164,7 +177,7 @@ class Enqueuer:
             block.namespaces.append(namespace)
             over: TransactionEnd | None = block.over
         else:
-            over = self._callers.end_of(connection)
+            over = caller.transaction_end()
             if rows and self._on_enqueue:
                 self._on_enqueue.tell(frozenset((namespace,)))
         if self._on_insert:
@@ -178,7 +191,7 @@ class Enqueuer:
         # In the order in which the statement has them.
         values = encode(receipt.namespace), encode(receipt.commit_position.value)
         text = self._database.statements.text(statements.SEEN)
-        with self._callers.cursor(own_connection(connection)) as cursor:
+        with self._callers.cursor(connection) as cursor:
             self._callers.execute(cursor, text, values)
             [record] = cursor.fetchall()
         # The caller's cursors may make what they like of a record.
@@ -277,4 +290,4 @@ def _receipt(
 def _new_rows(batch: InvalidationIntentBatch) -> list[NewRow]:
     """The rows of a batch, one for each distinct intent."""
     # An intent is the tuple of its columns.
-    return [(intent.target_hash(), *intent) for intent in batch.distinct()]
+    return [(intent.target_hash(),) + intent for intent in batch.distinct()]

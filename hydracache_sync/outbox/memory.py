@@ -9,7 +9,6 @@ import threading
 import weakref
 from typing import Any, Callable, ContextManager, Iterator, Sequence
 
-from hydracache_sync.drivers.connection import TransactionEnd
 from hydracache_sync.errors import (
     ConnectionLostError,
     NotInTransactionError,
@@ -165,9 +164,6 @@ class MemoryCallers:
 
     def execute(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         cursor.execute(text, values)
-
-    def end_of(self, connection: Any) -> TransactionEnd | None:
-        return None
 
 
 class MemoryClaims:

@@ -6,6 +6,7 @@ from typing import Any, Callable, Sequence
 
 from hydracache_sync.drivers import CallersConnection, mysql_driver_of
 from hydracache_sync.drivers.connection import TransactionEnd
+from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.outbox.database import raise_as
 from hydracache_sync.outbox.mysql_errors import mysql_error
@@ -24,14 +25,11 @@ class MySQLCallers:
         self._require = require
 
     def cursor(self, connection: Any) -> CallersCursor:
-        return CallersCursor(mysql_driver_of(connection), self.name, self._require)
+        driver = mysql_driver_of(own_connection(connection))
+        return CallersCursor(driver, self.name, self._require)
 
     def execute(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         cursor.execute(text % tuple(map(literal, values)))
-
-    def end_of(self, connection: Any) -> TransactionEnd | None:
-        is_over = mysql_driver_of(connection).completion()
-        return None if is_over is None else TransactionEnd(is_over)
 
 
 class CallersCursor:
@@ -73,3 +71,7 @@ class CallersCursor:
             raise_as(mysql_error(failure, self._name, own=False), failure)
         if isinstance(exc, driver.errors):
             raise_as(mysql_error(exc, self._name, own=False), exc)
+
+    def transaction_end(self) -> TransactionEnd | None:
+        is_over = self._driver.completion()
+        return None if is_over is None else TransactionEnd(is_over)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Sequence
 
 from hydracache_sync.drivers.connection import TransactionEnd
 from hydracache_sync.drivers.sqlite import SQLiteConnection, opened_file
-from hydracache_sync.drivers.wrappers import refusal
+from hydracache_sync.drivers.wrappers import own_connection, refusal
 from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.outbox.database import raise_as
 from hydracache_sync.outbox.sqlite_errors import sqlite_error
@@ -29,14 +29,13 @@ class SQLiteCallers:
 
     def cursor(self, connection: Any) -> CallersCursor:
         if not isinstance(connection, sqlite3.Connection):
-            raise refusal("sqlite3.Connection", connection)
+            connection = own_connection(connection)
+            if not isinstance(connection, sqlite3.Connection):
+                raise refusal("sqlite3.Connection", connection)
         return CallersCursor(self, connection)
 
     def execute(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         cursor.execute(text, values)
-
-    def end_of(self, connection: Any) -> TransactionEnd | None:
-        return None
 
     def require_file(self, opened: str, path: str) -> None:
         """Refuse a connection whose main database, ``opened``, is not at ``path``."""
@@ -82,6 +81,9 @@ class CallersCursor:
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         if isinstance(exc, sqlite3.Error):
             self._fail(exc)
+
+    def transaction_end(self) -> TransactionEnd | None:
+        return None
 
     def _fail(self, exc: sqlite3.Error) -> NoReturn:
         if self._idle:
