@@ -95,13 +95,12 @@ class RequestState:
         self.why = ""
         #: Why nobody may have written it, where that is not known.
         self.doubt = ""
-        #: Ends with the request: the quarantine of what its end has written.
-        self.holding = contextlib.ExitStack()
         #: A cached value was found to be behind this request's own writes.
         self.past_cache = False
         self._intents: list[InvalidationIntent] = []
         #: What the first ones of them invalidate, so many as are known.
-        self._targets, self._known = Targets(), 0
+        self._targets: Targets | None = None
+        self._known = 0
         #: How many of the intents a commit has written that are kept for the commit of
         #: another session, which was open at the time.
         self.kept = 0
@@ -118,6 +117,15 @@ class RequestState:
         if self._abandoned is not None and not self.ended:
             if self._intents or self.written:
                 self._abandoned.append(self)
+
+    @cached_property
+    def holding(self) -> contextlib.ExitStack:
+        """Ends with the request: the quarantine of what its end has written."""
+        return contextlib.ExitStack()
+
+    def end_holding(self) -> None:
+        if "holding" in self.__dict__:
+            self.holding.close()
 
     def serve(self, where: str) -> None:
         """From now on collect for ``where``, which a client may have a say in."""
@@ -212,14 +220,17 @@ class RequestState:
     @property
     def targets(self) -> Targets:
         """What the intents invalidate."""
+        targets = self._targets
+        if targets is None:
+            targets = self._targets = Targets()
         if self._known < len(self._intents):
-            self._targets.add(self._intents[self._known :])
+            targets.add(self._intents[self._known :])
             self._known = len(self._intents)
-        return self._targets
+        return targets
 
     def _take_out(self, some: slice) -> None:
         del self._intents[some]
-        self._targets, self._known = Targets(), 0
+        self._targets, self._known = None, 0
 
     @property
     def receipts(self) -> list[InvalidationReceipt]:

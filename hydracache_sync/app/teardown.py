@@ -6,7 +6,6 @@ safety net has the rest. Neither raises: a teardown must not.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, Callable, Sequence
 
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
@@ -121,17 +120,27 @@ def _end_abandoned(runtime: Runtime) -> None:
 
 def _save_what_is_left(runtime: Runtime, collected: RequestState) -> None:
     collected.ended = True
-    with contextlib.ExitStack() as steps:
-        # The last step first. Each is taken whatever becomes of those before it: this
-        # is the last that knows of what was collected.
-        if runtime.strict:
-            steps.callback(runtime.hold_off_late, collected.written, collected.where)
-        steps.callback(runtime.settle, collected.written)
-        steps.callback(
-            runtime.fallback.save_missing, collected.written, collected.where
-        )
-        steps.callback(_save_unwritten, runtime, collected)
-        steps.callback(collected.holding.close)
+    # Each step is taken whatever becomes of those before it: this is the last that
+    # knows of what was collected.
+    try:
+        collected.end_holding()
+    finally:
+        try:
+            _save_unwritten(runtime, collected)
+        finally:
+            if collected.written:
+                _end_written(runtime, collected)
+
+
+def _end_written(runtime: Runtime, collected: RequestState) -> None:
+    try:
+        runtime.fallback.save_missing(collected.written, collected.where)
+    finally:
+        try:
+            runtime.settle(collected.written)
+        finally:
+            if runtime.strict:
+                runtime.hold_off_late(collected.written, collected.where)
 
 
 def _save_unwritten(runtime: Runtime, collected: RequestState) -> None:

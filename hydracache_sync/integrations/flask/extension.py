@@ -138,36 +138,33 @@ class HydraCache(Extension):
         return state_of(current_app)
 
     def collected(self) -> RequestState:
-        collected: RequestState | None = g.get(_COLLECTED)
+        collected: RequestState | None = _kept().get(_COLLECTED)
         if collected is None:
             # An app without the extension has no teardown either.
             collected = _new_collector(self._state.runtime)
         return collected
 
     def collected_if_any(self) -> RequestState | None:
-        if not has_app_context():
-            return None
-        collected: RequestState | None = g.get(_COLLECTED)
-        return collected
+        return _collected()
 
     def request_writes(self) -> RequestWrites | None:
         if not has_app_context():
             return None
-        writes: RequestWrites | None = g.get(_WRITES)
+        kept = _kept()
+        writes: RequestWrites | None = kept.get(_WRITES)
         if writes is None:
-            writes = RequestWrites(
+            writes = kept[_WRITES] = RequestWrites(
                 self._state.connection_of,
                 safe=not serving_a_request() or request.method in SAFE_METHODS,
                 followed=open_transactions.are_followed(self),
-                thread=g.get(_THREAD),
+                thread=kept.get(_THREAD),
             )
-            setattr(g, _WRITES, writes)
         return writes
 
     def request_memo(self) -> ReadMemo | None:
         if not has_app_context():
             return None
-        kept = g.__dict__
+        kept = _kept()
         return kept.get(_MEMO) if kept.get(_COLLECTED) is None else None
 
     def earlier_are_published(self) -> bool:
@@ -178,16 +175,25 @@ class HydraCache(Extension):
         return self._state.cookie.is_published(cookie_reads.unwatched_environ())
 
 
+def _kept() -> dict[str, Any]:
+    """What ``flask.g`` has. Past the proxy, which costs more at each attribute.
+
+    :raises RuntimeError: there is no app context.
+    """
+    found: dict[str, Any] = g._get_current_object().__dict__
+    return found
+
+
 def _new_collector(runtime: Runtime) -> RequestState:
-    collected = RequestState(_where(), runtime.abandoned)
-    setattr(g, _COLLECTED, collected)
+    collected = _kept()[_COLLECTED] = RequestState(_where(), runtime.abandoned)
     return collected
 
 
 def _where() -> str:
     if not serving_a_request():
         return "an app context without a request"
-    return f"{request.method} {request.endpoint or request.path}"
+    served: Any = request._get_current_object()  # type: ignore[attr-defined]
+    return f"{served.method} {served.endpoint or served.path}"
 
 
 def _served() -> str | None:
@@ -233,7 +239,7 @@ class _Hooks:
 
     def begin(self) -> None:
         self._ensure_threads()
-        kept = g.__dict__
+        kept = _kept()
         # A view that asks its own app, by a test client, shares its app context with
         # that request. It is as old as its own begin all the same.
         within = kept.get(_SERVED, 0)
@@ -272,7 +278,7 @@ class _Hooks:
         return run
 
     def answer(self, response: Response) -> None:
-        kept = g.__dict__
+        kept = _kept()
         kept.pop(_MEMO, None)  # what is streamed from here on may last
         if kept.get(_SERVED):
             kept[_SERVED] -= 1
@@ -290,7 +296,7 @@ class _Hooks:
 
     def offer(self, exc: BaseException | None = None) -> None:
         """Write what was collected into the transaction that the app will end."""
-        collected: RequestState | None = g.get(_COLLECTED)
+        collected: RequestState | None = _kept().get(_COLLECTED)
         connection_of = self._state.connection_of
         if collected is None or connection_of is None or collected.why:
             return
@@ -316,7 +322,7 @@ class _Hooks:
                 teardown(*args, **kwargs)
             finally:
                 # Popped: with a streamed response this runs twice.
-                end_request(self._runtime, g.pop(_COLLECTED, None))
+                end_request(self._runtime, _kept().pop(_COLLECTED, None))
 
         return run
 
@@ -355,7 +361,7 @@ def _dated(kind: type[Any]) -> type[Any]:
 
 
 def _collected() -> RequestState | None:
-    return g.get(_COLLECTED) if has_app_context() else None
+    return _kept().get(_COLLECTED) if has_app_context() else None
 
 
 def _request_began() -> float:
