@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from typing import Any, Callable, Mapping
+from base64 import urlsafe_b64encode
+from typing import Any, Callable, Mapping, NamedTuple
 
-from itsdangerous import BadSignature, Signer
-from werkzeug.http import parse_cookie
+from itsdangerous import Signer
+from werkzeug.http import dump_cookie
 
 from hydracache_sync.app import app_settings, open_transactions
 from hydracache_sync.app.request_state import RequestState
@@ -45,6 +46,34 @@ NAME = "hydracache"
 _EARLIER = "hydracache_sync.earlier"
 
 
+#: Stands for the value in a header that is made once; has nothing to be quoted.
+_VALUE = "~receipts~"
+
+
+class _Signed(NamedTuple):
+    """The cookie by one secret: an app may change that while it runs."""
+
+    secret: str | bytes
+    name: str
+    key: bytes
+
+    def sign(self, value: str) -> str:
+        return f"{value}.{self._signature(value)}"
+
+    def unsign(self, text: str) -> str | None:
+        """Return what was signed; None if that was not done here."""
+        value, _, signature = text.rpartition(".")
+        if not text.isascii():
+            return None
+        known = hmac.compare_digest(signature, self._signature(value))
+        return value if known else None
+
+    def _signature(self, value: str) -> str:
+        # What a Signer makes with the key, in one call.
+        found = hmac.digest(self.key, value.encode("ascii"), "sha1")
+        return urlsafe_b64encode(found).decode("ascii").rstrip("=")
+
+
 class ReceiptCookie:
     """The cookie of one app. Without a secret key there is none.
 
@@ -65,8 +94,9 @@ class ReceiptCookie:
         self._mark = NAME if given is None else given
         self._wait: float = runtime.config[app_settings.WAIT]
         self._secret = secret
-        #: Name and signer, by the secret: an app may change that while it runs.
-        self._keyed: tuple[str | bytes, str, Signer] | None = None
+        self._signed: _Signed | None = None
+        #: By name, path and scheme: the cookie's header before and after the value.
+        self._header: tuple[tuple[str, str, bool], str, str] | None = None
         self._said = False
 
     def is_published(self, environ: dict[str, Any]) -> bool:
@@ -94,34 +124,46 @@ class ReceiptCookie:
         new = [] if collected is None else self._unpublished(collected)
         if not self._mark or (not new and late is None):
             return
-        keyed = self._name_and_signer()
-        if keyed is None:
+        signed = self._by_secret()
+        if signed is None:
             return
-        name, signer = keyed
-        options = {"path": environ.get("SCRIPT_NAME") or "/"}
+        path = environ.get("SCRIPT_NAME") or "/"
         if not new and not late:
             # Another app of this host may be given the name: what it wrote stays.
             if self._received(environ):
-                response.delete_cookie(name, **options)
+                response.delete_cookie(signed.name, path=path)
             return
         if not new:
             return  # the browser has it already
         if late is None:
             # Nothing was read here, so nobody has asked about the earlier ones. The new
             # cookie takes the place of the one that names them.
-            texts = self._texts(environ)
+            texts = self._texts(environ, signed)
         else:
             texts = [receipt.to_string() for receipt in late]
         texts += [receipt.to_string() for receipt in new]
-        response.set_cookie(
-            name,
-            signer.sign(_BETWEEN.join(texts[-MOST_RECEIPTS:])).decode("ascii"),
-            max_age=MAX_AGE,
-            httponly=True,
-            samesite="Lax",
-            secure=environ.get("wsgi.url_scheme") == "https",
-            **options,
-        )
+        value = signed.sign(_BETWEEN.join(texts[-MOST_RECEIPTS:]))
+        secure = environ.get("wsgi.url_scheme") == "https"
+        before, after = self._around_value(signed.name, path, secure)
+        response.headers.add("Set-Cookie", f"{before}{value}{after}")
+
+    def _around_value(self, name: str, path: str, secure: bool) -> tuple[str, str]:
+        """What the cookie's header has before the value, and after it."""
+        kept, known = self._header, (name, path, secure)
+        if kept is None or kept[0] != known:
+            header = dump_cookie(
+                name,
+                _VALUE,
+                max_age=MAX_AGE,
+                sync_expires=False,  # max_age says it, at any time
+                path=path,
+                httponly=True,
+                samesite="Lax",
+                secure=secure,
+            )
+            before, _, after = header.partition(_VALUE)
+            kept = self._header = known, before, after
+        return kept[1:]
 
     def _unpublished(self, collected: RequestState) -> list[InvalidationReceipt]:
         found = [each.receipt for each in collected.written if not each.readable]
@@ -142,36 +184,33 @@ class ReceiptCookie:
 
     def _received(self, environ: Mapping[str, Any]) -> list[InvalidationReceipt]:
         try:
-            receipts = list(map(InvalidationReceipt.from_string, self._texts(environ)))
+            signed = self._by_secret()
+            texts = [] if signed is None else self._texts(environ, signed)
+            receipts = list(map(InvalidationReceipt.from_string, texts))
         except ValueError as exc:
             # Of another version. The browser then knows of no writes.
             logger.debug("the cookie of receipts is not taken: %s", exc)
             return []
         return [each for each in receipts if each.namespace == self._runtime.namespace]
 
-    def _texts(self, environ: Mapping[str, Any]) -> list[str]:
+    def _texts(self, environ: Mapping[str, Any], signed: _Signed) -> list[str]:
         """The receipts that the browser has sent, as they were signed here."""
-        keyed = self._name_and_signer()
-        if keyed is None:
-            return []
-        name, signer = keyed
-        # Ours is of ASCII. Of the others, which neighbours of the app may have set, no
-        # byte may keep it from being read.
-        header = environ.get("HTTP_COOKIE", "").encode("ascii", "replace").decode()
-        text = parse_cookie(header).get(name)
+        text = _sent(environ.get("HTTP_COOKIE", ""), signed.name)
         if text is None:
             return []
         try:
-            texts = signer.unsign(text).decode("ascii")
+            texts = signed.unsign(text)
+            if texts is None:
+                raise ValueError("its signature is another's")
             # Each by its own age. That of the signature would be of the last write, and
             # below 0 where a host whose clock is ahead has signed it.
             oldest = (time.time() - MAX_AGE) * 1000
             return [
                 each for each in texts.split(_BETWEEN) if created_ms_of(each) >= oldest
             ]
-        except (BadSignature, ValueError) as exc:
+        except ValueError as exc:
             # Of another app, or made up: the browser then knows of no writes.
-            logger.debug("cookie %s is not taken: %s", name, exc)
+            logger.debug("cookie %s is not taken: %s", signed.name, exc)
             return []
 
     def _wait_for(self, receipt: InvalidationReceipt) -> bool:
@@ -189,17 +228,16 @@ class ReceiptCookie:
             logger.warning("cannot tell whether %s is published: %s", receipt, exc)
             return False
 
-    def _name_and_signer(self) -> tuple[str, Signer] | None:
+    def _by_secret(self) -> _Signed | None:
         secret = self._checked_secret()
         if not secret:
             return None
-        keyed = self._keyed
-        if keyed is None or keyed[0] != secret:
+        signed = self._signed
+        if signed is None or signed.secret != secret:
             # Derived once, and not at each use.
             key = Signer(secret, salt="hydracache-receipts").derive_key()
-            signer = Signer(key, key_derivation="none")
-            keyed = self._keyed = secret, self._name(secret), signer
-        return keyed[1:]
+            signed = self._signed = _Signed(secret, self._name(secret), key)
+        return signed
 
     def _name(self, secret: str | bytes) -> str:
         if self._given is not None:
@@ -218,3 +256,16 @@ class ReceiptCookie:
                 " it wrote. Set one, or set HYDRACACHE_COOKIE to nothing"
             )
         return secret
+
+
+def _sent(header: str, name: str) -> str | None:
+    """The value of the first cookie of that name in a header; None without one.
+
+    Of the others, which neighbours of the app may have set, no byte may keep ours from
+    being read. Ours has nothing that would be quoted.
+    """
+    for each in header.split(";"):
+        key, _, value = each.partition("=")
+        if key.strip() == name:
+            return value.strip().strip('"')
+    return None
