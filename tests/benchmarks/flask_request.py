@@ -198,11 +198,21 @@ def through_test_client(
             "of the quickest tenth",
         ],
     )
+    others = []
 
     def clients(name: str, *kinds: str) -> list[Any]:
         path = str(folder / f"{name}.db")
         make_database(path)
-        return [make_app(path, memcached, kind).test_client() for kind in kinds]
+        # As other workers have: the page's is not the last one to be closed, which
+        # would write the WAL back.
+        other = sqlite3.connect(path)
+        other.execute("select * from item").fetchall()
+        others.append(other)
+        # No cookies: what the test client does with them a browser does elsewhere.
+        return [
+            make_app(path, memcached, kind).test_client(use_cookies=False)
+            for kind in kinds
+        ]
 
     for name, kind in ("", "extended"), (", `connection=`", "offered"):
         bare, extended = clients(f"nothing-{kind}", "bare", f"{kind}-eventual")
@@ -226,6 +236,8 @@ def through_test_client(
             clock=time.perf_counter,
             saved=saved,
         )
+    for other in others:
+        other.close()
 
 
 # Through gunicorn

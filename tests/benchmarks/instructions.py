@@ -1,4 +1,4 @@
-"""Instructions of a transaction and of a drained row, by hand and by the library.
+"""Instructions of a transaction, a page and a drained row, by hand and by the library.
 
     python tests/benchmarks/instructions.py [--only drain] [--rows 4000]
                                             [--save FILE]
@@ -52,12 +52,14 @@ NEVER = 10_000.0
 #: By what is measured; each is compared with "off".
 SIDES = {
     "transaction": ("by hand", "off"),
+    "page": ("by hand", "off"),
     "drain": ("by hand", "off", "Prometheus", "StatsD"),
     "hit": ("off", "Prometheus", "StatsD"),
 }
 
 NAMED = {
     "transaction": "a transaction of one UPDATE and 3 intents",
+    "page": "a Flask page that writes 3 intents, with its test client",
     "drain": "a drained row",
     "hit": "a cached hit with two tags",
 }
@@ -72,6 +74,9 @@ SAID = {
 def work(what: str, side: str, count: int, path: Path, address: str) -> None:
     """Do it once, in the process whose instructions are counted."""
     readings.LAG_EVERY = NEVER
+    if what == "page":
+        ask_for_pages(side, count, path, address)
+        return
     with contextlib.ExitStack() as stack:
         if side == "by hand":
             connection = stack.enter_context(contextlib.closing(connect(path)))
@@ -113,15 +118,35 @@ def work(what: str, side: str, count: int, path: Path, address: str) -> None:
                 cache.get_or_load("a", lambda: "value", tags=["b", "c"])
 
 
+def ask_for_pages(side: str, count: int, path: Path, address: str) -> None:
+    # Here, so that Flask's start is not in the other measurements.
+    from flask_request import make_app
+
+    kind = "bare-eventual" if side == "by hand" else "extended-eventual"
+    # No cookies: what the test client does with them a browser does elsewhere.
+    client = make_app(str(path), address, kind).test_client(use_cookies=False)
+    with contextlib.closing(connect(path)) as other:
+        # As other workers have: the page's is not the last one to be closed, which
+        # would write the WAL back.
+        other.execute("select * from item").fetchall()
+        for number in range(count):
+            assert client.post(f"/{number % 100}").status_code == 200
+
+
 def counted(what: str, side: str, count: int) -> int:
     """Return the instructions of a process that does it."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         memcached = stack.enter_context(Memcached())
         path = folder / "shop.db"
-        with contextlib.closing(database(path)) as filler:
-            if what == "drain":
-                fill(filler, count)
+        if what == "page":
+            from flask_request import make_database
+
+            make_database(str(path))
+        else:
+            with contextlib.closing(database(path)) as filler:
+                if what == "drain":
+                    fill(filler, count)
         told = subprocess.run(
             [
                 "valgrind",
@@ -146,6 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=SIDES, action="append")
     parser.add_argument("--transactions", type=int, default=2000)
+    parser.add_argument("--pages", type=int, default=300)
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--reads", type=int, default=20_000)
     parser.add_argument("--run", nargs=5, help=argparse.SUPPRESS)
@@ -165,7 +191,12 @@ def main() -> None:
         "Instructions of the process, without those of the kernel:",
         ["what", "instructions", "of those without metrics"],
     )
-    counts = dict(zip(SIDES, (options.transactions, options.rows, options.reads)))
+    counts = dict(
+        zip(
+            SIDES,
+            (options.transactions, options.pages, options.rows, options.reads),
+        )
+    )
     for what in options.only or SIDES:
         count = counts[what]
         of_side = {
