@@ -51,8 +51,9 @@ _OFFERED = (
     " commit, or discard() where you roll back"
 )
 _UNDONE = (
-    "wrote %s, and went back to a savepoint that was older than that: call write()"
-    " outside of savepoints, right before the commit"
+    "wrote %s, and went back to a savepoint that was older than that, or went on after"
+    " an error such as a deadlock, which ends the transaction. Call write() right"
+    " before the commit, outside of savepoints"
 )
 _UNKNOWN = (
     "wrote %s and did not commit it, and it is not known whether that was in the"

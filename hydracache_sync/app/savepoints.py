@@ -1,7 +1,9 @@
 """The savepoints that this thread sets and goes back to, as far as that is seen.
 
 Rows that were written after a savepoint are undone with it. Mostly the data is undone,
-too. But intents that were collected before the savepoint are of data that stays.
+too. But intents that were collected before the savepoint are of data that stays. And
+where the server has ended the transaction by an error, code may go on, and commit the
+rest of its data in another one.
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ _goes_back = re.compile(
     re.I | re.S,
 ).match
 
+#: Statements that leave nothing behind to be committed.
+_changes_nothing = re.compile(
+    _BEFORE + r"(?:select|show|set|begin|start|savepoint|release|commit|rollback)\b",
+    re.I | re.S,
+).match
+
 
 class _OfThread:
     def __init__(self) -> None:
@@ -34,6 +42,8 @@ class _OfThread:
         self.rollbacks = 0
         #: To which ones, by their numbers, the newest last.
         self.gone_back: Deque[float] = deque(maxlen=REMEMBERED)
+        #: The server may have ended a transaction, and nothing was changed since.
+        self.has_ended = False
 
 
 _local = ProcessLocal()
@@ -54,6 +64,11 @@ def note_statement(statement: Any) -> None:
         statement = statement[:200].decode("latin-1")
     elif not isinstance(statement, str):
         return
+    mine = _this_thread()
+    if mine.has_ended and not _changes_nothing(statement):
+        # The code goes on, and may commit this without what was written before.
+        mine.has_ended = False
+        note_rollback(None)
     found = _sets(statement)
     if found:
         note_set(found[1])
@@ -61,6 +76,14 @@ def note_statement(statement: Any) -> None:
     found = _goes_back(statement)
     if found:
         note_rollback(found[1])
+
+
+def note_end() -> None:
+    """State that the server may have ended a transaction of this thread's, by an error.
+
+    Code that changes nothing more has lost its data with it.
+    """
+    _this_thread().has_ended = True
 
 
 def note_set(name: str | None) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, TypeVar
 
-from hydracache_sync.app import open_transactions, replica_reads
+from hydracache_sync.app import open_transactions, replica_reads, savepoints
 from hydracache_sync.app.known_connections import LEFT_OPEN_SINCE, FreshLoad
 from hydracache_sync.app.replica_reads import Reads, ReplicaReads
 from hydracache_sync.app.request_state import RequestState
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 def see_statements() -> bool:
     """Have drivers tell which connections they send on; as ``tell_of_statements``."""
-    return tell_of_statements(open_transactions.note_sent)
+    return tell_of_statements(open_transactions.note_sent, savepoints.note_end)
 
 
 class WatchedLoad(LoadSnapshot):

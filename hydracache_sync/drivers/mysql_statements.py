@@ -11,6 +11,13 @@ import functools
 import sys
 from typing import Any, Callable
 
+from hydracache_sync.drivers.mysql import error_number
+
+#: Errors with which a server may roll back the whole transaction, and not the statement
+#: alone. MariaDB's snapshot isolation, an error at a commit, a lock wait timeout where
+#: the server is set up so; too many locks, a deadlock, a conflict in a group.
+_ENDING = frozenset((1020, 1180, 1205, 1206, 1213, 3101))
+
 #: The method that each statement goes through, by module and class.
 _METHODS = (
     ("pymysql.connections", "Connection", "query"),
@@ -25,7 +32,9 @@ _METHODS = (
 OWN = "is_of_outbox"
 
 
-def tell_of_statements(tell: Callable[[Any, Any], None]) -> bool:
+def tell_of_statements(
+    tell: Callable[[Any, Any], None], tell_of_end: Callable[[], None]
+) -> bool:
     """Have ``tell`` given the connection and the text of each statement from now on.
 
     Right before it is sent, in its thread. For the drivers that are imported by now;
@@ -33,6 +42,8 @@ def tell_of_statements(tell: Callable[[Any, Any], None]) -> bool:
 
     :param tell: the same function at each call; must not raise. A prepared statement
         has no text for it.
+    :param tell_of_end: called where one has failed with an error by which the server
+        may have ended its transaction; in its thread, must not raise.
     :return: whether one of them was new.
     """
     is_new = False
@@ -40,17 +51,27 @@ def tell_of_statements(tell: Callable[[Any, Any], None]) -> bool:
         kind = getattr(sys.modules.get(module), name, None)
         send = getattr(kind, method, None)
         if send is not None and not hasattr(send, "tells_of_statements"):
-            setattr(kind, method, _telling(send, tell))
+            setattr(kind, method, _telling(send, tell, tell_of_end))
             is_new = True
     return is_new
 
 
-def _telling(send: Callable[..., Any], tell: Callable[[Any, Any], None]) -> Any:
+def _telling(
+    send: Callable[..., Any],
+    tell: Callable[[Any, Any], None],
+    tell_of_end: Callable[[], None],
+) -> Any:
     @functools.wraps(send)
     def telling(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        if not hasattr(connection, OWN):
-            tell(connection, args[0] if args else "")
-        return send(connection, *args, **kwargs)
+        if hasattr(connection, OWN):
+            return send(connection, *args, **kwargs)
+        tell(connection, args[0] if args else "")
+        try:
+            return send(connection, *args, **kwargs)
+        except Exception as exc:
+            if error_number(exc) in _ENDING:
+                tell_of_end()
+            raise
 
     telling.tells_of_statements = True  # type: ignore[attr-defined]
     return telling

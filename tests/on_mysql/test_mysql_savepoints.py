@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from typing import Any, Callable, Iterator
 
@@ -78,6 +79,59 @@ def test_what_was_collected_before_it_is_saved_and_said(
     ]
     assert keys == ["one", "two"]
     assert "went back to a savepoint" in caplog.text
+
+
+def deadlock(database: Database, connection: Any, caller: Caller) -> None:
+    """Have the server roll back ``connection``, which has changed item 1 alone."""
+    with closing(database.connect(autocommit=False)) as other:
+        with other.cursor() as cursor:
+            cursor.execute("update item set name = 'other' where id = 2")
+            # The transaction that has changed less is the one to be rolled back.
+            rows = ", ".join(f"({n}, 'other')" for n in range(10, 60))
+            cursor.execute(f"insert into item values {rows}")
+
+            def wait() -> None:
+                cursor.execute("update item set name = 'other' where id = 1")
+
+            thread = threading.Thread(target=wait)
+            thread.start()
+            try:
+                with pytest.raises(Exception, match="(?i)deadlock"):
+                    while True:  # until the other one waits
+                        caller.execute(
+                            connection, "select 1 from item where id = 2 for update"
+                        )
+            finally:
+                thread.join()
+        other.rollback()
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "gives up"])
+def test_what_was_written_before_a_deadlock_is_saved_if_the_view_goes_on(
+    database: Database, goes_on: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the one driver whose rows are not looked for in any case."""
+    caller = PyMySQLCaller()
+    with closing(caller.connect(database)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            caller.execute(connection, "update item set name = 'never' where id = 1")
+            hydracache.invalidate_key("one")
+            hydracache.write(connection)
+            deadlock(database, connection, caller)
+            caller.execute(connection, "select name from item")
+            if goes_on:
+                caller.execute(
+                    connection, "update item set name = 'after' where id = 1"
+                )
+                connection.commit()
+
+        keys = run(database, view)
+
+    name = "after" if goes_on else "before"
+    assert database.sql("select name from item where id = 1") == [(name,)]
+    assert keys == (["one"] if goes_on else [])
+    assert ("such as a deadlock" in caplog.text) == goes_on
 
 
 def test_a_rollback_of_the_whole_transaction_takes_the_rows_along(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hydracache_sync.app import savepoints
@@ -91,3 +93,28 @@ def test_other_statements_are_none_of_them(statement: object) -> None:
 
     assert savepoints.number() == before
     assert not is_undone()
+
+
+@pytest.mark.parametrize(
+    ("statement", "goes_on"),
+    [
+        ("update item set n = 1", True),
+        (b"/* audit */ insert into log values (1)", True),
+        ("call spend()", True),
+        ("SELECT 1", False),
+        ("rollback", False),
+        ("start transaction", False),
+    ],
+)
+def test_after_an_error_that_may_have_ended_it_what_is_changed_counts(
+    statement: Any, goes_on: bool
+) -> None:
+    is_undone = savepoints.undone_after(savepoints.number())
+    savepoints.note_end()
+    ended = is_undone()
+    savepoints.note_statement(statement)
+    later = savepoints.undone_after(savepoints.number())
+
+    assert (ended, is_undone(), later()) == (False, goes_on, False)
+    savepoints.note_statement("update item set n = 2")
+    assert is_undone()
