@@ -174,6 +174,14 @@ def _node(
             " and rows wait",
             "start it without -M",
         )
+    # memcached says "(null)" where it has none.
+    if options.get("memory_file", "(null)") != "(null)":
+        yield ok(
+            check,
+            "keeps its memory over a restart (its option -e). Never start it with a"
+            " copy or a snapshot of that file: it would serve old values, and nothing"
+            " detects it. Where that has happened: hydracache flush",
+        )
     refused = _number(stats, "listen_disabled_num")
     if refused:
         yield warning(

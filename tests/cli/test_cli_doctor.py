@@ -363,6 +363,18 @@ def test_a_node_that_keeps_no_versions_is_a_problem(shop: Shop) -> None:
     assert "keeps no versions" in finding["text"] and "-C" in finding["mend"]
 
 
+def test_a_node_that_keeps_its_memory_over_a_restart_is_told(
+    shop: Shop, tmp_path: Path
+) -> None:
+    with Memcached(arguments=("-e", str(tmp_path / "memory"))) as server:
+        keeps = doctor(shop, memcached=server.address).out
+    with Memcached() as server:
+        forgets = doctor(shop, memcached=server.address).out
+
+    assert "keeps its memory over a restart (its option -e)" in " ".join(keeps.split())
+    assert "over a restart" not in forgets
+
+
 def test_a_node_that_evicts_or_would_refuse_is_told(shop: Shop) -> None:
     with Memcached(arguments=("-M", "-I", "2m", "-m", "96")) as full:
         use(shop, full.address)
