@@ -36,7 +36,7 @@ class FilePoll:
         self._log = f"{path}-wal"
         self._clock = clock
         #: What was asked for when nothing was due, how the files were then, and when.
-        self._quiet: tuple[tuple[str, ...], tuple[int, ...], float] | None = None
+        self._quiet: tuple[tuple[str, ...], tuple[int, int], float] | None = None
 
     def due(self, namespaces: Sequence[str]) -> list[str]:
         asked = tuple(namespaces)
@@ -54,15 +54,15 @@ class FilePoll:
                 self._quiet = (asked, changes, now)
         return due
 
-    def _changes(self) -> tuple[int, ...] | None:
-        """When the files were changed last, and their sizes; None without a file."""
-        try:
-            data = os.stat(self._path)
-        except OSError:
-            return None  # opening it says what is wrong
-        try:
-            log = os.stat(self._log)
-        except OSError:
-            return data.st_mtime_ns, data.st_size  # a rollback journal
-        last = max(data.st_mtime_ns, log.st_mtime_ns)
-        return last, data.st_size, log.st_mtime_ns, log.st_size
+    def _changes(self) -> tuple[int, int] | None:
+        """When what commits go to was changed, and its size; None without a file.
+
+        In WAL mode each commit goes to the log, and to the data later.
+        """
+        for path in (self._log, self._path):
+            try:
+                found = os.stat(path)
+            except OSError:
+                continue  # a rollback journal; or opening the file says what is wrong
+            return found.st_mtime_ns, found.st_size
+        return None
