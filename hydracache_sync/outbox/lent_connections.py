@@ -91,6 +91,21 @@ class LentConnections:
             raise
         return place
 
+    def take_again(self, connection: Any) -> _Place | None:
+        """Take ``connection``, unchecked, if it is the one that was put back last.
+
+        Quicker than :meth:`take`, for one that was in use a moment ago.
+        """
+        idle = self._mine().idle
+        try:
+            place = idle.pop()
+        except IndexError:
+            return None
+        if place.connection is connection:
+            return place
+        idle.append(place)
+        return None
+
     def put(self, place: _Place) -> None:
         """Give back a connection that is as it was when it was made."""
         lendings = self._lendings

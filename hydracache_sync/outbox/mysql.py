@@ -222,7 +222,7 @@ class MySQLOutbox(InvalidationOutbox):
                 ),
             ),
             ClaimTurns(f"hydracache_sync {database}.{table}"[-64:]),
-            lambda poll: MySQLPoll(poll, unchecked),
+            lambda poll: MySQLPoll(poll, unchecked, self._sessions.apart),
             max_batch=max_batch,
         )
 

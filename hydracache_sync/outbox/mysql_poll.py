@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+import threading
+import time
+from typing import Any, NamedTuple, Sequence
 
 from hydracache_sync.drivers.pymysql_poll import encode_query, poll
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.due import NAMESPACES_PER_STATEMENT, Poll
+from hydracache_sync.outbox.lent_connections import LentConnections, is_apart
 from hydracache_sync.outbox.mysql_inserts import literal
 
 #: Packets with queries for due rows that are kept; a pool has one.
 MAX_QUERIES = 20
+
+#: Seconds between two times that a poller's connection is lent with all checks: whether
+#: it is old, and whether another has found out that its server takes no writes.
+CHECK_EVERY = 1.0
+
+
+class Checked(NamedTuple):
+    """A connection that a thread may poll on without more checks.
+
+    :ivar until: moment of ``time.monotonic()``.
+    """
+
+    thread: int
+    connection: Any
+    until: float
 
 
 class MySQLPoll:
@@ -21,11 +39,16 @@ class MySQLPoll:
 
     :param usual: asks with an ordinary query.
     :param database: its sessions are used; the usual way has checked the tables.
+    :param connections: of its sessions, for threads that carry rows.
     """
 
-    def __init__(self, usual: Poll, database: Database) -> None:
+    def __init__(
+        self, usual: Poll, database: Database, connections: LentConnections
+    ) -> None:
         self._usual = usual
         self._database = database
+        self._connections = connections
+        self._checked: Checked | None = None
         #: Packets that ask which of some namespaces have rows due.
         self.queries: dict[tuple[str, ...], bytes] = {}
 
@@ -33,8 +56,7 @@ class MySQLPoll:
         packet = self.queries.get(tuple(namespaces))
         if packet is not None:
             try:
-                with self._database.session() as connection:
-                    bits = poll(connection, packet)
+                bits = self._ask(packet)
                 if bits == 0:
                     return []
                 if not bits >> len(namespaces):  # none is paused
@@ -45,6 +67,25 @@ class MySQLPoll:
         if packet is None:
             self._prepare(tuple(namespaces))
         return due
+
+    def _ask(self, packet: bytes) -> int:
+        checked = self._checked
+        if checked is not None and checked.thread == threading.get_ident():
+            if time.monotonic() < checked.until:
+                place = self._connections.take_again(checked.connection)
+                if place is not None:
+                    try:
+                        return poll(place.connection, packet)
+                    finally:
+                        # Closed by an error it is replaced when it is lent.
+                        self._connections.put(place)
+        with self._database.session() as connection:
+            bits = poll(connection, packet)
+        # Others may be in a block, or have little time: theirs are always checked.
+        if is_apart():
+            until = time.monotonic() + CHECK_EVERY
+            self._checked = Checked(threading.get_ident(), connection, until)
+        return bits
 
     def _prepare(self, namespaces: tuple[str, ...]) -> None:
         dialect = self._database.dialect

@@ -204,14 +204,14 @@ class MySQLSessions:
             connector.connect, close, let_go, connector.is_stale, size=size
         )
         # One for each thread that carries rows, however many there are.
-        self._apart = LentConnections(
+        self.apart = LentConnections(
             connector.connect, close, let_go, connector.is_stale, size=sys.maxsize
         )
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Any]:
         until = self._limits.until()
-        connections = self._apart if is_apart() else self.connections
+        connections = self.apart if is_apart() else self.connections
         try:
             patience = time.monotonic() + self._busy_timeout
             place = connections.take(patience if until is None else until)
@@ -266,11 +266,11 @@ class MySQLSessions:
 
     def close_idle(self) -> None:
         self.connections.drop_stale()
-        self._apart.drop_stale()
+        self.apart.drop_stale()
 
     def close(self) -> None:
         self.connections.close_all()
-        self._apart.close_all()
+        self.apart.close_all()
 
 
 def read_server(cursor: Any) -> Server:

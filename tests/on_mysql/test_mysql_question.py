@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterator
 
 import pymysql
@@ -26,6 +27,7 @@ from hydracache_sync.drivers.pymysql_poll import (
     poll,
 )
 from hydracache_sync.outbox import mysql_poll
+from hydracache_sync.outbox.lent_connections import keep_apart
 from outbox_contract.common import SHOP, batch_of
 
 #: What a server says to a select of 17: how many columns, the column, their end, the
@@ -294,6 +296,67 @@ class TestLook:
         with outbox.transaction():
             with pytest.raises(OutboxError, match="inside a transaction"):
                 outbox.due_namespaces([SHOP])
+
+
+class TestAThreadThatCarriesRows:
+    """It asks on the connection that it had a moment ago, without checks."""
+
+    @pytest.fixture
+    def asking(self, outbox: MySQLOutbox) -> Iterator[Callable[[], list[str]]]:
+        """Asks in such a thread, which has asked before."""
+        with ThreadPoolExecutor(1, initializer=keep_apart) as thread:
+
+            def ask() -> list[str]:
+                return thread.submit(outbox.due_namespaces, [SHOP]).result(60.0)
+
+            for _ in range(3):
+                assert ask() == []
+            yield ask
+
+    @pytest.fixture
+    def asked_on(self, asking: object, outbox: MySQLOutbox) -> Any:
+        """The thread's connection, which needs no check for a while."""
+        checked = outbox._poll._checked
+        outbox._poll._checked = checked._replace(until=checked.until + 60.0)
+        return checked.connection
+
+    def test_it_keeps_its_connection(self, asking, asked_on):
+        used_at = asked_on.used_at
+
+        assert asking() == []
+
+        assert asked_on.open
+        assert asked_on.used_at == used_at  # lent as usual, it would be now
+
+    def test_it_sees_what_was_committed_since(self, asking, asked_on, outbox):
+        outbox.enqueue(SHOP, batch_of("a"))
+
+        assert asking() == [SHOP]
+
+    def test_where_the_server_has_ended_it_another_answers(
+        self, asking, asked_on, outbox, database
+    ):
+        outbox.enqueue(SHOP, batch_of("a"))
+        database.sql(f"kill {asked_on.thread_id()}")
+
+        assert asking() == [SHOP]
+        assert asking() == [SHOP]
+        assert not asked_on.open
+
+    def test_closed_with_the_outbox_another_answers(self, asking, asked_on, outbox):
+        outbox.close()
+
+        assert asking() == []
+        assert not asked_on.open
+
+    def test_in_a_while_it_is_checked(self, asking, outbox):
+        checked = outbox._poll._checked
+        checked.connection.ends_at = time.monotonic()
+        outbox._poll._checked = checked._replace(until=time.monotonic())
+
+        assert asking() == []
+
+        assert not checked.connection.open
 
 
 class TestManyQuestions:
