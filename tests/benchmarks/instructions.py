@@ -147,22 +147,28 @@ def counted(what: str, side: str, count: int) -> int:
             with contextlib.closing(database(path)) as filler:
                 if what == "drain":
                     fill(filler, count)
-        told = subprocess.run(
-            [
-                "valgrind",
-                "--tool=cachegrind",
-                "--cache-sim=no",
-                f"--cachegrind-out-file={folder / 'out'}",
-                sys.executable,
-                __file__,
-                *("--run", what, side, str(count), str(path), memcached.address),
-            ],
-            check=True,
-            stderr=subprocess.PIPE,
-            text=True,
-            # The same order in sets and dicts of text, each time.
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-        ).stderr
+        return instructions_of(
+            __file__, "--run", what, side, str(count), str(path), memcached.address
+        )
+
+
+def instructions_of(*command: str) -> int:
+    """Return the instructions of a Python process, without those of the kernel."""
+    told = subprocess.run(
+        [
+            "valgrind",
+            "--tool=cachegrind",
+            "--cache-sim=no",
+            "--cachegrind-out-file=/dev/null",
+            sys.executable,
+            *command,
+        ],
+        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # The same order in sets and dicts of text, each time.
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    ).stderr
     [found] = re.findall(r"I\s+refs:\s+([\d,]+)", told)
     return int(found.replace(",", ""))
 
