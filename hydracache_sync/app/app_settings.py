@@ -1,11 +1,16 @@
-"""What only an app can set, in its own config: no option of a command.
+"""What only an app can set, in its own config, and which variables are slips of a setting.
 
-Its table is docs/reference/settings.md, "In a web app".
+No option of a command. The table is docs/reference/settings.md, "In a web app".
 """
 
 from __future__ import annotations
 
+import difflib
+import re
+from typing import Iterable, Iterator
+
 from hydracache_sync.app.setting import (
+    PREFIX,
     Setting,
     choice,
     cookie_name,
@@ -18,6 +23,7 @@ from hydracache_sync.app.setting import (
     switch,
     url_path,
 )
+from hydracache_sync.app.settings import SETTINGS
 from hydracache_sync.cache.compression import AUTO, LARGEST, ZLIB, ZSTD
 from hydracache_sync.cache.load_coalescer import DEFAULT_MAX_WAIT
 from hydracache_sync.cache.unstorable import LOG, RAISE
@@ -211,3 +217,32 @@ REQUEST_MEMO = Setting(
 APP_SETTINGS = tuple(
     each for each in vars().copy().values() if isinstance(each, Setting)
 )
+
+
+#: Variables that are none of ours to check: the test suite's.
+FOREIGN_PREFIXES = ("HYDRACACHE_TEST_",)
+
+#: How alike two names must be, from 0 to 1, for one to be a slip of the other.
+ALIKE = 0.6
+
+
+def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Find variables that look like settings and are none.
+
+    :param names: of environment variables.
+    :return: pairs of such a name and the setting that was probably meant, or None.
+    """
+    known = {
+        setting.name.upper(): setting.variable for setting in SETTINGS + APP_SETTINGS
+    }
+    for name in sorted(names):
+        # Also HYDRA_CACHE_OUTBOX and hydracache_outbox.
+        found = re.match(r"HYDRA_?CACHE_?", name, re.IGNORECASE)
+        if found is None or name in known.values():
+            continue
+        if name.startswith(FOREIGN_PREFIXES):
+            continue
+        rest = name[found.end() :].upper()
+        near = difflib.get_close_matches(rest, known, n=1, cutoff=ALIKE)
+        if near or name.startswith(PREFIX):
+            yield name, known[near[0]] if near else None

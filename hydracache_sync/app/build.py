@@ -15,8 +15,7 @@ from hydracache_sync.app.setting import Setting, SettingValues
 from hydracache_sync.cache.codec import Codec
 from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.read_memo import ReadMemo
-from hydracache_sync.cache.signed import InnerCodec, SignedCodec
-from hydracache_sync.cache.signed_pickle import PickleCodec
+from hydracache_sync.cache.signed import InnerCodec, PickleCodec, SignedCodec
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError

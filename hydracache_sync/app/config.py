@@ -15,8 +15,8 @@ from hydracache_sync.app import (
     settings,
     switched_off,
 )
+from hydracache_sync.app.app_settings import misspelt
 from hydracache_sync.app.setting import Setting, switch
-from hydracache_sync.app.spelling import misspelt
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.base import InvalidationOutbox

@@ -6,8 +6,7 @@ from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.keyspace import Address, Keyspace, app_address
 from hydracache_sync.cache.memory import MemoryStore
 from hydracache_sync.cache.reservation import Reservation
-from hydracache_sync.cache.signed import SignedCodec
-from hydracache_sync.cache.signed_pickle import PickleCodec
+from hydracache_sync.cache.signed import PickleCodec, SignedCodec
 from hydracache_sync.cache.store import CacheStore, Copy, Failures, Maker, Write
 from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.tagged import Stale, TaggedCache

@@ -4,7 +4,7 @@ A value comes back equal and of the same types, or it is refused when it is stor
 JSON keeps is JSON, and what it would change is ``typed``.
 Whatever is found in place of an entry is a miss and never an exception. What a cache
 needs of a codec is the two methods of :class:`Codec`; others, which sign, are in
-:mod:`hydracache_sync.cache.signed` and :mod:`hydracache_sync.cache.signed_pickle`.
+:mod:`hydracache_sync.cache.signed`.
 """
 
 from __future__ import annotations

@@ -12,9 +12,8 @@ import click
 
 from hydracache_sync import __version__
 from hydracache_sync.app import build, contradictions, settings
-from hydracache_sync.app.app_settings import APP_SETTINGS
+from hydracache_sync.app.app_settings import APP_SETTINGS, misspelt
 from hydracache_sync.app.setting import Setting
-from hydracache_sync.app.spelling import misspelt
 from hydracache_sync.cli.cache_checks import examine_nodes, examine_watermark
 from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
 from hydracache_sync.cli.findings import Finding, Level, ok, warning

@@ -19,7 +19,7 @@ import click
 from hydracache_sync.app import build, settings
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
-from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options
+from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options, row_progress
 from hydracache_sync.cli.moments import counted, utc
 from hydracache_sync.cli.options import (
     json_option,
@@ -27,7 +27,6 @@ from hydracache_sync.cli.options import (
     with_settings,
     with_workers,
 )
-from hydracache_sync.cli.progress import row_progress
 from hydracache_sync.cli.purge import purge_in_bites
 from hydracache_sync.cli.signals import StopOnSignals
 from hydracache_sync.errors import OutboxError

@@ -13,7 +13,7 @@ from typing import Any, Iterator, Mapping
 import click
 
 from hydracache_sync import __version__
-from hydracache_sync.app.spelling import misspelt
+from hydracache_sync.app.app_settings import misspelt
 from hydracache_sync.cli.console import console
 from hydracache_sync.cli.dead import dead
 from hydracache_sync.cli.doctor import doctor

@@ -46,8 +46,8 @@ class Logins:
     :param user: what to log in with; without it and a password it is a token.
     :param password: that user's.
     :param announce: called with each new token. Each is good for one login.
-    :param wrong_waits: seconds that the answer to a wrong login takes.
-    :param sleep: waits for them; replaced in tests, as ``monotonic``.
+    :param sleep: delays the answer to a wrong login; replaced in tests, as
+        ``monotonic``.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class Logins:
         user: str | None = None,
         password: str = "",
         announce: Callable[[str], None] = lambda token: None,
-        wrong_waits: float = WRONG_WAITS,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -65,7 +64,6 @@ class Logins:
         self._user = user
         self._password = password
         self._announce = announce
-        self._wrong_waits = wrong_waits
         self._monotonic = monotonic
         self._sleep = sleep
         self._lock = threading.Lock()
@@ -111,7 +109,7 @@ class Logins:
             if name is None:
                 logger.warning("console: a login from %s failed", request.remote_addr)
                 with tries.wrong:
-                    self._sleep(self._wrong_waits)
+                    self._sleep(WRONG_WAITS)
                 return self.page("This is wrong. A token is good for one login."), 403
         secret = secrets.token_urlsafe(32)
         with self._lock:

@@ -4,8 +4,8 @@ Exporters of Prometheus and of StatsD take the same numbers from here, by the na
 ``tables``. Knows neither of them, and no library of theirs.
 
 Caches and workers count anyway, and what their counts have grown by is asked for now
-and then. What they do not count, ``meters`` do. Labels are namespace, node, outcome,
-reason, direction and state; never a key, a tag or an id.
+and then. What they do not count, the meters here do. Labels are namespace, node,
+outcome, reason, direction and state; never a key, a tag or an id.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
+from hydracache_sync.cache.diagnostics import READS_FOR_ONE
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.events import Event, OutageBegan, Published
 from hydracache_sync.fork import ProcessLock, abandon_in_children
-from hydracache_sync.metrics.meters import InsertMeter, ReadMeter
 from hydracache_sync.metrics.tables import (
     OF_CACHES,
     OF_INSERTS,
@@ -34,6 +34,50 @@ from hydracache_sync.outbox.workers import carriers
 from hydracache_sync.pool import PoolHealth, ThreadState, WorkerPool
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.worker.worker import OutboxWorker
+
+
+class ReadMeter:
+    """Measures one cache, as a :class:`~hydracache_sync.cache.diagnostics.CacheMeter`.
+
+    :ivar read: bytes of the entries that were found, as the store has them: an estimate
+        from one read in ``READS_FOR_ONE``.
+    :ivar stored: bytes of the entries that were to be stored.
+    :ivar took: called with the seconds of a read, of one in ``READS_FOR_ONE``.
+    """
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.stored = 0
+        self.took: Callable[[float], object] = lambda seconds: None
+        self._lock = ProcessLock()
+
+    def note_read(self, seconds: float, size: int) -> None:
+        with self._lock.mine():
+            self.read += size * READS_FOR_ONE
+        self.took(seconds)
+
+    def note_stored(self, size: int) -> None:
+        with self._lock.mine():
+            self.stored += size
+
+
+class InsertMeter:
+    """Counts the rows that an outbox inserts in this process, of one namespace.
+
+    :ivar enqueued: rows.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.enqueued = 0
+        self._namespace = namespace
+        self._lock = ProcessLock()
+
+    def note(self, inserted: tuple[str, int]) -> None:
+        namespace, rows = inserted
+        if namespace == self._namespace:
+            with self._lock.mine():
+                self.enqueued += rows
+
 
 logger = printable_logger(__name__)
 

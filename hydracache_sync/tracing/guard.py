@@ -1,4 +1,4 @@
-"""What keeps a failure of tracing from what is traced."""
+"""What spans of all kinds need: no failure of tracing in what is traced, names of nodes."""
 
 from __future__ import annotations
 
@@ -28,3 +28,11 @@ class Guard:
             return None
         self._tracing.end()
         return result
+
+
+def host_and_port(node: str) -> tuple[str, int | None]:
+    """Split ``host:port``; what has no port is the path of a socket."""
+    host, colon, port = node.rpartition(":")
+    if colon and port.isdigit():
+        return host.strip("[]"), int(port)
+    return node, None

@@ -25,8 +25,7 @@ from hydracache_sync.outbox.row import MAX_TRACEPARENT, OutboxRow
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.tracing.caches import GET
-from hydracache_sync.tracing.guard import Guard
-from hydracache_sync.tracing.peers import host_and_port
+from hydracache_sync.tracing.guard import Guard, host_and_port
 from hydracache_sync.worker.reports import PublishReport
 from hydracache_sync.worker.tracer import WorkerTracer
 

@@ -12,8 +12,7 @@ from typing import Any, ContextManager, Sequence
 import sentry_sdk
 
 from hydracache_sync.tracing.caches import PUT
-from hydracache_sync.tracing.guard import Guard
-from hydracache_sync.tracing.peers import host_and_port
+from hydracache_sync.tracing.guard import Guard, host_and_port
 
 #: Names the spans as ours, in Sentry's form.
 ORIGIN = "auto.cache.hydracache_sync"
