@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import subprocess
@@ -295,24 +296,56 @@ class TestOperation:
             Operations(context).create_hydracache_outbox()
 
 
+#: Runs the command of each line that it reads, as `python -m` does. Forked, as most of
+#: the time of a command goes into imports. What a project itself must import is not
+#: among these.
+COMMANDS = """if True:
+    import json, os, runpy, sys
+    import alembic.command, alembic.config, flask_migrate, flask_sqlalchemy, pymysql
+    import hydracache_sync.cli
+
+    for line in sys.stdin:
+        if not os.fork():
+            break
+        print(os.wait()[1], flush=True)
+    else:
+        sys.exit()
+    for number in (1, 2):
+        file = os.open(f"output{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+    sys.argv[:] = json.loads(line)
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 class Project:
     """A folder with an app's migrations, in which commands are typed."""
 
     def __init__(self, folder: Path, place: Place) -> None:
         self.folder = folder
+        self.url = place.url
         self._place = place
+        self._commands: Any = None
+
+    def __enter__(self) -> Project:
+        self._commands = self.start("-c", COMMANDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._commands.communicate(timeout=100)
 
     def run(self, *words: str) -> str:
-        ended = self.start(*words)
-        output, errors = ended.communicate(timeout=100)
-        assert ended.returncode == 0, errors
-        return output
+        tell(self._commands, json.dumps(words))
+        status = self._commands.stdout.readline()
+        assert status == "0\n", (self.folder / "output2").read_text()
+        return (self.folder / "output1").read_text()
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [sys.executable, *words],
             cwd=self.folder,
-            env={**os.environ, "DATABASE": self._place.url},
+            env={**os.environ, "DATABASE": self.url},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -323,10 +356,17 @@ class Project:
 
 
 @pytest.fixture
-def project(place: Place, tmp_path: Path) -> Project:
+def empty(place: Place, tmp_path: Path) -> Iterator[Project]:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    with Project(folder, place) as project:
+        yield project
+
+
+@pytest.fixture
+def project(empty: Project) -> Project:
     """As `alembic init` makes it, with one table of its own."""
-    project = Project(tmp_path / "project", place)
-    project.folder.mkdir()
+    project = empty
     project.run("alembic", "init", "migrations")
     (project.folder / "models.py").write_text(
         "import sqlalchemy as sa\n\nmetadata = sa.MetaData()\n"
@@ -334,7 +374,7 @@ def project(place: Place, tmp_path: Path) -> Project:
     )
     ini = project.folder / "alembic.ini"
     text = ini.read_text("utf-8")
-    ini.write_text(re.sub("(?m)^(sqlalchemy.url =).*", rf"\1 {place.url}", text))
+    ini.write_text(re.sub("(?m)^(sqlalchemy.url =).*", rf"\1 {project.url}", text))
     return project
 
 
@@ -411,7 +451,7 @@ class TestAlembic:
         edit(project.folder / "migrations/env.py", "target_metadata = None", INCLUDED)
         project.run("alembic", "revision", "--autogenerate", "-m", "all")
 
-        both = [project.start("alembic", "upgrade", "head") for _ in range(2)]
+        both = [project.start("-m", "alembic", "upgrade", "head") for _ in range(2)]
         for each in both:
             each.communicate(timeout=100)
         # Alembic's own table and the app's are made by one: the other may have failed.
@@ -428,10 +468,10 @@ class TestAlembic:
 class TestFlaskMigrate:
     @on_some
     def test_the_commands_make_what_is_checked(
-        self, place: Place, tmp_path: Path
+        self, place: Place, empty: Project
     ) -> None:
-        project = Project(tmp_path, place)
-        (tmp_path / "app.py").write_text(FLASK_APP + IN_FLASK)
+        project = empty
+        (project.folder / "app.py").write_text(FLASK_APP + IN_FLASK)
 
         project.run("flask", "db", "init")
         project.run("flask", "db", "migrate")
