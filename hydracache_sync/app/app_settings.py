@@ -1,4 +1,4 @@
-"""What only an app can set, in its own config, and which variables are slips of a setting.
+"""What only an app can set, in its own config; and variables that are slips of one.
 
 No option of a command. The table is docs/reference/settings.md, "In a web app".
 """

@@ -1,4 +1,4 @@
-"""What spans of all kinds need: no failure of tracing in what is traced, names of nodes."""
+"""What spans of every kind need: failures kept from what is traced, a node's name."""
 
 from __future__ import annotations
 

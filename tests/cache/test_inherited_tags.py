@@ -328,6 +328,7 @@ def test_what_a_load_has_started_is_no_part_of_it_after_its_end(shop: Shop) -> N
     assert contexts[0].run(shop.page) == [["red"]]
 
 
+@pytest.mark.parametrize("store", ["memory"], indirect=True)
 def test_more_tags_than_an_entry_has_are_not_stored(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -87,8 +87,7 @@ def leave(*numbers: int) -> Callable[[], None]:
 
 #: Together, since each of them is a process for each command.
 STREAMS = {
-    "stdin and stderr closed": close(0, 2),
-    "stdout closed": close(1),
+    "all closed": close(0, 1, 2),
     "nobody reads": leave(1, 2),
 }
 

@@ -365,15 +365,15 @@ def test_rows_that_wait_for_a_node_are_applied_when_it_is_back_beside_producers(
         crowd = Crowd(database.outbox, servers, pools=2, timing=timing)
         crowd.node.stop()
         stack.enter_context(crowd.running())
-        crowd.enqueue(20_000)
+        crowd.enqueue(6000)
         # Each batch waits for a random time: not all of them for so long.
-        crowd.wait_until_put_off(10_000, 60.0)
+        crowd.wait_until_put_off(3000, 60.0)
         producers = stack.enter_context(ThreadPoolExecutor(2))
         counts = [producers.submit(produce) for _ in range(2)]
         stack.callback(ended.set)
         time.sleep(0.5)
         crowd.node.start()
-        seconds = crowd.carried(20_000)
+        seconds = crowd.carried(6000)
         ended.set()
         assert min(count.result(DEADLINE) for count in counts) > 10
         crowd.carried()

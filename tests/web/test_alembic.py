@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import re
 import subprocess
@@ -30,6 +29,7 @@ from hydracache_sync import (
 from hydracache_sync.integrations.alembic import CreateOutbox, include_name, tables
 from hydracache_sync.outbox.schema import install_statements
 from support import ROOT
+from support.forked import ForkedCommands
 from support.servers import SQL_SERVERS, MariaDB, servers_of_this_run
 
 #: One of each kind, for what does not depend on the server's version.
@@ -296,56 +296,27 @@ class TestOperation:
             Operations(context).create_hydracache_outbox()
 
 
-#: Runs the command of each line that it reads, as `python -m` does. Forked, as most of
-#: the time of a command goes into imports. What a project itself must import is not
-#: among these.
-COMMANDS = """if True:
-    import json, os, runpy, sys
-    import alembic.command, alembic.config, flask_migrate, flask_sqlalchemy, pymysql
-    import hydracache_sync.cli
-
-    for line in sys.stdin:
-        if not os.fork():
-            break
-        print(os.wait()[1], flush=True)
-    else:
-        sys.exit()
-    for number in (1, 2):
-        file = os.open(f"output{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, number)
-    sys.argv[:] = json.loads(line)
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
-
-
 class Project:
     """A folder with an app's migrations, in which commands are typed."""
 
-    def __init__(self, folder: Path, place: Place) -> None:
+    def __init__(self, folder: Path, place: Place, commands: ForkedCommands) -> None:
         self.folder = folder
         self.url = place.url
         self._place = place
-        self._commands: Any = None
-
-    def __enter__(self) -> Project:
-        self._commands = self.start("-c", COMMANDS)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._commands.communicate(timeout=100)
+        self._commands = commands
 
     def run(self, *words: str) -> str:
-        tell(self._commands, json.dumps(words))
-        status = self._commands.stdout.readline()
-        assert status == "0\n", (self.folder / "output2").read_text()
-        return (self.folder / "output1").read_text()
+        code, output, errors = self._commands.run(
+            self.folder, *words, env={"DATABASE": self.url}
+        )
+        assert code == 0, errors
+        return output
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, *words],
+            [sys.executable, "-m", *words],
             cwd=self.folder,
             env={**os.environ, "DATABASE": self.url},
-            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -355,12 +326,18 @@ class Project:
         return set(sqlalchemy.inspect(self._place.engine).get_table_names())
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[ForkedCommands]:
+    imports = ["alembic.command", "alembic.config", "flask_migrate", "flask_sqlalchemy"]
+    with ForkedCommands([*imports, "pymysql", "hydracache_sync.cli"]) as commands:
+        yield commands
+
+
 @pytest.fixture
-def empty(place: Place, tmp_path: Path) -> Iterator[Project]:
+def empty(place: Place, tmp_path: Path, commands: ForkedCommands) -> Project:
     folder = tmp_path / "project"
     folder.mkdir()
-    with Project(folder, place) as project:
-        yield project
+    return Project(folder, place, commands)
 
 
 @pytest.fixture
@@ -451,7 +428,7 @@ class TestAlembic:
         edit(project.folder / "migrations/env.py", "target_metadata = None", INCLUDED)
         project.run("alembic", "revision", "--autogenerate", "-m", "all")
 
-        both = [project.start("-m", "alembic", "upgrade", "head") for _ in range(2)]
+        both = [project.start("alembic", "upgrade", "head") for _ in range(2)]
         for each in both:
             each.communicate(timeout=100)
         # Alembic's own table and the app's are made by one: the other may have failed.

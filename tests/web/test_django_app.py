@@ -17,6 +17,7 @@ from hydracache_sync import InvalidationIntentBatch, SchemaError, open_outbox
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.outbox.schema import install_statements, table_names
 from support import ROOT
+from support.forked import ForkedCommands
 
 PAGE = (ROOT / "docs" / "integrations" / "django.md").read_text("utf-8")
 
@@ -50,7 +51,14 @@ middleware = hydracache.middleware
 class Project:
     """A folder with a project; its database is empty."""
 
-    def __init__(self, folder: Path, outbox: str, database: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        commands: ForkedCommands,
+        folder: Path,
+        outbox: str,
+        database: dict[str, Any],
+    ) -> None:
+        self._commands = commands
         self.folder = folder
         self.outbox = outbox
         (folder / "manage.py").write_text(MANAGE)
@@ -72,9 +80,8 @@ class Project:
         )
 
     def run(self, *words: str, code: int = 0) -> str:
-        started = self.start(*words)
-        output, errors = started.communicate(timeout=100)
-        assert started.returncode == code, (output, errors)
+        ended, output, errors = self._commands.run(self.folder, "manage.py", *words)
+        assert ended == code, (output, errors)
         return output if code == 0 else errors
 
     def check_schema(self, table: str = "hydracache_outbox") -> None:
@@ -82,21 +89,31 @@ class Project:
             outbox.check_schema()
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[ForkedCommands]:
+    imports = ["django.core.management.commands.migrate", "django.test", "pymysql"]
+    imports += ["django.db.backends.sqlite3.base", "hydracache_sync.cli"]
+    with ForkedCommands(imports, "-W", "error") as commands:
+        yield commands
+
+
 @pytest.fixture(params=["sqlite", "shared"])
-def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
+def project(
+    request: pytest.FixtureRequest, tmp_path: Path, commands: ForkedCommands
+) -> Iterator[Project]:
     with contextlib.ExitStack() as stack:
         if request.param == "sqlite":
-            yield on_sqlite(tmp_path)
+            yield on_sqlite(commands, tmp_path)
             return
         server = request.getfixturevalue("mariadb")
         url, options = stack.enter_context(fresh_mariadb(server))
         database = {name.upper(): value for name, value in options.items()}
         database["NAME"] = database.pop("DATABASE")
         database["ENGINE"] = "django.db.backends.mysql"
-        yield Project(tmp_path, url.replace("+pymysql", ""), database)
+        yield Project(commands, tmp_path, url.replace("+pymysql", ""), database)
 
 
-def on_sqlite(folder: Path) -> Project:
+def on_sqlite(commands: ForkedCommands, folder: Path) -> Project:
     path = str(folder / "shop.db")
     # Django waits 5 seconds for a lock, which a busy machine may need.
     database = {
@@ -104,12 +121,12 @@ def on_sqlite(folder: Path) -> Project:
         "NAME": path,
         "OPTIONS": {"timeout": 90},
     }
-    return Project(folder, f"sqlite:///{path}", database)
+    return Project(commands, folder, f"sqlite:///{path}", database)
 
 
 @pytest.fixture
-def sqlite_project(tmp_path: Path) -> Project:
-    return on_sqlite(tmp_path)
+def sqlite_project(tmp_path: Path, commands: ForkedCommands) -> Project:
+    return on_sqlite(commands, tmp_path)
 
 
 class TestMigrations:
