@@ -14,6 +14,7 @@ from hydracache_sync.intents import (
     KINDS,
     InvalidationIntent,
     InvalidationIntentBatch,
+    hash_parts,
 )
 
 VECTORS = json.loads(
@@ -76,6 +77,24 @@ def test_hash_tells_kinds_and_the_ends_of_parts_apart() -> None:
     ]
 
     assert len({intent.target_hash() for intent in intents}) == len(intents)
+
+
+@pytest.mark.parametrize("letter", ["a", "\x7f", "\x80", "\xe9", "\u20ac"])
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 129, 256, 1365])
+def test_hash_is_over_lengths_and_bytes_of_any_text(letter: str, length: int) -> None:
+    text = letter * length
+    intents = (
+        InvalidationIntent.key(text),
+        InvalidationIntent.entity("user", text),
+        InvalidationIntent.entity(text, "42"),
+        InvalidationIntent.entity(text, text),
+    )
+
+    for kind, value, entity in intents:
+        intent = InvalidationIntent(kind, value, entity)
+        names = [each for each in (entity, value) if each is not None]
+        expected = hash_parts("hydracache-invalidation-intent-v1", kind, *names)
+        assert intent.target_hash() == expected
 
 
 @given(INTENTS, INTENTS)
