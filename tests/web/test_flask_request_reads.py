@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from flask import Response, g, request, session, url_for
+from flask import Response, g, render_template_string, request, session, url_for
 from shop import Shop, hydracache, text
 
 #: Each returns what tells two visitors apart, and what it is in the warning.
@@ -22,6 +22,7 @@ READS: dict[str, tuple[Callable[[], object], str]] = {
     "host": (lambda: request.host, "the header Host"),
     "host_header": (lambda: request.headers["Host"], "the header Host"),
     "url_root": (lambda: request.url_root, "the header Host"),
+    "address": (lambda: request.remote_addr, "the client's address"),
     "url_for": (lambda: url_for("shown", _external=True), "the header Host"),
 }
 
@@ -75,7 +76,10 @@ def visit(shop: Shop, user: str, path: str) -> str:
     }
     return text(
         client.get(
-            f"{path}?page={user}", headers=headers, base_url=f"http://{user}.shop"
+            f"{path}?page={user}",
+            headers=headers,
+            base_url=f"http://{user}.shop",
+            environ_overrides={"REMOTE_ADDR": user},
         )
     )
 
@@ -103,6 +107,62 @@ def test_what_one_visitor_was_given_is_shown_to_no_other(
     warnings = [each for each in caplog.messages if "is not stored: it has" in each]
     assert len(warnings) == (1 if path == "/shown" else 2)
     assert all(f"it has read {what} of the request" in each for each in warnings)
+
+
+OF_THE_REQUEST: dict[str, tuple[Callable[[], object], str]] = {
+    "path": (lambda: request.path, "the path"),
+    "url": (lambda: request.url, "the path"),
+    "view_args": (
+        lambda: (request.view_args or {})["of"],
+        "the arguments of the route",
+    ),
+    "form": (lambda: request.form["of"], "the body"),
+    "json": (lambda: request.get_json(silent=True), "the body"),
+}
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(
+    "read, what", OF_THE_REQUEST.values(), ids=list(OF_THE_REQUEST)
+)
+def test_what_one_request_asks_for_is_not_given_to_another(
+    shop: Shop,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    read: Callable[[], object],
+    what: str,
+    early: bool,
+) -> None:
+    monkeypatch.setitem(globals(), "_read", read)
+    shop.app.add_url_rule("/of/<of>", "of", lambda of: shown())
+    if early:
+        shop.app.before_request(lambda: read() and None)
+
+    def ask(of: str) -> str:
+        # Also of a GET, which may store what it loads.
+        is_json = read is OF_THE_REQUEST["json"][0]
+        body: dict[str, Any] = {"json": of} if is_json else {"data": {"of": of}}
+        return text(shop.client.get(f"/of/{of}", **body))
+
+    pages = [ask(of) for of in ["aa", "bb"] * 2]
+
+    assert pages[0] != pages[1]
+    assert pages == pages[:2] * 2
+    assert what in caplog.text
+
+
+def test_what_flask_itself_reads_of_the_request_is_no_matter(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown_page = "{{ url_for('shown') }}{{ get_flashed_messages }}"
+    monkeypatch.setitem(
+        globals(), "_read", lambda: len(render_template_string(shown_page)) > 1
+    )
+
+    pages = [visit(shop, user, "/shown") for user in ["aa", "bb"]]
+
+    assert pages == ["True"] * 2
+    assert len(_calls) == 1
 
 
 def test_what_was_read_before_the_load_is_no_matter(

@@ -88,7 +88,7 @@ def _watches() -> list[_Watch]:
 
 
 def _note(name: str, value: Any) -> None:
-    if not isinstance(value, _DATA) and not hasattr(value, "is_authenticated"):
+    if not isinstance(value, _DATA) and not hasattr(type(value), "is_authenticated"):
         return
     watching = [each for each in _watches() if each.before.get(name) is value]
     if watching and not is_for_a_log():

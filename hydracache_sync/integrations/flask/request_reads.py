@@ -12,6 +12,7 @@ from typing import Any, Iterator
 import flask.globals
 from flask import has_request_context, request
 
+from hydracache_sync.integrations.flask.attribute_reads import noted_attributes
 from hydracache_sync.integrations.flask.cookie_reads import watched_environ
 from hydracache_sync.integrations.flask.g_reads import noted_names
 
@@ -108,9 +109,11 @@ def noted_reads() -> Iterator[list[str]]:
         session.accessed = False
     names_of_g: list[str] = []
     hosts: list[str] = []
+    attributes: set[str] = set()
     try:
         with noted_names() as names_of_g, _noted_hosts() as hosts:
-            yield found
+            with noted_attributes(served) as attributes:
+                yield found
     finally:
         if getattr(session, "accessed", False):
             found.append("the session")
@@ -124,6 +127,7 @@ def noted_reads() -> Iterator[list[str]]:
         found += [each for each in hosts[:1] if each not in found]
         if any(name in vars(served) for name in _QUERY):
             found.append("the query string")
+        found += sorted(attributes)
         found += [f"g.{name}" for name in names_of_g]
         for name, value in parsed.items():
             if value is not None:
