@@ -16,7 +16,7 @@ from hydracache_sync import (
     SQLiteOutbox,
     WorkerPool,
 )
-from hydracache_sync.app import app_settings, build, settings, spelling
+from hydracache_sync.app import app_settings, build, settings
 from hydracache_sync.cli import ExitCode, hydracache
 from support import ROOT
 from support.commands import (
@@ -296,7 +296,7 @@ def test_quiet_and_verbose_contradict_each_other(shop: Shop) -> None:
 def test_a_misspelt_variable_is_reported_with_the_one_that_was_meant(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, misspelt: str, meant: str
 ) -> None:
-    found = list(spelling.misspelt(["PATH", misspelt, "HYDRACACHE_RING"]))
+    found = list(app_settings.misspelt(["PATH", misspelt, "HYDRACACHE_RING"]))
 
     assert found == [(misspelt, meant)]
 
@@ -321,7 +321,9 @@ def test_variables_of_the_test_suite_and_of_others_are_no_settings(shop: Shop) -
     silent = shop.drain(test_memcached="127.0.0.1:1")
 
     assert silent.err == ""
-    assert not list(spelling.misspelt(["HYDRACACHED_FROB", "PATH", "XHYDRACACHE_X"]))
+    assert not list(
+        app_settings.misspelt(["HYDRACACHED_FROB", "PATH", "XHYDRACACHE_X"])
+    )
 
 
 # Errors
