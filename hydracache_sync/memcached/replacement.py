@@ -79,7 +79,7 @@ class Replacement:
 
     def asked(self, node: Node, connection: Connection, places: Sequence[int]) -> None:
         """State that a window of ``commands.versions`` was sent to ``node``."""
-        keys = [self._keys[place] for place in places]
+        keys = list(map(self._keys.__getitem__, places))
         self._asked.append(_Use(node, connection, places, keys))
 
     def run(self, make: Maker, gave_up: Callable[[Node], None]) -> None:
@@ -142,7 +142,7 @@ class Replacement:
         copies: list[Copy] = []
         found: list[bytes] = []
         for use in self._answered:
-            copies += [self._copies[place] for place in use.places]
+            copies += map(self._copies.__getitem__, use.places)
             found += use.values  # type: ignore[arg-type]
         if not copies:
             return
@@ -175,8 +175,11 @@ class Replacement:
         goes_on = use.node.read_statuses(
             use.connection, use.places, commands.COMPARED, failed, due, overtaken
         )
-        for place in use.places:
-            self.outcomes[place] = True
+        if len(use.places) == len(self.outcomes):
+            self.outcomes = [True] * len(self.outcomes)
+        else:
+            for place in use.places:
+                self.outcomes[place] = True
         for place in overtaken:
             self.outcomes[place] = False
         for place, error in failed.items():

@@ -293,7 +293,7 @@ class InvalidationOutbox:
 
     def claim(
         self, namespace: str, owner: str, *, limit: int, claim_ttl: float
-    ) -> list[OutboxRow]:
+    ) -> Sequence[OutboxRow]:
         """Take up to ``limit`` due rows for ``owner``, the longest due first.
 
         A row is due when it is pending, its ``available_at_ms`` has come, no worker
@@ -307,7 +307,7 @@ class InvalidationOutbox:
 
         :param owner: 1 to 255 bytes, for operators; the claim is told apart from all
             others by its token, also from those of an equal owner.
-        :param limit: rows; 0 returns an empty list without touching storage.
+        :param limit: rows; 0 returns none without touching storage.
         :param claim_ttl: seconds until others may take the rows over, above 0.
         :return: rows by ``available_at_ms``, ``created_at_ms``, ``id``, with their
             claim. A malformed row has :attr:`~OutboxRow.intent` None.

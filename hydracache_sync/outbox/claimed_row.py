@@ -7,7 +7,7 @@ takes each field out of the packet in Python, more.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence, overload
 
 from hydracache_sync.errors import OutboxError
 from hydracache_sync.intents import InvalidationIntent
@@ -31,7 +31,7 @@ class Claim:
     :param traceparents: by id, where the claim has read them.
     """
 
-    __slots__ = ("common", "token", "traceparents", "_ids", "_read", "_whole")
+    __slots__ = ("common", "ids", "token", "traceparents", "_read", "_whole")
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Claim:
         self.common = common
         self.token: int = common[-1]
         self.traceparents = traceparents
-        self._ids = ids
+        self.ids = ids
         self._read = read
         self._whole: dict[int, OutboxRow] | None = None
 
@@ -53,7 +53,7 @@ class Claim:
         :raises OutboxError: the database failed, or the row was deleted since.
         """
         if self._whole is None:
-            self._whole = {row.id: row for row in self._read(self._ids)}
+            self._whole = {row.id: row for row in self._read(self.ids)}
         row = self._whole.get(id)
         if row is None:
             raise OutboxError(
@@ -72,7 +72,6 @@ class ClaimedRow(OutboxRow):
 
     __slots__ = ("id", "intent", "claim_token", "_claim")
 
-    # Attributes in place of properties: a worker asks each row of a drain.
     id: int
     intent: InvalidationIntent | None
     claim_token: int | None
@@ -89,11 +88,6 @@ class ClaimedRow(OutboxRow):
         self.claim_token = claim.token
         self._fault = None
         self.id, kind, value, entity_name, _ = record
-        # Mostly like this; written out, since a worker makes one of every row.
-        if kind == "entity" and type(value) is str and type(entity_name) is str:
-            if len(value) <= SHORT and len(entity_name) <= SHORT:
-                self.intent = _new(InvalidationIntent, (kind, value, entity_name))
-                return
         try:
             self.intent = decoded(kind, value, entity_name)
         except ValueError as exc:
@@ -130,3 +124,78 @@ class ClaimedRow(OutboxRow):
         """For another process: whole, since that cannot read the rest."""
         target = self._record[: len(TARGET_COLUMNS)]
         return OutboxRow, ((*target, *self._details), self._common)
+
+
+class ClaimedRows(Sequence[OutboxRow]):
+    """The rows of one claim, if nothing had happened to any of them. Immutable.
+
+    A worker that publishes them all asks for their intents, and makes no row.
+    """
+
+    __slots__ = ("ids", "token", "_records", "_claim", "_made")
+
+    def __init__(self, records: Sequence[tuple[Any, ...]], claim: Claim) -> None:
+        self.ids = claim.ids
+        self.token = claim.token
+        self._records = records
+        self._claim = claim
+        self._made: list[OutboxRow] | None = None
+
+    @property
+    def owner(self) -> str:
+        """Of the claim, for people."""
+        return readable(self._claim.common[4])
+
+    def intents(self) -> list[InvalidationIntent | None]:
+        """Return what each row invalidates; None for a malformed one."""
+        try:
+            return [
+                # Mostly like this; written out, since a worker needs one of every row.
+                (
+                    _new(InvalidationIntent, (kind, value, name))
+                    if kind == "entity"
+                    and type(value) is str
+                    and type(name) is str
+                    and len(value) <= SHORT
+                    and len(name) <= SHORT
+                    else decoded(kind, value, name)
+                )
+                for _, kind, value, name, _ in self._records
+            ]
+        except ValueError:
+            return [row.intent for row in self]
+
+    def _rows(self) -> list[OutboxRow]:
+        if self._made is None:
+            # Two threads may both make them; theirs are equal.
+            self._made = [ClaimedRow(record, self._claim) for record in self._records]
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> OutboxRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[OutboxRow]: ...
+
+    def __getitem__(self, index: int | slice) -> OutboxRow | list[OutboxRow]:
+        return self._rows()[index]
+
+    def __iter__(self) -> Iterator[OutboxRow]:
+        return iter(self._rows())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (ClaimedRows, list)):
+            return NotImplemented
+        return self._rows() == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._rows())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: the rows, whole."""
+        return list, (self._rows(),)

@@ -11,7 +11,7 @@ from hydracache_sync.durations import positive_ms
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.arguments import checked_count
-from hydracache_sync.outbox.claimed_row import Claim, ClaimedRow
+from hydracache_sync.outbox.claimed_row import Claim, ClaimedRows
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
 from hydracache_sync.outbox.row import OutboxRow, OutboxState
 from hydracache_sync.printable import printable_logger
@@ -57,7 +57,7 @@ class Claims:
 
     def claim(
         self, namespace: str, owner: str, *, limit: int, claim_ttl: float
-    ) -> list[OutboxRow]:
+    ) -> Sequence[OutboxRow]:
         checked_namespace(namespace)
         checked_text("owner", owner, minimum=1, maximum=MAX_OWNER)
         ttl_ms = positive_ms("claim_ttl", claim_ttl)
@@ -75,7 +75,7 @@ class Claims:
         # cannot repeat after a restart or a fork. 63 bits fit a signed column.
         token = secrets.randbits(63)
 
-        def take(cursor: Any) -> list[OutboxRow]:
+        def take(cursor: Any) -> Sequence[OutboxRow]:
             # The clock is read again: a wait for the lock may have taken seconds.
             select = statements.CLAIM_SELECT
             if self.reads_traceparents:
@@ -93,10 +93,11 @@ class Claims:
                 "token": token,
             }
             taken = 0
-            ids = [record[0] for record in records]
-            tried = [record[0] for record in records if record[-1] < 0]
+            ids, *_, clocks = zip(*records)
+            tried: list[int] = []
             update = statements.CLAIM_UPDATE
-            if tried:
+            if min(clocks) < 0:
+                tried = [id for id, clock in zip(ids, clocks) if clock < 0]
                 update = statements.CLAIM_UPDATE_NOTED
             for part in parts_of(ids, IDS_PER_STATEMENT):
                 run(cursor, update, claim, part)
@@ -105,7 +106,7 @@ class Claims:
                 # Rows that were not locked while they were read may have been
                 # finished or discarded in between.
                 records = self._still_claimed(cursor, records, token)
-                ids = [record[0] for record in records]
+                ids = tuple(record[0] for record in records)
             traceparents = None
             if self.reads_traceparents:
                 traceparents = {record[0]: record[-2] for record in records}
@@ -116,10 +117,10 @@ class Claims:
                 functools.partial(self._read_whole, params),
                 traceparents,
             )
-            rows: list[OutboxRow] = [ClaimedRow(record, shared) for record in records]
+            rows = ClaimedRows(records, shared)
             if tried:
                 whole = self._whole(cursor, params, tried)
-                rows = [whole.get(row.id, row) for row in rows]
+                return [whole.get(row.id, row) for row in rows]
             return rows
 
         rows = database.transact(take, around=order.around)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from hydracache_sync.durations import duration_ms
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.arguments import checked_count, kept_error
+from hydracache_sync.outbox.claimed_row import ClaimedRows
 from hydracache_sync.outbox.database import IDS_PER_STATEMENT, Database, parts_of
 from hydracache_sync.outbox.history import RowEventKind, noted
 from hydracache_sync.outbox.row import OutboxRow, OutboxState, kept_node
@@ -79,20 +79,11 @@ class Marks:
         :param node: of the event.
         :param said: its error.
         """
-        held: defaultdict[int, list[int]] = defaultdict(list)
-        owners: dict[int, str | None] = {}
-        for row in rows:
-            token = row.claim_token
-            if token is not None:
-                held[token].append(row.id)
-                if event is not None and token not in owners:
-                    owners[token] = row.claim_owner
         parts = []
-        for token, ids in held.items():
+        for token, (owner, ids) in _held(rows).items():
             each = {**params, "token": token}
             if event is not None:
-                who = owners[token] or ""
-                line = noted(event, who=who, node=node, error=said)
+                line = noted(event, who=owner or "", node=node, error=said)
                 each["noted"] = self._database.dialect.encode(line)
             parts += [(each, part) for part in parts_of(ids, IDS_PER_STATEMENT)]
         return self._database.change_all(template, parts)
@@ -160,3 +151,19 @@ class Marks:
 
     def _kept_node(self, node: str) -> Any:
         return self._database.dialect.encode(kept_node(node))
+
+
+def _held(
+    rows: Sequence[OutboxRow],
+) -> Mapping[int, tuple[str | None, Sequence[int]]]:
+    """Return the claims of rows by their token: each its owner, and the rows' ids."""
+    if isinstance(rows, ClaimedRows):
+        return {rows.token: (rows.owner, rows.ids)}
+    held: dict[int, tuple[str | None, list[int]]] = {}
+    for row in rows:
+        token = row.claim_token
+        if token is not None:
+            if token not in held:
+                held[token] = row.claim_owner, []
+            held[token][1].append(row.id)
+    return held

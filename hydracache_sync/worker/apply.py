@@ -4,45 +4,47 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Callable, Sequence
+from typing import Callable, Iterator, Sequence
 
 from hydracache_sync.errors import ApplyTransient
 from hydracache_sync.intents import InvalidationIntent
-from hydracache_sync.outbox.claimed_row import ClaimedRow
+from hydracache_sync.outbox.claimed_row import ClaimedRows
 from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.worker.appliers import InvalidationApplier
 
 logger = printable_logger(__name__)
 
-#: Rows that were not tried before and wait for nothing.
-_PLAIN: set[type[OutboxRow]] = {ClaimedRow}
-
 
 class Batch:
     """The rows of one claim by what they invalidate, and the outcome of each.
 
     :ivar size: how many rows were claimed.
-    :ivar rows: those to apply. Rows with the same target are applied once.
+    :ivar intents: those to apply, each once.
     :ivar malformed: rows that hold no intent.
     :ivar exhausted: rows whose workers died ``max_attempts`` times. Deaths in a batch,
         which another row may have caused, and in outages were not counted.
     :ivar waited: rows that were put off because a node was away.
-    :ivar failures: the outcome of the first targets; the others were not applied.
+    :ivar failures: the outcome of the first intents; the others were not applied.
     """
 
     def __init__(self, rows: Sequence[OutboxRow], max_attempts: int) -> None:
         self.size = len(rows)
-        self.rows: dict[InvalidationIntent, tuple[OutboxRow, ...]] = {}
+        self.intents: Sequence[InvalidationIntent]
         self.malformed: list[OutboxRow] = []
         self.exhausted: list[OutboxRow] = []
         self.waited: list[OutboxRow] = []
         self.failures: list[Exception | None] = []
-        if set(map(type, rows)) == _PLAIN:
+        #: One of each intent, if no two rows have the same and all can be applied.
+        self._each: Sequence[OutboxRow] | None = None
+        self._groups: dict[InvalidationIntent, list[OutboxRow]] = {}
+        if isinstance(rows, ClaimedRows):
             # Mostly like this: nothing has happened to any of them, and all differ.
-            found = dict(zip([row.intent for row in rows], zip(rows)))
-            if len(found) == len(rows) and None not in found:
-                self.rows = found  # type: ignore[assignment]
+            intents = rows.intents()
+            distinct = set(intents)
+            if len(distinct) == len(intents) and None not in distinct:
+                self.intents = intents  # type: ignore[assignment]
+                self._each = rows
                 return
         for row in rows:
             intent = row.intent
@@ -54,9 +56,20 @@ class Batch:
                 continue
             if row.waits_for is not None:
                 self.waited.append(row)
-            first = self.rows.setdefault(intent, (row,))
-            if first[0] is not row:
-                self.rows[intent] = (*first, row)
+            self._groups.setdefault(intent, []).append(row)
+        self.intents = list(self._groups)
+
+    def groups(self) -> Iterator[Sequence[OutboxRow]]:
+        """The rows of each of :attr:`intents`, one or several with the same target."""
+        if self._each is not None:
+            return zip(self._each)
+        return iter(self._groups.values())
+
+    def applicable(self) -> Sequence[OutboxRow]:
+        """The rows of all groups."""
+        if self._each is not None:
+            return self._each
+        return [row for group in self._groups.values() for row in group]
 
 
 def apply_batch(
@@ -76,7 +89,7 @@ def apply_batch(
     :param claim_ttl: seconds, for the log.
     :param stop: when set, no further intent is begun.
     """
-    intents = list(batch.rows)
+    intents = batch.intents
     # An applier that takes intents one by one is interrupted between them; one that
     # takes them together gets them together.
     together = type(applier).apply_batch is not InvalidationApplier.apply_batch

@@ -7,7 +7,6 @@ are not settled yet stay claimed until their claim ends, and are then applied ag
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Callable, Iterator, Mapping, Sequence
 
 from hydracache_sync.backoff import Backoff
@@ -50,7 +49,7 @@ class _Outcomes:
     :ivar unstarted: rows that the applier has not got.
     """
 
-    published: list[OutboxRow] = field(default_factory=list)
+    published: Sequence[OutboxRow] = ()
     unavailable: dict[tuple[NodeName, str], list[OutboxRow]] = field(
         default_factory=dict
     )
@@ -66,14 +65,15 @@ def _outcomes_of(batch: Batch, max_attempts: int) -> _Outcomes:
     for row in batch.exhausted:
         error = f"no success up to attempt {row.attempts}, the last: {ABANDONED}"
         found.dead.setdefault(error, []).append(row)
-    groups = iter(batch.rows.values())
-    if batch.failures.count(None) == len(batch.rows):
-        found.published += chain.from_iterable(groups)
+    if batch.failures.count(None) == len(batch.intents):
+        found.published = batch.applicable()
         return found
+    groups = batch.groups()
+    published: list[OutboxRow] = []
     # Failures first: zip takes no group that it then finds no failure for.
     for failure, rows in zip(batch.failures, groups):
         if failure is None:
-            found.published += rows
+            published += rows
             continue
         error = described(failure)
         if isinstance(failure, (ApplyUnavailable, OSError)):
@@ -88,6 +88,7 @@ def _outcomes_of(batch: Batch, max_attempts: int) -> _Outcomes:
                 found.failed.setdefault((error, attempts), []).append(row)
     for rows in groups:
         found.unstarted += rows
+    found.published = published
     return found
 
 
@@ -196,7 +197,7 @@ class Settler:
 
         def answered() -> Iterator[Sequence[NodeName]]:
             unknown = (None,)
-            for failure, intent in zip(batch.failures, batch.rows):
+            for failure, intent in zip(batch.failures, batch.intents):
                 if failure is None:
                     yield self._applier.nodes_of(intent) or unknown
                 elif not isinstance(

@@ -21,6 +21,7 @@ from hydracache_sync.events import Event, EventSubscriber, OutageBegan
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.claimed_row import ClaimedRows
 from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
@@ -260,7 +261,12 @@ class OutboxWorker:
             note(rows)
         if on_claim is not None:
             on_claim(len(rows))
-        abandoned = [row for row in rows if row.was_abandoned]
+        # Rows that are not made yet are new ones: none was abandoned.
+        abandoned = (
+            []
+            if isinstance(rows, ClaimedRows)
+            else [row for row in rows if row.was_abandoned]
+        )
         self._is_careful = bool(abandoned)
         if not abandoned:
             return self._process(rows, started, stop)
@@ -337,7 +343,7 @@ class OutboxWorker:
         A worker that dies while the cache hangs has not died of the row: the cache must
         have answered first. If it does not, that is noted as the row's failure.
         """
-        for intent, rows in batch.rows.items():
+        for intent, rows in zip(batch.intents, batch.groups()):
             try:
                 self.applier.probe(intent)
             except Exception as exc:

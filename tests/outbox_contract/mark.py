@@ -413,7 +413,7 @@ class MarkContract(OutboxHooks):
     @pytest.mark.parametrize("mark", LATE.values(), ids=LATE)
     def test_more_rows_than_one_statement_takes_are_marked(self, outbox, mark):
         rows = self.claimed(outbox, *numbered(1200))
-        rows += outbox.claim(SHOP, "w", limit=1000, claim_ttl=30)
+        rows = [*rows, *outbox.claim(SHOP, "w", limit=1000, claim_ttl=30)]
 
         assert mark(outbox, rows) == 1200
 
