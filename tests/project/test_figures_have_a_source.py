@@ -43,12 +43,13 @@ NOT_MEASURED = {
     "docs/operations/console.md": {"100 ms"},  # the goal
     "docs/operations/operating.md": {"99.99 %"},  # what nines are
     "docs/project/consistency.md": {"2 MB"},  # the size that the run gives a node
+    "docs/project/performance_reads.md": {"10 us"},  # the goal
 }
 
 #: Those that tests/project/test_quoted_figures.py compares with their source.
 COMPARED = {
     "docs/concepts/tags.md": r"\d+\.\d %",
-    "docs/operations/capacity.md": r"54,549 rows a second|1\.24 times as|3[37] MB",
+    "docs/operations/capacity.md": r"66,518 rows a second|1\.24 times as|3[37] MB",
 }
 
 

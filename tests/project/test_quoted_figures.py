@@ -66,9 +66,8 @@ def test_the_speed_that_capacity_quotes_is_measured() -> None:
     assert re.findall(r"\d+,\d+", run) == drains
     for result in results:
         day = datetime.date.fromisoformat(result["day"])
-        assert run.startswith(f"{day.day} {day:%B %Y} on two processors at")
+        assert run.startswith(f"{day.day} {day:%B %Y} on two processors.")
         assert result["processors"] == 2
-        assert f"a load of {int(result['load'])}." in run
 
 
 def test_the_growth_that_capacity_quotes_is_measured() -> None:
