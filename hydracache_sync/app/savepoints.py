@@ -68,7 +68,7 @@ def note_statement(statement: Any) -> None:
     if mine.has_ended and not _changes_nothing(statement):
         # The code goes on, and may commit this without what was written before.
         mine.has_ended = False
-        note_rollback(None)
+        _note_undone_since(inf)
     found = _sets(statement)
     if found:
         note_set(found[1])
@@ -100,8 +100,12 @@ def note_set(name: str | None) -> None:
 
 def note_rollback(name: str | None) -> None:
     """State that this thread undoes what it has sent since a savepoint."""
+    _note_undone_since(_this_thread().numbers.get(_plain(name), inf))
+
+
+def _note_undone_since(savepoint: float) -> None:
     mine = _this_thread()
-    mine.gone_back.append(mine.numbers.get(_plain(name), inf))
+    mine.gone_back.append(savepoint)
     mine.rollbacks += 1
 
 

@@ -252,7 +252,7 @@ def test_rows_that_others_have_locked_are_skipped_or_waited_for(outbox, own):
         if own.server.skips_locked_rows:
             assert keys_of(rows) == ["free"]
             unlock.join()
-            rows = claim(outbox) + rows
+            rows = [*claim(outbox), *rows]
 
         unlock.join()
 

@@ -118,3 +118,12 @@ def test_after_an_error_that_may_have_ended_it_what_is_changed_counts(
     assert (ended, is_undone(), later()) == (False, goes_on, False)
     savepoints.note_statement("update item set n = 2")
     assert is_undone()
+
+
+def test_that_error_has_ended_what_a_savepoint_without_a_name_came_before() -> None:
+    savepoints.note_set(None)
+    is_undone = savepoints.undone_after(savepoints.number())
+    savepoints.note_end()
+    savepoints.note_statement("update item set n = 1")
+
+    assert is_undone()
