@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from typing import Iterator
 
 import pytest
@@ -56,6 +57,11 @@ class ContractOnMemcached(StoreContract):
         assert answer.startswith(b"HD t")
         left = int(answer[4:])
         return None if left == -1 else left
+
+    def clock_error(self, store: CacheStore) -> float:
+        assert isinstance(store, MemcachedStore)
+        clocks = [float(stats["time"]) for stats in store.stats().values()]
+        return max(abs(clock - time.time()) for clock in clocks)
 
 
 class TestMemcachedStore(ContractOnMemcached):
