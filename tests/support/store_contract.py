@@ -383,7 +383,7 @@ class StoreContract:
                 assert left is None
             else:
                 # memcached's own clock may be two seconds behind the date it is told,
-                # and does not follow the host's where that is set.
+                # and more where it was slow to start.
                 error = 3 + self.clock_error(store)
                 assert left is not None and abs(left - expected) <= error
 
