@@ -79,7 +79,7 @@ class WatchedLoad(LoadSnapshot):
         return value
 
     def note(self, began: float | None, connection: Any) -> None:
-        """A statement was sent, in a transaction that nobody follows or that began."""
+        """A statement was sent, in a transaction that has begun or is not followed."""
         _add(self._followed, connection)
         if began is None:
             self._is_elsewhere = True

@@ -1,4 +1,4 @@
-"""Counts of what a ``TaggedCache`` did, and what it tells those who measure more."""
+"""Counts of what a ``TaggedCache`` did, and the reports that it gives to meters."""
 
 from __future__ import annotations
 

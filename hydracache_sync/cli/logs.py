@@ -1,7 +1,7 @@
 """Log lines of the command line: to stderr, with the time, as many as asked for.
 
-And a progress bar between them for people who watch; nothing for cron, pipes and log
-files. Only here: the library itself adds no handlers.
+And a progress bar between them on a terminal; nothing for cron, pipes and log files.
+Only here: the library itself adds no handlers.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _NAMES = {
     ),
 }
 
-#: Who reads for others, or for no value at all.
+#: Modules whose reads are on behalf of their callers: the callers are looked at.
 _BETWEEN = ("werkzeug", __name__)
 _OURS = "hydracache_sync"
 
