@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict
 from flask import Flask, request
 from werkzeug.datastructures import EnvironHeaders
 
-from hydracache_sync.integrations.flask.g_reads import is_for_a_log
+from hydracache_sync.integrations.flask.object_reads import is_for_a_log
 
 _COOKIE = "HTTP_COOKIE"
 _HOST = "HTTP_HOST"

@@ -12,9 +12,8 @@ from typing import Any, Iterator
 import flask.globals
 from flask import has_request_context, request
 
-from hydracache_sync.integrations.flask.attribute_reads import noted_attributes
 from hydracache_sync.integrations.flask.cookie_reads import watched_environ
-from hydracache_sync.integrations.flask.g_reads import noted_names
+from hydracache_sync.integrations.flask.object_reads import noted_attributes
 
 #: Headers that a view may read and its page is stored. They are in the page's key, or
 #: judged by themselves, or of no effect on a whole page.
@@ -107,13 +106,11 @@ def noted_reads() -> Iterator[list[str]]:
     was_read, environ.is_read, environ.headers = environ.is_read, False, set()
     if accessed:
         session.accessed = False
-    names_of_g: list[str] = []
     hosts: list[str] = []
-    attributes: set[str] = set()
+    attributes: list[str] = []
     try:
-        with noted_names() as names_of_g, _noted_hosts() as hosts:
-            with noted_attributes(served) as attributes:
-                yield found
+        with noted_attributes() as attributes, _noted_hosts() as hosts:
+            yield found
     finally:
         if getattr(session, "accessed", False):
             found.append("the session")
@@ -127,8 +124,7 @@ def noted_reads() -> Iterator[list[str]]:
         found += [each for each in hosts[:1] if each not in found]
         if any(name in vars(served) for name in _QUERY):
             found.append("the query string")
-        found += sorted(attributes)
-        found += [f"g.{name}" for name in names_of_g]
+        found += attributes
         for name, value in parsed.items():
             if value is not None:
                 vars(served).setdefault(name, value)
