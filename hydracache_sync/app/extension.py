@@ -95,6 +95,9 @@ class Extension(abc.ABC):
     #: framework has no request that a function finds by itself.
     noted_reads: Callable[[], ContextManager[Sequence[str]]] | None = None
 
+    #: Whether views are cached whole, whose requests are to be watched.
+    caches_pages = False
+
     # Parts
 
     @property

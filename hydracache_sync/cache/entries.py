@@ -9,11 +9,9 @@ Knows nothing of which reader loads, and how many at once.
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import cycle
 from time import monotonic, perf_counter
 from typing import (
-    TYPE_CHECKING,
     Any,
     Callable,
     Iterable,
@@ -56,9 +54,6 @@ from hydracache_sync.errors import ApplyError, ApplyPermanent
 from hydracache_sync.keys import Identity
 from hydracache_sync.outage import LoggedOutage
 from hydracache_sync.printable import printable_logger
-
-if TYPE_CHECKING:
-    from hydracache_sync.cache.tracer import CacheTracer
 
 logger = printable_logger(__name__)
 
@@ -169,16 +164,6 @@ class Entries:
         self._meters += (meter,)
         # In C, and so in one step for all threads. A read that is measured asks twice.
         self._is_measured = cycle([True, *[False] * READS_FOR_ONE]).__next__
-
-    def trace(self, tracer: CacheTracer) -> None:
-        """Have ``tracer`` called in place of reads, fills and removals from now on."""
-        # Over the methods, so that nothing is asked where nothing is traced.
-        vars(self).update(
-            find=partial(tracer.find, self.find),
-            look_up_many=partial(tracer.look_up_many, self.look_up_many),
-            fill=partial(tracer.fill, self.fill),
-            delete=partial(tracer.delete, self.delete),
-        )
 
     # Reading
 

@@ -52,7 +52,7 @@ from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.tag_sets import several
 from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF, HoldOff, TokenPolicy
-from hydracache_sync.cache.tracer import CacheTracer
+from hydracache_sync.cache.tracer import CacheTracer, trace_entries
 from hydracache_sync.cache.unstorable import (
     RAISE,
     NotToBeStored,
@@ -703,7 +703,7 @@ class TaggedCache:
         :param make: returns the tracer, given the cache's store.
         """
         tracer = make(self._store)
-        self._entries.trace(tracer)
+        trace_entries(self._entries, tracer)
         self._find = self._entries.find
         self._loader = partial(tracer.loader, self._loader)
 

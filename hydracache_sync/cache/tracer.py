@@ -5,9 +5,10 @@ Each method does what ``plain`` does, by calling it once with the arguments behi
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Callable, Iterable, Protocol, Sequence
 
-from hydracache_sync.cache.entries import FillDecision, Found, Lookup
+from hydracache_sync.cache.entries import Entries, FillDecision, Found, Lookup
 from hydracache_sync.cache.lifetime import Lifetime
 from hydracache_sync.cache.load_lock import LoadLock
 from hydracache_sync.keys import Identity
@@ -48,3 +49,14 @@ class CacheTracer(Protocol):
         loader: Callable[[], Any],
     ) -> Callable[[], Any]:
         """Return the loader to call in place of ``loader``."""
+
+
+def trace_entries(entries: Entries, tracer: CacheTracer) -> None:
+    """Have ``tracer`` called in place of reads, fills and removals from now on."""
+    # Over the methods, so that nothing is asked where nothing is traced.
+    vars(entries).update(
+        find=partial(tracer.find, entries.find),
+        look_up_many=partial(tracer.look_up_many, entries.look_up_many),
+        fill=partial(tracer.fill, entries.fill),
+        delete=partial(tracer.delete, entries.delete),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import inspect
 import json
 import re
@@ -88,6 +89,7 @@ ONE_PLACE = {
 }
 
 
+@functools.lru_cache(maxsize=None)
 def modules() -> dict[str, Path]:
     """Every module of the package by its name below it, as ``outbox.sql``."""
     return {
@@ -96,6 +98,7 @@ def modules() -> dict[str, Path]:
     }
 
 
+@functools.lru_cache(maxsize=None)
 def imports_of(path: Path) -> set[str]:
     """Absolute names of all that a file imports, wherever in it."""
     names: set[str] = set()
@@ -131,6 +134,19 @@ def parts_imported_by(path: Path) -> set[str]:
         for name in imports_of(path)
         if name.startswith(prefix)
     }
+
+
+def modules_imported_by(path: Path) -> set[str]:
+    """Modules of the package that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            module = str(node.module).partition(".")[2]
+            for alias in node.names:
+                # A folder is imported for what its __init__ has, or a file in it.
+                names = [f"{module}.{alias.name}", module, f"{module}.__init__"]
+                found.update([name for name in names if name in modules()][:1])
+    return found
 
 
 def layer(part: str) -> int:
@@ -364,6 +380,17 @@ class TestLayers:
         imported = parts_imported_by(modules()[name]) - {part}
 
         assert {each for each in imported if layer(each) >= layer(part)} == set()
+
+    def test_no_two_modules_import_each_other(self) -> None:
+        """Not by others between, nor for their types alone, nor in a function."""
+        left = {name: modules_imported_by(path) for name, path in modules().items()}
+
+        # Those that import none of what is left, until all are gone.
+        while ends := {name for name in left if not left[name] & left.keys()}:
+            for name in ends:
+                del left[name]
+
+        assert left == {}
 
     def test_the_outbox_knows_no_applier_and_no_cache(self) -> None:
         known = {

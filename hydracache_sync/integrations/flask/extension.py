@@ -66,7 +66,6 @@ class HydraCache(Extension):
     intents_of = intents_of
     cached_page = cached_page
     noted_reads = staticmethod(noted_reads)
-    caches_pages = False  # set by the first that is made
 
     def __init__(
         self, app: Flask | None = None, *, connection: ConnectionOf | None = None

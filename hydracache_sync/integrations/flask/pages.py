@@ -11,7 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
-from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable
+from typing import Any, Callable, Collection, Iterable
 
 from flask import Response, current_app, has_request_context, request
 from werkzeug.datastructures import Headers
@@ -41,9 +41,6 @@ from hydracache_sync.integrations.flask.request_reads import (
 from hydracache_sync.keys import Identity, identity_text, identity_texts
 from hydracache_sync.printable import printable_logger
 
-if TYPE_CHECKING:
-    from hydracache_sync.integrations.flask.extension import HydraCache
-
 logger = printable_logger(__name__)
 
 #: Statuses of responses that are kept by default.
@@ -60,7 +57,7 @@ _NOT_KEPT = b""
 
 
 def cached_page(
-    self: HydraCache,
+    self: Extension,
     *,
     tags: Iterable[Identity] | TagsOf,
     ttl: float | None = None,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flask import Flask
 
+from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.receipt_cookie import ReceiptCookie
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.app.teardown import ConnectionOf
@@ -13,9 +12,6 @@ from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import WorkerPool
-
-if TYPE_CHECKING:
-    from hydracache_sync.integrations.flask.extension import HydraCache
 
 NAME = "hydracache"
 
@@ -28,7 +24,7 @@ class FlaskState:
 
     def __init__(
         self,
-        calls: HydraCache,
+        calls: Extension,
         runtime: Runtime,
         connection_of: ConnectionOf | None,
         cookie: ReceiptCookie,
