@@ -10,7 +10,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from hydracache_sync import ConfigurationError
+from hydracache_sync import ConfigurationError, SchemaError
 from hydracache_sync.integrations.sqlalchemy import (
     Attached,
     attach,
@@ -209,3 +209,35 @@ def test_two_phases_write_before_the_first(
 
     assert prepared == []
     assert (library.names(), library.intents()) == (["ada"], [ADA])
+
+
+@pytest.mark.parametrize("library", KNOWS_TWO_PHASES, indirect=True)
+def test_two_phases_that_nobody_has_prepared_write_before_both(
+    library: Library, attached: Attached
+) -> None:
+    with library.engine.connect() as connection:
+        with connection.begin_twophase():
+            add(connection, "ada")
+            attached.invalidate(connection, ADA)
+        receipt = attached.receipt(connection)
+
+    assert (library.names(), library.intents()) == (["ada"], [ADA])
+    assert receipt is not None and receipt.targets == 1
+
+
+@pytest.mark.parametrize("library", KNOWS_TWO_PHASES, indirect=True)
+def test_two_phases_that_nobody_has_prepared_are_rolled_back_where_they_write_nothing(
+    library: Library,
+) -> None:
+    attached = attach(library.engine, library.outbox_on("is_missing"), NAMESPACE)
+    with library.engine.connect() as connection:
+        transaction = connection.begin_twophase()
+        add(connection, "ada")
+        attached.invalidate(connection, ADA)
+        with pytest.raises(SchemaError):
+            transaction.commit()
+    with library.engine.begin() as connection:
+        left = connection.execute(text("xa recover")).all()
+        add(connection, "ada")  # it would wait for the lock of one that is left
+
+    assert (left, library.names()) == ([], ["ada"])

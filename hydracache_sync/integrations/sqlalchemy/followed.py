@@ -98,6 +98,7 @@ class Followed:
         event.listen(engine, "commit", self._commits)
         event.listen(engine, "rollback", self._rolls_back)
         event.listen(engine, "prepare_twophase", self._write_and_hold_off)
+        event.listen(engine, "commit_twophase", self._commits_twophase)
         event.listen(engine, "savepoint", _begin_before_savepoint)
 
     def _executes(
@@ -138,6 +139,20 @@ class Followed:
                 target = dbapi_connection(connection)
                 driver = find_driver(target)
                 (target.rollback if driver is None else driver.roll_back)()
+            raise
+
+    def _commits_twophase(
+        self, connection: Connection, xid: Any, is_prepared: bool
+    ) -> None:
+        """The same where nobody has called ``prepare()``: the commit does so then."""
+        if is_prepared:
+            return
+        try:
+            self._write_and_hold_off(connection)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                dialect = connection.engine.dialect
+                dialect.do_rollback_twophase(connection, xid, is_prepared=False)
             raise
 
     def _rolls_back(self, connection: Connection) -> None:
