@@ -20,7 +20,7 @@ from hydracache_sync.fork import ProcessLocal
 REMEMBERED = 64
 
 #: Blanks, and the comments by which programs say where a statement comes from.
-_BEFORE = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+_BEFORE = r"(?:\s|(?:--|#)[^\n]*\n|/\*.*?\*/)*"
 
 _sets = re.compile(_BEFORE + r"savepoint\s+(\S+)", re.I | re.S).match
 _goes_back = re.compile(

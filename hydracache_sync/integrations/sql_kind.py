@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Iterator
 
 #: First words of statements that change no data.
 _READING = frozenset(
@@ -10,16 +11,14 @@ _READING = frozenset(
     " savepoint release rollback commit".split()
 )
 
-#: After blanks and comments. MySQL and MariaDB carry out what is in /*! */ and /*M! */.
-_FIRST_WORD = re.compile(
-    r"(?:\s+|(?:--|#)[^\n]*\n|/\*(?!M?!).*?\*/|[(;])*(\w+)", re.DOTALL
-)
+#: Blanks and comments. MySQL and MariaDB carry out what is in /*! */ and /*M! */.
+_BEFORE = re.compile(r"(?:\s+|(?:--|#)[^\n]*\n|/\*(?!M?!).*?\*/|[(;])*", re.DOTALL)
+_CARRIED_OUT = ("/*!", "/*M!")
+_WORD = re.compile(r"\w+")
 _CHANGING = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.IGNORECASE)
-
 
 #: First words of statements that name no table and may change any.
 _OPAQUE = frozenset("call do exec execute".split())
-
 
 #: What MariaDB has before a statement, to set variables for it alone.
 _SETTINGS = re.compile(r"\s+statement\b.*?\bfor\b", re.IGNORECASE | re.DOTALL)
@@ -27,38 +26,61 @@ _SETTINGS = re.compile(r"\s+statement\b.*?\bfor\b", re.IGNORECASE | re.DOTALL)
 #: The begin of several statements that are sent as one, and not that of a transaction.
 _COMPOUND = re.compile(r"\s+not\s+atomic\b", re.IGNORECASE)
 
-#: A further statement in the same text, which MySQL's drivers can be told to allow.
-_FURTHER = re.compile(
-    r";(?:\s|/\*.*?\*/)*(?:insert|update|delete|replace|truncate|call|do|execute)\b",
-    re.IGNORECASE | re.DOTALL,
+#: First words of a further statement in the same text that change something; drivers of
+#: MySQL can be told to allow one. Not all that are not known to read: what follows a
+#: semicolon may be in a string.
+_FURTHER = _OPAQUE | frozenset(
+    "alter analyze create delete drop import insert load merge prepare rename replace"
+    " truncate update".split()
 )
 
 
-def hides_its_tables(statement: str) -> bool:
+def hides_its_tables(text: str) -> bool:
     """Whether a statement may change tables that are not named in it."""
-    return _first_word(statement)[0] in _OPAQUE
+    return any(word in _OPAQUE for word, _ in _statements(text))
 
 
-def changes_data(statement: str) -> bool:
+def changes_data(text: str) -> bool:
     """In doubt it does."""
-    word, rest = _first_word(statement)
+    statements = _statements(text)
+    word, end = next(statements)
     if word is None:
-        return bool(statement.strip())
-    if word == "with":
-        return _CHANGING.search(statement) is not None
-    if word not in _READING or (word == "begin" and _COMPOUND.match(rest)):
+        return bool(text.strip())
+    if word not in _READING and word != "with":
         return True
-    return ";" in rest and _FURTHER.search(rest) is not None
+    return _hides_a_change(word, text, end) or any(
+        word in _FURTHER
+        or (word is None and text.startswith(_CARRIED_OUT, end))
+        or _hides_a_change(word, text, end)
+        for word, end in statements
+    )
 
 
-def _first_word(statement: str) -> tuple[str | None, str]:
-    """The word that says what a statement does, and the text behind it."""
+def _hides_a_change(word: str | None, text: str, end: int) -> bool:
+    """Whether a statement whose first word reads, changes something behind it."""
+    if word == "with":
+        return _CHANGING.search(text, end) is not None
+    return word == "begin" and _COMPOUND.match(text, end) is not None
+
+
+def _statements(text: str) -> Iterator[tuple[str | None, int]]:
+    """The first word of each statement of a text, and where the word ends.
+
+    None where a comment begins that is not for all, or something else.
+    """
+    yield _first_word(text, 0)
+    for semicolon in re.finditer(";", text):
+        yield _first_word(text, semicolon.end())
+
+
+def _first_word(text: str, start: int) -> tuple[str | None, int]:
     while True:
-        found = _FIRST_WORD.match(statement)
+        start = _BEFORE.match(text, start).end()  # type: ignore[union-attr]
+        found = _WORD.match(text, start)
         if found is None:
-            return None, ""
-        word, rest = found.group(1).lower(), statement[found.end() :]
-        settings = _SETTINGS.match(rest) if word == "set" else None
+            return None, start
+        word = found[0].lower()
+        settings = _SETTINGS.match(text, found.end()) if word == "set" else None
         if settings is None:
-            return word, rest
-        statement = rest[settings.end() :]
+            return word, found.end()
+        start = settings.end()

@@ -41,6 +41,7 @@ def test_a_rollback_before_the_write_is_no_matter() -> None:
     ("sets", "goes_back"),
     [
         ("savepoint a", "rollback to a"),
+        ("# set\nsavepoint a", "# back\nrollback to a"),
         ('SAVEPOINT "s1_x1"', 'ROLLBACK TO SAVEPOINT "s1_x1"'),
         ("SAVEPOINT `s1_x1`;", "  Rollback Work To Savepoint `s1_x1`;"),
         (b"SAVEPOINT a", b"ROLLBACK TRANSACTION TO A"),

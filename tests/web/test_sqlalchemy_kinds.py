@@ -49,6 +49,7 @@ from hydracache_sync import (
     entity_tag,
     kind_tag,
 )
+from hydracache_sync.integrations.sql_kind import hides_its_tables
 from hydracache_sync.integrations.sqlalchemy import Attached, attach
 
 Change = Callable[[Any], Any]
@@ -588,6 +589,17 @@ class TestUnseen:
         said = [each for each in caplog.messages if "table author of a" in each]
         assert len(set(said)) == 1
         assert said[0].startswith(f"{__file__}:")
+
+    @pytest.mark.parametrize(
+        "statement, hides",
+        [
+            ("call rename_all()", True),
+            ("select 1; -- c\ncall rename_all()", True),
+            ("select 1; update author set name = ''", False),
+        ],
+    )
+    def test_what_hides_its_tables(self, statement: str, hides: bool) -> None:
+        assert hides_its_tables(statement) is hides
 
     @pytest.mark.parametrize("library", KNOWS_TWO_PHASES, indirect=True)
     def test_a_statement_that_hides_its_tables(
