@@ -1,7 +1,8 @@
 """memcached's classic commands as bytes, and how many may be under way at once.
 
-No ``noreply``, ever: an invalidation that was not acknowledged may not have happened.
-Knows no socket.
+What changes or removes a value is acknowledged, always: an invalidation that was not
+acknowledged may not have happened. ``noreply`` has a placeholder alone, which the
+``gets`` right behind it on the same connection reads back. Knows no socket.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def versions(
 ) -> Iterator[Window]:
     """For each place an ``add`` of its placeholder, and after them all ``gets``.
 
-    A window has the answers of its adds first, then those of a ``gets`` for each
-    ``KEYS_PER_GET`` of its places.
+    A window has the answers of a ``gets`` for each ``KEYS_PER_GET`` of its places. The
+    adds have none, which would take both sides some time to send and read, and would
+    say nothing more. Where nothing is there, :func:`tries` asks for the reason.
 
     :param placeholders: all of one length.
     """
@@ -97,7 +99,7 @@ def versions(
             get(keys[first : min(first + KEYS_PER_GET, stop)], b"gets ")
             for first in range(start, stop, KEYS_PER_GET)
         ]
-        adds = _adds(keys[start:stop], placeholders[start:stop])
+        adds = _adds(keys[start:stop], placeholders[start:stop], b"0", b" noreply\r\n")
         yield Window(places[start:stop], b"".join([adds, *gets]))
 
 
@@ -115,13 +117,27 @@ def compare_and_set(
     return _each(len(keys), b"cas ", keys, head, uniques, b"\r\n", values, b"\r\n")
 
 
-def _adds(keys: Sequence[bytes], values: Sequence[bytes]) -> bytes:
+def tries(keys: Sequence[bytes], size: int) -> bytes:
+    """``add`` for each key, of ``size`` bytes that nobody ever sees.
+
+    They expire at once. The answers say what kept a placeholder from being stored.
+    """
+    return _adds(keys, [bytes(size)] * len(keys), b"%d" % EXPIRED)
+
+
+def _adds(
+    keys: Sequence[bytes],
+    values: Sequence[bytes],
+    expiry: bytes = b"0",
+    end: bytes = b"\r\n",
+) -> bytes:
     """``add`` for each key.
 
     :param values: all of one length.
     """
     [size] = set(map(len, values))
-    return _each(len(keys), b"add ", keys, b" 0 0 %d\r\n" % size, values, b"\r\n")
+    head = b" 0 %b %d%b" % (expiry, size, end)
+    return _each(len(keys), b"add ", keys, head, values, b"\r\n")
 
 
 def _each(count: int, *parts: bytes | Sequence[bytes]) -> bytes:

@@ -273,21 +273,18 @@ class Node:
 
     def read_versions(
         self, connection: Connection, keys: Sequence[bytes], due: float | None = None
-    ) -> tuple[list[bytes | None], list[bytes], dict[int, ApplyError]]:
+    ) -> tuple[list[bytes | None], list[bytes]]:
         """Read the answers to a window of ``commands.versions``.
 
         The connection then goes to :meth:`send_more`, or to :meth:`put_back` if there
         is no more to say.
 
-        :return: values in the order of the keys, None where nothing is; their versions;
-            and the errors of refused placeholders, by their places in ``keys``.
+        :return: values in the order of the keys, None where nothing is in spite of the
+            placeholder; and their versions.
         :raises ApplyUnavailable: the node did not answer properly.
         """
 
-        def read(
-            replies: Replies,
-        ) -> tuple[list[bytes | None], list[bytes], dict[int, ApplyError]]:
-            refused = self._refusals(replies.lines(len(keys)))
+        def read(replies: Replies) -> tuple[list[bytes | None], list[bytes]]:
             values: list[bytes | None] = []
             uniques: list[bytes] = []
             for start in range(0, len(keys), KEYS_PER_GET):
@@ -295,7 +292,24 @@ class Node:
                 values += some
                 uniques += theirs
             replies.finish()
-            return values, uniques, refused
+            return values, uniques
+
+        return self._read(connection, read, due)
+
+    def read_refusals(
+        self, connection: Connection, keys: Sequence[bytes], due: float | None = None
+    ) -> dict[int, ApplyError]:
+        """Read the answers to ``commands.tries``: refusals by their places in ``keys``.
+
+        The connection then goes on as after :meth:`read_versions`.
+
+        :raises ApplyUnavailable: the node did not answer properly.
+        """
+
+        def read(replies: Replies) -> dict[int, ApplyError]:
+            refused = self._refusals(replies.lines(len(keys)))
+            replies.finish()
+            return refused
 
         return self._read(connection, read, due)
 

@@ -61,19 +61,23 @@ class Replacement:
 
     :param copies: all that are to be replaced, of which windows have the places.
     :param keys: of each, on its node.
+    :param size: bytes of a placeholder.
     :param timeout: seconds for the answers to a step once all of it was sent.
     :ivar outcomes: of each copy; see ``CacheStore.replace_many``.
     """
 
     def __init__(
-        self, copies: Sequence[Copy], keys: Sequence[bytes], timeout: float
+        self, copies: Sequence[Copy], keys: Sequence[bytes], size: int, timeout: float
     ) -> None:
         self.outcomes: list[bool | ApplyError] = [False] * len(copies)
         self._copies = copies
         self._keys = keys
+        self._size = size
         self._timeout = timeout
         # Connections by what is next on them, in the order of their nodes.
         self._asked: list[_Use] = []
+        self._lacking: list[_Use] = []
+        self._trying: list[_Use] = []
         self._answered: list[_Use] = []
         self._sent: list[_Use] = []
 
@@ -91,13 +95,17 @@ class Replacement:
         """
         if self._asked:
             self._each(self._asked, self._read, gave_up)
+            self._each(self._lacking, self._try, gave_up)
+            self._each(self._trying, self._note_refusals, gave_up)
             self._make(make)
             self._each(self._answered, self._store, gave_up)
             self._each(self._sent, self._settle, gave_up)
 
     def abandon(self) -> None:
         """Close the connections on which an answer was not read: after an exception."""
-        for use in chain(self._asked, self._answered, self._sent):
+        for use in chain(
+            self._asked, self._lacking, self._trying, self._answered, self._sent
+        ):
             use.node.abandon(use.connection)
 
     def fail(self, places: Sequence[int], error: ApplyError) -> None:
@@ -127,15 +135,27 @@ class Replacement:
             due = until
 
     def _read(self, use: _Use, due: float | None) -> bool:
-        use.values, use.uniques, refused = use.node.read_versions(
-            use.connection, use.keys, due
-        )
-        self._answered.append(use)
+        use.values, use.uniques = use.node.read_versions(use.connection, use.keys, due)
         # Not "None in", which compares each; a token is never empty.
-        if not all(use.values):
-            for at, error in refused.items():
-                self.outcomes[use.places[at]] = error
-            use.keep([at for at, value in enumerate(use.values) if value is not None])
+        (self._answered if all(use.values) else self._lacking).append(use)
+        return True
+
+    def _try(self, use: _Use, _: float | None) -> bool:
+        """Ask why some placeholders are not there: refused, or gone at once."""
+        keys = [use.keys[at] for at in _nothing_at(use.values)]
+        data = commands.tries(keys, self._size)
+        use.node.send_more(use.connection, data, monotonic())
+        self._trying.append(use)
+        return True
+
+    def _note_refusals(self, use: _Use, due: float | None) -> bool:
+        lacking = _nothing_at(use.values)
+        keys = [use.keys[at] for at in lacking]
+        refused = use.node.read_refusals(use.connection, keys, due)
+        for index, error in refused.items():
+            self.outcomes[use.places[lacking[index]]] = error
+        use.keep([at for at, value in enumerate(use.values) if value is not None])
+        self._answered.append(use)
         return True
 
     def _make(self, make: Maker) -> None:
@@ -185,3 +205,7 @@ class Replacement:
         for place, error in failed.items():
             self.outcomes[place] = error
         return goes_on
+
+
+def _nothing_at(values: Sequence[bytes | None]) -> list[int]:
+    return [at for at, value in enumerate(values) if value is None]

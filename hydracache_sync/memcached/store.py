@@ -272,7 +272,8 @@ class MemcachedStore(CacheStore):
                     [keys[place] for place in share],
                     [placeholders[place] for place in share],
                 )
-        replacement = Replacement(copies, keys, self._timeout)
+        size = len(placeholders[0]) if placeholders else 0
+        replacement = Replacement(copies, keys, size, self._timeout)
         while going:
             try:
                 self._send_windows(going, replacement.asked, replacement.fail)

@@ -292,3 +292,23 @@ def test_a_token_that_a_full_server_does_not_replace_is_gone() -> None:
         assert isinstance(failures[ONE], ApplyUnavailable)
         assert "memory" in str(failures[ONE])
         assert cache.get("key", tags=["one"]) is None
+
+
+def test_a_token_that_a_full_server_does_not_take_is_told_at_once() -> None:
+    with Memcached(arguments=("-M", "-m", "2")) as full:
+        store = MemcachedStore([full.address], timeout=10)
+        number = 0
+        while store.set_many([((b"x", b"fill%d" % number), b"x" * 9, None)]) == {}:
+            number += 1
+        make = Maker()
+
+        failures = replace(store, [ONE, TWO], make, LIVE)
+
+        for address in (ONE, TWO):
+            failure = failures[address]
+            assert isinstance(failure, ApplyUnavailable) and failure.answered
+            assert failure.node == full.address and "out of memory" in str(failure)
+        assert store.get_many([ONE, TWO]) == [None, None]
+        # The connection is still in step.
+        assert store.delete_many([(b"x", b"fill0"), (b"x", b"fill1")]) == {}
+        assert replace(store, [ONE], make, LIVE) == {}

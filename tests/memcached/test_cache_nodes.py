@@ -300,8 +300,8 @@ POINTS = {
     "add": [(Connection, "send"), (Replies, "lines"), (Replies, "values")],
     "set": [(Connection, "send"), (Replies, "skip")],
     "delete": [(Connection, "send"), (Replies, "skip")],
-    "replace": [(Connection, "send"), (Replies, "lines"), (Replies, "versions")]
-    + [(Replies, "skip")],
+    "replace": [(Connection, "send"), (Replies, "versions"), (Replies, "skip")],
+    "replace what is refused": [(Connection, "send"), (Replies, "lines")],
     "ping": [(Connection, "send"), (Replies, "line")],
 }
 
@@ -323,6 +323,10 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next_one(
     addresses = sum(on_each(store, servers, 2), [])
     others = [address for some in on_each(store, servers, 4) for address in some[2:]]
     store.set_many([(address, b"old", None) for address in others])
+    if call == "replace what is refused":
+        call = "replace"
+        for server in servers:
+            monkeypatch.setattr(server, "_store", lambda *_: b"SERVER_ERROR full\r\n")
     real = getattr(where, name)
     calls = itertools.count(1)
 

@@ -16,7 +16,7 @@ import pytest
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
 from hydracache_sync.memcached import MemcachedStore, connection_pool, transport
-from hydracache_sync.memcached.commands import WINDOW_SIZE
+from hydracache_sync.memcached.commands import EXPIRED, WINDOW_SIZE
 from support.node_identity import take_off
 from support.servers import Memcached, free_port
 
@@ -145,6 +145,41 @@ def test_nothing_is_sent_without_asking_for_an_acknowledgement(
     store.delete_many([ONE])
 
     assert not any(b"noreply" in data for data in script.received)
+
+
+def test_a_placeholder_alone_is_not_answered_and_is_read_back_at_once(
+    script: Script, store: MemcachedStore
+) -> None:
+    found = b"VALUE %b 0 1 7\r\np\r\nEND\r\n" % ONE[1]
+    script.answers = [found, b"STORED\r\n"]
+
+    copies = store.copies([ONE])
+    assert store.replace_many(copies, [b"p"], lambda *_: [b"n"]) == [True]
+
+    added, compared = script.received
+    assert added == b"add %b 0 0 1 noreply\r\np\r\ngets %b\r\n" % (ONE[1], ONE[1])
+    assert compared == b"cas %b 0 0 1 7\r\nn\r\n" % ONE[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(b"STORED", False), (b"NOT_STORED", False), (b"SERVER_ERROR full", "full")],
+)
+def test_why_a_placeholder_is_missing_is_asked_by_one_that_nobody_sees(
+    script: Script, store: MemcachedStore, answer: bytes, said: object
+) -> None:
+    found = b"VALUE %b 0 1 7\r\np\r\nEND\r\n" % ONE[1]
+    script.answers = [found, answer + b"\r\n", b"STORED\r\n"]
+
+    copies = store.copies([ONE, TWO])
+    first, second = store.replace_many(copies, [b"p", b"q"], lambda *_: [b"n"])
+
+    assert first is True
+    assert second is said or str(said) in str(second)
+    _, tried, compared = script.received
+    assert tried == b"add %b 0 %d 1\r\n\0\r\n" % (TWO[1], EXPIRED)
+    assert compared.startswith(b"cas " + ONE[1]) and TWO[1] not in compared
+    assert script.connections == 1
 
 
 def test_one_acknowledgement_too_many_acknowledges_nothing(
