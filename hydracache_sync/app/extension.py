@@ -27,6 +27,7 @@ from hydracache_sync.app import app_settings, own_reads
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
+from hydracache_sync.app.snapshot_guard import see_statements
 from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.read_memo import ReadMemo
@@ -265,11 +266,12 @@ class Extension(abc.ABC):
                 if is_over is None:
                     is_over = has_ended() and blocks == collected.committed_blocks
                 if _has_ended(driver):
-                    # A commit of its own, or a statement that commits by itself.
-                    before = collected.intents
+                    # A commit of its own, or a statement that commits by itself; what
+                    # came after a deadlock perhaps, in autocommit.
+                    before = (*_undone_of(collected, earlier), *collected.intents)
                     collected.doubt = "no transaction was open when its block raised"
                 elif is_over:
-                    before = collected.intents
+                    before = (*_undone_of(collected, earlier), *collected.intents)
                     collected.doubt = (
                         "its block ended the transaction that it had begun, and raised"
                         " in another one"
@@ -564,6 +566,9 @@ class Extension(abc.ABC):
             return None  # what is wrong with it the outbox says better
 
     def _know(self, connection: Any) -> None:
+        # Whatever HYDRACACHE_SNAPSHOT is: of savepoints, and of deadlocks, which undo
+        # what is written.
+        see_statements()
         writes = self.request_writes()
         if writes is not None:
             writes.know(connection)
@@ -578,6 +583,19 @@ def _say_ended(collected: RequestState, earlier: Sequence[EnqueuedBatch]) -> Non
             " Leave commit and rollback to the block",
             collected.where,
         )
+
+
+def _undone_of(
+    collected: RequestState, earlier: Sequence[EnqueuedBatch]
+) -> list[InvalidationIntent]:
+    """What a block has written and its server has undone before the block went on."""
+    undone = [each for each in collected.written if each.is_undone()]
+    return [
+        intent
+        for each in undone
+        if each not in earlier
+        for intent in each.receipt.batch or ()
+    ]
 
 
 def _has_ended(driver: CallersConnection) -> bool:

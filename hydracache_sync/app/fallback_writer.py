@@ -134,7 +134,7 @@ class FallbackWriter:
         deadline = time.monotonic() + self._timeout
         for each in written:
             batch = each.receipt.batch
-            is_undone = each.again and each.is_undone()
+            is_undone = each.is_undone()
             if each.committed or each.published or batch is None:
                 continue
             if each.joined is True and not is_undone:

@@ -191,7 +191,9 @@ class InvalidationOutbox:
         """Write ``batch`` with one INSERT inside the caller's open transaction.
 
         The rows exist if and only if the caller commits. Never begins, commits, rolls
-        back or retries; never waits on a cache. On MySQL, ``LAST_INSERT_ID()`` and
+        back or retries; never waits on a cache. A rollback to a savepoint, or an error
+        by which the server ends the transaction, as a deadlock does, undoes them: code
+        that goes on after it enqueues again. On MySQL, ``LAST_INSERT_ID()`` and
         ``ROW_COUNT()`` are not the caller's after it, and the warnings of the statement
         before are gone: read yours first.
 

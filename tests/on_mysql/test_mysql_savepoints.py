@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from contextlib import closing
 from typing import Any, Callable, Iterator
 
+import pymysql
 import pytest
 from flask import Flask
 from mysql_callers import CALLERS, Caller, PyMySQLCaller
 from mysql_databases import Database, fresh_database
 
-from hydracache_sync import MemoryStore
+from hydracache_sync import InvalidationIntent, MemoryStore, NotInTransactionError
 from hydracache_sync.integrations.flask import HydraCache
 from outbox_contract.common import keys_of
 from support.servers import MariaDB
@@ -33,7 +35,9 @@ def caller(request: pytest.FixtureRequest) -> Caller:
     return found
 
 
-def run(database: Database, view: Callable[[HydraCache], None]) -> list[Any]:
+def run(
+    database: Database, view: Callable[[HydraCache], None], **config: str
+) -> list[Any]:
     """Serve ``view``; return the keys whose rows are durable."""
     hydracache, app = HydraCache(), Flask("shop")
     with closing(database.outbox()) as outbox:
@@ -43,6 +47,7 @@ def run(database: Database, view: Callable[[HydraCache], None]) -> list[Any]:
             HYDRACACHE_NAMESPACE="shop",
             HYDRACACHE_MEMCACHED=MemoryStore(),
             HYDRACACHE_POOL="none",
+            **config,
         )
         hydracache.init_app(app)
 
@@ -106,9 +111,22 @@ def deadlock(database: Database, connection: Any, caller: Caller) -> None:
         other.rollback()
 
 
+def write(hydracache: HydraCache, connection: Any) -> None:
+    hydracache.invalidate_key("one")
+    hydracache.write(connection)
+
+
+def enqueue(hydracache: HydraCache, connection: Any) -> None:
+    hydracache.enqueue(connection, InvalidationIntent.key("one"))
+
+
 @pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "gives up"])
+@pytest.mark.parametrize("written_by", [write, enqueue])
 def test_what_was_written_before_a_deadlock_is_saved_if_the_view_goes_on(
-    database: Database, goes_on: bool, caplog: pytest.LogCaptureFixture
+    database: Database,
+    written_by: Callable[[HydraCache, Any], None],
+    goes_on: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Of the one driver whose rows are not looked for in any case."""
     caller = PyMySQLCaller()
@@ -116,8 +134,7 @@ def test_what_was_written_before_a_deadlock_is_saved_if_the_view_goes_on(
 
         def view(hydracache: HydraCache) -> None:
             caller.execute(connection, "update item set name = 'never' where id = 1")
-            hydracache.invalidate_key("one")
-            hydracache.write(connection)
+            written_by(hydracache, connection)
             deadlock(database, connection, caller)
             caller.execute(connection, "select name from item")
             if goes_on:
@@ -132,6 +149,58 @@ def test_what_was_written_before_a_deadlock_is_saved_if_the_view_goes_on(
     assert database.sql("select name from item where id = 1") == [(name,)]
     assert keys == (["one"] if goes_on else [])
     assert ("such as a deadlock" in caplog.text) == goes_on
+
+
+@pytest.mark.parametrize("snapshot", ["fresh", "request", "session"])
+def test_a_deadlock_is_seen_whatever_is_known_of_snapshots(
+    database: Database, snapshot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a process where nobody has asked for the statements before."""
+    caller = PyMySQLCaller()
+    kind = pymysql.connections.Connection
+    monkeypatch.setattr(kind, "query", inspect.unwrap(kind.query))
+    with closing(caller.connect(database)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            caller.execute(connection, "update item set name = 'never' where id = 1")
+            write(hydracache, connection)
+            deadlock(database, connection, caller)
+            caller.execute(connection, "update item set name = 'after' where id = 1")
+            connection.commit()
+
+        keys = run(database, view, HYDRACACHE_SNAPSHOT=snapshot)
+
+    assert database.sql("select name from item where id = 1") == [("after",)]
+    assert keys == ["one"]
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "gives up"])
+def test_in_autocommit_a_block_that_goes_on_after_a_deadlock_keeps_what_it_wrote(
+    database: Database, goes_on: bool
+) -> None:
+    """What it changes from there on is committed at once, and its end is refused."""
+    caller = PyMySQLCaller()
+    with closing(database.connect(autocommit=True)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            with pytest.raises(NotInTransactionError if goes_on else ValueError):
+                with hydracache.transaction(connection):
+                    caller.execute(
+                        connection, "update item set name = 'never' where id = 1"
+                    )
+                    write(hydracache, connection)
+                    deadlock(database, connection, caller)
+                    if not goes_on:
+                        raise ValueError
+                    caller.execute(
+                        connection, "update item set name = 'after' where id = 1"
+                    )
+
+        keys = run(database, view)
+
+    name = "after" if goes_on else "before"
+    assert database.sql("select name from item where id = 1") == [(name,)]
+    assert keys == (["one"] if goes_on else [])
 
 
 def test_a_rollback_of_the_whole_transaction_takes_the_rows_along(
