@@ -190,7 +190,8 @@ class SnapshotGuard:
         writes = self._writes()
         if writes is None or not writes.reads_in_left_open():
             return None
-        self._warn()
+        if writes.left_open:  # and not only perhaps
+            self._warn()
         return LEFT_OPEN_SINCE
 
     def _warn(self) -> None:
@@ -199,9 +200,10 @@ class SnapshotGuard:
             return
         self._warned = True
         logger.warning(
-            "a connection that connection= returns was in a transaction when the"
-            " request began: an earlier request has left it open. What is read on it"
-            " is as old as that transaction, also past the cache, and is not stored."
+            "a connection that connection= returns, or one of Django, was in a"
+            " transaction when the request began: an earlier request has left it open."
+            " What is read on it is as old as that transaction, also past the cache,"
+            " and is not stored."
             " Commit or roll back at the end of each request. Said once in a process"
         )
 

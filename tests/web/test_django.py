@@ -759,6 +759,33 @@ class TestAuto:
 
             assert self.shown_and_stored(auto, view) == ("before", None)
 
+    @pytest.mark.parametrize("tells", [True, False], ids=["told", "not told"])
+    def test_nor_what_is_read_in_a_transaction_that_an_earlier_request_left_open(
+        self, auto: HydraCache, tells: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Out of autocommit, on a connection that is kept."""
+        if not tells:
+            module = "hydracache_sync.integrations.django.find_driver"
+            monkeypatch.setattr(module, lambda connection: None)
+
+        def left_open(change_and_read: Callable[..., str]) -> str:
+            connection.set_autocommit(False)
+            with connection.cursor() as cursor:
+                cursor.execute("begin")
+            self.name()
+            return change_and_read()
+
+        self.shown_and_stored(auto, left_open)
+        for _ in range(2):  # the second one knows the token
+
+            def get_response(request: Any) -> HttpResponse:
+                return HttpResponse(auto.get_or_load("item:1", self.name))
+
+            request = RequestFactory().get("/items/")
+            assert auto.middleware(get_response)(request).content == b"before"
+
+        assert auto.cache.get("item:1") is None
+
 
 class TestReplica:
     def test_what_a_late_replica_shows_is_not_stored(self) -> None:

@@ -22,8 +22,9 @@ from django.db import (  # type: ignore[import-not-found,import-untyped,unused-i
 
 from hydracache_sync.app import open_transactions, replica_reads, savepoints
 from hydracache_sync.app.context_extension import ContextExtension, Scope
-from hydracache_sync.app.known_connections import KnownReads
+from hydracache_sync.app.known_connections import KnownReads, LeftOpen
 from hydracache_sync.app.request_writes import RequestWrites
+from hydracache_sync.drivers import find_driver
 from hydracache_sync.integrations.attaching import attach
 from hydracache_sync.integrations.attaching import intents_of as intents_of_watched
 from hydracache_sync.integrations.django.project import (
@@ -86,6 +87,9 @@ class _Writes(RequestWrites):
         self._changed: dict[str, Any] = {}
         #: A transaction was open when the request began, in which it may read.
         self._were_open = False
+        #: Connections of which it is not known whether an earlier request has left a
+        #: transaction open, with the driver's.
+        self._may_be_left_open: list[tuple[Any, Any]] = []
 
     def know(self, connection: Any) -> None:
         """A driver's connection; those of Django's are known better by themselves."""
@@ -107,9 +111,30 @@ class _Writes(RequestWrites):
             reads.since = oldest(reads.since, opened)
         return reads
 
+    def reads_in_left_open(self) -> bool:
+        may_be_open = super().reads_in_left_open()
+        return may_be_open or any(
+            connection.connection is own for connection, own in self._may_be_left_open
+        )
+
+    def _find_left_open(self) -> None:
+        """Out of autocommit a SELECT begins a transaction, which a connection that is
+        kept for the next request still has. Not all drivers tell."""
+        kept = [
+            (each, each.connection)
+            for each in connections.all()
+            if _in_transaction(each) and not each.in_atomic_block
+        ]
+        self.left_open = LeftOpen(own for _, own in kept)
+        for connection, own in kept:
+            driver = find_driver(own)
+            if driver is None or not driver.tells_snapshots:
+                self._may_be_left_open.append((connection, own))
+
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """See the statements of all connections in the block."""
+        self._find_left_open()
         with contextlib.ExitStack() as watched:
             for connection in connections.all():
                 self._were_open |= _in_transaction(connection)
