@@ -326,6 +326,7 @@ class InvalidationOutbox:
 
         :return: in the order given; none for none, without touching storage.
         """
+        self._database.require_no_block()
         self._claims.make_dated_ahead_due(namespaces)
         due = self._poll.due(namespaces)
         if due:

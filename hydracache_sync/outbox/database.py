@@ -172,12 +172,20 @@ class Database:
 
     def session(self) -> ContextManager[Any]:
         """Lend this thread a connection, outside of any transaction."""
-        if self.open_block() is not None:
+        self.require_no_block()
+        return self.sessions.lend()
+
+    def require_no_block(self) -> None:
+        """Refuse a call of a thread that has an open ``transaction()`` block.
+
+        :raises OutboxError: it has one.
+        """
+        # Most often no thread has one, and a pool asks fifty times a second.
+        if self._blocks and self.open_block() is not None:
             raise OutboxError(
                 "this thread is inside a transaction() block of the outbox; there it"
                 " may call enqueue_in with the block's connection only"
             )
-        return self.sessions.lend()
 
     def read(
         self,

@@ -1828,6 +1828,12 @@ class TestQuietFile:
 
         assert quiet.due_namespaces([SHOP]) == [SHOP]
 
+    def test_nor_is_the_thread_of_an_open_block_answered(self, quiet, monkeypatch):
+        monkeypatch.setattr(sqlite_poll, "LOOK_ANYWAY", DEADLINE)
+
+        with quiet.transaction(), pytest.raises(OutboxError, match="block"):
+            quiet.due_namespaces([SHOP])
+
     def test_rows_that_become_due_by_themselves_are_seen_soon(self, tmp_path):
         clock = FakeClock()
         with contextlib.closing(SQLiteOutbox(tmp_path / "a.db", clock=clock)) as outbox:
