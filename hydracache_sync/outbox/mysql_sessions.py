@@ -114,6 +114,17 @@ class MySQLConnector:
             ) from exc
         try:
             with connection.cursor() as cursor:
+                # Before anything is read. Whatever the server's defaults are: nothing
+                # of ours is cut or refused, and what is done is committed, by each
+                # statement or COMMIT, and no more. A server may be set up to ignore
+                # the character set that was asked for.
+                cursor.execute(
+                    "set names utf8mb4, sql_mode = 'STRICT_ALL_TABLES', autocommit = 1,"
+                    f" completion_type = 0, sql_select_limit = {2**64 - 1},"
+                    " sql_big_selects = 1, sql_safe_updates = 0,"
+                    f" innodb_lock_wait_timeout = {LOCK_WAIT_TIMEOUT},"
+                    f" lock_wait_timeout = {self._table_wait}"
+                )
                 connection.hydracache_server = server = read_server(cursor)
                 # One statement each, so that a poller sees what was committed since,
                 # and a claim locks no gap that a producer wants to insert into.
@@ -124,20 +135,8 @@ class MySQLConnector:
                 cursor.execute(
                     f"set session transaction isolation level {isolation}, read write"
                 )
-                # Whatever the server's defaults are: nothing of ours is cut, and what
-                # is done is committed, by each statement or COMMIT, and no more. A
-                # server may be set up to ignore the character set that was asked for.
-                cursor.execute(
-                    "set names utf8mb4, sql_mode = 'STRICT_ALL_TABLES', autocommit = 1,"
-                    f" completion_type = 0, sql_select_limit = {2**64 - 1},"
-                    f" innodb_lock_wait_timeout = {LOCK_WAIT_TIMEOUT},"
-                    f" lock_wait_timeout = {self._table_wait}"
-                    + (
-                        ", innodb_snapshot_isolation = off"
-                        if server.snapshot_isolation
-                        else ""
-                    )
-                )
+                if server.snapshot_isolation:
+                    cursor.execute("set innodb_snapshot_isolation = off")
                 self._note(cursor)
         except BaseException:
             close(connection)

@@ -205,6 +205,23 @@ def test_settings_of_the_server_do_not_matter(kind, arguments):
             in_threads(4, lambda index: drain_by_name(outbox, f"other:{index % 2}"))
 
 
+@pytest.mark.parametrize(
+    "argument", ["max-join-size=1", "sql-safe-updates=1", "sql-select-limit=1"]
+)
+def test_settings_that_refuse_statements_do_not_matter(outbox, own, argument):
+    variable, value = argument.replace("-", "_").split("=")
+    [(default,)] = own.sql(f"select @@global.{variable}")
+    own.sql(f"set global {variable} = {value}")
+    try:
+        with contextlib.closing(own.outbox()) as limited:
+            assert limited.missing_rights() == {}
+            drain_by_name(limited, SHOP)
+            assert limited.purge_published(SHOP, older_than=0)
+            assert limited.status(SHOP).pending == 0
+    finally:
+        own.sql(f"set global {variable} = {default}")
+
+
 def test_limit_that_the_server_sets_for_answers_cuts_none(outbox, own):
     for n in range(40):
         outbox.pause(f"n{n}")
