@@ -18,6 +18,7 @@ from hydracache_sync.errors import ApplyUnavailable
 from hydracache_sync.outage import CALM, LoggedOutage
 from support.faulty_memcached import FaultyMemcached, Mode
 from support.servers import Memcached
+from support.waiting import eventually
 
 TAGS = ("users", "user:42")
 FAULTS = [mode for mode in Mode if mode not in (Mode.WORKING, Mode.SLOW)]
@@ -32,6 +33,17 @@ def patient_unless_silent(server: FaultyMemcached, mode: Mode) -> MemcachedStore
     return MemcachedStore(
         [server.address], timeout=timeout, connect_timeout=10, retry_after=0
     )
+
+
+def warm_up(cache: TaggedCache, value: str) -> None:
+    """Load until the value is stored: what is long enough for a fault, which always
+    takes all of its time, may be short for an answer on a busy machine."""
+
+    def is_stored() -> bool:
+        assert cache.get_or_load("user:42", lambda: value, tags=TAGS) == value
+        return bool(cache.get("user:42", tags=TAGS) == value)
+
+    eventually(is_stored)
 
 
 @pytest.fixture
@@ -80,7 +92,8 @@ def test_whatever_memcached_does_the_value_comes_from_the_loader(
 ) -> None:
     cache = TaggedCache(patient_unless_silent(faulty, mode), "shop")
     if warm:
-        cache.get_or_load("user:42", lambda: "old", tags=TAGS)
+        warm_up(cache, "old")
+    before = cache.diagnostics()
     faulty.mode = mode
 
     assert cache.get("user:42", tags=TAGS, default="default") == "default"
@@ -91,8 +104,8 @@ def test_whatever_memcached_does_the_value_comes_from_the_loader(
     cache.delete("user:43")
 
     # A reply without values has no value that could be wrong or cut off.
-    assert cache.diagnostics().errors >= 2
-    assert cache.diagnostics().fills == (1 if warm else 0)
+    assert cache.diagnostics().errors >= before.errors + 2
+    assert cache.diagnostics().fills == before.fills
 
 
 @pytest.mark.parametrize("mode", FAULTS)
@@ -104,8 +117,7 @@ def test_after_an_outage_the_cache_serves_again(
     cache.get_or_load("user:42", lambda: "during", tags=TAGS)
     faulty.mode = Mode.WORKING
 
-    assert cache.get_or_load("user:42", lambda: "after", tags=TAGS) == "after"
-    assert cache.get("user:42", tags=TAGS) == "after"
+    warm_up(cache, "after")
 
 
 def test_a_hung_memcached_costs_a_read_its_timeout(memcached: Memcached) -> None:

@@ -24,8 +24,7 @@ from hydracache_sync import (
     ThreadState,
     WorkerPool,
 )
-from hydracache_sync.worker.node_outages import OutageTiming
-from support.node_return import Crowd
+from support.node_return import FEW, LONG_WAITS, Crowd
 from support.pool_processes import DEADLINE, SHOP, Shop, eventually
 from support.processes import Child, UnseenChild
 from support.servers import Memcached, SQLServer
@@ -343,8 +342,6 @@ class TestFork:
 def test_rows_that_wait_for_a_node_are_applied_when_it_is_back_beside_producers(
     database: Database,
 ) -> None:
-    # As long as 150,000 rows make each other wait, and longer.
-    timing = OutageTiming(retries_per_second=1, longest_wait=600.0)
     database.outbox().install_schema()
     ended = threading.Event()
 
@@ -362,18 +359,20 @@ def test_rows_that_wait_for_a_node_are_applied_when_it_is_back_beside_producers(
 
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(Memcached()) for _ in range(3)]
-        crowd = Crowd(database.outbox, servers, pools=2, timing=timing)
+        crowd = Crowd(
+            database.outbox, servers, pools=2, timing=LONG_WAITS, batch_size=FEW
+        )
         crowd.node.stop()
         stack.enter_context(crowd.running())
-        crowd.enqueue(6000)
+        crowd.enqueue(2000)
         # Each batch waits for a random time: not all of them for so long.
-        crowd.wait_until_put_off(3000, 60.0)
+        crowd.wait_until_put_off(1000, DEADLINE)
         producers = stack.enter_context(ThreadPoolExecutor(2))
         counts = [producers.submit(produce) for _ in range(2)]
         stack.callback(ended.set)
         time.sleep(0.5)
         crowd.node.start()
-        seconds = crowd.carried(6000)
+        seconds = crowd.carried(2000)
         ended.set()
         assert min(count.result(DEADLINE) for count in counts) > 10
         crowd.carried()

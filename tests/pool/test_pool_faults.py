@@ -37,9 +37,8 @@ from hydracache_sync import (
 from hydracache_sync.backoff import Backoff
 from hydracache_sync.pool.batches import Batches
 from hydracache_sync.pool.timing import PoolTiming
-from hydracache_sync.worker.node_outages import OutageTiming
 from support.faulty_memcached import FaultyMemcached, Mode
-from support.node_return import Crowd
+from support.node_return import FEW, LONG_WAITS, Crowd
 from support.pool_processes import DEADLINE, SHOP, eventually
 from support.processes import Child, in_threads
 from support.servers import Memcached
@@ -862,10 +861,6 @@ class TestFork:
 # Very many rows wait for a node
 
 
-#: So many rows make each other wait for minutes, not for seconds.
-LONG_WAITS = OutageTiming(retries_per_second=1, longest_wait=600.0)
-
-
 @pytest.mark.parametrize("pools", [1, 2])
 def test_thousands_of_rows_that_wait_for_a_node_are_applied_when_it_is_back(
     path: Path, outbox: SQLiteOutbox, pools: int
@@ -878,15 +873,15 @@ def test_thousands_of_rows_that_wait_for_a_node_are_applied_when_it_is_back(
 
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(Memcached()) for _ in range(3)]
-        crowd = Crowd(opened, servers, pools=pools, timing=LONG_WAITS)
+        crowd = Crowd(opened, servers, pools=pools, timing=LONG_WAITS, batch_size=FEW)
         crowd.node.stop()
         stack.enter_context(crowd.running())
-        crowd.enqueue(6000)
+        crowd.enqueue(2000)
         # Each batch waits for a random time: not all of them for so long.
-        crowd.wait_until_put_off(3000, 60.0)
+        crowd.wait_until_put_off(1000, DEADLINE)
         crowd.node.start()
         seconds = crowd.carried()
 
-    # None of the 3,000 has waited for its moment, which was a minute away or more.
+    # None of the 1,000 has waited for its moment, which was a minute away or more.
     assert seconds < DEADLINE
     assert {row.attempts for row in crowd.rows().values()} == {0}

@@ -25,11 +25,19 @@ from hydracache_sync.worker.node_outages import (
     DEFAULT_OUTAGE_TIMING,
     OutageTiming,
 )
+from hydracache_sync.worker.worker import BATCH_SIZE
 from support.pool_processes import DEADLINE, SHOP
 from support.servers import Memcached
 
 #: Rows of one enqueue.
 BATCH = 1000
+
+#: As long as 150,000 rows make each other wait, and longer.
+LONG_WAITS = OutageTiming(retries_per_second=1, longest_wait=200.0)
+
+#: Rows of one batch, for these. Each batch draws its wait: of eighty batches one comes
+#: round in the first seconds, of ten perhaps only after a minute.
+FEW = 25
 
 
 class Crowd:
@@ -47,13 +55,21 @@ class Crowd:
         *,
         pools: int,
         timing: OutageTiming = DEFAULT_OUTAGE_TIMING,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self.servers = servers
         self.node = servers[-1]
         self.outbox = open_outbox()
         self._appliers = [self._applier() for _ in range(pools)]
         self._pools = [
-            WorkerPool(OutboxWorker(open_outbox(), applier, outage_timing=timing))
+            WorkerPool(
+                OutboxWorker(
+                    open_outbox(),
+                    applier,
+                    outage_timing=timing,
+                    batch_size=batch_size,
+                )
+            )
             for applier in self._appliers
         ]
 
