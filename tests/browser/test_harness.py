@@ -13,9 +13,9 @@ from selenium.webdriver.common.keys import Keys
 
 from support import browser as harness
 from support.browser import Browser, ChromeDriver
-from support.probing import eventually
 from support.servers import ServerError
 from support.serving import served
+from support.waiting import eventually
 
 PAGE = """<!doctype html><html lang="en"><head><title>A page</title>
 <style>@media (prefers-color-scheme: dark) { body { background: #000 } }</style>

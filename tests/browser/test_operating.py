@@ -13,8 +13,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from hydracache_sync import InvalidationIntent
 from support.browser import Browser
 from support.console_site import NAMESPACE, OPERATOR, ConsoleSite, console_site
-from support.probing import eventually
 from support.servers import Memcached
+from support.waiting import eventually
 
 PRICES = InvalidationIntent.tag("prices")
 

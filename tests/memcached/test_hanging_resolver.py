@@ -9,10 +9,10 @@ import pytest
 
 from hydracache_sync import ApplyUnavailable, MemcachedStore, addresses
 from hydracache_sync.cache import Keyspace
-from support.pool_processes import eventually
 from support.processes import DEADLINE, Child
 from support.resolver import Resolver
 from support.servers import Memcached
+from support.waiting import eventually
 
 ONE = Keyspace("1", "shop").entry("one")
 

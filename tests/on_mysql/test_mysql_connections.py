@@ -20,8 +20,8 @@ from hydracache_sync import (
     open_outbox,
 )
 from outbox_contract.common import SHOP, batch_of
-from support.pool_processes import eventually
 from support.processes import Child, in_threads
+from support.waiting import eventually
 
 #: Threads of a web process.
 THREADS = 24

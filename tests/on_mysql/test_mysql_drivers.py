@@ -25,6 +25,7 @@ from hydracache_sync.errors import (
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox import MySQLOutbox
 from outbox_contract.common import ODD_TEXTS, SHOP, batch_of, keys_of, numbered
+from support.waiting import eventually
 
 #: Bytes of max_allowed_packet that a batch of some hundred keys is beyond.
 SMALL_PACKET = 64 * 1024
@@ -511,13 +512,6 @@ def unbuffered(connection: Any) -> Any:
     return connection.cursor()
 
 
-def wait_until(fact: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not fact():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
-
-
 def is_waiting(database: Database, id: int) -> bool:
     """Whether the connection with this id waits for a lock."""
     # MariaDB refreshes this table ten times a second, if it is read less often.
@@ -547,7 +541,7 @@ def deadlock(
         outbox.enqueue_in(other, SHOP, batch_of(*numbered(50)), commit_position="tx:7")
         rival = threading.Thread(target=lambda: other.cursor().execute(write_one))
         rival.start()
-        wait_until(lambda: is_waiting(database, other.thread_id()))
+        eventually(lambda: is_waiting(database, other.thread_id()))
         yield connection
         rival.join(PATIENCE)
         other.commit()

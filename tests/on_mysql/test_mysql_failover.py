@@ -42,9 +42,9 @@ from hydracache_sync.outbox.mysql_sessions import MySQLConnector
 from hydracache_sync.pool.timing import PoolTiming
 from outbox_contract.common import SHOP, batch_of, keys_of
 from support.commands import ended, start
-from support.pool_processes import eventually
 from support.processes import in_threads
 from support.servers import SQLServer
+from support.waiting import eventually
 
 LOGIN = {"user": "app", "password": "se-cret"}
 

@@ -25,9 +25,10 @@ from hydracache_sync import (
     WorkerPool,
 )
 from support.node_return import FEW, LONG_WAITS, Crowd
-from support.pool_processes import DEADLINE, SHOP, Shop, eventually
+from support.pool_processes import DEADLINE, SHOP, Shop
 from support.processes import Child, UnseenChild
 from support.servers import Memcached, SQLServer
+from support.waiting import eventually
 
 #: Seconds, so that a server which hangs is given up soon.
 TIMEOUTS = {"connect_timeout": 0.5, "read_timeout": 0.5, "write_timeout": 0.5}

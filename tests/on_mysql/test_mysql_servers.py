@@ -13,7 +13,7 @@ import pytest
 from mysql_databases import KINDS, Database
 
 from support import servers
-from support.probing import PATIENCE, connect, eventually, is_gone
+from support.probing import PATIENCE, connect, is_gone
 from support.servers import (
     SQL_SERVERS,
     MariaDB,
@@ -23,6 +23,7 @@ from support.servers import (
     SQLServer,
     servers_of_this_run,
 )
+from support.waiting import eventually
 
 TESTS = Path(__file__).resolve().parent.parent
 

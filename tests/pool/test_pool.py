@@ -15,7 +15,7 @@ import time
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import pytest
 
@@ -49,21 +49,13 @@ from hydracache_sync.pool.maintenance import (
 )
 from hydracache_sync.pool.poll_scheduler import PollScheduler
 from hydracache_sync.pool.timing import PoolTiming
+from support.processes import DEADLINE
+from support.waiting import eventually
 
 SHOP = "shop"
 
-#: Seconds until something that should happen counts as never happening.
-DEADLINE = 60.0
-
 #: Seconds, for a pool that must not find rows by polling.
 NEVER = 3600.0
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.002)
 
 
 def batch_of(*keys: str) -> InvalidationIntentBatch:

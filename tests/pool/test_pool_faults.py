@@ -39,9 +39,10 @@ from hydracache_sync.pool.batches import Batches
 from hydracache_sync.pool.timing import PoolTiming
 from support.faulty_memcached import FaultyMemcached, Mode
 from support.node_return import FEW, LONG_WAITS, Crowd
-from support.pool_processes import DEADLINE, SHOP, eventually
+from support.pool_processes import DEADLINE, SHOP
 from support.processes import Child, in_threads
 from support.servers import Memcached
+from support.waiting import eventually
 
 #: Threads are checked a hundred times a second.
 SOON = PoolTiming(supervise_every=0.01)

@@ -26,11 +26,9 @@ from hydracache_sync import (
     WorkerPool,
 )
 from support import ROOT, TESTS
-from support.pool_processes import SHOP, Shop, eventually
-from support.processes import Child, UnseenChild
-
-#: Seconds until a process that should end counts as stuck.
-DEADLINE = 60.0
+from support.pool_processes import SHOP, Shop
+from support.processes import DEADLINE, Child, UnseenChild
+from support.waiting import eventually
 
 
 @pytest.fixture
@@ -201,7 +199,8 @@ class TestMultiprocessing:
             f"""
             import multiprocessing, sys
             from hydracache_sync import SQLiteOutbox
-            from support.pool_processes import SHOP, Shop, eventually
+            from support.pool_processes import SHOP, Shop
+            from support.waiting import eventually
 
             shop = Shop(SQLiteOutbox({str(outbox.path)!r}))
 

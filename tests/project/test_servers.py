@@ -16,8 +16,9 @@ import pytest
 
 from support import TESTS, servers
 from support.faulty_memcached import FaultyMemcached, Mode
-from support.probing import PATIENCE, ask, connect, eventually, is_gone
+from support.probing import PATIENCE, ask, connect, is_gone
 from support.servers import Memcached, ServerError
+from support.waiting import eventually
 
 
 class TestMemcached:

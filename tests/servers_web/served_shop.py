@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Sequence
 
-from web_server import PATIENCE, WebServer, eventually, sockets_to
+from web_server import PATIENCE, WebServer, sockets_to
 
 from hydracache_sync import MemcachedStore, TaggedCache, entity_tag, open_outbox
 from support.servers import Memcached
+from support.waiting import eventually
 
 ITEMS = [str(number) for number in range(1, 11)]
 

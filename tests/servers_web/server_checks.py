@@ -8,7 +8,9 @@ from typing import Sequence
 
 from served_shop import ITEMS, ServedShop
 from tracebacks import tracebacks_of_ours
-from web_server import GRACE, WebServer, eventually
+from web_server import GRACE, WebServer
+
+from support.waiting import eventually
 
 #: Two threads of a pool: one carries, one looks after it.
 POOL_THREADS = ["hydracache-maintenance", "hydracache-worker-1"]

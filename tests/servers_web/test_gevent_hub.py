@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 from served_shop import ITEMS, ServedShop
-from web_server import HERE, PROGRAMS, eventually
+from web_server import HERE, PROGRAMS
 
 from hydracache_sync import InvalidationIntentBatch, SQLiteOutbox
 from support.servers import MariaDB, Memcached
+from support.waiting import eventually
 
 #: Seconds; stated in docs/operations/servers.md. Each wait below is several times that.
 BOUND = 0.25

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 from served_shop import ITEMS, ServedShop
-from web_server import PATIENCE, PROGRAMS, eventually
+from web_server import PATIENCE, PROGRAMS
+
+from support.waiting import eventually
 
 GUNICORN = [f"{PROGRAMS}/gunicorn", "served_app:app", "--bind=127.0.0.1:{port}"]
 

@@ -11,9 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from served_shop import ITEMS, ServedShop
-from web_server import PROGRAMS, WebServer, eventually
+from web_server import PROGRAMS, WebServer
 
 from support.statsd import StatsDServer
+from support.waiting import eventually
 
 WORKERS = 2
 

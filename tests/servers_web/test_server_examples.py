@@ -16,10 +16,11 @@ from urllib.parse import urlencode
 import pymysql
 import pytest
 from tracebacks import tracebacks_of_ours
-from web_server import PATIENCE, PROGRAMS, WebServer, eventually
+from web_server import PATIENCE, PROGRAMS, WebServer
 
 from hydracache_sync import open_outbox
 from support.servers import MariaDB, Memcached
+from support.waiting import eventually
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "flask_mysql"
 

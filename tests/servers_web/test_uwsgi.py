@@ -21,7 +21,9 @@ from server_checks import (
     check_pools_before_traffic,
     check_reload,
 )
-from web_server import GRACE, HERE, PROGRAMS, eventually
+from web_server import GRACE, HERE, PROGRAMS
+
+from support.waiting import eventually
 
 # Half a minute, and some twenty starts of processes, on a machine that is not busy.
 pytestmark = pytest.mark.timeout(600)

@@ -8,7 +8,9 @@ import time
 
 from served_shop import ServedShop
 from server_checks import check_load, check_pools
-from web_server import PROGRAMS, eventually
+from web_server import PROGRAMS
+
+from support.waiting import eventually
 
 
 def test_pool_lives_in_the_process_that_serves_and_ends_at_reload_and_ctrl_c(

@@ -13,11 +13,11 @@ import signal
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 from support.servers import Server
+from support.waiting import eventually
 
 #: Seconds until something that should happen counts as never happening.
 PATIENCE = 60.0
@@ -29,13 +29,6 @@ GRACE = 20
 PROGRAMS = Path(sys.executable).parent
 
 HERE = Path(__file__).resolve().parent
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.02)
 
 
 class WebServer(Server):

@@ -18,8 +18,8 @@ from selenium.webdriver.chromium.remote_connection import ChromiumRemoteConnecti
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from support.probing import eventually
 from support.servers import CACHE, Server, ServerError
+from support.waiting import eventually
 
 #: Programs, each with the Debian package that has it.
 PROGRAMS = {"chromium": "chromium", "chromedriver": "chromium-driver"}

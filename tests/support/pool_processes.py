@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 from hydracache_sync import (
     InvalidationApplier,
@@ -22,18 +22,10 @@ from hydracache_sync import (
     SQLiteOutbox,
     WorkerPool,
 )
+from support.processes import DEADLINE
+from support.waiting import eventually
 
 SHOP = "shop"
-
-#: Seconds until something that should happen counts as never happening.
-DEADLINE = 60.0
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.002)
 
 
 class Shop:

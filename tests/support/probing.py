@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from typing import Callable
 
 #: Seconds within which anything in this file has happened, or has gone wrong.
 PATIENCE = 10.0
@@ -27,13 +25,6 @@ def ask(address: str, request: bytes) -> bytes:
     with connect(address) as connection:
         connection.sendall(request)
         return connection.recv(65536)
-
-
-def eventually(fact: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not fact() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return fact()
 
 
 def is_gone(pid: int) -> bool:

@@ -13,11 +13,10 @@ import signal
 import socket
 import sqlite3
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator, Sequence, Union
+from typing import Any, Iterator, Sequence, Union
 
 import pytest
 
@@ -47,6 +46,7 @@ from support.appliers import Applier
 from support.clock import FakeClock
 from support.processes import DEADLINE, Child
 from support.servers import Memcached, free_port
+from support.waiting import eventually
 
 SHOP = "shop"
 
@@ -941,13 +941,6 @@ class TestThreads:
 
 def claims_seen(outbox: SQLiteOutbox) -> list[int | None]:
     return [row.claim_token for row in outbox.rows(SHOP)]
-
-
-def eventually(fact: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not fact():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def patient_worker(outbox: SQLiteOutbox, memcached: Memcached) -> OutboxWorker:
