@@ -39,6 +39,9 @@ LATE = 300.0
 #: Loads after which it counts that most of them were not stored.
 ENOUGH = 100
 
+#: Whether a COMMIT waits for the disk.
+FLUSHES = "innodb_flush_log_at_trx_commit"
+
 #: Bytes that are free where a SQLite file is, at least. A transaction writes some pages
 #: of 4 kB to the file and to its journal.
 ROOM = 1 << 20
@@ -54,8 +57,9 @@ def examine_outbox(
     try:
         yield ok("outbox", _listed(outbox.versions()))
         if isinstance(outbox, MySQLOutbox):
-            variables = outbox.global_variables(VARIABLES)
+            variables = outbox.global_variables((*VARIABLES, FLUSHES))
             yield from examine_cluster(variables, outbox.replication())
+            yield from _durability(variables.get(FLUSHES, "1"))
         yield from _room(outbox)
         yield _clock(outbox)
         outbox.check_schema()
@@ -125,6 +129,18 @@ def _clock(outbox: InvalidationOutbox) -> Finding:
         "let NTP set both; `since` and strict namespaces count on less than"
         f" {CLOCK_SKEW:g} s",
     )
+
+
+def _durability(flushes: str) -> Iterator[Finding]:
+    """Judge what a crash takes back, which readers may have cached."""
+    text = f"{FLUSHES} is {flushes}: a crash of the"
+    after = "commits of its last second, and the cache still has what was read of them"
+    flush = "hydracache flush after each"
+    if flushes == "0":
+        mend = f"set it to 1; else {flush}"
+        yield warning("durability", f"{text} server loses {after}", mend)
+    elif flushes != "1":
+        yield ok("durability", f"{text} machine loses {after}: {flush}")
 
 
 def _engines(tables: Sequence[str]) -> Iterator[Finding]:

@@ -111,6 +111,32 @@ def test_a_worker_carries_and_ends(
     assert end.out.startswith(f"{unique}: 1 published")
 
 
+@pytest.mark.parametrize(
+    ("flushes", "said"),
+    [
+        (0, "WARNING durability: innodb_flush_log_at_trx_commit is 0: a crash of the"),
+        (1, ""),
+        (2, "ok durability: innodb_flush_log_at_trx_commit is 2: a crash of the"),
+    ],
+)
+def test_commits_that_a_crash_takes_back_are_told(
+    database: Database,
+    outbox: MySQLOutbox,
+    command: Command,
+    flushes: int,
+    said: str,
+) -> None:
+    name = "innodb_flush_log_at_trx_commit"
+    [(before,)] = database.sql(f"select @@global.{name}")
+    database.sql(f"set global {name} = {flushes}")
+    try:
+        told = " ".join(command("doctor").out.split())
+    finally:
+        database.sql(f"set global {name} = {before}")
+
+    assert said in told and ("durability" in told) is bool(said)
+
+
 def test_tables_that_roll_nothing_back_are_told(
     database: Database, outbox: MySQLOutbox, command: Command
 ) -> None:
