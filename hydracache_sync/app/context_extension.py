@@ -8,6 +8,7 @@ to end it. Knows neither WSGI nor a framework.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from contextvars import ContextVar
 from typing import Any, Iterator, Mapping
@@ -22,10 +23,12 @@ from hydracache_sync.app.snapshot_guard import SnapshotGuard
 from hydracache_sync.app.teardown import (
     ConnectionOf,
     end_request,
+    new_collector,
     write_into_open_transaction,
 )
 from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.errors import ConfigurationError
+from hydracache_sync.fork import abandon_in_children
 from hydracache_sync.printable import printable
 from hydracache_sync.snapshots import NEVER, LocalMoment
 
@@ -59,6 +62,11 @@ class Scope:
         #: What it has read, until its response is there: a stream may last.
         self.memo = ReadMemo() if is_request and safe and runtime.memoizes else None
         self._runtime = runtime
+        self._has_ended = False
+
+    def is_over(self) -> bool:
+        """Whether it has ended, for the thread that it began in."""
+        return self._has_ended and self.thread == threading.get_ident()
 
     def offer(self) -> None:
         """Write what was collected into the transaction that the app will end."""
@@ -72,8 +80,34 @@ class Scope:
 
     def end(self) -> None:
         """Write what is left on an own connection. The second time there is nothing."""
+        self._has_ended = True
         collected, self.collected = self.collected, None
         end_request(self._runtime, collected)
+
+
+class _Entered:
+    """A scope that a block serves, and what was being served before.
+
+    Blocks need not end in the order of their begins: a generator that holds one is
+    closed whenever somebody drops it, perhaps by another thread.
+    """
+
+    __slots__ = ("scope", "outer", "pid")
+
+    def __init__(self, scope: Scope, outer: _Entered | None) -> None:
+        self.scope = scope
+        self.outer = outer
+        self.pid = os.getpid()
+
+
+def _not_over(entered: _Entered | None) -> _Entered | None:
+    """The last one whose scope has not ended in this thread.
+
+    A thread that runs in a copy of the context may go on in a scope that has.
+    """
+    while entered is not None and entered.scope.is_over():
+        entered = entered.outer
+    return entered
 
 
 class ContextExtension(Extension):
@@ -87,9 +121,10 @@ class ContextExtension(Extension):
     """
 
     def __init__(self, config: Mapping[str, Any], *, commands: bool = False) -> None:
-        self._current: ContextVar[Scope | None] = ContextVar(
+        self._entered: ContextVar[_Entered | None] = ContextVar(
             "hydracache_scope", default=None
         )
+        abandon_in_children(self)
         self.config = AppConfig(config, commands=commands)
         guard = SnapshotGuard(
             self.config[app_settings.SNAPSHOT],
@@ -114,25 +149,34 @@ class ContextExtension(Extension):
     @property
     def current_scope(self) -> Scope | None:
         """What is being served in this thread; None if nothing is."""
-        return self._current.get()
+        entered = _not_over(self._entered.get())
+        return None if entered is None else entered.scope
+
+    def abandon_inherited(self) -> None:
+        """In a forked child, serve nothing: nobody there ends what the parent serves,
+        and what it collected would be lost."""
+        entered = self._entered.get()
+        if entered is not None and entered.pid != os.getpid():
+            self._entered.set(None)
 
     def collected(self) -> RequestState:
-        scope = self._current.get()
+        scope = self.current_scope
         if scope is None:
             raise ConfigurationError(
                 "nothing is being served here: the app is not wrapped, or this is"
-                " another thread; elsewhere put it into `with hydracache.collecting():`"
+                " another thread, or a process that was forked from the one that"
+                " serves; elsewhere put it into `with hydracache.collecting():`"
             )
         if scope.collected is None:
-            scope.collected = RequestState(scope.where, self._runtime.abandoned)
+            scope.collected = new_collector(self._runtime, scope.where)
         return scope.collected
 
     def collected_if_any(self) -> RequestState | None:
-        scope = self._current.get()
+        scope = self.current_scope
         return None if scope is None else scope.collected
 
     def request_writes(self) -> RequestWrites | None:
-        scope = self._current.get()
+        scope = self.current_scope
         return None if scope is None else self._writes_of(scope)
 
     def _writes_of(self, scope: Scope) -> RequestWrites:
@@ -146,7 +190,7 @@ class ContextExtension(Extension):
         return scope.writes
 
     def request_memo(self) -> ReadMemo | None:
-        scope = self._current.get()
+        scope = self.current_scope
         return scope.memo if scope and scope.collected is None else None
 
     @contextlib.contextmanager
@@ -157,15 +201,19 @@ class ContextExtension(Extension):
 
         At its end what was collected and not written goes out on an own connection,
         with a warning. No pool is started. Within a request, in its thread, the block
-        is part of that, whose reads are to know what it has written.
+        is part of that, whose reads are to know what it has written. It is part of
+        another such block while that one has a ``transaction()`` open, or something
+        that is not published: then it may read, or be committed with, what is not
+        committed.
 
         :param is_request: it ends soon and may change something, as a POST does: a task
             of a queue.
         """
-        outer = self._current.get()
-        if outer and outer.is_request and outer.thread == threading.get_ident():
-            yield
-            return
+        outer = self.current_scope
+        if outer is not None and outer.thread == threading.get_ident():
+            if outer.is_request or self._is_under_way(outer):
+                yield
+                return
         scope = Scope(self._runtime, where, safe=not is_request, is_request=is_request)
         try:
             with self.current(scope):
@@ -176,11 +224,19 @@ class ContextExtension(Extension):
     @contextlib.contextmanager
     def current(self, scope: Scope) -> Iterator[None]:
         """Collect into ``scope`` within the block."""
-        token = self._current.set(scope)
+        entered = _Entered(scope, _not_over(self._entered.get()))
+        self._entered.set(entered)
         try:
             yield
         finally:
-            self._current.reset(token)
+            if self._entered.get() is entered:
+                self._entered.set(_not_over(entered.outer))
+
+    def _is_under_way(self, scope: Scope) -> bool:
+        collected = scope.collected
+        if collected is not None and collected.open_blocks:
+            return True
+        return not self.reads_own_writes()
 
     def begin(
         self, method: str, path: str, connection_of: ConnectionOf | None = None
@@ -199,9 +255,9 @@ class ContextExtension(Extension):
         return scope
 
     def _served(self) -> str | None:
-        scope = self._current.get()
+        scope = self.current_scope
         return None if scope is None else printable(scope.where, LONGEST_PLACE)
 
     def _scope_began(self) -> float:
-        scope = self._current.get()
+        scope = self.current_scope
         return NEVER if scope is None else scope.began

@@ -253,7 +253,7 @@ class Extension(abc.ABC):
         driver = driver_of(own_connection(connection))
         driver.begin()
         blocks, is_over = collected.committed_blocks, None
-        with driver.noted_end() as has_ended:
+        with driver.noted_end() as has_ended, collected.in_block():
             try:
                 yield connection
                 is_over = has_ended() and blocks == collected.committed_blocks

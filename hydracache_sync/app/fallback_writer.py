@@ -7,7 +7,6 @@ process ends. Knows no framework and no request.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import time
@@ -20,7 +19,7 @@ from hydracache_sync.errors import HydraCacheError
 from hydracache_sync.fork import ProcessLock
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.pool.process_exit import finished
+from hydracache_sync.pool.process_exit import at_exit, finished
 from hydracache_sync.printable import printable, printable_logger
 from hydracache_sync.receipts import CommitPosition
 
@@ -243,22 +242,21 @@ class FallbackWriter:
                 self._kept = [_Kept(flush, None)]
             if self._registered_in != os.getpid():
                 self._registered_in = os.getpid()
-                atexit.register(self._save_at_exit, os.getpid())
+                at_exit(self.save_at_exit)
 
-    def _save_at_exit(self, pid: int) -> None:
+    def save_at_exit(self) -> None:
         """The last try; what it does not manage is said to be lost."""
-        if pid != os.getpid():
-            return  # a child's: its parent has them, too
         finished(self._save_now)
         if self._kept:
             logger.error(
                 "kept batches lost with process %d: %d, %s among them:"
                 " flush the namespace %s, or wait for the TTL",
-                pid,
+                os.getpid(),
                 len(self._kept),
                 _listed(self._kept[0].batch),
                 self._namespace,
             )
+            self._kept = []
 
     def _save_now(self) -> None:
         self._next_try = 0.0

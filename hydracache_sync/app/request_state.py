@@ -6,9 +6,11 @@ One object a request, seen by one thread. Knows no framework and no database.
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Callable, Deque, Iterable, Sequence
+from typing import Callable, Deque, Iterable, Iterator, Sequence
 
 from hydracache_sync.app import savepoints
 from hydracache_sync.cache.pending_writes import Targets
@@ -78,6 +80,7 @@ class RequestState:
     :param abandoned: is given a state that was let go of before its request ended it.
     :ivar where: names the view, for log lines and as the reason of the rows.
     :ivar ended: the end of the request has seen to it.
+    :ivar thread: where it was made, by its ident, and :attr:`pid`.
     """
 
     where: str
@@ -87,6 +90,7 @@ class RequestState:
     ) -> None:
         self.serve(where)
         self.ended = False
+        self.thread, self.pid = threading.get_ident(), os.getpid()
         self._abandoned = abandoned
         self.written: list[EnqueuedBatch] = []
         #: Position that a cookie has promised for what is not written yet.
@@ -106,6 +110,8 @@ class RequestState:
         self.kept = 0
         #: How many blocks of ``transaction()`` have committed.
         self.committed_blocks = 0
+        #: How many of them are open.
+        self.open_blocks = 0
         #: The number of savepoints when the first of the intents was collected.
         self.collected_at = 0
 
@@ -138,6 +144,15 @@ class RequestState:
         if not self._intents:
             self.collected_at = savepoints.number()
         self._intents += intents
+
+    @contextlib.contextmanager
+    def in_block(self) -> Iterator[None]:
+        """Note that a block of ``transaction()`` is open."""
+        self.open_blocks += 1
+        try:
+            yield
+        finally:
+            self.open_blocks -= 1
 
     @property
     def unwritten(self) -> int:

@@ -6,6 +6,10 @@ safety net has the rest. Neither raises: a teardown must not.
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
+from functools import partial
 from typing import Any, Callable, Sequence
 
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
@@ -14,6 +18,7 @@ from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.drivers import driver_of
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.errors import QuarantineError
+from hydracache_sync.pool.process_exit import at_exit, finished
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)
@@ -22,11 +27,27 @@ logger = printable_logger(__name__)
 NOT_CALLED = "write() was not called before the commit"
 
 #: Why something is left of what was let go of before it was ended.
-NEVER_ENDED = "its response was never closed, or a thread of the app has outlived it"
+NEVER_ENDED = (
+    "its response was never closed, its block never left, or a thread of the app has"
+    " outlived it"
+)
 
 #: Gives the connection of the request, None if it has not opened one; or a list of all
 #: that it may write through, the first of which is that of the outbox's database.
 ConnectionOf = Callable[[], Any]
+
+
+def new_collector(runtime: Runtime, where: str) -> RequestState:
+    """Make the collector of what is served in this thread.
+
+    What nobody has ended at the exit of the process is written then.
+    """
+    collected = RequestState(where, runtime.abandoned)
+    runtime.collectors.mine().add(collected)
+    if collected.pid not in runtime.ends_collectors_in:
+        runtime.ends_collectors_in.add(collected.pid)
+        at_exit(partial(_end_at_exit, weakref.ref(runtime)))
+    return collected
 
 
 def write_into_open_transaction(
@@ -114,8 +135,31 @@ def _end_abandoned(runtime: Runtime) -> None:
             collected = runtime.abandoned.popleft()
         except IndexError:
             return  # another thread was faster
+        if collected.pid != os.getpid():
+            continue  # the process that this one was forked from has it, too
         collected.why = collected.why or NEVER_ENDED
         _save_what_is_left(runtime, collected)
+
+
+def _end_at_exit(found: weakref.ref[Runtime]) -> None:
+    runtime = found()
+    if runtime is not None:
+        finished(partial(_end_collectors, runtime))
+        runtime.fallback.save_at_exit()
+
+
+def _end_collectors(runtime: Runtime) -> None:
+    """Write what is left of all that this process has collected, at its exit."""
+    for collected in list(runtime.collectors.mine()):
+        if collected.ended or not collected.unwritten:
+            continue
+        if collected.thread == threading.get_ident():
+            collected.why = collected.why or NEVER_ENDED
+            _save_what_is_left(runtime, collected)
+        else:
+            # Left to it as well: its thread may go on, and write it with its data.
+            runtime.fallback.save(collected.batch(), collected.where, NEVER_ENDED)
+    _end_abandoned(runtime)
 
 
 def _save_what_is_left(runtime: Runtime, collected: RequestState) -> None:

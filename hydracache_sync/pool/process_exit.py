@@ -11,6 +11,7 @@ at any line.
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import sys
 import time
@@ -56,21 +57,29 @@ _pools: weakref.WeakSet[Stoppable] = weakref.WeakSet()
 _registered_in: set[int] = set()
 
 
+def at_exit(work: Callable[[], object]) -> None:
+    """Have ``work`` called at the exit of this process, and of none that it forks."""
+    pid = os.getpid()
+
+    def call() -> None:
+        if os.getpid() == pid:
+            work()
+
+    atexit.register(call)
+    # A child of multiprocessing, or of Celery's billiard, ends without atexit.
+    for package in "multiprocessing", "billiard":
+        process = sys.modules.get(f"{package}.process")
+        if process is not None and process.current_process()._parent_pid is not None:
+            util = importlib.import_module(f"{package}.util")
+            util.Finalize(None, call, exitpriority=100)
+
+
 def stop_at_exit(pool: Stoppable) -> None:
     """Stop ``pool`` at the exit of this process, if it runs then. May be repeated."""
     _pools.add(pool)
-    if os.getpid() in _registered_in:
-        return
-    if not _registered_in:
-        # A forked child that ends by sys.exit() has inherited it.
-        atexit.register(_stop_all)
-    _registered_in.add(os.getpid())
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None:
-        # A child of multiprocessing ends without atexit.
-        from multiprocessing.util import Finalize
-
-        Finalize(None, _stop_all, exitpriority=100)
+    if os.getpid() not in _registered_in:
+        _registered_in.add(os.getpid())
+        at_exit(_stop_all)
 
 
 def _stop_all() -> None:

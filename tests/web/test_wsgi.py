@@ -9,6 +9,7 @@ import io
 import re
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Deque, Iterable, Iterator
@@ -345,7 +346,10 @@ class TestNet:
 
         site.view = view
         site.read()
-        copies.pop().run(site.calls.invalidate_entity, "item", "1")
+        with ThreadPoolExecutor(1) as threads:
+            run = copies.pop().run
+            threads.submit(run, site.calls.invalidate_entity, "item", "1").result()
+        del run
         gc.collect()
         site.view = lambda: [b"another"]
         site.read()

@@ -252,6 +252,7 @@ class HydraCache(ContextExtension):
                 around_all.enter_context(self.collecting())
             collected = self.collected()
             before, earlier = collected.intents, list(collected.written)
+            around_all.enter_context(collected.in_block())
             connection = connections[using]
             around_the_commit = around_all.enter_context(contextlib.ExitStack())
             is_outermost = not connection.in_atomic_block

@@ -8,6 +8,7 @@ with a streamed response teardown may run twice. Commits nothing of the app's.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from typing import Any, Callable
 
@@ -26,6 +27,7 @@ from hydracache_sync.app.snapshot_guard import SnapshotGuard
 from hydracache_sync.app.teardown import (
     ConnectionOf,
     end_request,
+    new_collector,
     write_into_open_transaction,
 )
 from hydracache_sync.cache.read_memo import ReadMemo
@@ -38,7 +40,7 @@ from hydracache_sync.integrations.flask.pages import cached_page
 from hydracache_sync.integrations.flask.request_reads import noted_reads
 from hydracache_sync.integrations.flask.state import NAME, FlaskState, state_of
 from hydracache_sync.pool import WorkerPool
-from hydracache_sync.printable import printable
+from hydracache_sync.printable import printable, printable_logger
 from hydracache_sync.snapshots import NEVER, LocalMoment
 
 #: Names on ``flask.g``.
@@ -50,6 +52,9 @@ _WRITES = "_hydracache_writes"
 _MEMO = "_hydracache_memo"
 _THREAD = "_hydracache_thread"
 _SERVED = "_hydracache_served"
+_PID = "_hydracache_pid"
+
+logger = printable_logger(__name__)
 
 
 class HydraCache(Extension):
@@ -137,7 +142,7 @@ class HydraCache(Extension):
         return state_of(current_app)
 
     def collected(self) -> RequestState:
-        collected: RequestState | None = _kept().get(_COLLECTED)
+        collected = _own_collector()
         if collected is None:
             # An app without the extension has no teardown either.
             collected = _new_collector(self._state.runtime)
@@ -183,8 +188,23 @@ def _kept() -> dict[str, Any]:
     return found
 
 
+def _own_collector() -> RequestState | None:
+    collected: RequestState | None = _kept().get(_COLLECTED)
+    if collected is not None and collected.pid != os.getpid():
+        return None  # of the process that this one was forked from
+    return collected
+
+
 def _new_collector(runtime: Runtime) -> RequestState:
-    collected = _kept()[_COLLECTED] = RequestState(_where(), runtime.abandoned)
+    kept = _kept()
+    collected = kept[_COLLECTED] = new_collector(runtime, _where())
+    if kept.get(_PID, collected.pid) != collected.pid:
+        logger.warning(
+            "%s collects in a process that was forked from its own, and nothing ends"
+            " it here: what it does not write is written when this process exits. Put"
+            " `with app.app_context():` around what a child does",
+            collected.where,
+        )
     return collected
 
 
@@ -243,6 +263,7 @@ class _Hooks:
         # that request. It is as old as its own begin all the same.
         within = kept.get(_SERVED, 0)
         kept[_SERVED] = within + 1
+        kept[_PID] = os.getpid()
         if not within:
             # Not now: what ran before this hook may have begun a transaction. But an
             # app context that is older than the request has only one first request.
@@ -355,12 +376,13 @@ def _dated(kind: type[Any]) -> type[Any]:
             super().__init__(*args, **kwargs)
             setattr(self, _MADE, LocalMoment.now())
             setattr(self, _THREAD, threading.get_ident())
+            setattr(self, _PID, os.getpid())
 
     return Globals
 
 
 def _collected() -> RequestState | None:
-    return _kept().get(_COLLECTED) if has_app_context() else None
+    return _own_collector() if has_app_context() else None
 
 
 def _request_began() -> float:
