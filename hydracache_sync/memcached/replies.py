@@ -128,24 +128,19 @@ class Replies:
         :raises OSError: as :meth:`values`.
         """
         buffer = self._buffer or self._more()
-        # Mostly all are tokens, were found and are here, in order. To say what the
-        # lines must be and compare takes less time than to take them apart. One that
-        # has the end of a line in it goes the other way.
+        # Mostly all are tokens, were found and are here, in order. To cut the answer at
+        # what is the same in each, and to compare the rest, takes less time than to
+        # take the lines apart. A token with the end of a line in it goes the other way.
         end = buffer.find(b"END\r\n")
-        heads = buffer[: max(end, 0)].split(b"\r\n")
-        if len(heads) == 2 * len(keys) + 1 and not heads.pop():
-            values = heads[1::2]
-            del heads[1::2]
-            words = b" \n ".join(heads).split(b" ")
-            uniques = words[4::6]
+        pieces = buffer[: max(end, 0)].split(b" 0 17 ")
+        if len(pieces) == len(keys) + 1:
+            # Of each a line "VALUE key\n", one of the version, and one of the value.
+            lines = b"\n\r\n".join(pieces).split(b"\r\n")
+            heads, uniques, values = lines[0::3], lines[1::3], lines[2::3]
             if (
-                # All of each head that comes before the version, and its end.
-                words[1::6] == list(keys)
-                and words[0::6] == [b"VALUE"] * len(keys)
-                and words[2::6] == [b"0"] * len(keys)
-                and words[3::6] == [b"17"] * len(keys)
-                and words[5::6] == [b"\n"] * (len(keys) - 1)
-                and len(uniques) == len(keys)
+                len(lines) == 3 * len(keys) + 1
+                and not heads.pop()
+                and b"".join(heads) == b"VALUE %b\n" % b"\nVALUE ".join(keys)
                 and set(map(len, values)) == _TOKEN_SIZES
                 and _UNIQUE_SIZES.issuperset(map(len, uniques))
                 and b"".join(uniques).isdigit()

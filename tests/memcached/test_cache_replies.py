@@ -352,6 +352,8 @@ def test_values_with_versions_are_read_however_they_come(
         (b"VALUE a 0 17 1", b"VALUE b 0 16 2"),
         (b"VALUE a 0 17 1", b"VALUE b 0 17 -2"),
         (b"VALUE a 0 17 1", b"VALUE b 0 17 2 3"),
+        (b"VALUE a 0 17 1", b"VALUE b\n\r\n2"),
+        (b"VALUE a 0 17 1 0 17 VALUE b", b"2"),
     ],
 )
 def test_versions_of_tokens_with_a_wrong_head_are_refused(
@@ -362,3 +364,16 @@ def test_versions_of_tokens_with_a_wrong_head_are_refused(
 
     with pytest.raises(BrokenReply):
         Replies(stream(answer)).versions([b"a", b"b"])
+
+
+@pytest.mark.parametrize("part", [b" 0 17 ", b"\r\n", b"END\r\n", b"\n"])
+@pytest.mark.parametrize("at", [0, 5, -1])
+def test_a_token_is_any_bytes(part: bytes, at: int) -> None:
+    token = (bytes(17 - len(part)) + part) if at < 0 else bytes(at) + part
+    token += bytes(17 - len(token))
+    answer = b"VALUE a 0 17 1\r\n%b\r\nVALUE b 0 17 2\r\n%b\r\nEND\r\n"
+
+    replies = Replies(stream(answer % (token, bytes(17))))
+
+    found = replies.versions([b"a", b"b"])
+    assert tuple(map(list, found)) == ([token, bytes(17)], [b"1", b"2"])
