@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import sha256
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Sequence, overload
 
 from hydracache_sync.keys import (
     MAX_TARGET,
@@ -185,6 +185,67 @@ def _hash(intent: InvalidationIntent) -> bytes:
             return sha256(text.encode()).digest()
     parts = [part.encode() for part in (entity_name, value) if part is not None]
     return sha256(_HASH_PREFIX[kind].encode() + b"".join(map(_part, parts))).digest()
+
+
+class EntityIntents(Sequence[InvalidationIntent]):
+    """Intents of entities, kept as two columns; they are made when they are asked for.
+
+    Most rows of a worker are such, and memcached's keys are made of the columns.
+    Immutable.
+
+    :param names: of the entities.
+    :param values: their keys.
+    """
+
+    __slots__ = ("names", "values", "_made")
+
+    def __init__(self, names: Sequence[str], values: Sequence[str]) -> None:
+        self.names = names
+        self.values = values
+        self._made: list[InvalidationIntent] | None = None
+
+    def are_distinct(self) -> bool:
+        count = len(self.values)
+        return (
+            len(set(self.values)) == count
+            or len(set(zip(self.names, self.values))) == count
+        )
+
+    def _intents(self) -> list[InvalidationIntent]:
+        if self._made is None:
+            # Two threads may both make them; theirs are equal.
+            self._made = [
+                _new(InvalidationIntent, ("entity", value, name))
+                for name, value in zip(self.names, self.values)
+            ]
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, index: int) -> InvalidationIntent: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[InvalidationIntent]: ...
+
+    def __getitem__(
+        self, index: int | slice
+    ) -> InvalidationIntent | list[InvalidationIntent]:
+        return self._intents()[index]
+
+    def __iter__(self) -> Iterator[InvalidationIntent]:
+        return iter(self._intents())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (EntityIntents, list)):
+            return NotImplemented
+        return self._intents() == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._intents())
 
 
 class InvalidationIntentBatch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence, overload
 
 from hydracache_sync.errors import OutboxError
-from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.intents import EntityIntents, InvalidationIntent
 from hydracache_sync.outbox.row import (
     SHORT,
     TARGET_COLUMNS,
@@ -19,7 +19,8 @@ from hydracache_sync.outbox.row import (
     readable,
 )
 
-_new = tuple.__new__
+#: The kinds of a claim, if there is this one alone, as text or bytes.
+_ENTITIES = ({"entity"}, {b"entity"})
 
 
 class Claim:
@@ -146,22 +147,16 @@ class ClaimedRows(Sequence[OutboxRow]):
         """Of the claim, for people."""
         return readable(self._claim.common[4])
 
-    def intents(self) -> list[InvalidationIntent | None]:
+    def intents(self) -> Sequence[InvalidationIntent | None]:
         """Return what each row invalidates; None for a malformed one."""
+        _, kinds, values, names, _ = zip(*self._records)
+        if set(kinds) in _ENTITIES:
+            # Mostly like this: together, since a worker needs one of every row.
+            texts, entities = _short_texts(values), _short_texts(names)
+            if texts is not None and entities is not None:
+                return EntityIntents(entities, texts)
         try:
-            return [
-                # Mostly like this; written out, since a worker needs one of every row.
-                (
-                    _new(InvalidationIntent, (kind, value, name))
-                    if kind == "entity"
-                    and type(value) is str
-                    and type(name) is str
-                    and len(value) <= SHORT
-                    and len(name) <= SHORT
-                    else decoded(kind, value, name)
-                )
-                for _, kind, value, name, _ in self._records
-            ]
+            return list(map(decoded, kinds, values, names))
         except ValueError:
             return [row.intent for row in self]
 
@@ -199,3 +194,19 @@ class ClaimedRows(Sequence[OutboxRow]):
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process: the rows, whole."""
         return list, (self._rows(),)
+
+
+def _short_texts(column: Sequence[Any]) -> Sequence[str] | None:
+    """Return the texts of a column if all are there and short enough, else None."""
+    kinds = set(map(type, column))
+    texts = column
+    if kinds == {bytes}:
+        try:
+            texts = b"\n".join(column).decode().split("\n")
+        except UnicodeDecodeError:
+            return None
+        if len(texts) > len(column):
+            return None  # one has the end of a line in it
+    elif kinds != {str}:
+        return None
+    return texts if max(map(len, texts)) <= SHORT else None

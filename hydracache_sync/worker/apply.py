@@ -7,7 +7,7 @@ import time
 from typing import Callable, Iterator, Sequence
 
 from hydracache_sync.errors import ApplyTransient
-from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.intents import EntityIntents, InvalidationIntent
 from hydracache_sync.outbox.claimed_row import ClaimedRows
 from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.printable import printable_logger
@@ -41,8 +41,12 @@ class Batch:
         if isinstance(rows, ClaimedRows):
             # Mostly like this: nothing has happened to any of them, and all differ.
             intents = rows.intents()
-            distinct = set(intents)
-            if len(distinct) == len(intents) and None not in distinct:
+            if isinstance(intents, EntityIntents):
+                is_plain = intents.are_distinct()
+            else:
+                distinct = set(intents)
+                is_plain = len(distinct) == len(intents) and None not in distinct
+            if is_plain:
                 self.intents = intents  # type: ignore[assignment]
                 self._each = rows
                 return
@@ -111,7 +115,8 @@ def apply_batch(
                 ),
             )
             return
-        batch.failures += apply_intents(applier, intents[start : start + size])
+        part = intents if together else intents[start : start + size]
+        batch.failures += apply_intents(applier, part)
 
 
 def apply_intents(

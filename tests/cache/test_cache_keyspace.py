@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hydracache_sync.cache import Keyspace, app_address
 from hydracache_sync.errors import ConfigurationError
-from hydracache_sync.intents import InvalidationIntent
+from hydracache_sync.intents import EntityIntents, InvalidationIntent
 from hydracache_sync.keys import entity_tag
 
 rings = st.from_regex(r"[A-Za-z0-9._-]{1,16}", fullmatch=True)
@@ -191,6 +191,10 @@ def test_targets_of_many_are_those_of_each(odd: tuple[str, str]) -> None:
         [plain[0], *others, InvalidationIntent.entity(*odd), plain[1]],
         [],
     ):
-        assert keyspace.targets(intents) == [
+        wanted = [
             keyspace.target(*intent.to_cache_invalidation()) for intent in intents
         ]
+        assert keyspace.targets(intents) == wanted
+        if {intent.kind for intent in intents} == {"entity"}:
+            _, values, entities = zip(*intents)
+            assert keyspace.targets(EntityIntents(entities, values)) == wanted

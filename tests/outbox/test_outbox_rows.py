@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hydracache_sync.intents import InvalidationIntent
 from hydracache_sync.outbox import OutboxRow, OutboxState
+from hydracache_sync.outbox.claimed_row import Claim, ClaimedRows
 from hydracache_sync.outbox.row import COLUMNS
 from support import TESTS
 
@@ -219,3 +220,55 @@ def test_rows_are_equal_as_long_as_nothing_has_changed() -> None:
 @pytest.mark.parametrize("columns", [{}, {"kind": b"bogus"}, {"state": 9}], ids=repr)
 def test_repr_is_readable_for_any_row(columns: dict[str, Any]) -> None:
     assert repr(row_of(**columns)).startswith("<OutboxRow 1 ")
+
+
+PLAIN = ("entity", "42", "user")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        PLAIN,
+        ("entity", "42", "item"),
+        ("entity", "4\n2", "user"),
+        ("entity", "\n", "\n"),
+        ("entity", "", ""),
+        ("entity", "x" * 4096, "user"),
+        ("entity", "x" * 4097, "user"),
+        ("entity", "Zoë", "\u65e5"),
+        ("entity", b"\xff", "user"),
+        ("entity", "42", b"\xff"),
+        ("entity", 42, "user"),
+        ("entity", None, "user"),
+        ("entity", "42", None),
+        ("key", "42", None),
+        ("flush", None, None),
+        ("other", "42", "user"),
+        (b"entity", "42", "user"),
+        (None, None, None),
+    ],
+)
+@pytest.mark.parametrize("given_as", [str, bytes])
+def test_intents_of_a_claim_are_those_of_its_rows(
+    other: tuple[Any, ...], given_as: type
+) -> None:
+    records = [
+        (
+            number,
+            *(
+                text.encode() if given_as is bytes and isinstance(text, str) else text
+                for text in columns
+            ),
+            0,
+        )
+        for number, columns in enumerate([PLAIN, other, PLAIN])
+    ]
+    claim = Claim(("shop", 0, 0, 0, "me", 1), [0, 1, 2], lambda ids: [])
+
+    rows = ClaimedRows(records, claim)
+
+    assert list(rows.intents()) == [
+        OutboxRow(each).intent
+        for each in ((*record[:4], *[None] * 10, *claim.common) for record in records)
+    ]
+    assert rows.intents()[0] == InvalidationIntent.entity("user", "42")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hydracache_sync.intents import (
     KINDS,
+    EntityIntents,
     InvalidationIntent,
     InvalidationIntentBatch,
     hash_parts,
@@ -193,6 +194,33 @@ def test_intent_is_immutable_and_hashable() -> None:
         intent.value = "43"
 
     assert len({intent, InvalidationIntent.entity("user", "42")}) == 1
+
+
+def test_intents_of_entities_in_columns_are_a_sequence_of_them() -> None:
+    intents = EntityIntents(["user", "user", "item"], ["1", "2", "2"])
+
+    one, two, three = wanted = [
+        InvalidationIntent.entity(*each)
+        for each in (("user", "1"), ("user", "2"), ("item", "2"))
+    ]
+    assert list(intents) == [one, two, three] and len(intents) == 3
+    assert intents[1] == two and intents[1:] == [two, three] and three in intents
+    assert intents == wanted and intents != wanted[:2] and intents != tuple(wanted)
+    assert repr(intents) == repr(wanted)
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "are_distinct"),
+    [
+        (["user", "user"], ["1", "2"], True),
+        (["user", "item"], ["1", "1"], True),
+        (["user", "user"], ["1", "1"], False),
+    ],
+)
+def test_entities_in_columns_differ_by_name_or_key(
+    names: list[str], values: list[str], are_distinct: bool
+) -> None:
+    assert EntityIntents(names, values).are_distinct() is are_distinct
 
 
 def test_batch_keeps_reason_and_order() -> None:
