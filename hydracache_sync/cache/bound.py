@@ -79,6 +79,8 @@ class Bound:
         self.seconds = seconds - clock_skew
         self._until = 0.0
         self._ask_at = 0.0
+        #: What was dated ahead when it was seen: no more true when that moment comes.
+        self._refused: int | None = None
         self._unknown = LoggedOutage(
             logger, f"max_staleness in the cache of namespace {keyspace.namespace}"
         )
@@ -104,8 +106,9 @@ class Bound:
                 "no worker has stored a watermark: give max_staleness"
                 " (HYDRACACHE_MAX_STALENESS, watermark=True) to workers and drains too"
             )
-        elif found / 1000 > now + self._clock_skew:
-            why = "the watermark is dated ahead by more than clock_skew"
+        elif found == self._refused or found / 1000 > now + self._clock_skew:
+            self._refused = found
+            why = "the watermark was dated ahead by more than clock_skew"
         else:
             known = self._until if self._until <= latest else 0.0
             self._until = max(known, found / 1000 + self.seconds)

@@ -181,6 +181,24 @@ class TestBound:
         assert cache.get("k") is None
         assert "dated ahead" in caplog.text
 
+    def test_watermark_that_was_dated_ahead_is_not_believed_when_its_moment_comes(
+        self, outbox: Any, store: CacheStore, clock: FakeClock
+    ) -> None:
+        cache = cache_of(store, clock)
+        clock.advance(3600)
+        worker_of(outbox, store).drain()
+        clock.advance(-3600)
+        cache.get_or_load("k", lambda: "old")
+        outbox.enqueue(SHOP, batch_of("k"))  # and no worker runs any more
+        clock.advance(3600)
+        found = cache.get("k")
+        clock.advance(1)
+        worker_of(outbox, store).drain()
+        cache.get_or_load("k", lambda: "new")
+
+        assert found is None
+        assert cache.get("k") == "new"
+
     def test_what_was_believed_by_a_clock_that_was_ahead_ends_when_it_is_set_back(
         self, outbox: Any, store: CacheStore, clock: FakeClock
     ) -> None:
