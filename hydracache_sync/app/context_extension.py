@@ -203,8 +203,7 @@ class ContextExtension(Extension):
         with a warning. No pool is started. Within a request, in its thread, the block
         is part of that, whose reads are to know what it has written. It is part of
         another such block while that one has a ``transaction()`` open, or something
-        that is not published: then it may read, or be committed with, what is not
-        committed.
+        that is not published.
 
         :param is_request: it ends soon and may change something, as a POST does: a task
             of a queue.
