@@ -28,6 +28,8 @@ from hydracache_sync.cache.json_text import JsonText
 #: a SIGNED one. 10 and 11 are COMPRESSED and COMPRESSED_ZSTD.
 BYTES, TEXT, JSON, NONE, WIDE_JSON, _, SIGNED, PICKLE, TYPED = range(1, 10)
 
+_COMPRESSED = frozenset((COMPRESSED, COMPRESSED_ZSTD))
+
 #: Given back by ``decode``, since None is a value.
 MISS: Any = object()
 
@@ -130,7 +132,7 @@ class Codec:
             return MISS
         form, _, payload = found
         try:
-            if form == COMPRESSED or form == COMPRESSED_ZSTD:
+            if form in _COMPRESSED:
                 form, payload = self._compression.expanded(form, payload)
             if form == JSON:
                 return self._json.load(payload, False)

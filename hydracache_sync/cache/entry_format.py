@@ -21,9 +21,9 @@ Layout, big-endian::
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from hashlib import blake2b
-from operator import itemgetter
-from typing import NamedTuple, Sequence
+from typing import Callable, Sequence
 from zlib import crc32
 
 from hydracache_sync.cache.tokens import TOKEN_ID_SIZE
@@ -33,28 +33,13 @@ _MAGIC = b"HC\x01"
 
 _DIGEST_SIZE = 16
 
-_token_id = itemgetter(slice(TOKEN_ID_SIZE))
-
 _HEAD = struct.Struct(">IBBQ")
 _FIELDS = struct.Struct(">BBQ")
 _CHECKSUM_SIZE = 4
 _HEAD_SIZE = _HEAD.size
 _unpack_head = _HEAD.unpack_from
-_join = b"".join
 _BEFORE_TOKENS = len(_MAGIC) + _DIGEST_SIZE
 _BEFORE_SOFT = _CHECKSUM_SIZE + 2
-
-
-#: Named tuples are made by it at half the cost; every hit makes one.
-_new_tuple = tuple.__new__
-
-
-class Entry(NamedTuple):
-    """What was found in an entry that is whole and rests on the right tokens."""
-
-    form: int
-    soft_ms: int
-    payload: bytes
 
 
 def tag_digest(tags: Sequence[str]) -> bytes:
@@ -77,7 +62,14 @@ def token_prefix_of(digest: bytes, tokens: Sequence[bytes]) -> bytes:
 
     :param tokens: namespace, key, then tags in the order of the digest.
     """
-    return b"".join([_MAGIC, digest, *map(_token_id, tokens)])
+    return _prefix_packer(len(tokens))(_MAGIC, digest, *tokens)
+
+
+@lru_cache(maxsize=128)
+def _prefix_packer(tokens: int) -> Callable[..., bytes]:
+    """Joins magic, digest and so many tokens, each cut to what is compared."""
+    parts = [len(_MAGIC), _DIGEST_SIZE, *[TOKEN_ID_SIZE] * tokens]
+    return struct.Struct("".join(f"{size}s" for size in parts)).pack
 
 
 def pack(token_prefix: bytes, form: int, payload: bytes, soft_ms: int = 0) -> bytes:
@@ -93,23 +85,22 @@ def pack(token_prefix: bytes, form: int, payload: bytes, soft_ms: int = 0) -> by
 
 def unpack(
     entry: bytes | None, digest: bytes, tokens: Sequence[bytes | None]
-) -> Entry | None:
+) -> tuple[int, int, bytes] | None:
     """Return what is in ``entry`` if it is whole and rests on these, else None.
 
     :param tokens: as they are in the store now, None where there is none.
+    :return: form, soft expiry and payload.
     """
     if entry is None or None in tokens:
         return None
-    token_prefix = _join(
-        [_MAGIC, digest, *map(_token_id, tokens)]  # type: ignore[arg-type]
-    )
+    token_prefix = _prefix_packer(len(tokens))(_MAGIC, digest, *tokens)
     start = len(token_prefix)
     if not entry.startswith(token_prefix) or len(entry) < start + _HEAD_SIZE:
         return None
     checksum, form, flags, soft_ms = _unpack_head(entry, start)
     if flags or crc32(entry[start + _CHECKSUM_SIZE :]) != checksum:
         return None
-    return _new_tuple(Entry, (form, soft_ms, entry[start + _HEAD_SIZE :]))
+    return form, soft_ms, entry[start + _HEAD_SIZE :]
 
 
 def soft_ms_of(entry: bytes, token_count: int) -> int:

@@ -23,9 +23,10 @@ from hydracache_sync.keys import (
     MAX_TAG,
     MAX_TARGET,
     Identity,
-    checked_identity,
     checked_namespace,
+    checked_text,
     escape_segment,
+    identity_text,
 )
 
 #: Where something is kept: what chooses the node, and the physical key on that node.
@@ -47,7 +48,6 @@ MAX_PLAIN_NAME = 180
 #: Bytes of an escaped namespace that stays readable.
 MAX_PLAIN_NAMESPACE = 44
 
-_plain_name = re.compile(r"[!-~]{1,%d}" % MAX_PLAIN_NAME).fullmatch
 #: The tag of an entity whose two names stand in it as they are. Longer ones are plain,
 #: too, and take the ordinary way.
 _plain_entity = re.compile(r"[!-$&-9;-~]{0,89}:[!-$&-9;-~]{0,90}").fullmatch
@@ -232,9 +232,14 @@ def _plain_tokens(
 
 def _name(field: str, name: Identity, maximum: int) -> tuple[bool, bytes]:
     """Tell whether ``name`` must be hashed, and its bytes in a physical key."""
-    if type(name) is str and _plain_name(name):
-        return False, name.encode("ascii")
-    text = checked_identity(field, name, maximum=maximum)
-    if _plain_name(text):
+    # Text is checked below where it is not plain.
+    text = name if type(name) is str else identity_text(field, name)
+    if (
+        0 < len(text) <= MAX_PLAIN_NAME
+        and text.isascii()
+        and text.isprintable()
+        and " " not in text
+    ):
         return False, text.encode("ascii")
+    text = checked_text(field, text, maximum=maximum)
     return True, sha256(text.encode("utf-8")).hexdigest().encode("ascii")

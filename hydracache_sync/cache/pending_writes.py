@@ -26,26 +26,26 @@ class PendingWrites:
     """
 
     def __init__(self) -> None:
-        #: Empty most of the time, which is all that a read looks at then.
-        self._open: Dict[_Writer, Tuple[_OpenBatch, ...]] = {}
+        #: Of all threads. Empty most of the time, and no read looks further then.
+        self.open: Dict[_Writer, Tuple[_OpenBatch, ...]] = {}
 
     @property
     def any(self) -> bool:
         """Whether this thread has one open."""
-        return bool(self._open) and _this_one() in self._open
+        return _this_one() in self.open
 
     @contextlib.contextmanager
     def of(self, batch: InvalidationIntentBatch) -> Iterator[None]:
         """Hold ``batch`` open; what is added to it meanwhile counts."""
         writer = _this_one()
         opened = _OpenBatch(batch)
-        self._open[writer] = self._open.get(writer, ()) + (opened,)
+        self.open[writer] = self.open.get(writer, ()) + (opened,)
         try:
             yield
         finally:
-            rest = tuple(each for each in self._open.pop(writer) if each is not opened)
+            rest = tuple(each for each in self.open.pop(writer) if each is not opened)
             if rest:
-                self._open[writer] = rest
+                self.open[writer] = rest
 
     def affects(self, key: str, tags: Sequence[str]) -> bool:
         """Return whether a pending write invalidates an entry of ``key``, ``tags``."""
@@ -56,7 +56,7 @@ class PendingWrites:
         return [each.addresses(keyspace) for each in self._mine()]
 
     def _mine(self) -> Tuple[_OpenBatch, ...]:
-        return self._open.get(_this_one(), ()) if self._open else ()
+        return self.open.get(_this_one(), ()) if self.open else ()
 
 
 class _OpenBatch:

@@ -109,13 +109,15 @@ class SignedCodec:
     ) -> Any:
         """Return the value of ``entry`` if it is ours and rests on these, else MISS."""
         found = unpack(entry, digest, tokens)
-        if found is None or found.form != SIGNED:
+        if found is None:
             return MISS
-        signature = found.payload[:_SIGNATURE_SIZE]
-        data = found.payload[_SIGNATURE_SIZE:]
+        form, soft_ms, payload = found
+        if form != SIGNED:
+            return MISS
+        signature, data = payload[:_SIGNATURE_SIZE], payload[_SIGNATURE_SIZE:]
         token_prefix = token_prefix_of(digest, tokens)  # type: ignore[arg-type]
         for key in self._keys:
-            wanted = _sign(key, name, token_prefix, found.soft_ms, data)
+            wanted = _sign(key, name, token_prefix, soft_ms, data)
             if hmac.compare_digest(signature, wanted):
                 return self._codec.decode(token_prefix + data, digest, tokens)
         return MISS

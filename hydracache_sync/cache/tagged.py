@@ -268,7 +268,7 @@ class TaggedCache:
         :param tags: those it was stored with.
         :raises TypeError, ValueError: key or tags are not as the class says.
         """
-        if self._pending_writes.any:
+        if self._pending_writes.open and self._pending_writes.any:
             tags = tuple(tags)
             if self._is_writing(key, tags):
                 return default
@@ -323,7 +323,7 @@ class TaggedCache:
             lifetime = self._lifetimes.of(ttl, soft_ttl)
         if since is not None:
             checked_number("since", since)
-        if self._pending_writes.any:
+        if self._pending_writes.open and self._pending_writes.any:
             tags = tuple(tags)
             if self._is_writing(key, tags):
                 return self._checked(value_of(loader))

@@ -69,10 +69,11 @@ class Window(NamedTuple):
 def get(keys: Sequence[bytes], verb: bytes = b"get ") -> bytes:
     """One ``get`` for one or more keys.
 
-    :raises ValueError: a key has a blank or a line's end in it, or there is none.
+    :raises ValueError: a key is empty, has a blank or a line's end in it, or there is
+        none.
     """
     names = b" ".join(keys)
-    if names.count(b" ") != len(keys) - 1 or b"\n" in names:
+    if names.split() != [*keys] or not keys:
         raise ValueError("an address holds no memcached key")
     return verb + names + b"\r\n"
 

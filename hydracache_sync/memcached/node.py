@@ -133,11 +133,15 @@ class Node:
             try:
                 if due is not None:
                     connection.check_answer(due)
-                values = self._values(connection, keys)
+                if connection.question:
+                    self._pool.identify(connection)
+                values = connection.replies.values(keys)
             except BaseException as exc:
                 self._ask_again(connection, exc, commands.get(keys))
                 try:
-                    values = self._values(connection, keys)
+                    if connection.question:
+                        self._pool.identify(connection)
+                    values = connection.replies.values(keys)
                 except BaseException:
                     self._pool.drop(connection)
                     raise
@@ -145,13 +149,6 @@ class Node:
             self._give_up(exc, connection.used_at)
         self._answered(connection)
         return values
-
-    def _values(
-        self, connection: Connection, keys: Sequence[bytes]
-    ) -> list[bytes | None]:
-        if connection.question:
-            self._pool.identify(connection)
-        return connection.replies.values(keys)
 
     def _ask_again(
         self, connection: Connection, failure: BaseException, request: bytes

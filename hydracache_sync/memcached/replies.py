@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import re
 import socket
+from operator import add
 from time import monotonic
-from typing import Callable, Sequence
+from typing import Callable, Dict, Sequence
 
 #: Bytes per read. pymemcache's 4096 take three reads for a value of 10 KB.
 RECEIVE_SIZE = 64 * 1024
@@ -32,7 +33,6 @@ MAX_VALUE = 32 * 1024 * 1024
 #: A timeout of Python's, in the spelling of 3.9 too, and of the kernel's (SO_RCVTIMEO).
 TIMEOUTS = (TimeoutError, socket.timeout, BlockingIOError)
 
-_value_line = b"VALUE %b 0 %d".__mod__
 _value_head = re.compile(rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10})()\r\n").match
 _version_head = re.compile(
     rb"VALUE ([^ \r\n]+) [0-9]+ ([0-9]{1,10}) ([0-9]{1,20})\r\n"
@@ -41,6 +41,20 @@ _version_head = re.compile(
 _TOKEN_SIZES = {17}
 #: Digits of a version.
 _UNIQUE_SIZES = frozenset(range(1, 21))
+
+
+class _AfterKeys(Dict[int, bytes]):
+    """What follows the key in the line before a value, by the value's size.
+
+    Made when first asked for: numbers take long to write. For short answers alone.
+    """
+
+    def __missing__(self, size: int) -> bytes:
+        self[size] = text = b" 0 %d" % size
+        return text
+
+
+_after_key = _AfterKeys().__getitem__
 
 
 class BrokenReply(ConnectionError):
@@ -97,14 +111,13 @@ class Replies:
             # and compare takes half as long as to take them apart.
             # From the end, so that the first value, the only long one of a cached read,
             # is not searched.
-            values = buffer.rsplit(b"\r\n", 2 * len(keys))
-            values[:1] = values[0].split(b"\r\n", 1)
-            lines = values[::2]
-            del values[::2]
+            parts = buffer.rsplit(b"\r\n", 2 * len(keys))
+            parts[:1] = parts[0].split(b"\r\n", 1)
+            values = parts[1::2]
             if len(values) == len(keys) + 1 and not values.pop():
-                if lines.pop() == b"END" and lines == list(
-                    map(_value_line, zip(keys, map(len, values)))
-                ):
+                heads = map(add, keys, map(_after_key, map(len, values)))
+                lines = b"VALUE " + b"\r\nVALUE ".join(heads) + b"\r\nEND"
+                if b"\r\n".join(parts[::2]) == lines:
                     self._buffer = b""
                     return values  # type: ignore[return-value]
         found = self._values_one_by_one(buffer, set(keys))

@@ -59,7 +59,7 @@ by_both = pytest.mark.parametrize("method", METHODS)
 def form_of(entry: bytes) -> int:
     found = unpack(entry, DIGEST, TOKENS)
     assert found is not None
-    return found.form
+    return found[0]
 
 
 def read(method: int, packed: bytes, codec: Any = PLAIN) -> Any:
