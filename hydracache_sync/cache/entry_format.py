@@ -91,9 +91,12 @@ def unpack(
     :param tokens: as they are in the store now, None where there is none.
     :return: form, soft expiry and payload.
     """
-    if entry is None or None in tokens:
+    if entry is None:
         return None
-    token_prefix = _prefix_packer(len(tokens))(_MAGIC, digest, *tokens)
+    try:
+        token_prefix = _prefix_packer(len(tokens))(_MAGIC, digest, *tokens)
+    except struct.error:
+        return None  # one of the tokens is missing
     start = len(token_prefix)
     if not entry.startswith(token_prefix) or len(entry) < start + _HEAD_SIZE:
         return None

@@ -157,7 +157,7 @@ PROTECTIONS = [
         "P3",
         "a missing token equals nothing",
         "cache/entry_format.py",
-        "    if entry is None or None in tokens:\n        return None\n",
+        "    if entry is None:\n        return None\n",
         "    if entry is None:\n        return None\n"
         "    held = tokens_in(entry, len(tokens))\n"
         "    tokens = [now or then for now, then in zip(tokens, held)]\n",
