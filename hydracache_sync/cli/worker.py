@@ -14,7 +14,6 @@ import click
 from hydracache_sync.app import build, contradictions, settings
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.exit_codes import ExitCode, listed
-from hydracache_sync.cli.http_pages import Answer, health_page, serve
 from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options
 from hydracache_sync.cli.moments import duration
 from hydracache_sync.cli.options import json_option, with_settings, with_workers
@@ -149,6 +148,9 @@ def _serve_pages(
 
     :raises ConfigurationError: a port is taken, or prometheus_client is missing.
     """
+    # With an HTTP server, which the other commands have no use for.
+    from hydracache_sync.cli.http_pages import Answer, health_page, serve
+
     pages: dict[int, dict[str, Callable[[], Answer]]] = {}
     port = values[settings.HEALTH_PORT]
     if port is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from importlib import metadata
 from typing import Any
 
 from hydracache_sync.fork import keep_for_good
@@ -56,6 +55,9 @@ def driver_error() -> type[Exception]:
 
 
 def driver_version() -> str:
+    # It imports a mail library, which most programs have no use for.
+    from importlib import metadata
+
     # PyMySQL's own __version__ is that of the mysqlclient it stands in for.
     return metadata.version("pymysql")
 

@@ -36,6 +36,7 @@ HEAVY = [
     "orjson",
     "zstandard",
     "ssl",
+    "email",
     "asyncio",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
+from pathlib import Path
 
 DEFAULT_TABLE = "hydracache_outbox"
 
@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 
 def schema_text(database: str, table: str = DEFAULT_TABLE) -> str:
     """Return the DDL for ``database``, "sqlite" or "mysql", with comments."""
-    text = (resources.files(__name__) / f"{database}.sql").read_text("utf-8")
+    text = Path(__file__).with_name(f"{database}.sql").read_text("utf-8")
     return text.replace(DEFAULT_TABLE, table)
 
 
