@@ -29,6 +29,11 @@ from support.servers import (
     servers_of_this_run,
 )
 
+# Programs that tests start would compile the package each time: a third of what a
+# command of the command line takes.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # No deadline anywhere: one slow example on a busy machine is not a defect.
 hypothesis.settings.register_profile("dev", deadline=None)
 # The same examples in every run, so that CI does not fail on a change that is not at
