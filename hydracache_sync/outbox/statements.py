@@ -180,18 +180,16 @@ limit :limit
 
 CLAIM_SELECT_TRACED = CLAIM_SELECT.replace(", case", ", traceparent, case", 1)
 
-# MySQL assigns from left to right: what asks for the old claim comes first.
-CLAIM_UPDATE = f"""
-update {{table}}
-set {", ".join(f"{column} = {value}" for column, value in _CLAIMED.items())},
-    tried_alone = 0,
-    claimed_at_ms = :claimed_at_ms,
+# Of rows to which nothing has happened: they have no error and no attempt to count.
+CLAIM_UPDATE = """
+update {table}
+set claimed_at_ms = :claimed_at_ms,
     claim_until_ms = :until_ms,
     claim_owner = :owner,
     claim_token = :token
-where id in ({{ids}})
+where id in ({ids})
   and state = 0
-  and (claim_until_ms is null or claim_until_ms <= :claimed_at_ms)
+  and claim_token is null
 """
 
 # The worker of a claim that has ended is named here, since no other statement reads its
@@ -207,13 +205,20 @@ _RAN_OUT = _noted(
     "'\t\t'",
 )
 
-CLAIM_UPDATE_NOTED = CLAIM_UPDATE.replace(
-    "\nset ",
-    f"""
+# MySQL assigns from left to right: what asks for the old claim comes first.
+CLAIM_UPDATE_NOTED = f"""
+update {{table}}
 set history = case when claim_token is null then history else {_RAN_OUT} end,
-    """,
-    1,
-)
+    {", ".join(f"{column} = {value}" for column, value in _CLAIMED.items())},
+    tried_alone = 0,
+    claimed_at_ms = :claimed_at_ms,
+    claim_until_ms = :until_ms,
+    claim_owner = :owner,
+    claim_token = :token
+where id in ({{ids}})
+  and state = 0
+  and (claim_until_ms is null or claim_until_ms <= :claimed_at_ms)
+"""
 
 CLAIMED_IDS = """
 select id
