@@ -390,19 +390,17 @@ def test_an_id_that_is_not_dead_stops_the_others_too(shop: Shop) -> None:
     assert states(shop)[id] is OutboxState.DEAD
 
 
-def test_a_hundred_thousand_are_listed_and_retried(shop: Shop) -> None:
-    plant(shop, 100_000)
+def test_ten_thousand_are_listed_and_retried(shop: Shop) -> None:
+    plant(shop, 10_000)
 
-    page = dead(shop, "list", "--after", "99000", "--limit", "2")
-    listed = ended(
-        start("dead", "list", "--json", "--limit", "200000", **shop.settings)
-    )
-    retried = dead(shop, "retry", "--all", "--expect", "100000")
+    page = dead(shop, "list", "--after", "9000", "--limit", "2")
+    listed = ended(start("dead", "list", "--json", "--limit", "20000", **shop.settings))
+    retried = dead(shop, "retry", "--all", "--expect", "10000")
 
-    assert page.out.endswith("2 of 100000 dead letters; go on with --after 99002\n")
-    assert listed.out.count("\n") == 100_000
+    assert page.out.endswith("2 of 10000 dead letters; go on with --after 9002\n")
+    assert listed.out.count("\n") == 10_000
     assert json.loads(listed.out[: listed.out.index("\n")])["value"] == "k1"
-    assert retried.out == f"{shop.namespace}: 100000 retried\n"
+    assert retried.out == f"{shop.namespace}: 10000 retried\n"
     assert shop.outbox.dead_letters(shop.namespace) == []
 
 

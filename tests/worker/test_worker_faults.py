@@ -197,7 +197,7 @@ class TestOutage:
 
         assert waits == [1000, 2000, 4000, 5000, 5000, 0, 1000]
 
-    def test_ten_thousand_rounds_make_no_dead_letter_and_two_log_lines(
+    def test_a_thousand_rounds_make_no_dead_letter_and_two_log_lines(
         self, clock: FakeClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         outbox, applier = MemoryOutbox(clock=clock), WholeApplier()
@@ -207,7 +207,7 @@ class TestOutage:
         worker = OutboxWorker(outbox, applier, outage_timing=OutageTiming(calm=0.0))
         caplog.set_level(logging.INFO)
 
-        for _ in range(10_000):
+        for _ in range(1000):
             worker.run_once()
             clock.advance(5)
         during = messages(caplog, logging.INFO)
@@ -224,7 +224,7 @@ class TestOutage:
         assert len(caplog.records) == 2
         counts = worker.diagnostics()
         assert counts.outages == 1
-        assert counts.released == 10_000
+        assert counts.released == 1000
         assert counts.retried == counts.dead_lettered == 0
 
     def test_a_second_outage_is_told_again(
