@@ -93,6 +93,9 @@ class OutboxConnection(_Base):  # type: ignore[misc]
     #: See ``mysql_statements``.
     is_of_outbox = True
 
+    #: The answer to a poll that finds nothing.
+    hydracache_empty_reply: bytes | None = None
+
     def __init__(self, until: float, **options: Any) -> None:
         now = time.monotonic()
         self.pid = os.getpid()
@@ -184,6 +187,17 @@ class OutboxConnection(_Base):  # type: ignore[misc]
         self._fresh = True
         # So that PyMySQL, which remembers what it has set, sets nothing.
         self._current_timeout = self._read_timeout
+
+    def is_at_rest(self) -> bool:
+        """Whether its socket has the limit of time for an answer."""
+        limit = self._timeout
+        return limit is not None and abs(limit - self._read_timeout) < 0.01
+
+    def note_question(self, now: float) -> None:
+        """Begin the limit of time for an answer; a question was sent past this."""
+        self._answer_by = self._limited(now, self._read_timeout)
+        self._received, self._at = b"", 0
+        self._fresh = False
 
     def receive(self) -> bytes:
         """Return some bytes of the answer; none if the server has closed.

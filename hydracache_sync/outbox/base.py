@@ -20,7 +20,7 @@ from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.admin import Admin
 from hydracache_sync.outbox.claims import ClaimOrder, Claims
 from hydracache_sync.outbox.database import Database
-from hydracache_sync.outbox.due import DuePoll, Poll
+from hydracache_sync.outbox.due import DuePoll, Poll, QuietLook
 from hydracache_sync.outbox.enqueue import Callers, Enqueuer, Inserts, OutboxTracer
 from hydracache_sync.outbox.looks import RATE_CAP, SCAN, Looks
 from hydracache_sync.outbox.marks import Marks
@@ -332,6 +332,20 @@ class InvalidationOutbox:
         if due:
             self._claims.expect(due)
         return due
+
+    def quiet_look(self, namespaces: Sequence[str]) -> QuietLook | None:
+        """Return what sees for little that :meth:`due_namespaces` still finds nothing.
+
+        For the thread that has just called that, and found nothing: an idle worker asks
+        fifty times a second, on cold caches.
+
+        :return: None where there is none for now.
+        """
+        look = self._poll.quiet_look(namespaces)
+        if look is None:
+            return None
+        until = min(look.until, self._claims.look_ahead_at(namespaces))
+        return look._replace(until=until)
 
     def mark_published(self, rows: Sequence[OutboxRow]) -> int:
         """Finish rows that were applied.

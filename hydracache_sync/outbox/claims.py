@@ -160,6 +160,10 @@ class Claims:
             for record in self._database.read(statements.ROWS_BY_ID, params, part):
                 yield OutboxRow(record)
 
+    def look_ahead_at(self, namespaces: Sequence[str]) -> float:
+        """When :meth:`make_dated_ahead_due` has something to do."""
+        return min((self._ahead_at.get(each, 0.0) for each in namespaces), default=0.0)
+
     def make_dated_ahead_due(self, namespaces: Sequence[str]) -> None:
         """Make rows due that are dated ahead, now and then, in one of ``namespaces``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, Protocol, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
 
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.outbox.database import Database, parts_of
@@ -12,11 +12,29 @@ from hydracache_sync.outbox.row import Pause
 NAMESPACES_PER_STATEMENT = 60
 
 
+class QuietLook(NamedTuple):
+    """How to see for little that nothing has become due.
+
+    :ivar is_quiet: takes the present moment; whether it is known that nothing is due.
+        Never raises.
+    :ivar until: when to ask in the usual way again, of ``time.monotonic()``.
+    """
+
+    is_quiet: Callable[[float], bool]
+    until: float
+
+
 class Poll(Protocol):
     """Answers the question again and again."""
 
     def due(self, namespaces: Sequence[str]) -> list[str]:
         """Return those of ``namespaces`` that a claim would find rows in now."""
+
+    def quiet_look(self, namespaces: Sequence[str]) -> QuietLook | None:
+        """Return a look for little; None if there is none now.
+
+        For the thread that has just asked :meth:`due`, which found nothing.
+        """
 
 
 class DuePoll:
@@ -32,6 +50,9 @@ class DuePoll:
         self._paused = paused
         #: What was asked last, split into statements.
         self._parts: dict[tuple[str, ...], list[Sequence[str]]] = {}
+
+    def quiet_look(self, namespaces: Sequence[str]) -> QuietLook | None:
+        return None
 
     def due(self, namespaces: Sequence[str]) -> list[str]:
         asked = tuple(namespaces)

@@ -6,9 +6,9 @@ import threading
 import time
 from typing import Any, NamedTuple, Sequence
 
-from hydracache_sync.drivers.pymysql_poll import encode_query, poll
+from hydracache_sync.drivers.pymysql_poll import encode_query, poll, poll_again
 from hydracache_sync.outbox.database import Database
-from hydracache_sync.outbox.due import NAMESPACES_PER_STATEMENT, Poll
+from hydracache_sync.outbox.due import NAMESPACES_PER_STATEMENT, Poll, QuietLook
 from hydracache_sync.outbox.lent_connections import LentConnections, is_apart
 from hydracache_sync.outbox.mysql_inserts import literal
 
@@ -31,6 +31,17 @@ class Checked(NamedTuple):
     until: float
 
 
+class Found(NamedTuple):
+    """What a thread was answered.
+
+    :ivar bits: of the namespaces in the query that have rows due.
+    """
+
+    thread: int
+    packet: bytes
+    bits: int
+
+
 class MySQLPoll:
     """Asks at little cost, and in the usual way whenever there is more to it.
 
@@ -49,14 +60,20 @@ class MySQLPoll:
         self._database = database
         self._connections = connections
         self._checked: Checked | None = None
+        #: What a look for little has found due, for the call that follows it.
+        self._found: Found | None = None
         #: Packets that ask which of some namespaces have rows due.
         self.queries: dict[tuple[str, ...], bytes] = {}
 
     def due(self, namespaces: Sequence[str]) -> list[str]:
+        found, self._found = self._found, None
         packet = self.queries.get(tuple(namespaces))
         if packet is not None:
             try:
-                bits = self._ask(packet)
+                if found is not None and found[:2] == (threading.get_ident(), packet):
+                    bits = found.bits
+                else:
+                    bits = self._ask(packet)
                 if bits == 0:
                     return []
                 if not bits >> len(namespaces):  # none is paused
@@ -68,17 +85,35 @@ class MySQLPoll:
             self._prepare(tuple(namespaces))
         return due
 
-    def _ask(self, packet: bytes) -> int:
+    def quiet_look(self, namespaces: Sequence[str]) -> QuietLook | None:
+        query = self.queries.get(tuple(namespaces))
         checked = self._checked
-        if checked is not None and checked.thread == threading.get_ident():
-            if time.monotonic() < checked.until:
-                place = self._connections.take_again(checked.connection)
-                if place is not None:
-                    try:
-                        return poll(place.connection, packet)
-                    finally:
-                        # Closed by an error it is replaced when it is lent.
-                        self._connections.put(place)
+        if query is None or checked is None or not checked.connection.is_at_rest():
+            return None
+        # What is not here is not read on cold caches.
+        packet, connections, get_ident = query, self._connections, threading.get_ident
+        thread, connection, until = checked
+
+        def is_quiet(now: float) -> bool:
+            if thread != get_ident():
+                return False
+            place = connections.take_again(connection)
+            if place is None:
+                return False
+            try:
+                bits = poll_again(connection, packet, now)
+                if bits:
+                    self._found = Found(thread, packet, bits)
+                return not bits
+            except Exception:
+                return False  # said by the usual way, if it lasts
+            finally:
+                # Closed by an error it is replaced when it is lent.
+                connections.put(place)
+
+        return QuietLook(is_quiet, until)
+
+    def _ask(self, packet: bytes) -> int:
         with self._database.session() as connection:
             bits = poll(connection, packet)
         # Others may be in a block, or have little time: theirs are always checked.

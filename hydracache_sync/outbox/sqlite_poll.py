@@ -6,7 +6,7 @@ import os
 import time
 from typing import Callable, Sequence
 
-from hydracache_sync.outbox.due import Poll
+from hydracache_sync.outbox.due import Poll, QuietLook
 
 #: Seconds that a file must have been left alone so that its time of change
 #: distinguishes the next change from the last. Some systems count it in ticks of 10 ms.
@@ -53,6 +53,16 @@ class FilePoll:
             if changes[0] < (time.time() - QUIET_AFTER) * 1e9:
                 self._quiet = (asked, changes, now)
         return due
+
+    def quiet_look(self, namespaces: Sequence[str]) -> QuietLook | None:
+        quiet = self._quiet
+        if quiet is None or quiet[0] != tuple(namespaces):
+            return None
+        _, changes, asked_at = quiet
+        age = abs((self._clock or time.time)() - asked_at)
+        return QuietLook(
+            lambda now: self._changes() == changes, time.monotonic() + LOOK_ANYWAY - age
+        )
 
     def _changes(self) -> tuple[int, int] | None:
         """When what commits go to was changed, and its size; None without a file.

@@ -43,6 +43,8 @@ class DatabaseOutage:
         self._calm = calm
         self._lock = threading.Lock()
         self._outage = Outage(calm)
+        #: Whether one has begun and its end has not been logged. Each poll reads it.
+        self.active = False
         self._began: OutageBegan | None = None
         self._failures = 0
         #: Namespaces whose rows could not be claimed or settled, and not again since.
@@ -53,11 +55,6 @@ class DatabaseOutage:
     def current(self) -> OutageBegan | None:
         """How the outage began that lasts now; None if the last call was answered."""
         return self._began if self._outage.failing else None
-
-    @property
-    def active(self) -> bool:
-        """Whether one has begun and its end has not been logged."""
-        return self._outage.active
 
     def blocks(self, namespace: str) -> bool:
         """Whether the rows of ``namespace`` wait for the end of an outage."""
@@ -90,6 +87,7 @@ class DatabaseOutage:
         with self._lock:
             began = None
             if self._outage.failed(since):
+                self.active = True
                 began = self._began = OutageBegan(None, "database", error)
             if namespace is not None:
                 self._blocked_until.setdefault(namespace, time.monotonic())
@@ -147,6 +145,7 @@ class DatabaseOutage:
             self._outage.answered()
             seconds = self._outage.end()
             if seconds is not None:
+                self.active = False
                 ended = OutageEnded(None, "database", seconds)
                 self._began = None
                 self._failures = 0

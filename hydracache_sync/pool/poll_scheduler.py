@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from typing import Callable, TypeVar
 
 from hydracache_sync.pool.timing import DEFAULT_TIMING
 
@@ -23,6 +24,13 @@ POLL_GROWTH = 2.0
 #: Within a burst a pause is at least this many times as long as the last poll took: to
 #: poll a slow database more often would make it slower.
 POLL_COST_FACTOR = 3.0
+
+
+T = TypeVar("T")
+
+
+def _is_never_quiet(thread: object, now: float) -> bool:
+    return False
 
 
 class PollScheduler:
@@ -53,8 +61,15 @@ class PollScheduler:
         self._burst_pause: float | None = None
         self._closed = False
 
-    def wait(self, thread: object) -> bool:
-        """Block until ``thread`` should poll; False when it should end."""
+    def wait(
+        self, thread: T, is_quiet: Callable[[T, float], bool] = _is_never_quiet
+    ) -> bool:
+        """Block until ``thread`` should poll.
+
+        :param is_quiet: polls for little, and says whether it is known that nothing is
+            due. Takes ``thread`` and the present moment.
+        :return: False when it should end, or has lost its role.
+        """
         while True:
             with self._lock:
                 if self._closed:
@@ -79,7 +94,23 @@ class PollScheduler:
                     continue
             # A wake-up between the two blocks is kept: the lock is free then. One that
             # came for work already done costs one more turn of this loop.
-            self._wakeup.acquire(True, pause)
+            while not self._wakeup.acquire(True, pause):
+                # Only time has passed. An idle process does little but this, on cold
+                # caches, so it makes no more calls than it must. No lock: who is not
+                # polling stays the leader.
+                self._polling_since = now = time.monotonic()
+                if not is_quiet(thread, now):
+                    return self._leader is thread and not self._closed
+                with self._lock:
+                    if self._leader is not thread:
+                        return False
+                    self._polling_since = None
+                    pause = self._poll_interval
+                    if self._burst_pause is not None:
+                        took = time.monotonic() - now
+                        pause = self._pause_of_burst(self._burst_pause, took)
+                    # It took little, or this is early and costs one more turn.
+                    self._next_poll = now + pause
 
     def nothing_due(self, thread: object, took: float) -> None:
         """Schedule the next poll after one that found nothing.
@@ -92,11 +123,13 @@ class PollScheduler:
                 return
             pause = self._poll_interval
             if self._burst_pause is not None:
-                pause = min(pause, max(self._burst_pause, took * POLL_COST_FACTOR))
-                self._burst_pause *= POLL_GROWTH
-                if self._burst_pause >= self._poll_interval:
-                    self._burst_pause = None
+                pause = self._pause_of_burst(self._burst_pause, took)
             self._schedule(pause)
+
+    def _pause_of_burst(self, pause: float, took: float) -> float:
+        longer = pause * POLL_GROWTH
+        self._burst_pause = longer if longer < self._poll_interval else None
+        return min(self._poll_interval, max(pause, took * POLL_COST_FACTOR))
 
     def failed(self, pause: float) -> None:
         """Schedule the next poll of any thread ``pause`` seconds after a failure."""

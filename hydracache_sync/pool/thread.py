@@ -74,6 +74,7 @@ class ThreadSlot:
     """A thread, what it does, and whether another has taken its place.
 
     :ivar activity: replaced as a whole, so that it is read without a lock.
+    :ivar polling_since: when it began to poll for little; None while it does not.
     :ivar error: what the thread died of.
     :ivar replaced: another thread has its place; this one ends after its batch.
     :ivar reported: it was logged as stuck.
@@ -83,6 +84,7 @@ class ThreadSlot:
         self.name = name
         self.thread: PoolThread | None = None
         self.activity = Activity(False, time.monotonic())
+        self.polling_since: float | None = None
         self.error: str | None = None
         self.replaced = False
         self.reported = False
@@ -99,10 +101,15 @@ class ThreadSlot:
     def alive(self) -> bool:
         return self.thread is not None and self.thread.is_alive()
 
+    def current(self) -> Activity:
+        """Return its activity, which may be to poll for little."""
+        since = self.polling_since
+        return self.activity if since is None else Activity(True, since)
+
     def seconds(self, now: float) -> float:
         """How long it has been at its activity."""
-        return now - self.activity.since
+        return now - self.current().since
 
     def is_stuck(self, now: float, stuck_after: float) -> bool:
-        activity = self.activity
+        activity = self.current()
         return activity.working and now - activity.since > stuck_after

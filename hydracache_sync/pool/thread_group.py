@@ -196,7 +196,7 @@ class ThreadGroup:
     def _health_of(
         self, slot: ThreadSlot, now: float, outages: Sequence[OutageBegan]
     ) -> ThreadHealth:
-        working, since, namespace = slot.activity
+        working, since, namespace = slot.current()
         polling = working and namespace is None
         error: str | None = None
         if not slot.alive:
@@ -225,8 +225,10 @@ class ThreadGroup:
             applied = False
             while not self._stop.is_set() and not slot.replaced:
                 # After a batch it polls again at once: the next one may be due.
-                if applied or self._scheduler.wait(slot):
+                if applied or self._scheduler.wait(slot, self._batches.is_quiet):
                     applied = self._poll_and_apply(slot, again=applied)
+                else:
+                    slot.polling_since = None
         except BaseException as exc:
             # A greenlet was killed, or user code raised what is no Exception. The
             # worker has released the rows, or their claims end; supervise() replaces
@@ -243,8 +245,10 @@ class ThreadGroup:
         :return: whether any row got further, so that to poll at once is worth it.
         """
         applied = False
-        started = time.monotonic()
+        # Since the poll for little that came before: it may be what hung and failed.
+        started = slot.polling_since or time.monotonic()
         slot.activity = Activity(True, started)
+        slot.polling_since = None
         try:
             due = self._batches.due(again=again)
             if not due:

@@ -25,6 +25,7 @@ from hydracache_sync.drivers.pymysql_poll import (
     UnexpectedReplyError,
     encode_query,
     poll,
+    poll_again,
 )
 from hydracache_sync.outbox import mysql_poll
 from hydracache_sync.outbox.lent_connections import keep_apart
@@ -80,6 +81,8 @@ class Strange:
     def __init__(self, *parts: bytes) -> None:
         self._sock, self._other = socket.socketpair()
         self._sock.settimeout(60.0)
+        self.hydracache_empty_reply: bytes | None = None
+        self.asked_at: float | None = None
         self.closed = False
         self._thread = threading.Thread(target=self._say, args=(parts,))
         self._thread.start()
@@ -95,6 +98,9 @@ class Strange:
 
     def receive(self) -> bytes:
         return self._sock.recv(1 << 16)
+
+    def note_question(self, now: float) -> None:
+        self.asked_at = now
 
     def _force_close(self) -> None:
         self.closed = True
@@ -189,6 +195,23 @@ class TestStrangeAnswers:
 
         assert poll(connection, b"?") == 17
         assert not connection.closed
+
+    def test_asked_again_an_answer_may_come_in_pieces(self, strange):
+        whole = packets_of(*ANSWER)
+        connection = strange(*(whole[n : n + 1] for n in range(len(whole))))
+
+        assert poll_again(connection, b"?", 5.0) == 17
+        assert connection.asked_at == 5.0  # the limit of time for all of it
+        assert not connection.closed
+
+    def test_asked_again_an_end_is_a_lost_connection(self, strange):
+        connection = strange()
+
+        with pytest.raises(pymysql.OperationalError) as caught:
+            poll_again(connection, b"?", 5.0)
+
+        assert caught.value.args[0] == 2013
+        assert connection.closed
 
     @pytest.mark.parametrize(
         "bodies",
@@ -298,27 +321,44 @@ class TestLook:
                 outbox.due_namespaces([SHOP])
 
 
+class Asking:
+    """Asks as a pool does: for little, while it has found nothing."""
+
+    def __init__(self, outbox: MySQLOutbox, thread: ThreadPoolExecutor) -> None:
+        self.outbox = outbox
+        self.look: Any = None
+        self._thread = thread
+
+    def __call__(self) -> list[str]:
+        return self._thread.submit(self.ask).result(60.0)
+
+    def ask(self) -> list[str]:
+        if self.look is not None:
+            now = time.monotonic()
+            if now < self.look.until and self.look.is_quiet(now):
+                return []
+        due = self.outbox.due_namespaces([SHOP])
+        self.look = None if due else self.outbox.quiet_look([SHOP])
+        return due
+
+
 class TestAThreadThatCarriesRows:
     """It asks on the connection that it had a moment ago, without checks."""
 
     @pytest.fixture
-    def asking(self, outbox: MySQLOutbox) -> Iterator[Callable[[], list[str]]]:
+    def asking(self, outbox: MySQLOutbox) -> Iterator[Asking]:
         """Asks in such a thread, which has asked before."""
         with ThreadPoolExecutor(1, initializer=keep_apart) as thread:
-
-            def ask() -> list[str]:
-                return thread.submit(outbox.due_namespaces, [SHOP]).result(60.0)
-
+            asking = Asking(outbox, thread)
             for _ in range(3):
-                assert ask() == []
-            yield ask
+                assert asking() == []
+            yield asking
 
     @pytest.fixture
-    def asked_on(self, asking: object, outbox: MySQLOutbox) -> Any:
+    def asked_on(self, asking: Asking, outbox: MySQLOutbox) -> Any:
         """The thread's connection, which needs no check for a while."""
-        checked = outbox._poll._checked
-        outbox._poll._checked = checked._replace(until=checked.until + 60.0)
-        return checked.connection
+        asking.look = asking.look._replace(until=asking.look.until + 60.0)
+        return outbox._poll._checked.connection
 
     def test_it_keeps_its_connection(self, asking, asked_on):
         used_at = asked_on.used_at
@@ -332,6 +372,33 @@ class TestAThreadThatCarriesRows:
         outbox.enqueue(SHOP, batch_of("a"))
 
         assert asking() == [SHOP]
+
+    def test_what_it_has_found_for_little_is_not_asked_for_again(
+        self, asking, asked_on, outbox, monkeypatch
+    ):
+        def ask(*args: Any) -> None:
+            raise AssertionError("it was asked again")
+
+        outbox.enqueue(SHOP, batch_of("a"))
+        monkeypatch.setattr(mysql_poll, "poll", ask)
+        monkeypatch.setattr(outbox._poll._usual, "due", ask)
+
+        assert asking() == [SHOP]
+
+    def test_an_error_for_little_is_told_by_the_usual_way(
+        self, asking, asked_on, database
+    ):
+        database.sql("drop table hydracache_outbox")
+
+        with pytest.raises(SchemaError):
+            asking()
+
+    def test_another_thread_does_not_ask_on_it(self, asking, asked_on):
+        used_at = asked_on.used_at
+
+        assert not asking.look.is_quiet(time.monotonic())
+
+        assert asked_on.used_at == used_at
 
     def test_where_the_server_has_ended_it_another_answers(
         self, asking, asked_on, outbox, database
@@ -352,7 +419,8 @@ class TestAThreadThatCarriesRows:
     def test_in_a_while_it_is_checked(self, asking, outbox):
         checked = outbox._poll._checked
         checked.connection.ends_at = time.monotonic()
-        outbox._poll._checked = checked._replace(until=time.monotonic())
+        assert asking.look.until <= time.monotonic() + mysql_poll.CHECK_EVERY
+        asking.look = asking.look._replace(until=time.monotonic())
 
         assert asking() == []
 

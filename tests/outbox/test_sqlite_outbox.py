@@ -1821,6 +1821,20 @@ class TestQuietFile:
         with pytest.raises(AssertionError):
             quiet.due_namespaces([SHOP, "blog"])
 
+    def test_a_look_for_little_sees_what_another_commits(self, quiet, monkeypatch):
+        monkeypatch.setattr(sqlite_poll, "LOOK_ANYWAY", DEADLINE)
+        assert quiet.due_namespaces([SHOP]) == []
+        is_quiet, until = quiet.quiet_look([SHOP])
+        assert is_quiet(time.monotonic())
+        assert time.monotonic() < until <= time.monotonic() + DEADLINE
+
+        with contextlib.closing(SQLiteOutbox(quiet.path)) as other:
+            other.enqueue(SHOP, batch_of("a"))
+
+        assert not is_quiet(time.monotonic())
+        assert quiet.due_namespaces([SHOP]) == [SHOP]
+        assert quiet.quiet_look([SHOP]) is None
+
     def test_what_another_commits_is_seen_at_once(self, quiet, monkeypatch):
         monkeypatch.setattr(sqlite_poll, "LOOK_ANYWAY", DEADLINE)
         with contextlib.closing(SQLiteOutbox(quiet.path)) as other:

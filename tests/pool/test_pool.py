@@ -657,6 +657,60 @@ class TestPollScheduler:
 
         assert scheduler.wait("other")
 
+    def test_it_goes_on_to_wait_while_it_is_quiet(self):
+        scheduler = PollScheduler(0.001)
+        answers = iter([True, True, False])
+        asked = []
+
+        def is_quiet(thread: object, now: float) -> bool:
+            asked.append((thread, now))
+            return next(answers)
+
+        while len(asked) < 3:  # a slow machine polls late, without it
+            assert scheduler.wait("me", is_quiet)
+            scheduler.nothing_due("me", 0.0)
+
+        assert [thread for thread, _ in asked] == ["me"] * 3
+        moments = [now for _, now in asked]
+        assert min(b - a for a, b in zip(moments, moments[1:])) >= 0.001
+
+    @pytest.mark.parametrize("by", ["wake", "poll_soon"])
+    def test_a_wake_up_during_a_look_for_little_is_kept(self, by):
+        scheduler = PollScheduler(0.001)
+        assert scheduler.wait("me")
+        asked = 0
+
+        def is_quiet(thread: object, now: float) -> bool:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                scheduler._poll_interval = NEVER
+                getattr(scheduler, by)()
+            return asked == 1
+
+        end = threading.Timer(DEADLINE, scheduler.close)
+        end.start()
+        while not asked:  # a slow machine polls late, without it
+            scheduler.nothing_due("me", 0.0)
+            assert scheduler.wait("me", is_quiet)
+        end.cancel()
+
+    def test_who_hangs_in_a_look_for_little_loses_its_role(self):
+        scheduler = PollScheduler(0.001, hanging_poll=0.01)
+        assert scheduler.wait("hanging")
+        other_polls = False
+
+        def hang(thread: object, now: float) -> bool:
+            nonlocal other_polls
+            other_polls = scheduler.wait("other")
+            return True
+
+        while not other_polls:  # a slow machine polls late, without it
+            scheduler.nothing_due("hanging", 0.0)
+            goes_on = scheduler.wait("hanging", hang)
+
+        assert not goes_on
+
     def test_all_end_at_the_end(self):
         scheduler = PollScheduler(NEVER)
         assert scheduler.wait("leader")

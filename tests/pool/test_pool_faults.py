@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import resource
 import sqlite3
@@ -35,6 +36,7 @@ from hydracache_sync import (
     WorkerPool,
 )
 from hydracache_sync.backoff import Backoff
+from hydracache_sync.outbox.due import QuietLook
 from hydracache_sync.pool.batches import Batches
 from hydracache_sync.pool.timing import PoolTiming
 from support.faulty_memcached import FaultyMemcached, Mode
@@ -343,6 +345,49 @@ class TestDatabase:
 
         assert thread.state is ThreadState.WAITING
         assert "has not answered" in (thread.error or "")
+
+    def test_a_look_for_little_that_hangs_is_waited_for_too(self, outbox, applier):
+        timing = PoolTiming(hanging_poll=0.05)
+        gate = threading.Event()
+
+        def hang(now: float) -> bool:
+            assert gate.wait(DEADLINE)
+            return False
+
+        outbox.quiet_look = lambda namespaces: QuietLook(hang, math.inf)
+        with WorkerPool(OutboxWorker(outbox, applier), timing=timing) as pool:
+            eventually(lambda: not pool.health().ok)
+            [thread] = pool.health().threads
+            gate.set()
+            del outbox.quiet_look
+            eventually(lambda: pool.health().ok)
+
+        assert thread.state is ThreadState.WAITING
+        assert "has not answered" in (thread.error or "")
+
+    def test_the_end_tells_how_long_a_look_for_little_hung(self, outbox, applier):
+        events: list[Event] = []
+        really = outbox.due_namespaces
+
+        def fail_once(namespaces: Sequence[str]) -> list[str]:
+            outbox.due_namespaces = really
+            raise OutboxError("no answer in time")
+
+        def hang(now: float) -> bool:
+            threading.Event().wait(0.3)
+            outbox.due_namespaces = fail_once
+            del outbox.quiet_look
+            return False
+
+        outbox.quiet_look = lambda namespaces: QuietLook(hang, math.inf)
+        timing = PoolTiming(database_calm=0.01)
+        pool = WorkerPool(OutboxWorker(outbox, applier), timing=timing)
+        pool.subscribe(events.append)
+        with pool:
+            eventually(lambda: any(isinstance(e, OutageEnded) for e in events))
+
+        [ended] = [each for each in events if isinstance(each, OutageEnded)]
+        assert 0.3 <= ended.seconds < DEADLINE
 
     def test_the_end_tells_how_long_a_database_hung(self, outbox, applier):
         events: list[Event] = []
