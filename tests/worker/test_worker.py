@@ -306,7 +306,8 @@ class TestDrain:
         applier = Applier()
         applier.failures[key("b")] = ApplyTransient("later")
 
-        report = OutboxWorker(outbox, applier).drain()
+        # One pause in a thousand of a second is none, to the millisecond.
+        report = OutboxWorker(outbox, applier, backoff=1000, max_backoff=1000).drain()
 
         assert report == PublishReport(claimed=3, published=2, retried=1)
         assert outbox.status(SHOP).pending == 1
