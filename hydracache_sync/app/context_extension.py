@@ -153,8 +153,8 @@ class ContextExtension(Extension):
         return None if entered is None else entered.scope
 
     def abandon_inherited(self) -> None:
-        """In a forked child, serve nothing: nobody there ends what the parent serves,
-        and what it collected would be lost."""
+        """In a forked child, leave the parent's scope: the child never ends that scope,
+        and would lose what it collects there."""
         entered = self._entered.get()
         if entered is not None and entered.pid != os.getpid():
             self._entered.set(None)

@@ -40,7 +40,7 @@ ConnectionOf = Callable[[], Any]
 def new_collector(runtime: Runtime, where: str) -> RequestState:
     """Make the collector of what is served in this thread.
 
-    What nobody has ended at the exit of the process is written then.
+    One that has not ended at the exit of the process is written then.
     """
     collected = RequestState(where, runtime.abandoned)
     runtime.collectors.mine().add(collected)

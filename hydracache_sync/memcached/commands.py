@@ -119,7 +119,7 @@ def compare_and_set(
 
 
 def tries(keys: Sequence[bytes], size: int) -> bytes:
-    """``add`` for each key, of ``size`` bytes that nobody ever sees.
+    """``add`` for each key, of ``size`` bytes that no ``get`` returns.
 
     They expire at once. The answers say what kept a placeholder from being stored.
     """

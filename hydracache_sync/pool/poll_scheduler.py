@@ -96,8 +96,8 @@ class PollScheduler:
             # came for work already done costs one more turn of this loop.
             while not self._wakeup.acquire(True, pause):
                 # Only time has passed. An idle process does little but this, on cold
-                # caches, so it makes no more calls than it must. No lock: who is not
-                # polling stays the leader.
+                # caches, so it makes no more calls than it must. No lock: a thread
+                # that is not polling stays the leader.
                 self._polling_since = now = time.monotonic()
                 if not is_quiet(thread, now):
                     return self._leader is thread and not self._closed

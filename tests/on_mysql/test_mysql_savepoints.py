@@ -156,7 +156,7 @@ def test_what_was_written_before_a_deadlock_is_saved_if_the_view_goes_on(
 def test_a_deadlock_is_seen_whatever_is_known_of_snapshots(
     database: Database, snapshot: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in a process where nobody has asked for the statements before."""
+    """Also in a process that has not watched statements before."""
     caller = PyMySQLCaller()
     kind = pymysql.connections.Connection
     monkeypatch.setattr(kind, "query", inspect.unwrap(kind.query))

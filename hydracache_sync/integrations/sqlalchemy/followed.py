@@ -144,7 +144,7 @@ class Followed:
     def _commits_twophase(
         self, connection: Connection, xid: Any, is_prepared: bool
     ) -> None:
-        """The same where nobody has called ``prepare()``: the commit does so then."""
+        """The same without a call of ``prepare()``: then the commit does it."""
         if is_prepared:
             return
         try:
