@@ -12,12 +12,12 @@ from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.tokens import COLD, LIVE, is_live
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
-from hydracache_sync.cli.moments import counted, duration
 from hydracache_sync.cli.outbox_checks import CLOCK_SKEW
 from hydracache_sync.errors import ApplyUnavailable
 from hydracache_sync.memcached.replies import LoginRefused
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.printable import printable
+from hydracache_sync.wording.moments import counted, duration
 
 #: Keys tried to find one on each node. With any weights that make sense a hundred
 #: suffice.

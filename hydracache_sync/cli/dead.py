@@ -16,7 +16,6 @@ import click
 from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.misspelt import warn_of_unknown
-from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     DURATION,
     ERROR,
@@ -36,11 +35,12 @@ from hydracache_sync.cli.row_output import (
     pages,
     print_details,
     print_rows,
-    target_of,
 )
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxState
 from hydracache_sync.printable import printable
+from hydracache_sync.wording.moments import counted
+from hydracache_sync.wording.rows import target_of
 
 #: Dead letters that are shown before a question, so that one sees what one changes.
 _EXAMPLES = 3

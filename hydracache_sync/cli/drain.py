@@ -20,7 +20,6 @@ from hydracache_sync.app import build, settings
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.exit_codes import ExitCode, exit_code_of, listed
 from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options, row_progress
-from hydracache_sync.cli.moments import counted, utc
 from hydracache_sync.cli.options import (
     json_option,
     setting_option,
@@ -33,6 +32,7 @@ from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxStatus
 from hydracache_sync.printable import without_passwords
+from hydracache_sync.wording.moments import counted, utc
 from hydracache_sync.worker.process_beats import ProcessBeats
 from hydracache_sync.worker.reports import PublishReport
 from hydracache_sync.worker.worker import OutboxWorker

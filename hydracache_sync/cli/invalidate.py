@@ -17,7 +17,6 @@ import click
 from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.misspelt import warn_of_unknown
-from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     DURATION,
     REASON,
@@ -31,6 +30,7 @@ from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.printable import printable
 from hydracache_sync.receipts import InvalidationReceipt
+from hydracache_sync.wording.moments import counted
 from hydracache_sync.worker.wait import InvalidationWait, WaitOutcome
 
 #: Seconds between two looks of --wait. A person waits, so the database need not be

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from hydracache_sync.cli.exit_codes import ExitCode, listed
-from hydracache_sync.cli.moments import counted
 from hydracache_sync.missing_tags import find_missing_tags
+from hydracache_sync.wording.moments import counted
 
 _EXIT_CODES = listed(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE)
 

@@ -16,13 +16,13 @@ from click.core import ParameterSource
 
 from hydracache_sync.app import build, contradictions, settings
 from hydracache_sync.app.setting import Setting
-from hydracache_sync.cli.moments import parse_duration
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.intents import MAX_REASON
 from hydracache_sync.keys import checked_namespace, checked_text
 from hydracache_sync.outbox.arguments import MAX_ERROR
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.receipts import CommitPosition
+from hydracache_sync.wording.moments import parse_duration
 from hydracache_sync.worker.worker import OutboxWorker
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -7,19 +7,9 @@ import shutil
 import time
 from typing import Iterator, Sequence
 
-from hydracache_sync.cli.carriers import (
-    LISTED,
-    cache_counts,
-    hit_rate_text,
-    name_of,
-    uncarried,
-    versions_of,
-)
 from hydracache_sync.cli.cluster_checks import VARIABLES, examine_cluster
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
-from hydracache_sync.cli.moments import counted, duration, utc
-from hydracache_sync.cli.row_output import count_of
 from hydracache_sync.cli.status import published_before
 from hydracache_sync.errors import OutboxError, ReadOnlyServerError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
@@ -28,6 +18,16 @@ from hydracache_sync.outbox.privileges import ROLES, Privilege
 from hydracache_sync.outbox.row import OutboxStatus
 from hydracache_sync.outbox.workers import WorkerProcess
 from hydracache_sync.printable import printable
+from hydracache_sync.wording.carriers import (
+    LISTED,
+    cache_counts,
+    hit_rate_text,
+    name_of,
+    uncarried,
+    versions_of,
+)
+from hydracache_sync.wording.moments import counted, duration, utc
+from hydracache_sync.wording.rows import count_of
 
 #: Seconds by which clocks may differ; ``since`` and strict namespaces count on it.
 CLOCK_SKEW = 1.0

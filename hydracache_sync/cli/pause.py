@@ -10,7 +10,6 @@ import click
 from hydracache_sync.cli.exit_codes import of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.misspelt import near, warn_of_unknown
-from hydracache_sync.cli.moments import both
 from hydracache_sync.cli.options import (
     REASON,
     json_option,
@@ -19,6 +18,7 @@ from hydracache_sync.cli.options import (
 )
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.printable import printable
+from hydracache_sync.wording.moments import both
 
 _EXIT_CODES = of_outbox()
 

@@ -18,13 +18,13 @@ from hydracache_sync.cache.tokens import (
 )
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, problem, warning
-from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.outbox_checks import CLOCK_SKEW
 from hydracache_sync.errors import ApplyUnavailable, OutboxError
 from hydracache_sync.memcached.store import MemcachedStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow, OutboxState
 from hydracache_sync.printable import printable
+from hydracache_sync.wording.moments import counted
 
 #: Rows of a namespace that are looked at, the last ones that were published.
 LAST_ROWS = 100

@@ -10,7 +10,6 @@ import click
 from hydracache_sync.cli.exit_codes import of_outbox
 from hydracache_sync.cli.logs import is_quiet, logging_options
 from hydracache_sync.cli.misspelt import warn_of_unknown
-from hydracache_sync.cli.moments import counted
 from hydracache_sync.cli.options import (
     POSITION,
     check_page,
@@ -20,9 +19,11 @@ from hydracache_sync.cli.options import (
     page_options,
     with_outbox,
 )
-from hydracache_sync.cli.row_output import PAGE, pages, print_rows, state_of
+from hydracache_sync.cli.row_output import PAGE, pages, print_rows
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.row import OutboxRow, OutboxState, PendingPhase
+from hydracache_sync.wording.moments import counted
+from hydracache_sync.wording.rows import state_of
 
 #: What --state takes: what a row is in, and for pending rows what they wait for.
 _STATES: dict[str, OutboxState | None] = {

@@ -9,7 +9,22 @@ import click
 
 from hydracache_sync.app import settings
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
-from hydracache_sync.cli.carriers import (
+from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
+from hydracache_sync.cli.logs import is_quiet, logging_options
+from hydracache_sync.cli.options import (
+    json_option,
+    namespace_option,
+    setting_option,
+    with_outbox,
+)
+from hydracache_sync.cli.row_output import when
+from hydracache_sync.cli.tables import in_lines, on_terminal, print_table
+from hydracache_sync.outbox.base import InvalidationOutbox
+from hydracache_sync.outbox.row import OutboxStatus
+from hydracache_sync.outbox.watermark import Watermark
+from hydracache_sync.outbox.workers import WorkerProcess
+from hydracache_sync.printable import printable
+from hydracache_sync.wording.carriers import (
     HEADINGS,
     LISTED,
     cache_counts,
@@ -20,22 +35,8 @@ from hydracache_sync.cli.carriers import (
     uncarried,
     versions_of,
 )
-from hydracache_sync.cli.exit_codes import ExitCode, of_outbox
-from hydracache_sync.cli.logs import is_quiet, logging_options
-from hydracache_sync.cli.moments import counted, duration, utc
-from hydracache_sync.cli.options import (
-    json_option,
-    namespace_option,
-    setting_option,
-    with_outbox,
-)
-from hydracache_sync.cli.row_output import count_of, when
-from hydracache_sync.cli.tables import in_lines, on_terminal, print_table
-from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.row import OutboxStatus
-from hydracache_sync.outbox.watermark import Watermark
-from hydracache_sync.outbox.workers import WorkerProcess
-from hydracache_sync.printable import printable
+from hydracache_sync.wording.moments import counted, duration, utc
+from hydracache_sync.wording.rows import count_of
 
 _STATUS_HEADINGS = (
     "namespace",

@@ -18,7 +18,6 @@ import click
 
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import is_quiet, logging_options
-from hydracache_sync.cli.moments import duration
 from hydracache_sync.cli.options import DURATION, json_option
 from hydracache_sync.cli.signals import ENDING, StopOnSignals
 from hydracache_sync.cli.status import published_before
@@ -26,6 +25,7 @@ from hydracache_sync.errors import OutboxError
 from hydracache_sync.outbox.watermark import Watermark
 from hydracache_sync.verify import CacheVerifier
 from hydracache_sync.verify_report import FAILED, VerifyReport
+from hydracache_sync.wording.moments import duration
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

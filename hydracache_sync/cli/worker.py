@@ -15,7 +15,6 @@ from hydracache_sync.app import build, contradictions, settings
 from hydracache_sync.app.setting import Setting
 from hydracache_sync.cli.exit_codes import ExitCode, listed
 from hydracache_sync.cli.logs import LOGGER, is_quiet, logging_options
-from hydracache_sync.cli.moments import duration
 from hydracache_sync.cli.options import json_option, with_settings, with_workers
 from hydracache_sync.cli.signals import ENDING, StopOnSignals
 from hydracache_sync.cli.systemd import ServiceManager
@@ -23,6 +22,7 @@ from hydracache_sync.errors import OutboxError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.pool import PoolHealth, ThreadState, WorkerPool
 from hydracache_sync.printable import without_passwords
+from hydracache_sync.wording.moments import duration
 from hydracache_sync.worker.worker import OutboxWorker
 
 #: Seconds between two looks at the threads, unless the watchdog wants them oftener.

@@ -13,8 +13,6 @@ from typing import Any, Callable, Mapping, Sequence
 
 from flask import abort, redirect, request
 
-from hydracache_sync.cli.moments import counted
-from hydracache_sync.cli.row_output import target_of
 from hydracache_sync.console.asked import (
     Scope,
     good_input,
@@ -30,6 +28,8 @@ from hydracache_sync.errors import HydraCacheError
 from hydracache_sync.intents import InvalidationIntent, InvalidationIntentBatch
 from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.printable import described, printable, printable_logger
+from hydracache_sync.wording.moments import counted
+from hydracache_sync.wording.rows import target_of
 
 logger = printable_logger(__name__)
 

@@ -12,8 +12,8 @@ import jinja2
 from flask import url_for
 from markupsafe import Markup, escape
 
-from hydracache_sync.cli.moments import counted, duration, utc
 from hydracache_sync.printable import printable_lines, without_passwords
+from hydracache_sync.wording.moments import counted, duration, utc
 
 
 def _shown(value: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Sequence
 
-from hydracache_sync.cli.moments import duration, utc
 from hydracache_sync.outbox.row import PublishedPart
+from hydracache_sync.wording.moments import duration, utc
 
 WIDTH, HEIGHT = 600, 120
 

@@ -7,8 +7,6 @@ from typing import Any, Callable, Mapping, Sequence
 from flask import abort, request
 
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
-from hydracache_sync.cli.carriers import cache_counts, uncarried
-from hydracache_sync.cli.row_output import CUT, count_of, life_of, state_of, target_of
 from hydracache_sync.console.asked import (
     PAGE,
     SEARCHES,
@@ -29,6 +27,8 @@ from hydracache_sync.outbox.looks import RATE_CAP, SCAN
 from hydracache_sync.outbox.row import OutboxRow
 from hydracache_sync.outbox.workers import WorkerProcess
 from hydracache_sync.printable import described, without_passwords
+from hydracache_sync.wording.carriers import cache_counts, uncarried
+from hydracache_sync.wording.rows import CUT, count_of, life_of, state_of, target_of
 from hydracache_sync.worker.worker import OutboxWorker
 
 #: Namespaces of one outbox that are counted on one page.

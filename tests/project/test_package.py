@@ -160,6 +160,24 @@ def layered() -> list[str]:
     return [name for name in modules() if layer(name.split(".")[0]) < len(LAYERS)]
 
 
+def folders() -> list[str]:
+    """Folders within the package that have folders, by their names with dots.
+
+    The package itself has LAYERS.
+    """
+    names = {name.rpartition(".")[0] for name in modules()}
+    return sorted({name.rpartition(".")[0] for name in names} - {""})
+
+
+def in_circles(imported: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What is left when all that imports none of what is left is taken, repeatedly."""
+    left = dict(imported)
+    while ends := {name for name in left if not left[name] & left.keys()}:
+        for name in ends:
+            del left[name]
+    return left
+
+
 def fresh_interpreter(program: str) -> str:
     answer = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
@@ -386,12 +404,23 @@ class TestLayers:
         """Not by others between, nor for their types alone, nor in a function."""
         left = {name: modules_imported_by(path) for name, path in modules().items()}
 
-        # Those that import none of what is left, until all are gone.
-        while ends := {name for name in left if not left[name] & left.keys()}:
-            for name in ends:
-                del left[name]
+        assert in_circles(left) == {}
 
-        assert left == {}
+    @pytest.mark.parametrize("folder", folders())
+    def test_no_two_folders_import_each_other(self, folder: str) -> None:
+        """Each folder within another counts as one, and so does a file beside it."""
+        depth = folder.count(".") + 1
+        inside = {
+            name: ".".join(name.split(".")[: depth + 1])
+            for name in modules()
+            if name.startswith(f"{folder}.") and name.split(".")[depth] != "__init__"
+        }
+        left: dict[str, set[str]] = {place: set() for place in inside.values()}
+        for name, place in inside.items():
+            imported = modules_imported_by(modules()[name])
+            left[place] |= {inside[each] for each in imported & inside.keys()} - {place}
+
+        assert in_circles(left) == {}
 
     def test_the_outbox_knows_no_applier_and_no_cache(self) -> None:
         known = {

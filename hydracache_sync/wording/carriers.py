@@ -6,8 +6,6 @@ from dataclasses import asdict
 from typing import Any, Iterable, Sequence
 
 from hydracache_sync.cache.diagnostics import CacheDiagnostics
-from hydracache_sync.cli.moments import counted, duration, utc
-from hydracache_sync.cli.row_output import count_of
 from hydracache_sync.outbox.row import OutboxStatus
 from hydracache_sync.outbox.workers import (
     LEAST_PATIENCE_MS,
@@ -15,6 +13,8 @@ from hydracache_sync.outbox.workers import (
     carriers,
 )
 from hydracache_sync.printable import printable
+from hydracache_sync.wording.moments import counted, duration, utc
+from hydracache_sync.wording.rows import count_of
 
 HEADINGS = ("applied by", "namespaces", "version", "seen", "last batch", "published")
 

@@ -1,0 +1,1 @@
+"""What operators read, in a terminal and in a browser alike: moments, rows, counts."""
