@@ -88,7 +88,7 @@ class LoggedOutage:
 
     :param logger: gets a WARNING when it begins and an INFO when it ends.
     :param what: begins both lines, as in "reading the cache of namespace shop".
-    :param clock: seconds that never go back; replaced in tests.
+    :param clock: seconds that never go back; by default ``time.monotonic``.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class LoggedOutage:
         logger: logging.Logger,
         what: str,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self._outage = Outage(CALM, clock=clock)
+        self._outage = Outage(CALM, clock=clock or time.monotonic)
         self._lock = ProcessLock()
         self._logger = logger
         self._what = what

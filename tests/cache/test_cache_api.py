@@ -6,7 +6,9 @@ What single reads do is in ``test_tagged_cache.py``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import time
 import uuid
 from collections import Counter
 from typing import Any, Callable, Iterator, Sequence
@@ -23,9 +25,9 @@ from hydracache_sync import (
     TaggedCache,
     collection_tag,
     entity_tag,
-    outage,
 )
 from hydracache_sync.cache import CacheStore
+from hydracache_sync.outage import CALM
 from support.clock import FakeClock
 from support.faulty_memcached import FaultyMemcached, Mode
 from support.servers import Memcached
@@ -451,7 +453,8 @@ def test_what_is_invalidated_while_it_is_loaded_anew_is_not_served(
 @pytest.fixture
 def no_calm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the first success end an outage."""
-    monkeypatch.setattr(outage, "CALM", 0.0)
+    readings = itertools.count(0.0, CALM)
+    monkeypatch.setattr(time, "monotonic", lambda: next(readings))
 
 
 @pytest.mark.usefixtures("no_calm")

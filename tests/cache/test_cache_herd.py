@@ -21,9 +21,9 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import CacheStore, load_coalescer, load_limit
+from hydracache_sync.cache import CacheStore, load_limit
 from hydracache_sync.cache.entries import Lookup
-from hydracache_sync.cache.load_coalescer import LOADS_AT_ONCE
+from hydracache_sync.cache.load_coalescer import LATE, LOADS_AT_ONCE
 from hydracache_sync.cache.load_limit import LoadLimit
 from hydracache_sync.cache.tokens import COLD, fresh_tokens
 from hydracache_sync.snapshots import NEVER, LocalMoment
@@ -196,7 +196,6 @@ def test_who_comes_late_to_a_lock_that_is_free_looks_again(
     monkeypatch: pytest.MonkeyPatch,
     tokens_are_there: bool,
 ) -> None:
-    monkeypatch.setattr(load_coalescer, "LATE", -1.0)
     if tokens_are_there:
         cache.reserve("k", tags=TAGS)
     lock_of = cache._entries.lock_of
@@ -204,6 +203,7 @@ def test_who_comes_late_to_a_lock_that_is_free_looks_again(
     def late(*args: Any) -> Any:
         # Another process has missed later, loaded and stored by now.
         elsewhere.get_or_load("k", lambda: "v", tags=TAGS)
+        time.sleep(LATE)
         return lock_of(*args)
 
     monkeypatch.setattr(cache._entries, "lock_of", late)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any, Iterator, Sequence
 
 import pytest
 
-from hydracache_sync import MemcachedStore, MemoryStore, TaggedCache, outage
+from hydracache_sync import MemcachedStore, MemoryStore, TaggedCache
 from hydracache_sync.cache import Address, Failures, Write
 from hydracache_sync.errors import ApplyUnavailable
 from hydracache_sync.outage import CALM, LoggedOutage
@@ -232,7 +233,8 @@ def test_a_delete_that_fails_says_so() -> None:
 @pytest.fixture
 def no_calm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the first success end an outage."""
-    monkeypatch.setattr(outage, "CALM", 0.0)
+    readings = itertools.count(0.0, CALM)
+    monkeypatch.setattr(time, "monotonic", lambda: next(readings))
 
 
 def test_calls_that_need_the_failing_node_and_others_are_one_outage(

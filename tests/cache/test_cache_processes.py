@@ -11,11 +11,11 @@ from typing import Callable, Iterator
 
 import pytest
 
-from hydracache_sync import fork
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyUnavailable
 from hydracache_sync.memcached import MemcachedStore
 from support.faulty_memcached import FaultyMemcached, Mode
+from support.processes import UnseenChild
 from support.servers import Memcached
 
 ONE = Keyspace("1", "store").entry("one")
@@ -216,20 +216,16 @@ def test_a_child_gives_up_its_copies_at_once(memcached: Memcached) -> None:
     assert copies() == 1
 
 
-def test_a_fork_that_python_was_not_told_of_is_noticed(
-    memcached: Memcached, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fork_that_python_was_not_told_of_is_noticed(memcached: Memcached) -> None:
     store = MemcachedStore(
         [memcached.address], timeout=10, connect_timeout=10, pool_size=1
     )
     store.set_many([(ONE, b"value", None)])
     before = statistic(memcached, "total_connections")
-    # What os.fork runs in the child finds no pool.
-    monkeypatch.setattr(fork, "_holders", ())
 
-    child = forked(lambda: store.get_many([ONE]) == [b"value"])
+    child = UnseenChild(lambda: store.get_many([ONE]))
 
-    assert ended_well(child)
+    assert child.result() == [b"value"]
     assert store.get_many([ONE]) == [b"value"]
     assert statistic(memcached, "total_connections") - before == 2
 

@@ -13,8 +13,7 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import seen_tokens
-from hydracache_sync.cache.seen_tokens import EarlierHits
+from hydracache_sync.cache.seen_tokens import MOST_HITS, EarlierHits
 from hydracache_sync.snapshots import NEVER, LocalMoment
 from support.clock import FakeClock
 
@@ -118,21 +117,17 @@ def test_not_under_one_that_was_stamped_before_the_request_and_came_after_the_hi
     assert requests.take("begin", "hit", "load")
 
 
-def test_outside_of_requests_no_hit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seen_tokens, "MOST_HITS", 3)
+def test_outside_of_requests_no_hit_counts() -> None:
     requests = Requests()
-    requests.take("hit", "hit", "hit", "commit", "publish")
+    requests.take(*MOST_HITS * ["hit"], "commit", "publish")
     requests.began = NEVER
 
     assert requests.cache.set("page", 1, tags=TAGS, since=requests.clock())
 
 
-def test_of_more_hits_than_are_remembered_nothing_is_stored(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(seen_tokens, "MOST_HITS", 3)
-    requests = Requests()
+def test_of_more_hits_than_are_remembered_nothing_is_stored() -> None:
+    requests, most = Requests(), MOST_HITS * ["hit"]
 
-    assert not requests.take("hit", "hit", "hit", "hit", "load")
-    assert not requests.take("commit", "begin", *3 * ["hit"], "publish", "load")
+    assert not requests.take(*most, "hit", "load")
+    assert not requests.take("commit", "begin", *most, "publish", "load")
     assert requests.take("begin", "hit", "load")

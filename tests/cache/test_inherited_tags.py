@@ -19,6 +19,8 @@ from hydracache_sync import (
 )
 from hydracache_sync.cache import CacheStore, inherited_tags
 from hydracache_sync.cache.decorator import CachedFunction
+from hydracache_sync.cache.inherited_tags import MAX_REMEMBERED
+from hydracache_sync.cache.tag_sets import MAX_TAGS
 from support.servers import Memcached
 
 #: Seconds for what must happen; only a failing test waits for them.
@@ -353,12 +355,18 @@ def test_more_tags_than_an_entry_has_are_not_stored(
     assert "2 is not stored: with those of the functions it calls it has 1001" in line
 
 
-def test_what_is_remembered_is_bounded(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inherited_tags, "MAX_REMEMBERED", 2)
-    for number in "23456":
-        shop.data[number] = ["pen"]
-        shop.order(number)
+def test_what_is_remembered_is_bounded(shop: Shop) -> None:
+    def part() -> str:
+        return "part"
 
-    assert sum(len(shop.order.tags(number)) > 1 for number in "23456") <= 3
+    def whole(number: str) -> str:
+        return cached_part()
+
+    cached_part = shop.cached(part, [f"n{n}" for n in range(MAX_TAGS - 1)])
+    cached_whole = shop.cached(whole, ["whole"])
+    numbers = [str(n) for n in range(MAX_REMEMBERED // MAX_TAGS + 20)]
+    for number in numbers:
+        cached_whole(number)
+
+    remembered = sum(len(cached_whole.tags(number)) for number in numbers)
+    assert remembered <= MAX_REMEMBERED + MAX_TAGS

@@ -172,15 +172,14 @@ def test_in_a_strict_namespace_tokens_are_older_than_the_commit() -> None:
         sleep(0.02)
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seen_tokens, "LIMIT", 10)
+def test_what_is_remembered_is_bounded() -> None:
     world = World()
-
-    for number in range(100):
-        world.cache.get_or_load(
-            number, lambda: "v", tags=[f"tag:{number}"], since=LocalMoment.now()
-        )
-
-    assert len(world.cache._entries._seen._seen) <= 10 + 4
     assert world.load("a", LocalMoment.now()) is None
-    assert world.load("b", LocalMoment.now()) == "b"
+
+    for number in range(seen_tokens.LIMIT // 900 + 2):
+        tags = [f"tag:{number}:{n}" for n in range(900)]
+        since = LocalMoment.now()
+        world.cache.get_or_load(number, lambda: "v", tags=tags, since=since)
+
+    assert world.load("b", LocalMoment.now()) is None
+    assert world.load("c", LocalMoment.now()) == "c"

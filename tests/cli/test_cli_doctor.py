@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Iterator
 
 import pytest
@@ -143,7 +145,8 @@ def test_a_full_disk_is_told_before_the_next_transaction_fails(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "disk" not in [each["check"] for each in found(shop)]
-    monkeypatch.setattr(outbox_checks, "ROOM", 1 << 62)
+    full = SimpleNamespace(free=8192)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
 
     [problem] = [each for each in found(shop) if each["check"] == "disk"]
 

@@ -10,14 +10,14 @@ from typing import Iterator
 import pytest
 
 from hydracache_sync.cli import ExitCode
+from hydracache_sync.cli.purge import BITE
 from hydracache_sync.cli.signals import StopOnSignals
 from support.commands import Ended, Shop, run
 from support.servers import Memcached
 
 DAY = 86400
 
-#: The modules: in the package their names are those of the commands.
-purge = sys.modules["hydracache_sync.cli.purge"]
+#: The module: in the package its name is that of the command.
 drain_command = sys.modules["hydracache_sync.cli.drain"]
 
 
@@ -72,23 +72,17 @@ def test_the_age_can_be_said_as_people_do(shop: Shop) -> None:
     assert by_variable.out == f"{shop.namespace}: 1 purged\n"
 
 
-def test_every_namespace_is_purged_in_bites(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(purge, "BITE", 10)
-    publish(shop, 25, age=2 * DAY)
+def test_every_namespace_is_purged_in_bites(shop: Shop) -> None:
+    publish(shop, 2 * BITE + 5, age=2 * DAY)
     publish(shop, 7, age=2 * DAY, namespace="other")
 
     purged = run_purge(shop, namespace=f"{shop.namespace},other")
 
-    assert purged.out == f"{shop.namespace}: 25 purged\nother: 7 purged\n"
+    assert purged.out == f"{shop.namespace}: {2 * BITE + 5} purged\nother: 7 purged\n"
 
 
-def test_a_purge_ends_when_its_time_is_up(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(purge, "BITE", 1)
-    publish(shop, 1000, age=2 * DAY)
+def test_a_purge_ends_when_its_time_is_up(shop: Shop) -> None:
+    publish(shop, BITE + 1, age=2 * DAY)
 
     purged = run_purge(shop, "--max-seconds", "0.001")
 
@@ -123,19 +117,16 @@ def test_a_drain_purges_what_was_published_long_ago(shop: Shop) -> None:
     assert shop.published() == 2
 
 
-def test_a_busy_drain_purges_one_bite_of_each_namespace(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(purge, "BITE", 10)
-    publish(shop, 25, age=2 * DAY)
-    publish(shop, 25, age=2 * DAY, namespace="other")
+def test_a_busy_drain_purges_one_bite_of_each_namespace(shop: Shop) -> None:
+    publish(shop, BITE + 1, age=2 * DAY)
+    publish(shop, BITE + 1, age=2 * DAY, namespace="other")
 
     drained = shop.drain(
         "--json", max_seconds=0.001, namespace=f"{shop.namespace},other"
     )
 
     purged = [each["purged"] for each in drained.json["namespaces"]]
-    assert purged == [10, 10]
+    assert purged == [BITE, BITE]
 
 
 def test_a_drain_that_was_told_to_end_purges_nothing(

@@ -15,7 +15,8 @@ import pytest
 
 from hydracache_sync.cache import Keyspace
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
-from hydracache_sync.memcached import MemcachedStore, connection_pool, transport
+from hydracache_sync.lending import MAX_IDLE
+from hydracache_sync.memcached import MemcachedStore
 from hydracache_sync.memcached.commands import EXPIRED, WINDOW_SIZE
 from support.node_identity import take_off
 from support.servers import Memcached, free_port
@@ -342,15 +343,19 @@ def test_no_more_is_under_way_than_socket_buffers_hold(
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used(
-    script: Script, store: MemcachedStore, monkeypatch: pytest.MonkeyPatch
+    script: Script, store: MemcachedStore
 ) -> None:
-    script.answers = [FOUND, FOUND]
+    script.answers = [FOUND]
     store.get_many([ONE])
-    monkeypatch.setattr(connection_pool, "MAX_IDLE", 0.0)
+    pool = store._nodes[0]._pool
+    used = pool.take(time.monotonic(), time.monotonic() + 5)
+    pool.put(used)
 
-    found = store.get_many([ONE])
+    now = time.monotonic() + MAX_IDLE
+    taken = pool.take(now, now + 5)
+    pool.put(taken)
 
-    assert found == [b"value"]
+    assert taken is not used
     assert script.connections == 2
 
 
@@ -389,9 +394,9 @@ def test_a_store_that_is_collected_closes_its_sockets_without_a_warning(
     memcached: Memcached, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def store_on(early: list[socket.socket]) -> MemcachedStore:
-        really = transport._connect
+        made = socket.socket
         monkeypatch.setattr(
-            transport, "_connect", lambda *to: early.pop() if early else really(*to)
+            socket, "socket", lambda *of: early.pop() if early else made(*of)
         )
         store = MemcachedStore([memcached.address])
         store.get_many([ONE])
@@ -401,7 +406,7 @@ def test_a_store_that_is_collected_closes_its_sockets_without_a_warning(
     gc.disable()
     try:
         # Older than what holds it: the collector comes to the socket first.
-        store_on([socket.create_connection(("127.0.0.1", memcached.port))])
+        store_on([socket.socket()])
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             gc.collect()

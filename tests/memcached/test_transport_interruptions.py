@@ -14,7 +14,7 @@ import threading
 
 import pytest
 
-from hydracache_sync import MemcachedStore, lending
+from hydracache_sync import MemcachedStore
 from support import TESTS
 from support.servers import Memcached
 
@@ -251,10 +251,9 @@ def test_a_signal_handler_that_raises_anywhere_leaves_no_answer_behind(
 
 
 def test_a_lock_that_was_never_released_is_not_waited_for_for_ever(
-    memcached: Memcached, monkeypatch: pytest.MonkeyPatch
+    memcached: Memcached,
 ) -> None:
     """As a signal handler leaves it that raises right at the end of a block."""
-    monkeypatch.setattr(lending, "LOCK_LOST", 0.05)
     with MemcachedStore([memcached.address], timeout=5, connect_timeout=5) as store:
         lendings = store._nodes[0]._pool._lendings
         lock = lendings.lock
