@@ -38,13 +38,15 @@ class Watermark(NamedTuple):
     dead_letters: int
 
 
-def watermark(database: Database, namespace: str) -> Watermark:
+def watermark(
+    database: Database, namespace: str, *, cap: int = WATERMARK_CAP
+) -> Watermark:
     """See ``InvalidationOutbox.watermark``."""
     params = database.params_of(
         namespace,
         first=database.dialect.encode(DEAD_LETTER),
         last=database.dialect.encode(BEHIND_DEAD_LETTERS),
-        cap=WATERMARK_CAP,
+        cap=cap,
     )
     [record] = database.read(statements.WATERMARK, params)
     now, rows, oldest, newest, dead, flush_waits = record
@@ -52,7 +54,7 @@ def watermark(database: Database, namespace: str) -> Watermark:
     if rows:
         # Of a row that is dated ahead it is not known when it was created, nor of one
         # whose date is no number: SQLite sorts such a one behind all others.
-        known = rows < WATERMARK_CAP and whole(newest, now + 1) <= int(now)
+        known = rows < cap and whole(newest, now + 1) <= int(now)
         moment = int(oldest) if known else None
     if flush_waits:
         moment = None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any, Iterator
 
 import pytest
 
 from hydracache_sync import ApplyUnavailable, MemcachedStore, addresses
 from hydracache_sync.cache import Keyspace
+from support.clock import Later
 from support.processes import DEADLINE, Child
 from support.resolver import Resolver
 from support.servers import Memcached
@@ -102,8 +102,7 @@ def test_what_was_said_long_ago_does_not_hold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert store.get_many([ONE]) == [None]
-    now = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: now() + addresses.KEPT)
+    Later(monkeypatch).advance(addresses.KEPT)
     resolver.hang()
 
     fails(hasty)

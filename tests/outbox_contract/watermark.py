@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hydracache_sync.outbox import watermark
+from hydracache_sync.outbox.watermark import watermark
 from outbox_contract.common import SHOP, OutboxHooks, batch_of
 
 
@@ -42,15 +42,14 @@ class WatermarkContract(OutboxHooks):
 
         assert outbox.watermark(SHOP).moment_ms is None
 
-    def test_more_rows_than_are_read_say_nothing(self, outbox, clock, monkeypatch):
-        monkeypatch.setattr(watermark, "WATERMARK_CAP", 3)
+    def test_more_rows_than_are_read_say_nothing(self, outbox, clock):
         created = clock.now_ms
         outbox.enqueue(SHOP, batch_of("a", "b"))
-        few = outbox.watermark(SHOP)
+        few = watermark(outbox._database, SHOP, cap=3)
         outbox.enqueue(SHOP, batch_of("c"))
 
         assert few.moment_ms == created
-        assert outbox.watermark(SHOP).moment_ms is None
+        assert watermark(outbox._database, SHOP, cap=3).moment_ms is None
 
     def test_dead_letter_holds_it_until_a_later_flush_is_published(self, outbox, clock):
         created = clock.now_ms

@@ -676,7 +676,7 @@ class TestPollScheduler:
 
     @pytest.mark.parametrize("by", ["wake", "poll_soon"])
     def test_a_wake_up_during_a_look_for_little_is_kept(self, by):
-        scheduler = PollScheduler(0.001)
+        scheduler = PollScheduler(NEVER)
         assert scheduler.wait("me")
         asked = 0
 
@@ -684,14 +684,13 @@ class TestPollScheduler:
             nonlocal asked
             asked += 1
             if asked == 1:
-                scheduler._poll_interval = NEVER
                 getattr(scheduler, by)()
             return asked == 1
 
         end = threading.Timer(DEADLINE, scheduler.close)
         end.start()
         while not asked:  # a slow machine polls late, without it
-            scheduler.nothing_due("me", 0.0)
+            scheduler.failed(0.001)
             assert scheduler.wait("me", is_quiet)
         end.cancel()
 

@@ -269,10 +269,8 @@ class TestEndOfTheProcess:
 
         said = run_program(
             f"""
-            from hydracache_sync.pool import process_exit
             from support.pool_processes import carry_until_in_flight
 
-            process_exit.STOP_TIMEOUT = 0.2
             carry_until_in_flight({str(outbox.path)!r})
             """,
             cwd=tmp_path,

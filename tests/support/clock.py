@@ -1,6 +1,10 @@
-"""A clock that stands still until a test moves it."""
+"""Clocks that a test moves."""
 
 from __future__ import annotations
+
+import time
+
+import pytest
 
 
 class FakeClock:
@@ -19,3 +23,18 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move on by ``seconds``, or back if they are negative."""
         self.now_ms += round(seconds * 1000)
+
+
+class Later:
+    """``time.monotonic`` as it will be: it passes, and a test moves it on besides."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._now = time.monotonic
+        self._ahead = 0.0
+        monkeypatch.setattr(time, "monotonic", self)
+
+    def __call__(self) -> float:
+        return self._now() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += seconds

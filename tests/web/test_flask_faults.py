@@ -13,6 +13,8 @@ import pytest
 from shop import Shop, close_db, hydracache
 
 from hydracache_sync import MemcachedStore
+from hydracache_sync.app.fallback_writer import RETRY_AFTER
+from support.clock import Later
 from support.faulty_memcached import FaultyMemcached, Mode
 from support.servers import Memcached
 
@@ -175,7 +177,10 @@ class TestEndOfTheRequest:
         assert (shop.name(), shop.targets()) == ("before", [])
 
     def test_an_apps_transaction_that_outlives_the_request_delays_the_row_only(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         # An app that keeps its connection, and its write transaction, in a global.
         shop = Shop(tmp_path / "own.db", HYDRACACHE_NET_TIMEOUT=0.01)
@@ -192,7 +197,7 @@ class TestEndOfTheRequest:
             took = time.monotonic() - started
             locked_out = shop.targets()
             own.commit()
-        shop.state.runtime.fallback._next_try = 0.0
+        Later(monkeypatch).advance(RETRY_AFTER)
         shop.client.get("/nothing-here")
 
         assert (status, locked_out) == (200, [])

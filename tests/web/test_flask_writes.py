@@ -16,8 +16,9 @@ from flask import Response, abort, g, stream_with_context
 from shop import Shop, close_db, end_db, hydracache
 
 from hydracache_sync import InvalidationIntent, InvalidationIntentBatch, SchemaError
-from hydracache_sync.app import fallback_writer
+from hydracache_sync.app.fallback_writer import RETRY_AFTER
 from hydracache_sync.outbox.row import OutboxState
+from support.clock import Later
 
 
 def written(shop: Shop) -> tuple[str, list[Any]]:
@@ -443,7 +444,10 @@ class TestNet:
         assert shop.targets() == ["inner", "outer"]
 
     def test_a_database_that_is_gone_is_said_and_what_was_collected_is_kept(
-        self, shop: Shop, caplog: pytest.LogCaptureFixture
+        self,
+        shop: Shop,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         away = shop.path.with_suffix(".away")
 
@@ -454,7 +458,7 @@ class TestNet:
 
         status = self.run(shop, view)
         away.rename(shop.path)
-        shop.state.runtime.fallback._next_try = 0.0
+        Later(monkeypatch).advance(RETRY_AFTER)
         shop.client.get("/nothing-here")
 
         assert status == 200
@@ -503,7 +507,7 @@ class TestNet:
         assert row.intent == InvalidationIntent.flush()
 
     def test_a_locked_database_delays_the_page_no_longer_than_said(
-        self, tmp_path: Path
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shop = Shop(tmp_path / "locked.db", HYDRACACHE_NET_TIMEOUT=0.01)
         other = sqlite3.connect(shop.path)
@@ -517,7 +521,7 @@ class TestNet:
         assert self.run(shop, view) == 200
         other.rollback()
         other.close()
-        shop.state.runtime.fallback._next_try = 0.0
+        Later(monkeypatch).advance(RETRY_AFTER)
         shop.client.get("/nothing-here")
 
         assert shop.targets() == ["item:1"]
@@ -654,7 +658,6 @@ class TestTeardownEnqueueing:
         kept: list[sqlite3.Connection] = []
         shop = Shop(tmp_path / "kept.db", options={"connection": lambda: kept[0]})
         kept.append(sqlite3.connect(shop.path, timeout=0))
-        monkeypatch.setattr(fallback_writer, "RETRY_AFTER", 0.0)
 
         @shop.app.post("/")
         def view() -> str:
@@ -666,6 +669,7 @@ class TestTeardownEnqueueing:
 
         shop.client.post("/")
         kept[0].rollback()
+        Later(monkeypatch).advance(RETRY_AFTER)
         with shop.app.app_context():
             pass  # the end of whatever comes next
 

@@ -20,7 +20,7 @@ from hydracache_sync import (
     MemoryStore,
     OutboxWorker,
 )
-from hydracache_sync.cache import read_memo
+from hydracache_sync.cache.read_memo import MAX_BYTES, MAX_KEPT
 from hydracache_sync.integrations.flask import HydraCache as FlaskHydraCache
 from hydracache_sync.integrations.wsgi import HydraCache as WSGIHydraCache
 from support.faulty_memcached import FaultyMemcached
@@ -318,16 +318,23 @@ def test_without_the_setting_there_is_none(tmp_path: Path) -> None:
     assert page.serve(view) == ["before", "after"]
 
 
-@pytest.mark.parametrize("limit", ["MAX_KEPT", "MAX_BYTES"])
+@pytest.mark.parametrize(
+    ("entries", "size"), [(MAX_KEPT - 1, 1), (5, MAX_BYTES // 5)], ids=["many", "large"]
+)
 def test_beyond_its_limit_entries_are_fetched_each_time(
-    page: Page, monkeypatch: pytest.MonkeyPatch, limit: str
+    page: Page, entries: int, size: int
 ) -> None:
-    size = 1 if limit == "MAX_KEPT" else 100
-    monkeypatch.setattr(read_memo, limit, size)
+    def fill() -> None:
+        for number in range(entries):
+            hydracache.get_or_load(f"filler:{number}", lambda: "x" * size)
+
+    page.serve(fill)
     page.serve(lambda: page.read("other"))
 
     def view() -> list[Any]:
-        first = page.read(), page.read("other")
+        first = [page.read()]
+        fill()
+        first.append(page.read("other"))
         page.rename_elsewhere("after")
         return [*first, page.read(), page.read("other")]
 

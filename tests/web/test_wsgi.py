@@ -25,8 +25,10 @@ from hydracache_sync import (
     MemoryStore,
     SQLiteOutbox,
 )
+from hydracache_sync.app.fallback_writer import RETRY_AFTER
 from hydracache_sync.cache import audit
 from hydracache_sync.integrations.wsgi import HydraCache
+from support.clock import Later
 
 View = Callable[[], Iterable[bytes]]
 
@@ -369,7 +371,7 @@ class TestNet:
         assert site.targets() == ["item:1"]
 
     def test_an_open_transaction_of_the_app_delays_the_row_only(
-        self, site: Site
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def view() -> list[bytes]:
             site.change()
@@ -379,7 +381,7 @@ class TestNet:
         site.read()
         locked_out = site.targets()
         site.close_db(commits=True)
-        site.calls.runtime.fallback._next_try = 0.0
+        Later(monkeypatch).advance(RETRY_AFTER)
         site.view = lambda: [b"another"]
 
         site.read()
