@@ -50,9 +50,9 @@ _OFFERED = (
     " commit, or discard() where you roll back"
 )
 _UNDONE = (
-    "wrote %s, and went back to a savepoint that was older than that, or went on after"
-    " an error such as a deadlock, which ends the transaction. Call write() right"
-    " before the commit, outside of savepoints"
+    "wrote %s, and went back to a savepoint that was older than that, or called a"
+    " procedure that rolled back, or went on after an error such as a deadlock. Call"
+    " write() right before the commit, outside of savepoints"
 )
 _UNKNOWN = (
     "wrote %s and did not commit it, and it is not known whether that was in the"

@@ -22,9 +22,12 @@ REMEMBERED = 64
 #: Blanks, and the comments by which programs say where a statement comes from.
 _BEFORE = r"(?:\s|(?:--|#)[^\n]*\n|/\*.*?\*/)*"
 
-_sets = re.compile(_BEFORE + r"savepoint\s+(\S+)", re.I | re.S).match
-_goes_back = re.compile(
-    _BEFORE + r"rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?(\S+)",
+#: What a statement does to savepoints. Of what a procedure or a prepared statement does
+#: the server tells nobody: it may go back to one, roll back, or handle a deadlock.
+_notable = re.compile(
+    _BEFORE + r"(?:savepoint\s+(?P<sets>\S+)"
+    r"|rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?(?P<goes_back>\S+)"
+    r"|(?P<is_hidden>call|execute|begin\s+not\s+atomic)\b)",
     re.I | re.S,
 ).match
 
@@ -69,13 +72,15 @@ def note_statement(statement: Any) -> None:
         # The code goes on, and may commit this without what was written before.
         mine.has_ended = False
         _note_undone_since(inf)
-    found = _sets(statement)
-    if found:
-        note_set(found[1])
+    found = _notable(statement)
+    if not found:
         return
-    found = _goes_back(statement)
-    if found:
-        note_rollback(found[1])
+    if found["sets"]:
+        note_set(found["sets"])
+    elif found["goes_back"]:
+        note_rollback(found["goes_back"])
+    else:
+        _note_undone_since(inf)
 
 
 def note_end() -> None:

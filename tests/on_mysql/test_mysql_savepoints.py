@@ -87,6 +87,53 @@ def test_what_was_collected_before_it_is_saved_and_said(
     assert "went back to a savepoint" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "body",
+    ["rollback to s", "rollback"],
+    ids=["goes back to a savepoint", "rolls back"],
+)
+def test_what_a_procedure_has_undone_is_saved(
+    database: Database, caller: Caller, body: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.sql(
+        f"create procedure go_on() begin {body};"
+        " update item set name = 'after' where id = 1; end"
+    )
+    with closing(caller.connect(database)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            caller.execute(connection, "update item set name = 'never' where id = 2")
+            caller.execute(connection, "savepoint s")
+            write(hydracache, connection)
+            caller.execute(connection, "call go_on()")
+            connection.commit()
+
+        keys = run(database, view)
+
+    assert database.sql("select name from item where id = 1") == [("after",)]
+    assert keys == ["one"]
+    assert "called a procedure" in caplog.text
+
+
+def test_a_procedure_that_undoes_nothing_is_no_trouble(
+    database: Database, caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.sql(
+        "create procedure rename_it() update item set name = 'after' where id = 1"
+    )
+    with closing(caller.connect(database)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            caller.execute(connection, "update item set name = 'after' where id = 2")
+            write(hydracache, connection)
+            caller.execute(connection, "call rename_it()")
+            connection.commit()
+
+        assert run(database, view) == ["one"]
+
+    assert "called a procedure" not in caplog.text
+
+
 def deadlock(database: Database, connection: Any, caller: Caller) -> None:
     """Have the server roll back ``connection``, which has changed item 1 alone."""
     with closing(database.connect(autocommit=False)) as other:
