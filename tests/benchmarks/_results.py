@@ -55,7 +55,7 @@ def tell(rows: list[list[str]], *cells: str) -> None:
     """Print a row of a table, and add it."""
     rows.append(list(cells))
     first, *others = cells
-    print(f"  {first:<48}" + "".join(f"{cell:>12}" for cell in others), flush=True)
+    print(f"  {first:<48}" + "".join(f" {cell:>12}" for cell in others), flush=True)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -33,6 +33,7 @@ from typing import Any, Iterator
 
 import pymysql
 from _peers import ON_MYSQL, ON_SQLITE, Peer, Place
+from _results import Results, add_save, tell, versions
 
 from support.servers import SQL_SERVERS, Memcached
 
@@ -88,14 +89,16 @@ def keys(count: int) -> list[str]:
     return [f"user:{next(numbers)}" for _ in range(count)]
 
 
-def tell(what: str, took: dict[str, list[float]], unit: float, name: str) -> None:
-    """Print the median of each, and of the ratios to the first."""
+def tell_ratios(
+    table: list[list[str]], what: str, took: dict[str, list[float]], unit: float = 1.0
+) -> None:
+    """Tell the median of each, and of the ratios to the first."""
     library = next(iter(took.values()))
     cells = []
-    for peer, seconds in took.items():
-        ratio = statistics.median(b / a for a, b in zip(library, seconds))
-        cells.append(f"{peer} {statistics.median(seconds) * unit:.0f} (x{ratio:.2f})")
-    print(f"  {what}, {name}: " + ", ".join(cells), flush=True)
+    for found in took.values():
+        ratio = statistics.median(b / a for a, b in zip(library, found))
+        cells.append(f"{statistics.median(found) * unit:,.0f}, {ratio:.2f}")
+    tell(table, what, *cells)
 
 
 def enqueue(
@@ -104,6 +107,7 @@ def enqueue(
     rounds: int,
     transactions: int,
     rng: random.Random,
+    table: list[list[str]],
 ) -> None:
     for size in SIZES:
         count = max(1, transactions // (10 if size == max(SIZES) else 1))
@@ -118,7 +122,7 @@ def enqueue(
                     if round_:
                         seconds = (time.perf_counter() - started) / count
                         took[peer.name].append(seconds)
-        tell(f"transaction of {size}", took, 1e6, "us")
+        tell_ratios(table, f"transaction of {size}, us", took, 1e6)
 
 
 def drain(
@@ -127,6 +131,7 @@ def drain(
     rounds: int,
     rows: int,
     rng: random.Random,
+    table: list[list[str]],
 ) -> None:
     with opened(kinds, places) as peers:
         rates: dict[str, list[float]] = {peer.name: [] for peer in peers}
@@ -139,7 +144,7 @@ def drain(
                 rates[peer.name].append(done / (time.perf_counter() - started))
                 if done != rows:
                     raise RuntimeError(f"{peer.name}: {done} of {rows} were carried")
-    tell(f"drain of {rows}", rates, 1, "rows/s")
+    tell_ratios(table, f"drain of {rows:,}, rows/s", rates)
 
 
 def serve(kind: type[Peer], place: Place, told: Any) -> None:
@@ -149,42 +154,51 @@ def serve(kind: type[Peer], place: Place, told: Any) -> None:
 
 
 def latency(
-    kinds: list[type[Peer]], places: Places, samples: int, rng: random.Random
+    kinds: list[type[Peer]],
+    places: Places,
+    samples: int,
+    rng: random.Random,
+    table: list[list[str]],
 ) -> None:
-    context = multiprocessing.get_context("spawn")
+    cells = []
     for kind in kinds:
         if not kind.has_worker:
-            print(f"  commit to applied, {kind.name}: it ships no worker")
+            cells.append("no worker")
             continue
-        with opened([kind], places) as [peer]:
-            heard, told = context.Pipe(duplex=False)
-            process = context.Process(
-                target=serve, args=(kind, peer.place, told), daemon=True
-            )
-            process.start()
-            took = []
-            try:
-                for n in range(WARM_UP + samples):
-                    time.sleep(rng.uniform(0.02, 0.08))
-                    [key] = keys(1)
-                    sent = peer.enqueue([key])
-                    if not heard.poll(PATIENCE):
-                        raise RuntimeError(f"{kind.name}: {key} was not applied")
-                    applied, moment = heard.recv()
-                    if applied != key:
-                        raise RuntimeError(f"{kind.name}: {applied} instead of {key}")
-                    if n >= WARM_UP:
-                        took.append((moment - sent) * 1000)
-            finally:
-                process.kill()
-                process.join()
-        took.sort()
-        print(
-            f"  commit to applied, {kind.name}: median"
-            f" {statistics.median(took):.1f} ms, p95"
-            f" {took[int(0.95 * len(took))]:.1f}, worst {took[-1]:.1f}",
-            flush=True,
+        took = sorted(latencies(kind, places, samples, rng))
+        cells.append(
+            f"{statistics.median(took):.1f}, {took[int(0.95 * len(took))]:.1f}"
         )
+    tell(table, "commit to applied, ms, median and p95", *cells)
+
+
+def latencies(
+    kind: type[Peer], places: Places, samples: int, rng: random.Random
+) -> list[float]:
+    context = multiprocessing.get_context("spawn")
+    took = []
+    with opened([kind], places) as [peer]:
+        heard, told = context.Pipe(duplex=False)
+        process = context.Process(
+            target=serve, args=(kind, peer.place, told), daemon=True
+        )
+        process.start()
+        try:
+            for n in range(WARM_UP + samples):
+                time.sleep(rng.uniform(0.02, 0.08))
+                [key] = keys(1)
+                sent = peer.enqueue([key])
+                if not heard.poll(PATIENCE):
+                    raise RuntimeError(f"{kind.name}: {key} was not applied")
+                applied, moment = heard.recv()
+                if applied != key:
+                    raise RuntimeError(f"{kind.name}: {applied} instead of {key}")
+                if n >= WARM_UP:
+                    took.append((moment - sent) * 1000)
+        finally:
+            process.kill()
+            process.join()
+    return took
 
 
 def installed(kinds: list[type[Peer]]) -> list[type[Peer]]:
@@ -208,12 +222,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
     parser.add_argument("--only", choices=["sqlite", *SQL_SERVERS])
+    add_save(parser)
     options = parser.parse_args()
     print(
         f"peers.py --seed {options.seed}: Python {platform.python_version()},"
         f" {options.rounds} rounds"
     )
     rng = random.Random(options.seed)
+    results = Results()
     for name in [options.only] if options.only else ["sqlite", "mariadb"]:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -225,9 +241,16 @@ def main() -> None:
             print(name)
             kinds = installed(ON_SQLITE if server is None else ON_MYSQL)
             places = Places(folder, server, memcached)
-            enqueue(kinds, places, options.rounds, options.transactions, rng)
-            drain(kinds, places, options.rounds, options.rows, rng)
-            latency(kinds, places, options.samples, rng)
+            table = results.table(
+                f"On {name}, each with its ratio to this library:",
+                ["what", *(kind.name for kind in kinds)],
+            )
+            enqueue(kinds, places, options.rounds, options.transactions, rng, table)
+            drain(kinds, places, options.rounds, options.rows, rng, table)
+            latency(kinds, places, options.samples, rng, table)
+    if options.save:
+        names = {kind.name for kind in [*ON_SQLITE, *ON_MYSQL]}
+        results.save(options.save, **versions(*sorted(names)))
 
 
 if __name__ == "__main__":
