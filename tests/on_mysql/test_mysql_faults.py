@@ -24,7 +24,6 @@ from mysql_databases import (
 )
 from mysql_grants import grant
 
-import hydracache_sync.outbox.mysql
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Level
 from hydracache_sync.cli.outbox_checks import examine_outbox
@@ -36,12 +35,10 @@ from hydracache_sync.errors import (
 )
 from hydracache_sync.outbox import MySQLOutbox, OutboxState
 from hydracache_sync.outbox.mysql import ClaimTurns
+from hydracache_sync.outbox.mysql_sessions import LOCK_WAIT_TIMEOUT
 from outbox_contract.common import SHOP, batch_of, keys_of, numbered
 from support.processes import Child, in_processes, in_threads
 from support.servers import SQLServer, free_port
-
-#: Seconds until an own statement that waits for a lock is told to give up.
-LOCK_WAIT = 1
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -60,11 +57,8 @@ def own(own_server: SQLServer) -> Iterator[Database]:
 
 
 @pytest.fixture
-def outbox(own: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[MySQLOutbox]:
+def outbox(own: Database) -> Iterator[MySQLOutbox]:
     """An outbox with its tables, beside a table of the app; by the server's clock."""
-    monkeypatch.setattr(
-        hydracache_sync.outbox.mysql_sessions, "LOCK_WAIT_TIMEOUT", LOCK_WAIT
-    )
     own.sql("create table app (id integer primary key, note varchar(20))")
     outbox = own.outbox()
     outbox.install_schema()
@@ -280,7 +274,7 @@ def test_lock_that_is_held_for_too_long_is_busy_and_changes_nothing(own, outbox)
     outbox.enqueue(SHOP, batch_of("a"))
     rows = claim(outbox)
     before = outbox.rows(SHOP)
-    impatient = own.outbox(busy_timeout=0)
+    impatient = own.outbox(busy_timeout=0, read_timeout=3)
     with own.connect() as other:
         other.begin()
         other.cursor().execute("select id from hydracache_outbox for update")
@@ -305,7 +299,7 @@ def test_own_transaction_is_run_again_after_a_lock_wait_timeout(own, outbox):
         other.begin()
         other.cursor().execute("select id from hydracache_outbox for update")
         # Longer than one statement of ours waits.
-        release = threading.Timer(LOCK_WAIT * 1.5, other.rollback)
+        release = threading.Timer(LOCK_WAIT_TIMEOUT * 1.5, other.rollback)
         release.start()
 
         assert outbox.mark_published(rows) == 1
@@ -313,13 +307,10 @@ def test_own_transaction_is_run_again_after_a_lock_wait_timeout(own, outbox):
         release.join()
 
 
-def test_table_that_is_being_altered_keeps_no_connection_waiting(
-    own, outbox, monkeypatch
-):
+def test_table_that_is_being_altered_keeps_no_connection_waiting(own, outbox):
     """Each try that is given up on this side alone would wait on in the server."""
-    monkeypatch.setattr(hydracache_sync.outbox.mysql_sessions, "TABLE_WAIT_TIMEOUT", 1)
     outbox.enqueue(SHOP, batch_of("a"))
-    impatient = own.outbox(busy_timeout=0)
+    impatient = own.outbox(busy_timeout=0, read_timeout=3)
     impatient.status(SHOP)
     with own.connect() as reader, own.connect() as dba:
         reader.begin()
@@ -355,10 +346,9 @@ def waiting_for_a_table(database: Database) -> list[int]:
     ]
 
 
-def test_commit_that_was_refused_is_told_and_not_made_again(own, outbox, monkeypatch):
+def test_commit_that_was_refused_is_told_and_not_made_again(own, outbox):
     """The server has rolled back; a second COMMIT would succeed, with nothing in it."""
-    monkeypatch.setattr(hydracache_sync.outbox.mysql_sessions, "TABLE_WAIT_TIMEOUT", 1)
-    outbox = own.outbox()
+    outbox = own.outbox(read_timeout=3)
     with own.connect() as backup:
         with pytest.raises(OutboxBusyError, match="1205"):
             with outbox.transaction() as connection:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import closing, contextmanager
 from typing import Any, Iterator
 
+import pymysql
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from mysql_databases import (
     KINDS,
     Database,
+    at_statement,
     fresh_database,
     spy_on_statements,
     started,
@@ -94,16 +96,17 @@ def test_a_connection_that_cannot_be_asked_harms_no_load(database: Database) -> 
 def test_a_server_that_refuses_the_question_is_asked_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "hydracache_sync.app.read_only_reads._QUESTION", "select @@global.no_such"
-    )
+    def refuse() -> None:
+        raise pymysql.OperationalError(1193, "Unknown system variable")
+
+    at_statement(monkeypatch, "select @@global", refuse)
     reads = ReadOnlyReads("db1:3306")
     with database.connect() as first, database.connect() as second:
         statements = spy_on_statements(monkeypatch)
         for connection in (first, first, second):
             reads.reads_on(connection)
 
-    assert statements == ["select @@global.no_such"]
+    assert [text.partition(".")[0] for text in statements] == ["select @@global"]
     assert reads.server is None
 
 
