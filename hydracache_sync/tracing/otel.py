@@ -19,13 +19,13 @@ from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from hydracache_sync import __version__
 from hydracache_sync.fork import ProcessLocal
 from hydracache_sync.outbox.row import MAX_TRACEPARENT, OutboxRow
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import InvalidationReceipt
 from hydracache_sync.tracing.caches import GET
 from hydracache_sync.tracing.guard import Guard, host_and_port
+from hydracache_sync.version import __version__
 from hydracache_sync.worker.reports import PublishReport
 from hydracache_sync.worker.tracer import WorkerTracer
 

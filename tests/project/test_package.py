@@ -42,7 +42,7 @@ HEAVY = [
 
 #: Layers of the package, the lowest first. A part is the first name below the package;
 #: it may import what is in lower layers, and itself. Parts that are not named here (the
-#: command line, integrations) stand on top of all.
+#: command line, the console, integrations) stand on top of all.
 LAYERS = [
     {"errors", "keys", "durations", "backoff", "printable", "version"},
     {"fork", "lending"},
@@ -56,6 +56,11 @@ LAYERS = [
     {"memcached"},
     {"worker"},
     {"pool"},
+    {"metrics", "testing", "tracing"},
+    {"missing_tags", "snapshots", "statement_recorder", "verify_report", "wording"},
+    {"decorated_reads", "replica_snapshot"},
+    {"verify"},
+    {"app"},
 ]
 
 #: What only a driver knows of its connections, by the names of attributes, constants
