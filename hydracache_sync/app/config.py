@@ -141,6 +141,11 @@ class AppConfig:
                 "HYDRACACHE_STRICT has the app's namespace: set HYDRACACHE_MODE to"
                 " strict"
             )
+        elif self[settings.NAMESPACE] not in strict and any(map(_says_yes, strict)):
+            found.append(
+                "HYDRACACHE_STRICT lists namespaces, for commands, and is no switch:"
+                " set HYDRACACHE_MODE to strict"
+            )
         found += contradictions.contradictions(self, _variable)
         found += contradictions.bound_contradictions(self, _variable)
         found += contradictions.codec_contradictions(self, _variable)
@@ -217,6 +222,13 @@ def _without_effect(
     for setting, why in of_others.items():
         if config.get(setting.variable) is not None:
             yield f"{setting.variable} {why}"
+
+
+def _says_yes(text: str) -> bool:
+    try:
+        return switch(text)
+    except ValueError:
+        return False
 
 
 def _as_text(value: Any) -> str:

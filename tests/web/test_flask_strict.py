@@ -338,6 +338,21 @@ class TestSettings:
         other = AppConfig({**values, "HYDRACACHE_NAMESPACE": "other"})
         assert "strict" not in other.texts
 
+    @pytest.mark.parametrize("value", [True, "yes", "on", "1"])
+    def test_a_switch_where_namespaces_are_listed_is_refused(self, value: Any) -> None:
+        """It was taken for a namespace of that name, and the app was not strict."""
+        values = {
+            "HYDRACACHE_OUTBOX": "sqlite:///shop.db",
+            "HYDRACACHE_NAMESPACE": "shop",
+            "HYDRACACHE_MEMCACHED": "127.0.0.1:11211",
+            "HYDRACACHE_STRICT": value,
+        }
+
+        with pytest.raises(
+            ConfigurationError, match="HYDRACACHE_STRICT lists namespaces"
+        ):
+            AppConfig(values)
+
 
 def test_a_view_that_fails_after_the_quarantine_has_changed_nothing(
     shop: Shop,
