@@ -147,7 +147,11 @@ class Node:
                     raise
         except OSError as exc:
             self._give_up(exc, connection.used_at)
-        self._answered(connection)
+        if self._breaker.state is None:
+            # What it comes to, without the call: each cached read is here.
+            self._pool.put(connection)
+        else:
+            self._answered(connection)
         return values
 
     def _ask_again(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import re
 import socket
-from operator import add
 from time import monotonic
 from typing import Callable, Dict, Sequence
 
@@ -44,13 +43,14 @@ _UNIQUE_SIZES = frozenset(range(1, 21))
 
 
 class _AfterKeys(Dict[int, bytes]):
-    """What follows the key in the line before a value, by the value's size.
+    """What follows a value's key, up to the key of the next one, by the value's size.
 
+    Without the value: what is compared are the lines around values.
     Made when first asked for: numbers take long to write. For short answers alone.
     """
 
     def __missing__(self, size: int) -> bytes:
-        self[size] = text = b" 0 %d" % size
+        self[size] = text = b" 0 %d\r\nVALUE " % size
         return text
 
 
@@ -114,10 +114,18 @@ class Replies:
             parts = buffer.rsplit(b"\r\n", 2 * len(keys))
             parts[:1] = parts[0].split(b"\r\n", 1)
             values = parts[1::2]
-            if len(values) == len(keys) + 1 and not values.pop():
-                heads = map(add, keys, map(_after_key, map(len, values)))
-                lines = b"VALUE " + b"\r\nVALUE ".join(heads) + b"\r\nEND"
-                if b"\r\n".join(parts[::2]) == lines:
+            lines = parts[::2]
+            if (
+                len(values) == len(keys) + 1
+                and not values.pop()
+                and lines[-1] == b"END"
+            ):
+                # As if one more value came, so that one join makes them all.
+                lines[-1] = b"VALUE "
+                woven = values * 2
+                woven[::2] = keys
+                woven[1::2] = map(_after_key, map(len, values))
+                if b"\r\n".join(lines) == b"VALUE " + b"".join(woven):
                     self._buffer = b""
                     return values  # type: ignore[return-value]
         found = self._values_one_by_one(buffer, set(keys))

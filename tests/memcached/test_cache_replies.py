@@ -138,6 +138,7 @@ def test_garbage_never_ends_in_anything_but_an_answer_or_a_refusal(
         b"VALUE k 0 2\r\nx\r\nEND\r\n",
         b"VALUE k 0 1\r\nxy\r\nEND\r\n",
         b"VALUE k 0 1\r\nxyzEND\r\n",
+        b"VALUE k 0 1\r\nx\r\nVALUE \r\n",
         b"VALUE k 0 99999999999\r\nx\r\nEND\r\n",
         b"VALUE k 0 9999999999\r\nx\r\nEND\r\n",
         b"STORED\r\nEND\r\n",
