@@ -17,6 +17,9 @@ _CARRIED_OUT = ("/*!", "/*M!")
 _WORD = re.compile(r"\w+")
 _CHANGING = re.compile(r"\b(?:insert|update|delete|replace|merge)\b", re.IGNORECASE)
 
+#: First words of statements that change the schema.
+_OF_SCHEMA = frozenset("alter comment create drop grant rename revoke".split())
+
 #: First words of statements that name no table and may change any.
 _OPAQUE = frozenset("call do exec execute".split())
 
@@ -54,6 +57,12 @@ def changes_data(text: str) -> bool:
         or _hides_a_change(word, text, end)
         for word, end in statements
     )
+
+
+def changes_rows(text: str) -> bool:
+    """In doubt it does, but for a statement that changes the schema."""
+    word, _ = next(_statements(text))
+    return word not in _OF_SCHEMA and changes_data(text)
 
 
 def _hides_a_change(word: str | None, text: str, end: int) -> bool:

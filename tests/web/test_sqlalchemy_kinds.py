@@ -22,6 +22,7 @@ from library import (
     author_genre,
 )
 from sqlalchemy import (
+    DDL,
     Column,
     Integer,
     MetaData,
@@ -37,7 +38,9 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, registry
+from sqlalchemy.sql.expression import ClauseElement, Executable
 
 from hydracache_sync import (
     InvalidationIntent,
@@ -204,6 +207,17 @@ def upserts(session: Any) -> None:
     session.execute(text(statement))
 
 
+class Renames(Executable, ClauseElement):  # type: ignore[misc]
+    """A construct of the program's own, of which SQLAlchemy knows only its text."""
+
+    inherit_cache = False
+
+
+@compiles(Renames)  # type: ignore[misc,no-untyped-call]
+def _text_of_renames(element: Any, compiler: Any, **options: Any) -> str:
+    return "update author set name = 'new' where id = 1"
+
+
 BY_KEY = update(AUTHORS).where(AUTHORS.c.id == bindparam("of"))
 
 CHANGES: dict[str, Change] = {
@@ -232,6 +246,8 @@ CHANGES: dict[str, Change] = {
         "/* nightly */ UPDATE `author` SET name = 'new' WHERE id = 1"
     ),
     "upsert in text": upserts,
+    "text as DDL": sends(DDL("update author set name = 'new' where id = 1")),
+    "a construct of its own": sends(Renames()),
 }
 
 
@@ -300,6 +316,18 @@ def test_a_page_is_fresh_after_an_update_by_another_table_object(pages: Pages) -
         ada = update(again).where(text("id = 1"))
         change = on_connection(ada.values(name=f"new of {again}"))
         becomes_fresh(pages, ADAS_PAGE, in_session(pages, change))
+
+
+def test_a_schema_that_is_made_in_a_transaction_invalidates_nothing(
+    written: Any,
+) -> None:
+    def make(session: Any) -> None:
+        other = Table("author_note", MetaData(), Column("author", Integer))
+        other.create(session.connection())
+        session.execute(DDL("create index of_author on author_note (author)"))
+        other.drop(session.connection())
+
+    assert written(make) == []
 
 
 @pytest.mark.parametrize("library", KNOWS_TWO_PHASES, indirect=True)

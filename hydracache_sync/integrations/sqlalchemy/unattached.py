@@ -18,7 +18,7 @@ from sqlalchemy.pool import Pool
 from hydracache_sync.app import open_transactions, replica_reads, savepoints
 from hydracache_sync.app.open_transactions import OpenTransaction
 from hydracache_sync.drivers import find_driver
-from hydracache_sync.integrations.sql_kind import changes_data
+from hydracache_sync.integrations.sql_kind import changes_data, changes_rows
 from hydracache_sync.integrations.sqlalchemy.transaction import TransactionIntents
 from hydracache_sync.snapshots import oldest
 
@@ -63,7 +63,12 @@ def changes_something(context: Any, statement: str) -> bool:
     compiled = getattr(context, "compiled", None)
     if compiled is None or _is_text(compiled):
         return changes_data(statement)
-    return bool(context.isinsert or context.isupdate or context.isdelete)
+    if context.isinsert or context.isupdate or context.isdelete:
+        return True
+    # A construct of the program's own, or a text in ``DDL``. What SQLAlchemy makes of
+    # a schema changes no rows, and may come before the tables of the outbox.
+    is_select = getattr(compiled.statement, "is_select", False)
+    return not is_select and changes_rows(statement)
 
 
 def _is_text(compiled: Any) -> bool:
