@@ -108,6 +108,11 @@ def ended(transaction: OpenTransaction) -> None:
     _this_thread().transactions.discard(transaction)
 
 
+def is_of_this_thread(transaction: OpenTransaction) -> bool:
+    """Whether it was opened in this thread, which knows of its changes."""
+    return transaction in _this_thread().transactions
+
+
 def note_statement(
     began: float | None = None, on: Callable[[], Any] = lambda: None
 ) -> None:

@@ -311,6 +311,48 @@ class TestOwnChanges:
             assert not reads_own_writes()
             assert snapshot() == NEVER
 
+    # Of SQLite, SQLAlchemy 1.4 lets no other thread use a connection.
+    @pytest.mark.parametrize("library", ["mariadb"], indirect=True)
+    @pytest.mark.parametrize("of", ["session", "unflushed", "engine"])
+    def test_another_thread_that_reads_them_stores_nothing(
+        self, library: Library, attached: Attached, cache: TaggedCache, of: str
+    ) -> None:
+        with library.session() as session:
+            session.add(Author(id=1, name="before"))
+            session.commit()
+        changed: Any = library.engine.connect()
+        if of != "engine":
+            changed.close()
+            changed = library.session()
+        with changed:
+            if of == "unflushed":
+                changed.get(Author, 1).name = "never"
+            else:
+                changed.execute(update(Author).values(name="never"))
+
+            def load() -> Any:
+                return changed.execute(select(Author.name)).scalar()
+
+            found: list[Any] = []
+
+            def read_in_thread() -> None:
+                found.append(cache.get_or_load("ada", load, tags=TAGS))
+
+            thread = threading.Thread(target=read_in_thread)
+            thread.start()
+            thread.join()
+            changed.rollback()
+
+            assert found == ["never"]
+            assert cache.get("ada", tags=TAGS) is None
+
+            thread = threading.Thread(target=read_in_thread)
+            thread.start()
+            thread.join()
+
+        assert found[1:] == ["before"]
+        assert cache.get("ada", tags=TAGS) == "before"
+
     def test_a_commit_ends_it(self, library: Library, attached: Attached) -> None:
         with library.session() as session:
             session.add(Author(name="ada"))

@@ -17,6 +17,7 @@ from sqlalchemy.pool import Pool
 
 from hydracache_sync.app import open_transactions, replica_reads, savepoints
 from hydracache_sync.app.open_transactions import OpenTransaction
+from hydracache_sync.cache.unstorable import withhold
 from hydracache_sync.drivers import find_driver
 from hydracache_sync.integrations.sql_kind import changes_data, changes_rows
 from hydracache_sync.integrations.sqlalchemy.transaction import TransactionIntents
@@ -110,6 +111,8 @@ def _executes(
     began = oldest(*(each.since() for each in followed))
     open_transactions.note_statement(began, own)
     savepoints.note_statement(statement)
+    if _shows_changes_of_another_thread(info, followed):
+        withhold()
     if followed or not changes_something(context, statement):
         return
     for watching in list(_watching):
@@ -118,6 +121,21 @@ def _executes(
         return
     info[_KEY] = unattached = _Unattached(dbapi_connection(connection))
     open_transactions.opened(unattached)
+
+
+def _shows_changes_of_another_thread(
+    info: Any, followed: list[TransactionIntents]
+) -> bool:
+    """Whether what is read on a connection may be rolled back by another thread.
+
+    Of its own transactions a thread knows that: they are looked at before each read.
+    """
+    unattached = info.get(_KEY)
+    known: list[OpenTransaction] = [*followed] if unattached is None else [unattached]
+    return any(
+        not open_transactions.is_of_this_thread(each) and each.has_changes()
+        for each in known
+    )
 
 
 def followed_transactions(info: Any) -> list[TransactionIntents]:
