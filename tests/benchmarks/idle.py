@@ -21,6 +21,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -131,7 +132,7 @@ def by_library(outbox: Any, count: int) -> None:
     group._scheduler = Counted(count, group.stop)
     group.start()
     [thread] = group.threads()
-    assert thread.has_ended(NEVER)
+    assert thread.has_ended(time.monotonic() + NEVER)
 
 
 def main() -> None:
