@@ -1,9 +1,9 @@
 """One short question, asked again and again on an own connection for little.
 
 An idle worker asks the same thing fifty times a second, each time on cold caches.
-PyMySQL writes the text again and takes the five packets of the answer apart one by one,
+PyMySQL writes the text again and takes the packets of the answer apart one by one,
 which costs more than all the rest of a look. Here the packet is made once and the
-answer, which is one number, is read at once.
+answer, which is a few short texts and mostly none, is read at once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from typing import Any
 
 _QUERY = 3  # COM_QUERY
 _ERROR = b"\xff"
+_END = b"\xfe"
 
-#: Packets of an answer: the number of columns, the column, the end of them, the record,
-#: the end of those; and the place of the record.
-_PACKETS = 5
-_RECORD = 3
+#: Packets of an answer before its records: the number of columns, the column, the end
+#: of them. Behind the records is another end.
+_BEFORE_RECORDS = 3
+
+#: The longest text of a record; the length of a longer one takes more than a byte.
+_LONGEST_TEXT = 250
 
 #: Bytes of an answer, beyond which it is not the one expected.
 _LONGEST = 4096
@@ -32,13 +35,13 @@ class UnexpectedReplyError(Exception):
 
 
 def encode_query(text: str) -> bytes:
-    """Return the packet that asks ``text``, a select of one number."""
+    """Return the packet that asks ``text``, a select of one short text or number."""
     body = text.encode("utf-8")
     return struct.pack("<iB", len(body) + 1, _QUERY) + body
 
 
-def poll(connection: Any, packet: bytes) -> int:
-    """Send ``packet`` on an own connection that is free; return the number.
+def poll(connection: Any, packet: bytes) -> list[bytes]:
+    """Send ``packet`` on an own connection that is free; return each row's text.
 
     :raises pymysql.Error, OSError: as ``connection.query`` would; and when no answer
         has come as a whole in time.
@@ -51,10 +54,10 @@ def poll(connection: Any, packet: bytes) -> int:
     except BaseException:
         connection._force_close()
         raise
-    return _number_answered(connection, part)
+    return _texts_answered(connection, part)
 
 
-def poll_again(connection: Any, packet: bytes, now: float) -> int:
+def poll_again(connection: Any, packet: bytes, now: float) -> list[bytes]:
     """Do what :func:`poll` does, right after it, by fewer lines.
 
     The connection is at rest: its socket has the limit of time for an answer.
@@ -66,22 +69,22 @@ def poll_again(connection: Any, packet: bytes, now: float) -> int:
         sock.sendall(packet)
         part: bytes = sock.recv(_LONGEST)
         if part == connection.hydracache_empty_reply:
-            return 0
+            return []
         connection.note_question(now)
     except BaseException:
         connection._force_close()
         raise
-    return _number_answered(connection, part)
+    return _texts_answered(connection, part)
 
 
-def _number_answered(connection: Any, part: bytes) -> int:
-    """Return the number in an answer that begins with ``part``; receive the rest."""
+def _texts_answered(connection: Any, part: bytes) -> list[bytes]:
+    """Return the texts in an answer that begins with ``part``; receive the rest."""
     try:
         empty_reply = connection.hydracache_empty_reply
         answer = b""
         while True:
             if part == empty_reply:
-                return 0  # the same bytes say the same; it is what they say mostly
+                return []  # the same bytes say the same; it is what they say mostly
             if not part:
                 raise _errors().OperationalError(
                     2013, "Lost connection to MySQL server during query"
@@ -90,11 +93,11 @@ def _number_answered(connection: Any, part: bytes) -> int:
             packets = _taken_apart(answer)
             if any(packet[:1] == _ERROR for packet in _that_may_fail(packets)):
                 break
-            if len(packets) >= _PACKETS:
-                number = _number(packets)
-                if number == 0:
+            if any(map(_is_end, packets[_BEFORE_RECORDS:])):
+                texts = _texts(packets)
+                if not texts:
                     connection.hydracache_empty_reply = answer
-                return number
+                return texts
             if len(answer) >= _LONGEST:
                 raise UnexpectedReplyError(f"{len(answer)} bytes")
             part = connection.receive()
@@ -135,15 +138,24 @@ def _taken_apart(answer: bytes) -> list[bytes]:
 
 
 def _that_may_fail(packets: list[bytes]) -> list[bytes]:
-    """Those in whose place an error may come: the first, and the record's."""
-    return packets[:1] + packets[_RECORD:]
+    """Those in whose place an error may come: the first, and the records'."""
+    return packets[:1] + packets[_BEFORE_RECORDS:]
 
 
-def _number(packets: list[bytes]) -> int:
-    record = packets[_RECORD]
-    digits = record[1:]
-    if packets[0] != b"\x01" or record[:1] != bytes((len(digits),)):
-        raise UnexpectedReplyError(f"{len(packets)} packets")
-    if len(packets) > _PACKETS or not digits.isdigit():
-        raise UnexpectedReplyError("it is not one number")
-    return int(digits)
+def _is_end(packet: bytes) -> bool:
+    # A record may begin so too: with the length of a very long text.
+    return packet[:1] == _END and len(packet) < 9
+
+
+def _texts(packets: list[bytes]) -> list[bytes]:
+    """Return the texts of an answer that has its end."""
+    if packets[0] != b"\x01" or not _is_end(packets[_BEFORE_RECORDS - 1]):
+        raise UnexpectedReplyError("it is not one column")
+    *records, end = packets[_BEFORE_RECORDS:]
+    if not _is_end(end):
+        raise UnexpectedReplyError("more has come behind its end")
+    texts = [record[1:] for record in records]
+    for record, text in zip(records, texts):
+        if len(text) > _LONGEST_TEXT or record[:1] != bytes((len(text),)):
+            raise UnexpectedReplyError(f"a record of {len(record)} bytes")
+    return texts

@@ -78,6 +78,11 @@ def takes_no_writes(exc: BaseException) -> bool:
     return isinstance(exc, ReadOnlyServerError) or error_number(exc) in _NO_WRITES
 
 
+def is_unknown_index(exc: BaseException) -> bool:
+    """Whether ``exc`` says that a table has no index of the name in a hint."""
+    return error_number(exc) == 1176
+
+
 def is_lost(exc: BaseException) -> bool:
     """Whether ``exc`` says that the own connection is of no more use."""
     if isinstance(exc, (ConnectionLostError, OSError)) or is_cut_short(exc):

@@ -10,10 +10,16 @@ from hydracache_sync.drivers.pymysql_poll import encode_query, poll, poll_again
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.due import NAMESPACES_PER_STATEMENT, Poll, QuietLook
 from hydracache_sync.outbox.lent_connections import LentConnections, is_apart
+from hydracache_sync.outbox.mysql_errors import is_unknown_index
 from hydracache_sync.outbox.mysql_inserts import literal
+from hydracache_sync.outbox.statements import DUE_ROWS
 
 #: Packets with queries for due rows that are kept; a pool has one.
 MAX_QUERIES = 20
+
+#: Rows in an answer. One of so many may be without those of the last namespaces; more
+#: would be read for each burst of writes.
+MAX_ROWS = 32
 
 #: Seconds between two times that a poller's connection is lent with all checks: whether
 #: it is old, and whether another has found out that its server takes no writes.
@@ -34,12 +40,12 @@ class Checked(NamedTuple):
 class Found(NamedTuple):
     """What a thread was answered.
 
-    :ivar bits: of the namespaces in the query that have rows due.
+    :ivar rows: as ``DUE_ROWS`` gives them.
     """
 
     thread: int
     packet: bytes
-    bits: int
+    rows: list[bytes]
 
 
 class MySQLPoll:
@@ -62,8 +68,10 @@ class MySQLPoll:
         self._checked: Checked | None = None
         #: What a look for little has found due, for the call that follows it.
         self._found: Found | None = None
-        #: Packets that ask which of some namespaces have rows due.
+        #: Packets that ask for due rows of some namespaces.
         self.queries: dict[tuple[str, ...], bytes] = {}
+        #: The hint of those packets: the index as the tables are installed with it.
+        self._hint = f" force index ({database.table.rpartition('.')[2]}_state)"
 
     def due(self, namespaces: Sequence[str]) -> list[str]:
         found, self._found = self._found, None
@@ -71,15 +79,21 @@ class MySQLPoll:
         if packet is not None:
             try:
                 if found is not None and found[:2] == (threading.get_ident(), packet):
-                    bits = found.bits
+                    rows = found.rows
                 else:
-                    bits = self._ask(packet)
-                if bits == 0:
+                    rows = self._ask(packet)
+                if not rows:
                     return []
-                if not bits >> len(namespaces):  # none is paused
-                    return [name for n, name in enumerate(namespaces) if bits >> n & 1]
-            except Exception:
-                pass  # said by the usual way, if it lasts
+                # Of a pause and of many rows the usual way tells more.
+                if len(rows) < MAX_ROWS and rows[0][:1] == b"0":
+                    encode = self._database.dialect.encode
+                    found_due = {row[1:] for row in rows}
+                    return [name for name in namespaces if encode(name) in found_due]
+            except Exception as exc:
+                # Said by the usual way, if it lasts. Not so that an index of these
+                # columns has another name, which is as good.
+                if is_unknown_index(exc):
+                    self._hint, self.queries, packet = "", {}, None
         due = self._usual.due(namespaces)
         if packet is None:
             self._prepare(tuple(namespaces))
@@ -101,10 +115,10 @@ class MySQLPoll:
             if place is None:
                 return False
             try:
-                bits = poll_again(connection, packet, now)
-                if bits:
-                    self._found = Found(thread, packet, bits)
-                return not bits
+                rows = poll_again(connection, packet, now)
+                if rows:
+                    self._found = Found(thread, packet, rows)
+                return not rows
             except Exception:
                 return False  # said by the usual way, if it lasts
             finally:
@@ -113,14 +127,14 @@ class MySQLPoll:
 
         return QuietLook(is_quiet, until)
 
-    def _ask(self, packet: bytes) -> int:
+    def _ask(self, packet: bytes) -> list[bytes]:
         with self._database.session() as connection:
-            bits = poll(connection, packet)
+            rows = poll(connection, packet)
         # Others may be in a block, or have little time: theirs are always checked.
         if is_apart():
             until = time.monotonic() + CHECK_EVERY
             self._checked = Checked(threading.get_ident(), connection, until)
-        return bits
+        return rows
 
     def _prepare(self, namespaces: tuple[str, ...]) -> None:
         dialect = self._database.dialect
@@ -129,8 +143,13 @@ class MySQLPoll:
             return
         if not 0 < len(namespaces) <= NAMESPACES_PER_STATEMENT:
             return
-        literals = [literal(dialect.encode(each)) for each in namespaces]
-        text = self._database.statements.due(len(namespaces)) % tuple(literals)
+        text = DUE_ROWS.format(
+            table=self._database.table,
+            hint=self._hint,
+            namespaces=", ".join(literal(dialect.encode(each)) for each in namespaces),
+            now=dialect.now,
+            limit=MAX_ROWS,
+        )
         # Pools ask for the same ones; a caller that asks for others each time must
         # not fill the memory.
         kept = self.queries if len(self.queries) < MAX_QUERIES else {}

@@ -147,6 +147,21 @@ ANY_PAUSED_BIT = """{bit} * exists (
   from {table}_paused
 )"""
 
+# The same in one range of the index, for MySQL, which parses and plans a subquery for
+# each namespace whenever it is asked. The answers are rows: mostly none. Each begins
+# with whether any namespace is paused, which is looked up only if there is a row. The
+# hint is the index of the order, so that no other is taken, whatever is in the table.
+DUE_ROWS = """
+select concat(exists(select 1 from {table}_paused), namespace) as due
+from {table}{hint}
+where namespace in ({namespaces})
+  and state = 0
+  and at_ms <= {now}
+  and (claim_until_ms is null or claim_until_ms <= {now})
+order by namespace, at_ms
+limit {limit}
+"""
+
 # Of a row whose claim has ended a failed attempt is counted when it is claimed again:
 # nobody else can. Only if its worker has noted that it tried this row alone, and that
 # the cache was there. Any other worker may have died of another row of its batch, or in

@@ -156,6 +156,7 @@ PARTS = {
     "ANY_PAUSED_BIT",
     "DUE",
     "DUE_BIT",
+    "DUE_ROWS",
     "ENQUEUED_AGAIN",
     "INSERT",
     "ON_DUPLICATE_CARRY_AGAIN",
