@@ -467,7 +467,11 @@ class TestNet:
 
     @pytest.mark.parametrize("writes", [False, True])
     def test_missing_tables_are_one_line_with_what_to_run(
-        self, shop: Shop, caplog: pytest.LogCaptureFixture, writes: bool
+        self,
+        shop: Shop,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+        writes: bool,
     ) -> None:
         with contextlib.closing(sqlite3.connect(shop.path)) as connection:
             connection.execute("drop table hydracache_outbox")
@@ -491,6 +495,12 @@ class TestNet:
         assert (error.levelname, error.exc_info) == ("ERROR", None)
         assert "kept in this process" in warning.getMessage()
         assert ("SchemaError" in warning.getMessage()) is writes
+
+        shop.outbox.install_schema()
+        Later(monkeypatch).advance(RETRY_AFTER)
+        shop.client.get("/nothing-here")
+
+        assert shop.targets() == ["item:1"]
 
     def test_a_batch_beyond_the_limit_becomes_a_flush(self, tmp_path: Path) -> None:
         shop = Shop(tmp_path / "limited.db")
