@@ -20,6 +20,8 @@ ARGS ?=
 SERVERS ?=
 # Processes that the tests are shared among; each starts servers of its own.
 JOBS ?= 2
+# What `make test` installs: all that the whole suite needs.
+EXTRAS ?= test test-mysql test-web test-browser fuzz
 
 CODE = hydracache_sync hydracache_pytest.py tests examples docs setup.py noxfile.py
 SETUP = PYTHON='$(PYTHON)' tests/setup_machine.sh
@@ -39,7 +41,7 @@ demo-mysql: venv-cli
 	@$(SETUP) servers
 	$(RUN) tests/support/with_servers.py examples/quickstart.py
 
-test: venv-test venv-test-mysql venv-test-web venv-test-browser venv-fuzz
+test: $(addprefix venv-,$(EXTRAS))
 	@$(SETUP) servers
 	@$(SETUP) browser
 	$(RUN) -m pytest $(SHARED) $(ARGS)

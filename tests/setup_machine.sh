@@ -122,7 +122,11 @@ venv() {
         [ "$extra" != test-mysql ] || build_needs "$base"
         say "installing hydracache_sync[$extra] into $dir"
         locked_install "$extra"
-        pip_install --no-deps --no-build-isolation --use-pep517 --editable .
+        # The same for each extra.
+        if [ ! -e "$dir/.editable" ]; then
+            pip_install --no-deps --no-build-isolation --use-pep517 --editable .
+            touch "$dir/.editable"
+        fi
         touch "$dir/.extra-$extra"
     fi
 }
