@@ -15,6 +15,7 @@ now and later, and the last line says so if not.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import glob
 import math
@@ -28,7 +29,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import nox
 
@@ -55,25 +56,29 @@ RUNS_ON = {
 
 #: What is of processes, servers, pages or this checkout, and the same on each Python:
 #: "test" runs it, the other Pythons do not.
-ON_ONE_PYTHON = "browser chaos fuzz model project protections servers_web"
+ON_ONE_PYTHON = "browser chaos faults fuzz model project protections servers_web"
+
+#: Extras that the other Pythons need for the rest.
+EXTRAS = "test test-mysql test-web"
 
 #: Processes that share the tests. More than there are cores, as half of the time of a
 #: test is waiting: for a server, another process, the end of a claim.
 JOBS = "3"
 
 #: Programs of faults and loads that are too long for a test, each with the seconds that
-#: it may take. They run in the environment and on the servers of the session "test".
+#: it may take. They run in the environment of the session "test", which itself has the
+#: storms on SQLite and on its own servers.
 PROGRAMS = {
-    "tests/faults/kill_storm.py --transactions 2000": 100,
-    "tests/faults/kill_storm.py --database mariadb --transactions 2000": 120,
     "tests/faults/kill_storm.py --database mariadb118 --transactions 2000": 120,
-    "tests/faults/kill_storm.py --database mysql9 --transactions 2000": 120,
     "tests/soak/soak.py --seconds 120": 180,
     "tests/chaos/consistency.py --seconds 60": 150,
     "tests/faults/pool_backlog.py --dead 1000 --pending 20000 --seconds 6": 80,
-    "-m tests.model": 600,
     "-m fuzz all --seconds 60": 150,
 }
+
+#: The one that only computes: on what those leave of the cores while they wait.
+BESIDE = "-m tests.model"
+BESIDE_SECONDS = 1100
 
 #: On a slow machine the other Pythons run only what differs most between Pythons,
 #: drivers and servers: if their session begins later than this, in seconds. It takes
@@ -82,10 +87,10 @@ LATE = {"oldest": 2900, "newest": 3700}
 ESSENTIAL = "tests/on_mysql tests/outbox tests/memcached tests/values"
 ESSENTIAL_SECONDS = 700
 
-#: What "newest" also runs on a Python of Debian's unstable, and how many seconds of
-#: GOAL must be left for that, to begin with it at all.
+#: What "newest" runs on a Python of Debian's unstable, if there is one, and then not on
+#: the newest one here; and the extras for that.
 ON_UNSTABLE = "tests/outbox tests/cache tests/worker tests/memcached tests/values"
-ON_UNSTABLE_SECONDS = 300
+UNSTABLE_EXTRAS = "test test-web"
 
 #: For pytest: a test that fails is run once more. Of the tests of processes and servers
 #: one in ten thousand meets a moment that it was not written for, and three sessions
@@ -132,6 +137,39 @@ class Stage:
         # Not 0, with which timeout would know no end.
         limit = ["timeout", f"--kill-after={PATIENCE}", str(max(1, math.ceil(left)))]
         self.session.run(*limit, *command, terminate_timeout=PATIENCE + 5, **options)
+
+    @contextlib.contextmanager
+    def beside(self, *command: str, seconds: float, **options: Any) -> Iterator[None]:
+        """Run a command behind all that the block runs; then tell what it has said.
+
+        It fails the session as in :meth:`run`. If the block fails it is killed, with
+        all that it has started; so it must have nothing to clear up.
+        """
+        ends = time.monotonic() + seconds
+        with tempfile.TemporaryFile("w+") as said:
+            process = subprocess.Popen(
+                ["nice", "-n19", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **options,
+            )
+            code = None
+            try:
+                yield
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(max(1, ends - time.monotonic()))
+            finally:
+                # Not by timeout: one that has just begun ends without its command.
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+            said.seek(0)
+            print(said.read(), flush=True)
+        if code != 0:
+            why = "too slow" if code is None else f"exit code {code}"
+            self.session.error(f"{shlex.join(command)}: {why}")
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -237,12 +275,20 @@ def wheel(stage: Stage) -> None:
         stage.run(python, "examples/quickstart.py")
 
 
-@session(budget=1820)
+@session(budget=1300)
 def programs(stage: Stage) -> None:
     """Storms, soak, chaos, model and fuzzing, each in its own time."""
     stage.make("venv-test", "venv-test-mysql", "venv-fuzz")
     stage.run("tests/setup_machine.sh", "servers")
     python = os.path.abspath(".venv/bin/python")
+    seconds = min(BESIDE_SECONDS, stage.left())
+    stage.session.log(f"{BESIDE} ({seconds:.0f} s at most) beside the others")
+    with stage.beside(python, *BESIDE.split(), seconds=seconds):
+        run_programs(stage, python)
+
+
+def run_programs(stage: Stage, python: str) -> None:
+    """Run what waits for much of its time, one after the other."""
     for program, seconds in PROGRAMS.items():
         database = re.search(r"--database (\w+)", program)
         if database and SQL_SERVERS[database[1]].missing():
@@ -266,18 +312,24 @@ def oldest(stage: Stage) -> None:
 
 @session(budget=1700)
 def newest(stage: Stage) -> None:
-    """The same on the newest Python here, the newest MariaDB and memcached."""
+    """The same on the newest Pythons, the newest MariaDB and memcached."""
     found = pythons(PYTHON)
     minor, python = found[-1]
+    done = ON_UNSTABLE if on_unstable(stage) else ""
     if len(found) == 1:
         stage.session.warn(f"the newest Python here is the oldest one, too: 3.{minor}")
     else:
-        suite_on("newest", minor, python, stage)
-    on_unstable(stage)
+        suite_on("newest", minor, python, stage, done)
 
 
-def on_unstable(stage: Stage) -> None:
-    """Run some of the suite on a Python 3.14, where Debian's unstable has one."""
+def on_unstable(stage: Stage) -> bool:
+    """Run some of the suite on a Python 3.14, where Debian's unstable has one.
+
+    :returns: whether it has run.
+    """
+    if time.monotonic() - started > LATE["newest"]:
+        stage.session.warn("a slow machine: nothing is run on 3.14")
+        return False
     had = subprocess.run(
         ["timeout", "120", "tests/setup_machine.sh", "python314"],
         stdin=subprocess.DEVNULL,
@@ -286,17 +338,21 @@ def on_unstable(stage: Stage) -> None:
     )
     if had.returncode:
         stage.session.warn("no Python 3.14 to be had: nothing is run on it")
-    elif time.monotonic() - started > GOAL - ON_UNSTABLE_SECONDS:
-        stage.session.warn("too late for more: nothing is run on 3.14")
-    else:
-        where = {"PYTHON": had.stdout.strip(), "VENV": f"{SCRATCH}/venv-3.14"}
-        stage.session.log(f"some of the suite on Python 3.14, {where['PYTHON']}")
-        stage.make_tests("test", args=ON_UNSTABLE, SERVERS=RUNS_ON["newest"], **where)
+        return False
+    where = {"PYTHON": had.stdout.strip(), "VENV": f"{SCRATCH}/venv-3.14"}
+    stage.session.log(f"some of the suite on Python 3.14, {where['PYTHON']}")
+    suite = {"SERVERS": RUNS_ON["newest"], "EXTRAS": UNSTABLE_EXTRAS}
+    stage.make_tests("test", args=ON_UNSTABLE, **suite, **where)
+    return True
 
 
-def suite_on(which: str, minor: int, python: str, stage: Stage) -> None:
-    """Run the suite on another Python than "test", or only on other servers."""
-    args = " ".join(f"--ignore=tests/{folder}" for folder in ON_ONE_PYTHON.split())
+def suite_on(which: str, minor: int, python: str, stage: Stage, done: str = "") -> None:
+    """Run the suite on another Python than "test", or only on other servers.
+
+    :param done: folders that the session has run, on a newer Python.
+    """
+    left_out = [f"tests/{folder}" for folder in ON_ONE_PYTHON.split()] + done.split()
+    args = " ".join(f"--ignore={folder}" for folder in left_out)
     args += " --ignore-glob=*_kill_storm.py"
     began = time.monotonic() - started
     if began > LIMIT - ESSENTIAL_SECONDS:
@@ -315,12 +371,11 @@ def suite_on(which: str, minor: int, python: str, stage: Stage) -> None:
     where = {"PYTHON": python, "VENV": venv}
     if which == "oldest":
         # After all that `make test` installs, which would bring the newest back.
-        extras = ["test", "test-mysql", "test-web", "test-browser", "fuzz"]
-        stage.make(*(f"venv-{extra}" for extra in extras), **where)
+        stage.make(*(f"venv-{extra}" for extra in EXTRAS.split()), **where)
         pip = [f"{venv}/bin/python", "-m", "pip", "install", "-qq"]
         pip += ["--disable-pip-version-check", "--no-build-isolation"]
         stage.run(*pip, "--require-hashes", "-r", "tests/locked/oldest.txt")
-    stage.make_tests("test", **where, **suite)
+    stage.make_tests("test", EXTRAS=EXTRAS, **where, **suite)
 
 
 @atexit.register
@@ -341,5 +396,5 @@ def finish() -> None:
 
 
 assert (
-    sum(PROGRAMS.values()) + PROGRAMS_SETUP <= budgets["programs"]
+    max(sum(PROGRAMS.values()), BESIDE_SECONDS) + PROGRAMS_SETUP <= budgets["programs"]
 ), "too many programs"
