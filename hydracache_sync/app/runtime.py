@@ -26,7 +26,6 @@ from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError, OutboxError
-from hydracache_sync.fork import PerProcess
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.outbox.mysql import MySQLOutbox
 from hydracache_sync.pool import WorkerPool
@@ -106,9 +105,11 @@ class Runtime:
             self.ensure = _both(self.placement.ensure, self.statsd.ensure)
         #: What was collected for requests that nobody has ended.
         self.abandoned: Deque[RequestState] = deque()
-        #: What is collected in this process, as long as somebody has it.
-        self.collectors: PerProcess[weakref.WeakSet[RequestState]]
-        self.collectors = PerProcess(weakref.WeakSet)
+        #: What is collected, as long as somebody has it; in a child the parent's, too.
+        #: Not a WeakSet, each of whose calls is Python: a reference that ends takes
+        #: itself out by :attr:`forget_collector`.
+        self.collectors: set[weakref.ref[RequestState]] = set()
+        self.forget_collector = self.collectors.discard
         #: The processes that write what is left of these when they end.
         self.ends_collectors_in: set[int] = set()
         #: Writes what no transaction of the app has written.

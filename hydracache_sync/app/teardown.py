@@ -43,7 +43,7 @@ def new_collector(runtime: Runtime, where: str) -> RequestState:
     One that has not ended at the exit of the process is written then.
     """
     collected = RequestState(where, runtime.abandoned)
-    runtime.collectors.mine().add(collected)
+    runtime.collectors.add(weakref.ref(collected, runtime.forget_collector))
     if collected.pid not in runtime.ends_collectors_in:
         runtime.ends_collectors_in.add(collected.pid)
         at_exit(partial(_end_at_exit, weakref.ref(runtime)))
@@ -150,7 +150,10 @@ def _end_at_exit(found: weakref.ref[Runtime]) -> None:
 
 def _end_collectors(runtime: Runtime) -> None:
     """Write what is left of all that this process has collected, at its exit."""
-    for collected in list(runtime.collectors.mine()):
+    for reference in list(runtime.collectors):
+        collected = reference()
+        if collected is None or collected.pid != os.getpid():
+            continue  # of the process that this one was forked from
         if collected.ended or not collected.unwritten:
             continue
         if collected.thread == threading.get_ident():
