@@ -59,6 +59,9 @@ _SHAPES = {
     "flush": (False, False),
 }
 
+#: Of each kind with a value, whether it has an entity name as well.
+_HAS_NAME = {kind: named for kind, (valued, named) in _SHAPES.items() if valued}
+
 
 #: Makes a named tuple without its Python ``__new__``: a producer makes them in its
 #: transaction, a worker one for every row.
@@ -141,15 +144,23 @@ class InvalidationIntent(NamedTuple):
         :raises TypeError, ValueError: it was put together by hand and is none.
         """
         kind, value, entity_name = self
+        if (
+            # Mostly; a request's intents are checked once more when it writes them.
+            type(value) is str
+            and len(value) <= MAX_TARGET
+            and value.isascii()
+            and _HAS_NAME.get(kind) is (entity_name is not None)
+            and (
+                entity_name is None
+                or type(entity_name) is str
+                and len(entity_name) <= MAX_TARGET
+                and entity_name.isascii()
+            )
+        ):
+            return self
         for field, text in (("value", value), ("entity", entity_name)):
-            if text is None or (
-                # Mostly; a request's intents are checked once more when it writes them.
-                type(text) is str
-                and len(text) <= MAX_TARGET
-                and text.isascii()
-            ):
-                continue
-            checked_text(f"{kind} {field}", text, maximum=MAX_TARGET)
+            if text is not None:
+                checked_text(f"{kind} {field}", text, maximum=MAX_TARGET)
         return self.from_storage(kind, value, entity_name)
 
     def target_hash(self) -> bytes:

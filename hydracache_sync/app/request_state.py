@@ -207,6 +207,8 @@ class RequestState:
 
     def pop_unwritten(self) -> InvalidationIntentBatch | None:
         """Take out what no commit has written; None if that is nothing."""
+        if not self._intents:
+            return None  # mostly; each page that writes ends here
         rest = self._intents[self.kept :]
         self.clear()
         if not rest:
