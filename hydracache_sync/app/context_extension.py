@@ -13,7 +13,7 @@ import threading
 from contextvars import ContextVar
 from typing import Any, Iterator, Mapping
 
-from hydracache_sync.app import app_settings, open_transactions
+from hydracache_sync.app import app_settings
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.app.extension import Extension
 from hydracache_sync.app.request_state import LONGEST_PLACE, RequestState
@@ -184,7 +184,7 @@ class ContextExtension(Extension):
             scope.writes = RequestWrites(
                 scope.connection_of,
                 safe=scope.safe,
-                followed=open_transactions.are_followed(self),
+                followed=self.transactions_are_followed,
                 thread=scope.thread,
             )
         return scope.writes

@@ -99,6 +99,9 @@ class Extension(abc.ABC):
     #: Whether views are cached whole, whose requests are to be watched.
     caches_pages = False
 
+    #: Whether what makes its transactions is attached, so that they are followed.
+    transactions_are_followed = False
+
     # Parts
 
     @property

@@ -160,6 +160,10 @@ class LeftOpen:
         return bool(self._found)
 
 
+#: Of all requests that have named no connection: it never changes.
+NOTHING_LEFT_OPEN = LeftOpen(())
+
+
 class FreshLoad(LoadSnapshot):
     """A load that the app calls fresh, and that is not where it reads in such a one.
 

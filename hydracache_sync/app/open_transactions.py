@@ -43,19 +43,6 @@ class OpenTransaction:
         return False
 
 
-#: Apps that have attached what makes their transactions.
-_followed: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def follow(app: Any) -> None:
-    """State that this module is told of the transactions of ``app``."""
-    _followed.add(app)
-
-
-def are_followed(app: Any) -> bool:
-    return app in _followed
-
-
 class StatementListener(Protocol):
     """Is told of the statements that its thread sends in a block."""
 

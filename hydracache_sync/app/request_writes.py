@@ -11,7 +11,12 @@ import contextlib
 import threading
 from typing import Any, Callable, Iterator
 
-from hydracache_sync.app.known_connections import KnownConnection, KnownReads, LeftOpen
+from hydracache_sync.app.known_connections import (
+    NOTHING_LEFT_OPEN,
+    KnownConnection,
+    KnownReads,
+    LeftOpen,
+)
 
 #: Methods of requests that change nothing, as RFC 9110 has it.
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
@@ -54,7 +59,7 @@ class RequestWrites:
         self._watched: list[KnownConnection] = []
         self.checks_loads = followed and not safe and connection_of is None
         self.load_is_checked = False
-        self.left_open = LeftOpen(())
+        self.left_open = NOTHING_LEFT_OPEN
 
     def begin(self) -> None:
         """Look at the connections that the app has before the request uses them."""
@@ -68,8 +73,10 @@ class RequestWrites:
 
     def know(self, connection: Any) -> None:
         """State that ``connection`` is one of the request's."""
-        if all(each.connection is not connection for each in self._watched):
-            self._watched.append(KnownConnection(connection))
+        for each in self._watched:
+            if each.connection is connection:
+                return
+        self._watched.append(KnownConnection(connection))
 
     def has_written(self) -> bool | None:
         """Whether one of the connections has changed something and not committed it.

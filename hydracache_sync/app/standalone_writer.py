@@ -25,6 +25,8 @@ class StandaloneWriter:
     :param cache: that of a strict namespace.
     """
 
+    transactions_are_followed = False
+
     def __init__(
         self,
         outbox: InvalidationOutbox,

@@ -18,15 +18,14 @@ from hydracache_sync.drivers.mysql import error_number
 #: the server is set up so; too many locks, a deadlock, a conflict in a group.
 _ENDING = frozenset((1020, 1180, 1205, 1206, 1213, 3101))
 
-#: The method that each statement goes through, by module and class.
-_METHODS = (
-    ("pymysql.connections", "Connection", "query"),
-    ("MySQLdb.connections", "Connection", "query"),
-    ("mysql.connector.connection", "MySQLConnection", "cmd_query"),
-    ("mysql.connector.connection", "MySQLConnection", "cmd_stmt_execute"),
-    ("mysql.connector.connection_cext", "CMySQLConnection", "cmd_query"),
-    ("mysql.connector.connection_cext", "CMySQLConnection", "cmd_stmt_execute"),
-)
+#: The methods that each statement goes through, by module: a class and their names.
+_OF_CONNECTOR = "cmd_query", "cmd_stmt_execute"
+_METHODS = {
+    "pymysql.connections": ("Connection", ("query",)),
+    "MySQLdb.connections": ("Connection", ("query",)),
+    "mysql.connector.connection": ("MySQLConnection", _OF_CONNECTOR),
+    "mysql.connector.connection_cext": ("CMySQLConnection", _OF_CONNECTOR),
+}
 
 #: An outbox's own connections have this attribute: no app reads on them.
 OWN = "is_of_outbox"
@@ -47,12 +46,16 @@ def tell_of_statements(
     :return: whether one of them was new.
     """
     is_new = False
-    for module, name, method in _METHODS:
-        kind = getattr(sys.modules.get(module), name, None)
-        send = getattr(kind, method, None)
-        if send is not None and not hasattr(send, "tells_of_statements"):
-            setattr(kind, method, _telling(send, tell, tell_of_end))
-            is_new = True
+    for path, (name, methods) in _METHODS.items():
+        module = sys.modules.get(path)
+        if module is None:
+            continue  # mostly; each write comes here
+        kind = getattr(module, name, None)
+        for method in methods:
+            send = getattr(kind, method, None)
+            if send is not None and not hasattr(send, "tells_of_statements"):
+                setattr(kind, method, _telling(send, tell, tell_of_end))
+                is_new = True
     return is_new
 
 

@@ -112,7 +112,8 @@ def watched_environ() -> WatchedEnviron:
 
 def unwatched_environ() -> dict[str, Any]:
     """Return the environment of the request, for reads that are not the view's."""
-    environ: dict[str, Any] = request.environ
+    served: Any = request._get_current_object()  # type: ignore[attr-defined]
+    environ: dict[str, Any] = served.environ
     return environ.original if isinstance(environ, WatchedEnviron) else environ
 
 

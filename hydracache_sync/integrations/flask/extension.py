@@ -139,7 +139,9 @@ class HydraCache(Extension):
 
     @property
     def _state(self) -> FlaskState:
-        return state_of(current_app)
+        # Past the proxy, as in _kept().
+        app: Any = current_app._get_current_object()  # type: ignore[attr-defined]
+        return state_of(app)
 
     def collected(self) -> RequestState:
         collected = _own_collector()
@@ -159,8 +161,8 @@ class HydraCache(Extension):
         if writes is None:
             writes = kept[_WRITES] = RequestWrites(
                 self._state.connection_of,
-                safe=not serving_a_request() or request.method in SAFE_METHODS,
-                followed=open_transactions.are_followed(self),
+                safe=not serving_a_request() or _request().method in SAFE_METHODS,
+                followed=self.transactions_are_followed,
                 thread=kept.get(_THREAD),
             )
         return writes
@@ -188,6 +190,11 @@ def _kept() -> dict[str, Any]:
     return found
 
 
+def _request() -> Any:
+    """The request that is being served, past the proxy as well."""
+    return request._get_current_object()  # type: ignore[attr-defined]
+
+
 def _own_collector() -> RequestState | None:
     collected: RequestState | None = _kept().get(_COLLECTED)
     if collected is not None and collected.pid != os.getpid():
@@ -211,7 +218,7 @@ def _new_collector(runtime: Runtime) -> RequestState:
 def _where() -> str:
     if not serving_a_request():
         return "an app context without a request"
-    served: Any = request._get_current_object()  # type: ignore[attr-defined]
+    served = _request()
     return f"{served.method} {served.endpoint or served.path}"
 
 
@@ -273,8 +280,10 @@ class _Hooks:
             writes = self._state.calls.request_writes()
             if writes is not None:
                 writes.begin()
-        if self._runtime.memoizes and request.method in SAFE_METHODS:
-            kept[_MEMO] = ReadMemo(request.endpoint)
+        if self._runtime.memoizes:
+            served = _request()
+            if served.method in SAFE_METHODS:
+                kept[_MEMO] = ReadMemo(served.endpoint)
         collected: RequestState | None = kept.get(_COLLECTED)
         if collected is not None:
             # The app context is older than the request: around a test client, say.
@@ -374,9 +383,10 @@ def _dated(kind: type[Any]) -> type[Any]:
     class Globals(kind):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            setattr(self, _MADE, LocalMoment.now())
-            setattr(self, _THREAD, threading.get_ident())
-            setattr(self, _PID, os.getpid())
+            kept = self.__dict__
+            kept[_MADE] = LocalMoment.now()
+            kept[_THREAD] = threading.get_ident()
+            kept[_PID] = os.getpid()
 
     return Globals
 

@@ -86,7 +86,7 @@ def attach_to(home: Home, target: Target, *, bind: Bind = None) -> Attached:
             return each
     attached = Attached(home, resolved, bind=bind)
     _all.add(attached)
-    open_transactions.follow(home)
+    home.transactions_are_followed = True
     unattached.listen(attached.models)
     return attached
 

@@ -46,7 +46,12 @@ class Writer(Protocol):
 
 
 class Home(Protocol):
-    """Where a transaction's intents go, and where else there may be some."""
+    """Where a transaction's intents go, and where else there may be some.
+
+    :ivar transactions_are_followed: something of it is attached.
+    """
+
+    transactions_are_followed: bool
 
     @property
     def kinds(self) -> EntityKinds:
