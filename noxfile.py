@@ -58,6 +58,12 @@ RUNS_ON = {
 #: "test" runs it, the other Pythons do not.
 ON_ONE_PYTHON = "browser chaos faults fuzz model project protections servers_web"
 
+#: What `make test-web-oldest` runs on the oldest Python with the oldest Flask. With the
+#: newest, only the other Pythons run it.
+WEB_OLDEST = " ".join(
+    f"tests/web/test_{what}*" for what in ("flask", "sqlalchemy", "console")
+)
+
 #: Extras that the other Pythons need for the rest.
 EXTRAS = "test test-mysql test-web"
 
@@ -306,7 +312,7 @@ def run_programs(stage: Stage, python: str) -> None:
 def oldest(stage: Stage) -> None:
     """What depends on Python, on the oldest one, PyMySQL, Flask, MySQL and MariaDB."""
     minor, python = pythons(PYTHON)[0]
-    suite_on("oldest", minor, python, stage)
+    suite_on("oldest", minor, python, stage, WEB_OLDEST)
     stage.make_tests("test-web-oldest", PYTHON=python, VENV=f"{SCRATCH}/venv")
 
 
@@ -349,11 +355,10 @@ def on_unstable(stage: Stage) -> bool:
 def suite_on(which: str, minor: int, python: str, stage: Stage, done: str = "") -> None:
     """Run the suite on another Python than "test", or only on other servers.
 
-    :param done: folders that the session has run, on a newer Python.
+    :param done: patterns of what the session runs on a newer Python or older packages.
     """
     left_out = [f"tests/{folder}" for folder in ON_ONE_PYTHON.split()] + done.split()
-    args = " ".join(f"--ignore={folder}" for folder in left_out)
-    args += " --ignore-glob=*_kill_storm.py"
+    args = " ".join(f"--ignore-glob={each}" for each in [*left_out, "*_kill_storm.py"])
     began = time.monotonic() - started
     if began > LIMIT - ESSENTIAL_SECONDS:
         stage.session.warn(f"too late for more: nothing is run on 3.{minor}")
