@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable
 
@@ -226,12 +228,24 @@ class FormatterOfUrls(logging.Formatter):
         return super().format(record)
 
 
+def row(name: str) -> sqlite3.Row:
+    """As Flask's tutorial keeps the user."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.row_factory = sqlite3.Row
+        found: sqlite3.Row = connection.execute("select ? name", [name]).fetchone()
+        return found
+
+
 KEPT: dict[str, tuple[Callable[[str], object], Callable[[], object]]] = {
     "text": (str, lambda: g.kept),
     "get": (str, lambda: g.get("kept")),
     "getattr": (str, lambda: getattr(g, "kept", None)),
     "number": (len, lambda: g.kept),
     "user": (User, lambda: g.kept),
+    "dict": (lambda page: {"user": {"name": page}}, lambda: g.kept["user"]["name"]),
+    "list": (lambda page: [page], lambda: g.kept[0]),
+    "set": (lambda page: {page}, lambda: sorted(g.kept)),
+    "row": (lambda page: row(page), lambda: g.kept["name"]),
 }
 
 
@@ -292,6 +306,26 @@ def test_what_a_load_keeps_in_g_itself_is_no_matter(
     pages = [visit(shop, user, "/around") for user in ["aa", "bb"]]
 
     assert pages == ["<it>"] * 2
+    assert len(_calls) == 1
+
+
+@pytest.mark.parametrize("earlier", [{}, {"connection": object()}, {"all": [None]}])
+def test_a_container_in_g_without_data_is_no_matter(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, earlier: dict[str, object]
+) -> None:
+    def read() -> object:
+        g.kept["it"] = "it"
+        return g.kept["it"]
+
+    monkeypatch.setitem(globals(), "_read", read)
+
+    @shop.app.before_request
+    def look() -> None:
+        g.kept = dict(earlier)
+
+    pages = [visit(shop, user, "/shown") for user in ["aa", "bb"]]
+
+    assert pages == ["it"] * 2
     assert len(_calls) == 1
 
 

@@ -13,7 +13,9 @@ import enum
 import functools
 import sys
 import uuid
-from typing import Any, Iterator
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Iterable, Iterator
 
 from flask import g, request
 
@@ -34,6 +36,10 @@ _NAMES = {
 #: times.
 _DATA = (str, bytes, int, uuid.UUID, enum.Enum)
 
+#: How deep, and at how many items of each, a container in ``g`` is looked at.
+_LEVELS = 3
+_ITEMS = 100
+
 #: Modules whose reads are on behalf of their callers: the callers are looked at.
 _BETWEEN = ("werkzeug", __name__)
 _OURS = "hydracache_sync"
@@ -53,6 +59,8 @@ class _Block:
         self._before = dict(vars(self._g))
         self._attributes: set[str] = set()
         self._names: set[str] = set()
+        #: By name, whether it was data at the first read: the block may add to it.
+        self._known: dict[str, bool] = {}
         for each in (self._request, self._g):
             kind: Any = type(each)
             # Until the request ends: its threads may share the object. The setter of
@@ -64,7 +72,11 @@ class _Block:
         """Note that ``name`` was read of an object, unless it tells nothing."""
         if read is self._request and name in _NAMES:
             found, word = self._attributes, _NAMES[name]
-        elif read is self._g and self._before.get(name) is value and _is_data(value):
+        elif read is self._g and self._before.get(name) is value:
+            if name not in self._known:
+                self._known[name] = _is_data(value)
+            if not self._known[name]:
+                return
             found, word = self._names, name
         else:
             return
@@ -113,8 +125,15 @@ def _is_of_the_app() -> bool:
     return not module.startswith(_OURS) and not is_for_a_log()
 
 
-def _is_data(value: Any) -> bool:
-    return isinstance(value, _DATA) or hasattr(type(value), "is_authenticated")
+def _is_data(value: Any, levels: int = _LEVELS) -> bool:
+    if isinstance(value, _DATA) or hasattr(type(value), "is_authenticated"):
+        return True
+    items: Iterable[Any] = ()
+    if levels and isinstance(value, dict):
+        items = list(dict.values(value))  # another thread may add to it meanwhile
+    elif levels and isinstance(value, (set, frozenset, Sequence)):  # a row is one, too
+        items = tuple(value)
+    return any(_is_data(each, levels - 1) for each in islice(items, _ITEMS))
 
 
 def _blocks() -> list[_Block]:
