@@ -14,31 +14,29 @@ T = TypeVar("T")
 
 
 class Subscribers(Generic[T]):
-    """Callbacks that take a ``T``. Thread-safe; false while there are none.
+    """Callbacks that take a ``T``. Thread-safe.
 
     :param occasion: when they are called, for the log: "after a commit".
+    :ivar callbacks: empty while there are none; replaced, never changed.
     """
 
     def __init__(self, occasion: str) -> None:
         self._occasion = occasion
-        self._callbacks: dict[object, Callable[[T], object]] = {}
+        self.callbacks: dict[object, Callable[[T], object]] = {}
         self._lock = ProcessLock()
-
-    def __bool__(self) -> bool:
-        return bool(self._callbacks)
 
     def add(self, callback: Callable[[T], object]) -> Callable[[], None]:
         """Have ``callback`` told from now on; call what is returned to end that."""
         # A key of its own: the same callback may be added twice.
         key = object()
         with self._lock.mine():
-            self._callbacks = {**self._callbacks, key: callback}
+            self.callbacks = {**self.callbacks, key: callback}
 
         def remove() -> None:
             with self._lock.mine():
-                self._callbacks = {
+                self.callbacks = {
                     other: each
-                    for other, each in self._callbacks.items()
+                    for other, each in self.callbacks.items()
                     if other is not key
                 }
 
@@ -46,7 +44,7 @@ class Subscribers(Generic[T]):
 
     def tell(self, what: T) -> None:
         """Call each with ``what``, in this thread; log what they raise and go on."""
-        for callback in self._callbacks.values():
+        for callback in self.callbacks.values():
             try:
                 callback(what)
             except (Exception, SystemExit) as exc:

@@ -9,6 +9,7 @@ caller's connection: that brings it. To add one, see docs/project/development.md
 from __future__ import annotations
 
 import sqlite3
+from functools import lru_cache
 from typing import Any, Callable
 
 from hydracache_sync.drivers.connection import CallersConnection
@@ -61,8 +62,14 @@ def find_driver(connection: Any) -> CallersConnection | None:
 
 def _find_mysql_driver(connection: Any) -> CallersConnection | None:
     # Not type(): what stands before a connection, to trace it, says that it is one.
-    for base in connection.__class__.__mro__:
+    driver = _mysql_driver(connection.__class__)
+    return None if driver is None else driver(connection)
+
+
+@lru_cache(32)  # classes; a producer asks in each transaction
+def _mysql_driver(kind: type) -> Callable[[Any], CallersConnection] | None:
+    for base in kind.__mro__:
         driver = _OF_MYSQL.get(base.__module__.partition(".")[0])
         if driver is not None:
-            return driver(connection)
+            return driver
     return None

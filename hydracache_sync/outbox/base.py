@@ -248,7 +248,7 @@ class InvalidationOutbox:
 
         :return: call it to unsubscribe.
         """
-        if not self._on_commit:
+        if not self._on_commit.callbacks:
             # Told first: a pool that wakes up then claims without a look.
             self._on_commit.add(self._claims.expect)
         return self._on_commit.add(callback)
@@ -286,7 +286,7 @@ class InvalidationOutbox:
         For a caller that commits a connection of its own after :meth:`enqueue_in` and
         wants the rows applied at once. Never raises; costs nothing without subscribers.
         """
-        if self._on_commit:
+        if self._on_commit.callbacks:
             if isinstance(namespaces, str):
                 namespaces = (namespaces,)
             self._on_commit.tell(frozenset(namespaces))

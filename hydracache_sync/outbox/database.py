@@ -316,6 +316,8 @@ class Database:
 
     def open_block(self) -> Block | None:
         """This thread's open ``transaction()`` block, if it has one."""
+        if not self._blocks:
+            return None  # mostly, and for a producer
         block = self._blocks.get(threading.get_ident())
         return block if block is not None and block.pid == os.getpid() else None
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, ContextManager, Iterator, Protocol, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Iterator,
+    Protocol,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 from hydracache_sync.drivers.connection import TransactionEnd
-from hydracache_sync.intents import InvalidationIntentBatch
+from hydracache_sync.intents import InvalidationIntentBatch, target_hash
 from hydracache_sync.outbox import statements
 from hydracache_sync.outbox.arguments import (
     checked_batch,
@@ -17,6 +26,8 @@ from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.statements import Present
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt
 from hydracache_sync.subscribers import Subscribers
+
+T = TypeVar("T")
 
 #: What a new row has of its own: hash, kind, value and entity name; text as it is.
 NewRow = Tuple[Any, ...]
@@ -48,32 +59,22 @@ class Inserts(Protocol):
         """
 
 
-class CallersCursor(Protocol):
-    """A plain cursor in the caller's transaction; the driver's errors become ours.
-
-    Neither begins, ends nor retries the transaction.
-    """
-
-    def __enter__(self) -> Any:
-        """Return the cursor.
-
-        :raises NotInTransactionError: the connection would commit the rows at once.
-        """
-
-    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
-        """Translate the driver's error; look whether the rows are committed already."""
-
-    def transaction_end(self) -> TransactionEnd | None:
-        """What tells of the end of the transaction that the caller has open."""
-
-
 class Callers(Protocol):
     """What is known of callers' connections to one database."""
 
-    def cursor(self, connection: Any) -> CallersCursor:
-        """Return a cursor of ``connection``, or of the one that this stands for.
+    def run(
+        self, connection: Any, work: Callable[..., T], *args: Any
+    ) -> tuple[T, TransactionEnd | None]:
+        """Call ``work`` with a plain cursor in the caller's transaction, and ``args``.
 
-        :raises TypeError: it is of no driver that is known.
+        Neither begins, ends nor retries the transaction. The driver's errors become
+        ours. A call, not a context manager: in a producer's way each frame counts, the
+        more as the processor comes from other work and has none of ours in its caches.
+
+        :param connection: or what stands for one.
+        :return: its result, and what tells of the end of the transaction.
+        :raises TypeError: the connection is of no driver that is known.
+        :raises NotInTransactionError: it would commit the rows at once, or has.
         """
 
     def execute(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
@@ -165,22 +166,17 @@ class Enqueuer:
         rows = _new_rows(batch)
         now_ms = self._database.host_now_ms()
         shared = self._shared(namespace, batch, position, now_ms)
-        inserted = 0
-        caller = self._callers.cursor(connection)
-        with caller as cursor:
-            if rows:
-                inserted = self._inserts.insert(
-                    cursor, rows, shared, present, traceparent
-                )
+        insert = self._inserts.insert if rows else _insert_nothing
+        inserted, over = self._callers.run(
+            connection, insert, rows, shared, present, traceparent
+        )
         block = self._database.open_block()
         if block is not None and block.connection is connection:
             block.namespaces.append(namespace)
-            over: TransactionEnd | None = block.over
-        else:
-            over = caller.transaction_end()
-            if rows and self._on_enqueue:
-                self._on_enqueue.tell(frozenset((namespace,)))
-        if self._on_insert:
+            over = block.over
+        elif rows and self._on_enqueue.callbacks:
+            self._on_enqueue.tell(frozenset((namespace,)))
+        if self._on_insert.callbacks:
             self._on_insert.tell((namespace, inserted))
         return _receipt(namespace, batch, position, now_ms, len(rows), inserted, over)
 
@@ -191,9 +187,12 @@ class Enqueuer:
         # In the order in which the statement has them.
         values = encode(receipt.namespace), encode(receipt.commit_position.value)
         text = self._database.statements.text(statements.SEEN)
-        with self._callers.cursor(connection) as cursor:
+
+        def look(cursor: Any) -> Any:
             self._callers.execute(cursor, text, values)
-            [record] = cursor.fetchall()
+            return cursor.fetchall()
+
+        [record] = self._callers.run(connection, look)[0]
         # The caller's cursors may make what they like of a record.
         [rows] = record.values() if isinstance(record, dict) else record
         return int(rows) > 0
@@ -243,7 +242,7 @@ class Enqueuer:
                 inserted = self._database.transact(insert, timeout=timeout)
             if inserted or present is Present.CARRIED_AGAIN:
                 self._on_commit.tell(frozenset((namespace,)))
-            if self._on_insert:
+            if self._on_insert.callbacks:
                 self._on_insert.tell((namespace, inserted))
         over = TransactionEnd()
         over.note()
@@ -290,4 +289,9 @@ def _receipt(
 def _new_rows(batch: InvalidationIntentBatch) -> list[NewRow]:
     """The rows of a batch, one for each distinct intent."""
     # An intent is the tuple of its columns.
-    return [(intent.target_hash(),) + intent for intent in batch.distinct()]
+    return [(target_hash(intent),) + intent for intent in batch.distinct()]
+
+
+def _insert_nothing(*_: Any) -> int:
+    """Stand for the INSERT of an empty batch, on a connection that is checked."""
+    return 0

@@ -7,7 +7,8 @@ import os
 import sqlite3
 import threading
 import weakref
-from typing import Any, Callable, ContextManager, Iterator, Sequence
+from functools import partial
+from typing import Any, Callable, ContextManager, Iterator
 
 from hydracache_sync.errors import (
     ConnectionLostError,
@@ -21,7 +22,7 @@ from hydracache_sync.outbox.database import BUSY_BACKOFF, Database
 from hydracache_sync.outbox.due import Poll
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLITE
-from hydracache_sync.outbox.sqlite_callers import CallersCursor, SQLiteCallers
+from hydracache_sync.outbox.sqlite_callers import SQLiteCallers
 from hydracache_sync.outbox.sqlite_errors import sqlite_error
 from hydracache_sync.outbox.sqlite_inserts import SQLiteInserts
 from hydracache_sync.outbox.sqlite_sessions import (
@@ -68,7 +69,7 @@ class MemoryOutbox(InvalidationOutbox):
             database,
             MemoryTables(database),
             SQLiteInserts(database.statements),
-            MemoryCallers(database),
+            SQLiteCallers(None, _NAME, partial(_require_block, database)),
             MemoryClaims(),
             _as_it_is,
             max_batch=max_batch,
@@ -145,25 +146,15 @@ class MemoryTables(SQLiteTables):
             self.install_on(connection)
 
 
-class MemoryCallers:
-    """The connection of a ``transaction()`` block, and no other."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._callers = SQLiteCallers(None, _NAME)
-
-    def cursor(self, connection: Any) -> CallersCursor:
-        block = self._database.open_block()
-        if block is None or block.connection is not connection:
-            raise NotInTransactionError(
-                "a MemoryOutbox takes part in no connection but its own: use"
-                " `with outbox.transaction() as connection`; tests of an app take a"
-                " RecordingOutbox of hydracache_sync.testing"
-            )
-        return CallersCursor(self._callers, connection)
-
-    def execute(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
-        cursor.execute(text, values)
+def _require_block(database: Database, connection: Any) -> None:
+    """Refuse any connection but that of a ``transaction()`` block."""
+    block = database.open_block()
+    if block is None or block.connection is not connection:
+        raise NotInTransactionError(
+            "a MemoryOutbox takes part in no connection but its own: use"
+            " `with outbox.transaction() as connection`; tests of an app take a"
+            " RecordingOutbox of hydracache_sync.testing"
+        )
 
 
 class MemoryClaims:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 from hydracache_sync.drivers.mysql import only_value
+from hydracache_sync.intents import KINDS
 from hydracache_sync.outbox.dialect import Dialect, Statements
 from hydracache_sync.outbox.enqueue import NewRow, Shared
 from hydracache_sync.outbox.statements import Present
@@ -55,21 +56,13 @@ class MySQLInserts:
         present: Present,
         traceparent: str | None = None,
     ) -> int:
-        if len(rows) <= SURE_ROWS:
-            return self._insert_part(cursor, rows, shared, present, traceparent)
-        return sum(
-            self._insert_part(cursor, part, shared, present, traceparent)
-            for part in _split(rows, shared, STATEMENT_BYTES)
-        )
-
-    def _insert_part(
-        self,
-        cursor: Any,
-        rows: Sequence[NewRow],
-        shared: Shared,
-        present: Present,
-        traceparent: str | None,
-    ) -> int:
+        if len(rows) > SURE_ROWS:
+            parts = _split(rows, shared, STATEMENT_BYTES)
+            if len(parts) > 1:
+                return sum(
+                    self.insert(cursor, part, shared, present, traceparent)
+                    for part in parts
+                )
         # Literals in hex, no parameters: what a driver, its converters, the character
         # set of the connection and the sql_mode make of text does not matter then.
         # What the rows have in common is written once.
@@ -77,7 +70,11 @@ class MySQLInserts:
         context = None if traceparent is None else literal(traceparent)
         if context is not None:
             end = f"{end[:-1]}, {context})"
-        texts = [f"({', '.join(map(literal, row))}, {end}" for row in rows]
+        texts = [
+            f"(x'{digest.hex()}', {_KINDS[kind]}, {literal(value)}, {literal(name)},"
+            f" {end}"
+            for digest, kind, value, name in rows
+        ]
         now = literal(shared[3]) if self._dialect.binds_clock else self._dialect.now
         statement = self._statements.insert(
             ", ".join(texts), present, now=now, traceparent=context
@@ -87,7 +84,7 @@ class MySQLInserts:
             if len(statement) + PACKET_MARGIN > only_value(cursor.fetchall()):
                 middle = len(rows) // 2
                 return sum(
-                    self._insert_part(cursor, half, shared, present, traceparent)
+                    self.insert(cursor, half, shared, present, traceparent)
                     for half in (rows[:middle], rows[middle:])
                 )
         cursor.execute(statement)
@@ -104,6 +101,9 @@ def literal(value: str | bytes | int | None) -> str:
     if isinstance(value, bytes):
         return f"x'{value.hex()}'"
     return "null" if value is None else str(value)
+
+
+_KINDS = {kind: literal(kind) for kind in KINDS}
 
 
 def _split(rows: Sequence[NewRow], shared: Shared, size: int) -> list[Sequence[NewRow]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from typing import Any, NoReturn, Sequence
+from typing import Any, Callable, Sequence, TypeVar
 
 from hydracache_sync.drivers.connection import TransactionEnd
 from hydracache_sync.drivers.sqlite import SQLiteConnection, opened_file
@@ -13,26 +13,53 @@ from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.outbox.database import raise_as
 from hydracache_sync.outbox.sqlite_errors import sqlite_error
 
+T = TypeVar("T")
+
 
 class SQLiteCallers:
     """Callers' connections to the file ``path``.
 
-    :param path: None where a connection was told apart already.
+    :param path: None for an outbox in memory.
     :param name: of the outbox, for errors.
+    :param require: refuses other connections than that one's.
     """
 
-    def __init__(self, path: str | None, name: str) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        name: str,
+        require: Callable[[Any], None] | None = None,
+    ) -> None:
         self.path = path
         self.name = name
+        self._require = require
         #: As the last connection had the file open.
         self.file: str | None = None
 
-    def cursor(self, connection: Any) -> CallersCursor:
+    def run(
+        self, connection: Any, work: Callable[..., T], *args: Any
+    ) -> tuple[T, TransactionEnd | None]:
+        if self._require is not None:
+            self._require(connection)
         if not isinstance(connection, sqlite3.Connection):
             connection = own_connection(connection)
             if not isinstance(connection, sqlite3.Connection):
                 raise refusal("sqlite3.Connection", connection)
-        return CallersCursor(self, connection)
+        idle = False
+        try:
+            if not connection.in_transaction:
+                idle = True
+                SQLiteConnection(connection).require_transaction()
+            if self.path is not None:
+                opened = opened_file(connection)
+                if opened != self.file:
+                    self.require_file(opened, self.path)
+            # Not connection.cursor(): a subclass may give it other habits.
+            return work(sqlite3.Cursor(connection), *args), None
+        except sqlite3.Error as exc:
+            if idle:
+                SQLiteConnection(connection).end_implicit()
+            raise_as(sqlite_error(exc, self.name), exc)
 
     def execute(self, cursor: Any, text: str, values: Sequence[Any]) -> None:
         cursor.execute(text, values)
@@ -46,46 +73,3 @@ class SQLiteCallers:
                 f" outbox is in {path}: rows written there would never be drained"
             )
         self.file = opened
-
-
-class CallersCursor:
-    """Gives a cursor on the caller's connection, once that was checked.
-
-    A class, not a generator: in a producer's way each call counts, the more as the
-    processor comes from other work and has none of ours in its caches.
-    """
-
-    __slots__ = ("_callers", "_connection", "_idle")
-
-    def __init__(self, callers: SQLiteCallers, connection: sqlite3.Connection) -> None:
-        self._callers = callers
-        self._connection = connection
-        self._idle = False
-
-    def __enter__(self) -> sqlite3.Cursor:
-        connection = self._connection
-        try:
-            if not connection.in_transaction:
-                self._idle = True
-                SQLiteConnection(connection).require_transaction()
-            callers = self._callers
-            if callers.path is not None:
-                opened = opened_file(connection)
-                if opened != callers.file:
-                    callers.require_file(opened, callers.path)
-            # Not connection.cursor(): a subclass may give it other habits.
-            return sqlite3.Cursor(connection)
-        except sqlite3.Error as exc:
-            self._fail(exc)
-
-    def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
-        if isinstance(exc, sqlite3.Error):
-            self._fail(exc)
-
-    def transaction_end(self) -> TransactionEnd | None:
-        return None
-
-    def _fail(self, exc: sqlite3.Error) -> NoReturn:
-        if self._idle:
-            SQLiteConnection(self._connection).end_implicit()
-        raise_as(sqlite_error(exc, self._callers.name), exc)

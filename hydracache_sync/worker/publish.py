@@ -184,7 +184,7 @@ class InlinePublisher:
                 some, marked = self._apply(receipt, part, time)
                 applied |= some
                 done += marked
-            if not self._subscribers and (done == targets or is_cut_off):
+            if not self._subscribers.callbacks and (done == targets or is_cut_off):
                 left = targets - done
                 return _Outcome(PublishReport(targets, published=done, released=left))
             # An event needs the rows. Or not all were finished here: they failed, a

@@ -183,7 +183,7 @@ class Settler:
             done = self._outbox.mark_published(rows)
             lost = len(rows) - done
             ledger.count(published=done, lost=lost)
-            if self._subscribers:
+            if self._subscribers.callbacks:
                 seconds = self._clock() - started
                 event = Published(self._namespace, rows, lost, seconds)
                 ledger.events.append(event)
