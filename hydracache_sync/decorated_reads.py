@@ -13,7 +13,7 @@ from typing import Any, Iterator
 from urllib.parse import unquote
 from uuid import UUID
 
-from hydracache_sync.cache.decorator import CachedFunction, cached_functions
+from hydracache_sync.cache.functions.decorator import CachedFunction, cached_functions
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.intents import CacheInvalidation, InvalidationIntent
 from hydracache_sync.printable import printable_logger

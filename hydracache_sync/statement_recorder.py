@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Callable, Sequence
 
-from hydracache_sync.cache import load_watch
+from hydracache_sync.cache.loads import watch as load_watch
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.fork import ProcessLock
 

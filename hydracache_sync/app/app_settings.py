@@ -24,8 +24,8 @@ from hydracache_sync.app.setting import (
     url_path,
 )
 from hydracache_sync.app.settings import SETTINGS
-from hydracache_sync.cache.compression import AUTO, LARGEST, ZLIB, ZSTD
-from hydracache_sync.cache.load_coalescer import DEFAULT_MAX_WAIT
+from hydracache_sync.cache.codecs.compression import AUTO, LARGEST, ZLIB, ZSTD
+from hydracache_sync.cache.loads.coalescer import DEFAULT_MAX_WAIT
 from hydracache_sync.cache.unstorable import LOG, RAISE
 
 ENABLED = Setting(

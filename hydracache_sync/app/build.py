@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 from hydracache_sync.app import app_settings, settings
 from hydracache_sync.app.memcached_tls import OF_TLS, tls_context
 from hydracache_sync.app.setting import Setting, SettingValues
-from hydracache_sync.cache.codec import Codec
+from hydracache_sync.cache.codecs.codec import Codec
+from hydracache_sync.cache.codecs.signed import InnerCodec, PickleCodec, SignedCodec
 from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.read_memo import ReadMemo
-from hydracache_sync.cache.signed import InnerCodec, PickleCodec, SignedCodec
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError

@@ -12,7 +12,7 @@ from hydracache_sync.app import app_settings, build, settings
 from hydracache_sync.app.memcached_tls import tls_contradictions
 from hydracache_sync.app.setting import Setting, SettingValues
 from hydracache_sync.cache.bound import WATERMARK_EVERY
-from hydracache_sync.cache.compression import INSTALL, ZSTD, zstandard_or_none
+from hydracache_sync.cache.codecs.compression import INSTALL, ZSTD, zstandard_or_none
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.outbox.base import InvalidationOutbox
 

@@ -28,8 +28,8 @@ from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
 from hydracache_sync.app.snapshot_guard import see_statements
-from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.entity_kinds import EntityKinds
+from hydracache_sync.cache.functions.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.cache.tagged import Stale, TaggedCache, TagsOfKeys
 from hydracache_sync.drivers import driver_of

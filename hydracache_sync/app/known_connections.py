@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Sequence, TypeVar
 
-from hydracache_sync.cache.load_snapshot import LoadSnapshot
+from hydracache_sync.cache.loads.snapshot import LoadSnapshot
 from hydracache_sync.drivers import CallersConnection, driver_of
 from hydracache_sync.drivers.mysql_statements import is_same
 from hydracache_sync.drivers.wrappers import own_connection

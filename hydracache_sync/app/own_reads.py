@@ -14,7 +14,7 @@ from hydracache_sync.app import open_transactions
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
-from hydracache_sync.cache.codec import MISS
+from hydracache_sync.cache.codecs.codec import MISS
 from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.cache.tagged import (
     Stale,

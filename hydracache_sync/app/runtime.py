@@ -27,7 +27,7 @@ from hydracache_sync.cache.read_memo import ReadMemo
 from hydracache_sync.cache.tagged import TaggedCache
 from hydracache_sync.errors import ConfigurationError, OutboxError
 from hydracache_sync.intents import InvalidationIntentBatch
-from hydracache_sync.outbox.mysql import MySQLOutbox
+from hydracache_sync.outbox.mysql.outbox import MySQLOutbox
 from hydracache_sync.pool import WorkerPool
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.receipts import CommitPosition, InvalidationReceipt

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, Protocol
 
-from hydracache_sync.cache.signed import SignedCodec
+from hydracache_sync.cache.codecs.signed import SignedCodec
 from hydracache_sync.durations import MAX_SECONDS as LONGEST
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.memcached.server_list import (

@@ -24,14 +24,14 @@ from hydracache_sync.app.setting import (
     weights,
 )
 from hydracache_sync.cache.keyspace import checked_ring
-from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF
+from hydracache_sync.cache.tokens.policy import DEFAULT_HOLD_OFF
 from hydracache_sync.keys import checked_namespace
 from hydracache_sync.memcached.handshake import checked_password, checked_user
 from hydracache_sync.memcached.replies import MAX_VALUE as DEFAULT_MAX_VALUE
 from hydracache_sync.memcached.store import POOL_SIZE as DEFAULT_POOL_SIZE
 from hydracache_sync.memcached.store import RETRY_AFTER as DEFAULT_RETRY_AFTER
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
-from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT as DEFAULT_BUSY_TIMEOUT
+from hydracache_sync.outbox.sqlite.outbox import BUSY_TIMEOUT as DEFAULT_BUSY_TIMEOUT
 from hydracache_sync.outbox.status import STATUS_CAP
 from hydracache_sync.outbox.url import has_password
 from hydracache_sync.pool.worker_pool import POLL_INTERVAL as DEFAULT_POLL_INTERVAL

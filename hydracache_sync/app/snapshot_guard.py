@@ -22,8 +22,8 @@ from hydracache_sync.app.known_connections import LEFT_OPEN_SINCE, FreshLoad
 from hydracache_sync.app.replica_reads import Reads, ReplicaReads
 from hydracache_sync.app.request_state import RequestState
 from hydracache_sync.app.request_writes import RequestWrites
-from hydracache_sync.cache.load_snapshot import LoadSnapshot
-from hydracache_sync.cache.seen_tokens import EarlierHits
+from hydracache_sync.cache.loads.snapshot import LoadSnapshot
+from hydracache_sync.cache.tokens.seen import EarlierHits
 from hydracache_sync.drivers.mysql_statements import is_same, tell_of_statements
 from hydracache_sync.printable import printable_logger
 from hydracache_sync.snapshots import NEVER, LocalMoment, oldest

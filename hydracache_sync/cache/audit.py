@@ -16,10 +16,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Callable, NamedTuple, Sequence
 
-from hydracache_sync.cache.codec import MISS
+from hydracache_sync.cache.codecs.codec import MISS
 from hydracache_sync.cache.entries import Entries, Lookup
-from hydracache_sync.cache.load_snapshot import LoadSnapshot
-from hydracache_sync.cache.tokens import is_placeholder, stamp_ms
+from hydracache_sync.cache.loads.snapshot import LoadSnapshot
+from hydracache_sync.cache.tokens.token import is_placeholder, stamp_ms
 from hydracache_sync.cache.unstorable import NotToBeStored
 from hydracache_sync.errors import HydraCacheError
 from hydracache_sync.events import Event, StaleHit, log_fields

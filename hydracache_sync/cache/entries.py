@@ -24,7 +24,8 @@ from typing import (
 )
 
 from hydracache_sync.cache.bound import Bound
-from hydracache_sync.cache.codec import MISS
+from hydracache_sync.cache.codecs.codec import MISS
+from hydracache_sync.cache.codecs.signed import InnerCodec, unreadable_of
 from hydracache_sync.cache.diagnostics import (
     READS_FOR_ONE,
     CacheMeter,
@@ -36,13 +37,12 @@ from hydracache_sync.cache.entry_format import soft_ms_of, token_prefix_of, toke
 from hydracache_sync.cache.keyspace import Address, Keyspace
 from hydracache_sync.cache.lifetime import Lifetime, Lifetimes
 from hydracache_sync.cache.load_lock import LoadLock
-from hydracache_sync.cache.replacing import replace
-from hydracache_sync.cache.seen_tokens import EarlierHits, SeenTokens
-from hydracache_sync.cache.signed import InnerCodec, unreadable_of
 from hydracache_sync.cache.store import CacheStore, Copy, Write
 from hydracache_sync.cache.tag_sets import TagSet, TagSets
-from hydracache_sync.cache.token_policy import TokenPolicy
-from hydracache_sync.cache.tokens import (
+from hydracache_sync.cache.tokens.policy import TokenPolicy
+from hydracache_sync.cache.tokens.replacing import replace
+from hydracache_sync.cache.tokens.seen import EarlierHits, SeenTokens
+from hydracache_sync.cache.tokens.token import (
     is_live,
     is_placeholder,
     placeholders,

@@ -26,7 +26,7 @@ from hashlib import blake2b
 from typing import Callable, Sequence
 from zlib import crc32
 
-from hydracache_sync.cache.tokens import TOKEN_ID_SIZE
+from hydracache_sync.cache.tokens.token import TOKEN_ID_SIZE
 
 #: Magic and version. Another version is another prefix, so a miss.
 _MAGIC = b"HC\x01"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Iterable, Tuple
 
-from hydracache_sync.cache.codec import MISS
+from hydracache_sync.cache.codecs.codec import MISS
 from hydracache_sync.cache.entries import Entries, Found, Lookup
 from hydracache_sync.cache.entry_format import soft_ms_of
 from hydracache_sync.keys import Identity, identity_text

@@ -26,11 +26,12 @@ from uuid import UUID
 
 from hydracache_sync.cache.audit import ABSENT, Audit
 from hydracache_sync.cache.bound import Bound
-from hydracache_sync.cache.codec import MISS, Codec
-from hydracache_sync.cache.decorator import CachedFunction, KeyOf, TagsOf
+from hydracache_sync.cache.codecs.codec import MISS, Codec
+from hydracache_sync.cache.codecs.signed import InnerCodec
 from hydracache_sync.cache.diagnostics import CacheDiagnostics, CacheMeter
 from hydracache_sync.cache.entity_kinds import EntityKinds
 from hydracache_sync.cache.entries import Entries, FillDecision, Lookup
+from hydracache_sync.cache.functions.decorator import CachedFunction, KeyOf, TagsOf
 from hydracache_sync.cache.keyspace import Keyspace
 from hydracache_sync.cache.lifetime import (
     DEFAULT_JITTER,
@@ -38,20 +39,19 @@ from hydracache_sync.cache.lifetime import (
     Lifetime,
     Lifetimes,
 )
-from hydracache_sync.cache.load_coalescer import (
+from hydracache_sync.cache.loads.coalescer import (
     DEFAULT_MAX_WAIT,
     LoadCoalescer,
 )
-from hydracache_sync.cache.load_snapshot import NEVER, LoadSnapshot, LoadSnapshots
-from hydracache_sync.cache.load_watch import watched
+from hydracache_sync.cache.loads.snapshot import NEVER, LoadSnapshot, LoadSnapshots
+from hydracache_sync.cache.loads.watch import watched
 from hydracache_sync.cache.pending_writes import PendingWrites
 from hydracache_sync.cache.read_memo import MemoizedReads, ReadMemo
 from hydracache_sync.cache.reservation import Reservation
-from hydracache_sync.cache.signed import InnerCodec
 from hydracache_sync.cache.store import CacheStore
-from hydracache_sync.cache.strict import Quarantine
 from hydracache_sync.cache.tag_sets import several
-from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF, HoldOff, TokenPolicy
+from hydracache_sync.cache.tokens.policy import DEFAULT_HOLD_OFF, HoldOff, TokenPolicy
+from hydracache_sync.cache.tokens.strict import Quarantine
 from hydracache_sync.cache.tracer import CacheTracer, trace_entries
 from hydracache_sync.cache.unstorable import (
     RAISE,

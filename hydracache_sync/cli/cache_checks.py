@@ -9,7 +9,7 @@ from typing import Collection, Iterator, Mapping, Sequence
 from hydracache_sync.app import settings
 from hydracache_sync.cache.bound import watermark_ms
 from hydracache_sync.cache.keyspace import Address, Keyspace
-from hydracache_sync.cache.tokens import COLD, LIVE, is_live
+from hydracache_sync.cache.tokens.token import COLD, LIVE, is_live
 from hydracache_sync.cli.exit_codes import ExitCode
 from hydracache_sync.cli.findings import Finding, ok, problem, warning
 from hydracache_sync.cli.outbox_checks import CLOCK_SKEW

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Iterator, Mapping
 
 from hydracache_sync.cli.findings import Finding, ok, warning
-from hydracache_sync.outbox.mysql import Replication
+from hydracache_sync.outbox.mysql.outbox import Replication
 
 #: What is asked of the server; one that lacks a variable says nothing of it.
 VARIABLES = (

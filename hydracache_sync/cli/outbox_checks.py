@@ -13,7 +13,7 @@ from hydracache_sync.cli.findings import Finding, ok, problem, warning
 from hydracache_sync.cli.status import published_before
 from hydracache_sync.errors import OutboxError, ReadOnlyServerError, SchemaError
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.mysql import MySQLOutbox
+from hydracache_sync.outbox.mysql.outbox import MySQLOutbox
 from hydracache_sync.outbox.privileges import ROLES, Privilege
 from hydracache_sync.outbox.row import OutboxStatus
 from hydracache_sync.outbox.workers import WorkerProcess

@@ -10,7 +10,7 @@ import math
 from typing import Iterator
 
 from hydracache_sync.cache.keyspace import Keyspace
-from hydracache_sync.cache.tokens import (
+from hydracache_sync.cache.tokens.token import (
     TOKEN_ID_SIZE,
     TOKEN_SIZE,
     UNKNOWN_MS,

@@ -3,7 +3,7 @@
 from hydracache_sync.outbox.base import InvalidationOutbox
 from hydracache_sync.outbox.history import RowEvent, RowEventKind, RowHistory
 from hydracache_sync.outbox.memory import MemoryOutbox
-from hydracache_sync.outbox.mysql import MySQLOutbox
+from hydracache_sync.outbox.mysql.outbox import MySQLOutbox
 from hydracache_sync.outbox.row import (
     CommitStatus,
     FoundRows,
@@ -15,7 +15,7 @@ from hydracache_sync.outbox.row import (
     PublishedPart,
     RowPlace,
 )
-from hydracache_sync.outbox.sqlite import SQLiteOutbox
+from hydracache_sync.outbox.sqlite.outbox import SQLiteOutbox
 from hydracache_sync.outbox.url import open_outbox
 from hydracache_sync.outbox.workers import WorkerBeat, WorkerProcess
 

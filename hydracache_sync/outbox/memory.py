@@ -21,16 +21,16 @@ from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import BUSY_BACKOFF, Database
 from hydracache_sync.outbox.due import Poll
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
-from hydracache_sync.outbox.sqlite import BUSY_TIMEOUT, SQLITE
-from hydracache_sync.outbox.sqlite_callers import SQLiteCallers
-from hydracache_sync.outbox.sqlite_errors import sqlite_error
-from hydracache_sync.outbox.sqlite_inserts import SQLiteInserts
-from hydracache_sync.outbox.sqlite_sessions import (
+from hydracache_sync.outbox.sqlite.callers import SQLiteCallers
+from hydracache_sync.outbox.sqlite.errors import sqlite_error
+from hydracache_sync.outbox.sqlite.inserts import SQLiteInserts
+from hydracache_sync.outbox.sqlite.outbox import BUSY_TIMEOUT, SQLITE
+from hydracache_sync.outbox.sqlite.sessions import (
     OwnConnection,
     SQLiteConnector,
     rolled_back,
 )
-from hydracache_sync.outbox.sqlite_tables import SQLiteTables
+from hydracache_sync.outbox.sqlite.tables import SQLiteTables
 
 _NAME = "MemoryOutbox()"
 

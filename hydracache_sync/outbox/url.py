@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from hydracache_sync.durations import positive_ms
 from hydracache_sync.errors import ConfigurationError
 from hydracache_sync.outbox.base import InvalidationOutbox
-from hydracache_sync.outbox.mysql import MySQLOutbox
-from hydracache_sync.outbox.sqlite import SQLiteOutbox
+from hydracache_sync.outbox.mysql.outbox import MySQLOutbox
+from hydracache_sync.outbox.sqlite.outbox import SQLiteOutbox
 
 _FORMS = (
     "sqlite:///relative.db, sqlite:////absolute.db or mysql://user:pass@host:3306/db"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, ContextManager, Iterable, Protocol, Sequence
 
-from hydracache_sync.cache.codec import MISS
+from hydracache_sync.cache.codecs.codec import MISS
 from hydracache_sync.cache.entries import FillDecision, Found, Lookup
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.lifetime import Lifetime

@@ -11,10 +11,10 @@ from typing import Callable, Iterable, Sequence
 
 from hydracache_sync.cache.bound import store_watermark
 from hydracache_sync.cache.keyspace import Address, Keyspace
-from hydracache_sync.cache.replacing import replace
 from hydracache_sync.cache.store import CacheStore, Copy, Failures
-from hydracache_sync.cache.token_policy import DEFAULT_HOLD_OFF, HoldOff
-from hydracache_sync.cache.tokens import COLD, LIVE, fresh_tokens
+from hydracache_sync.cache.tokens.policy import DEFAULT_HOLD_OFF, HoldOff
+from hydracache_sync.cache.tokens.replacing import replace
+from hydracache_sync.cache.tokens.token import COLD, LIVE, fresh_tokens
 from hydracache_sync.errors import ApplyUnavailable, ConfigurationError
 from hydracache_sync.intents import InvalidationIntent
 

@@ -26,13 +26,13 @@ from _results import Results, add_save, tell, versions  # noqa: E402
 from reads import RATIOS, Meter  # noqa: E402
 
 from hydracache_sync import Codec, PickleCodec, SignedCodec  # noqa: E402
-from hydracache_sync.cache import typed  # noqa: E402
+from hydracache_sync.cache.codecs import typed  # noqa: E402
+from hydracache_sync.cache.codecs.signed import InnerCodec  # noqa: E402
 from hydracache_sync.cache.entry_format import (  # noqa: E402
     tag_digest,
     token_prefix_of,
 )
-from hydracache_sync.cache.signed import InnerCodec  # noqa: E402
-from hydracache_sync.cache.tokens import fresh_tokens  # noqa: E402
+from hydracache_sync.cache.tokens.token import fresh_tokens  # noqa: E402
 
 TOKENS = fresh_tokens(4, 1_700_000_000_000)
 DIGEST = tag_digest(["a", "b"])

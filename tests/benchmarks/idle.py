@@ -37,7 +37,8 @@ from hydracache_sync import (  # noqa: E402
     OutboxWorker,
     open_outbox,
 )
-from hydracache_sync.outbox import claims, sqlite_poll  # noqa: E402
+from hydracache_sync.outbox import claims  # noqa: E402
+from hydracache_sync.outbox.sqlite import poll as sqlite_poll  # noqa: E402
 from hydracache_sync.pool.poll_scheduler import (  # noqa: E402
     PollScheduler,
     T,

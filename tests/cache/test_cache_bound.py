@@ -25,7 +25,7 @@ from hydracache_sync.cache.keyspace import Keyspace
 from hydracache_sync.cache.store import CacheStore
 from hydracache_sync.errors import ApplyPermanent
 from hydracache_sync.intents import InvalidationIntent
-from hydracache_sync.outbox.sqlite import SQLiteOutbox
+from hydracache_sync.outbox.sqlite.outbox import SQLiteOutbox
 from support.clock import FakeClock
 
 SHOP = "shop"

@@ -21,11 +21,12 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import CacheStore, load_limit
+from hydracache_sync.cache import CacheStore
 from hydracache_sync.cache.entries import Lookup
-from hydracache_sync.cache.load_coalescer import LATE, LOADS_AT_ONCE
-from hydracache_sync.cache.load_limit import LoadLimit
-from hydracache_sync.cache.tokens import COLD, fresh_tokens
+from hydracache_sync.cache.loads import limit as load_limit
+from hydracache_sync.cache.loads.coalescer import LATE, LOADS_AT_ONCE
+from hydracache_sync.cache.loads.limit import LoadLimit
+from hydracache_sync.cache.tokens.token import COLD, fresh_tokens
 from hydracache_sync.snapshots import NEVER, LocalMoment
 from support.faulty_memcached import FaultyMemcached, Mode
 from support.servers import Memcached

@@ -27,7 +27,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cache import Keyspace
-from hydracache_sync.cache.seen_tokens import EarlierHits
+from hydracache_sync.cache.tokens.seen import EarlierHits
 from hydracache_sync.errors import ApplyUnavailable
 from hydracache_sync.snapshots import LocalMoment
 from support.clock import FakeClock

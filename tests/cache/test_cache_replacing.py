@@ -10,8 +10,8 @@ import pytest
 
 from hydracache_sync import MemcachedStore, MemoryStore, TaggedCache
 from hydracache_sync.cache import Address, Copy, Keyspace
-from hydracache_sync.cache.replacing import replace
-from hydracache_sync.cache.tokens import LIVE, fresh_tokens
+from hydracache_sync.cache.tokens.replacing import replace
+from hydracache_sync.cache.tokens.token import LIVE, fresh_tokens
 from hydracache_sync.errors import ApplyUnavailable
 from support.faulty_memcached import Command, FaultyMemcached, Mode
 from support.servers import Memcached

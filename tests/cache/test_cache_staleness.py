@@ -11,14 +11,8 @@ from typing import Any, Callable, Sequence
 import pytest
 
 from hydracache_sync import MemcachedStore, MemoryStore, TaggedCache
-from hydracache_sync.cache import (
-    Address,
-    CacheStore,
-    Keyspace,
-    Write,
-    fresh_token,
-)
-from hydracache_sync.cache.tokens import is_live, is_placeholder, stamp_ms
+from hydracache_sync.cache import Address, CacheStore, Keyspace, Write, fresh_token
+from hydracache_sync.cache.tokens.token import is_live, is_placeholder, stamp_ms
 from support.clock import FakeClock
 from support.servers import Memcached
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydracache_sync.cache.tokens import (
+from hydracache_sync.cache.tokens.token import (
     TOKEN_SIZE,
     fresh_token,
     fresh_tokens,

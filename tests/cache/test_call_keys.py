@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydracache_sync.cache.call_keys import default_key
+from hydracache_sync.cache.functions.call_keys import default_key
 
 MODULE = "shop_of_call_keys"
 

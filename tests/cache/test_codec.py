@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hydracache_sync.cache.codec import MISS, Codec
+from hydracache_sync.cache.codecs.codec import MISS, Codec
 from hydracache_sync.cache.entry_format import soft_ms_of, tag_digest, token_prefix_of
-from hydracache_sync.cache.tokens import fresh_tokens
+from hydracache_sync.cache.tokens.token import fresh_tokens
 
 DIGEST = tag_digest(["a", "b"])
 TOKENS = fresh_tokens(4, 1_700_000_000_000)

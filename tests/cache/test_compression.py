@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydracache_sync import ConfigurationError, MemoryStore, TaggedCache
-from hydracache_sync.cache import Codec, PickleCodec, SignedCodec, compression
-from hydracache_sync.cache.codec import (
+from hydracache_sync.cache import Codec, PickleCodec, SignedCodec
+from hydracache_sync.cache.codecs import compression
+from hydracache_sync.cache.codecs.codec import (
     BYTES,
     JSON,
     MISS,
@@ -25,7 +26,7 @@ from hydracache_sync.cache.codec import (
     TEXT,
     TYPED,
 )
-from hydracache_sync.cache.compression import (
+from hydracache_sync.cache.codecs.compression import (
     COMPRESSED,
     COMPRESSED_ZSTD,
     LARGEST,
@@ -38,7 +39,7 @@ from hydracache_sync.cache.entry_format import (
     token_prefix_of,
     unpack,
 )
-from hydracache_sync.cache.tokens import fresh_tokens
+from hydracache_sync.cache.tokens.token import fresh_tokens
 
 DIGEST = tag_digest(["a"])
 TOKENS = fresh_tokens(3, 1_700_000_000_000)

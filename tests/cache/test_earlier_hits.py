@@ -13,7 +13,7 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache.seen_tokens import MOST_HITS, EarlierHits
+from hydracache_sync.cache.tokens.seen import MOST_HITS, EarlierHits
 from hydracache_sync.snapshots import NEVER, LocalMoment
 from support.clock import FakeClock
 

@@ -17,9 +17,10 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import CacheStore, inherited_tags
-from hydracache_sync.cache.decorator import CachedFunction
-from hydracache_sync.cache.inherited_tags import MAX_REMEMBERED
+from hydracache_sync.cache import CacheStore
+from hydracache_sync.cache.functions import inherited_tags
+from hydracache_sync.cache.functions.decorator import CachedFunction
+from hydracache_sync.cache.functions.inherited_tags import MAX_REMEMBERED
 from hydracache_sync.cache.tag_sets import MAX_TAGS
 from support.servers import Memcached
 

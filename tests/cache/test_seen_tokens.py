@@ -15,7 +15,7 @@ from hydracache_sync import (
     MemoryStore,
     TaggedCache,
 )
-from hydracache_sync.cache import seen_tokens
+from hydracache_sync.cache.tokens import seen as seen_tokens
 from hydracache_sync.snapshots import NEVER, LocalMoment
 
 TAGS = ["users", "user:1"]

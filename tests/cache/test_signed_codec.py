@@ -14,9 +14,9 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cache import CacheStore, Codec
-from hydracache_sync.cache.codec import JSON, MISS, SIGNED
+from hydracache_sync.cache.codecs.codec import JSON, MISS, SIGNED
 from hydracache_sync.cache.entry_format import pack, tag_digest, token_prefix_of
-from hydracache_sync.cache.tokens import fresh_tokens
+from hydracache_sync.cache.tokens.token import fresh_tokens
 
 KEY = b"k" * 32
 DIGEST = tag_digest(["a"])

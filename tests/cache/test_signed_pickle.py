@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from hydracache_sync import ConfigurationError, MemoryStore, TaggedCache
 from hydracache_sync.cache import Codec, PickleCodec
-from hydracache_sync.cache.codec import MISS, PICKLE, SIGNED
+from hydracache_sync.cache.codecs.codec import MISS, PICKLE, SIGNED
 from hydracache_sync.cache.entry_format import (
     pack,
     soft_ms_of,
     tag_digest,
     token_prefix_of,
 )
-from hydracache_sync.cache.tokens import fresh_tokens
+from hydracache_sync.cache.tokens.token import fresh_tokens
 
 DIGEST = tag_digest(["a", "b"])
 TOKENS = fresh_tokens(4, 1_700_000_000_000)

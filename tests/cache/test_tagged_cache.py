@@ -10,12 +10,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from hydracache_sync import MemcachedStore, MemoryStore, Reservation, TaggedCache
-from hydracache_sync.cache import (
-    Address,
-    CacheStore,
-    Keyspace,
-    fresh_token,
-)
+from hydracache_sync.cache import Address, CacheStore, Keyspace, fresh_token
 from support.clock import FakeClock
 from support.faulty_memcached import FaultyMemcached
 from support.servers import Memcached

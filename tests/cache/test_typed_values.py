@@ -24,15 +24,16 @@ from msgspec.msgpack import encode as packed
 from sqlalchemy import column, create_engine, literal, select
 
 from hydracache_sync import MemcachedStore, SignedCodec, TaggedCache, cacheable
-from hydracache_sync.cache import Codec, typed, value_types
-from hydracache_sync.cache.codec import JSON, MISS, TYPED
+from hydracache_sync.cache import Codec
+from hydracache_sync.cache.codecs import typed, value_types
+from hydracache_sync.cache.codecs.codec import JSON, MISS, TYPED
 from hydracache_sync.cache.entry_format import (
     pack,
     tag_digest,
     token_prefix_of,
     unpack,
 )
-from hydracache_sync.cache.tokens import fresh_tokens
+from hydracache_sync.cache.tokens.token import fresh_tokens
 from hydracache_sync.integrations.sqlalchemy import cacheable_rows
 from support.servers import Memcached
 

@@ -16,7 +16,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cache import unstorable
-from hydracache_sync.cache.load_coalescer import LOADS_AT_ONCE
+from hydracache_sync.cache.loads.coalescer import LOADS_AT_ONCE
 
 BAD = {"price": object()}
 ABSENT = object()

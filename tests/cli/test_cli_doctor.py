@@ -21,7 +21,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cli import ExitCode, outbox_checks
-from hydracache_sync.outbox.sqlite_sessions import SQLiteConnector
+from hydracache_sync.outbox.sqlite.sessions import SQLiteConnector
 from hydracache_sync.outbox.status import STATUS_CAP
 from support.clock import FakeClock
 from support.commands import PATIENCE, SECRET, Ended, Shop, run

@@ -196,7 +196,7 @@ def test_a_file_of_the_command_never_takes_the_number_of_a_closed_stream(
     code = """
 import os, sys
 from hydracache_sync.cli import program
-from hydracache_sync.outbox.sqlite import SQLiteOutbox
+from hydracache_sync.outbox.sqlite.outbox import SQLiteOutbox
 plain = SQLiteOutbox.status
 def looking(self, namespace):
     found = plain(self, namespace)
@@ -224,7 +224,7 @@ def test_a_list_ends_when_its_reader_has_gone(shop: Shop) -> None:
     code = """
 import sys
 from hydracache_sync.cli import program
-from hydracache_sync.outbox.sqlite import SQLiteOutbox
+from hydracache_sync.outbox.sqlite.outbox import SQLiteOutbox
 plain, pages = SQLiteOutbox.rows, []
 def counting(self, *arguments, **options):
     pages.append(1)

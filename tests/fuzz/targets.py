@@ -15,7 +15,7 @@ from uuid import UUID
 from zlib import crc32
 
 from hydracache_sync.cache import Codec, PickleCodec
-from hydracache_sync.cache.codec import MISS
+from hydracache_sync.cache.codecs.codec import MISS
 from hydracache_sync.cache.entry_format import tag_digest, token_prefix_of
 from hydracache_sync.memcached.replies import Replies
 

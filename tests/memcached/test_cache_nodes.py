@@ -11,8 +11,8 @@ import pytest
 
 from hydracache_sync import MemcachedStore, TaggedCache
 from hydracache_sync.cache import Address, Copy, Keyspace
-from hydracache_sync.cache.replacing import replace
-from hydracache_sync.cache.tokens import LIVE, fresh_tokens
+from hydracache_sync.cache.tokens.replacing import replace
+from hydracache_sync.cache.tokens.token import LIVE, fresh_tokens
 from hydracache_sync.errors import ApplyPermanent, ApplyUnavailable
 from hydracache_sync.memcached.commands import KEYS_PER_GET, STORED, VERSION
 from hydracache_sync.memcached.node import Node

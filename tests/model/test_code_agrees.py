@@ -21,7 +21,7 @@ from hydracache_sync import (
     TaggedCache,
 )
 from hydracache_sync.cache import Keyspace
-from hydracache_sync.cache.codec import MISS
+from hydracache_sync.cache.codecs.codec import MISS
 from hydracache_sync.cache.lifetime import Lifetime
 from support.clock import FakeClock
 

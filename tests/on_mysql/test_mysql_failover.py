@@ -38,7 +38,7 @@ from hydracache_sync import (
 from hydracache_sync.cli import ExitCode
 from hydracache_sync.drivers import pymysql_connection
 from hydracache_sync.outbox.lent_connections import keep_apart
-from hydracache_sync.outbox.mysql_sessions import MySQLConnector
+from hydracache_sync.outbox.mysql.sessions import MySQLConnector
 from hydracache_sync.pool.timing import PoolTiming
 from outbox_contract.common import SHOP, batch_of, keys_of
 from support.commands import ended, start

@@ -34,8 +34,8 @@ from hydracache_sync.errors import (
     SchemaError,
 )
 from hydracache_sync.outbox import MySQLOutbox, OutboxState
-from hydracache_sync.outbox.mysql import ClaimTurns
-from hydracache_sync.outbox.mysql_sessions import LOCK_WAIT_TIMEOUT
+from hydracache_sync.outbox.mysql.outbox import ClaimTurns
+from hydracache_sync.outbox.mysql.sessions import LOCK_WAIT_TIMEOUT
 from outbox_contract.common import SHOP, batch_of, keys_of, numbered
 from support.processes import Child, in_processes, in_threads
 from support.servers import SQLServer, free_port

@@ -27,8 +27,8 @@ from hydracache_sync.drivers.pymysql_poll import (
     poll,
     poll_again,
 )
-from hydracache_sync.outbox import mysql_poll
 from hydracache_sync.outbox.lent_connections import keep_apart
+from hydracache_sync.outbox.mysql import poll as mysql_poll
 from outbox_contract.common import SHOP, batch_of
 
 #: What a server says to a select of 17: how many columns, the column, their end, the

@@ -30,9 +30,9 @@ from hydracache_sync.outbox import (
     MemoryOutbox,
     OutboxRow,
     SQLiteOutbox,
-    sqlite_poll,
-    sqlite_sessions,
 )
+from hydracache_sync.outbox.sqlite import poll as sqlite_poll
+from hydracache_sync.outbox.sqlite import sessions as sqlite_sessions
 from outbox_contract.common import ODD_TEXTS, SHOP, batch_of, keys_of, numbered
 from outbox_contract.whole import SharedOutboxContract
 from support import ROOT

@@ -26,7 +26,7 @@ ALLOWED = {
     ("test_cli.py", f"app.build.{ANY}"),
     # Benchmarks count what is done always, without what is done now and then.
     ("idle.py", "outbox.claims.LOOK_AHEAD_EVERY"),
-    ("idle.py", "outbox.sqlite_poll.LOOK_ANYWAY"),
+    ("idle.py", "outbox.sqlite.poll.LOOK_ANYWAY"),
     ("instructions.py", "metrics.readings.LAG_EVERY"),
     ("metrics.py", "metrics.readings.LAG_EVERY"),
 }

@@ -12,10 +12,10 @@ from hydracache_sync import (
     entity_tag,
     events,
 )
-from hydracache_sync.cache import codec
+from hydracache_sync.cache.codecs import codec
 from hydracache_sync.cache.entry_format import token_prefix_of
 from hydracache_sync.cache.keyspace import SCHEME, Keyspace
-from hydracache_sync.cache.tokens import COLD, LIVE, TOKEN_SIZE
+from hydracache_sync.cache.tokens.token import COLD, LIVE, TOKEN_SIZE
 from hydracache_sync.outbox.schema import SCHEMA_VERSION
 from support import ROOT
 

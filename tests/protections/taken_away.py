@@ -166,7 +166,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "no token comes twice",
-        "cache/tokens.py",
+        "cache/tokens/token.py",
         "os.urandom(8 * count)\n",
         "bytes(8 * count)\n",
         "tests/worker/test_appliers.py::test_each_attempt_makes_a_token_of_its_own",
@@ -174,7 +174,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "tokens are read before the load",
-        "cache/load_coalescer.py",
+        "cache/loads/coalescer.py",
         "shared=decision.refused is None)\n"
         "            loaded, decision = self._loaded(decision, call)\n",
         "shared=decision.refused is None)\n"
@@ -185,7 +185,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "an early refresh stores under the tokens of the hit",
-        "cache/load_coalescer.py",
+        "cache/loads/coalescer.py",
         "            self._refreshing.end()\n",
         "            self._refreshing.end()" + _READ_TOKENS_NOW,
         "tests/cache/test_cache_api.py::"
@@ -194,7 +194,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "an old snapshot fills only under older tokens",
-        "cache/token_policy.py",
+        "cache/tokens/policy.py",
         "        return _all_before(tokens, since - self._cooling)\n",
         "        return True\n",
         _MYSQL + "test_a_reader_in_an_old_snapshot_never_stores_after_the_apply",
@@ -202,7 +202,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "... older by more than clocks differ",
-        "cache/token_policy.py",
+        "cache/tokens/policy.py",
         "        return _all_before(tokens, since - self._cooling)\n",
         "        return _all_before(tokens, since)\n",
         _STALE + "test_a_value_is_stored_only_if_its_snapshot_is_younger",
@@ -210,7 +210,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "... and by the millisecond that stamps count",
-        "cache/token_policy.py",
+        "cache/tokens/policy.py",
         "(stamp_ms(token) + 1) / 1000 < moment",
         "stamp_ms(token) / 1000 < moment",
         _STALE + "test_a_value_is_stored_only_if_its_snapshot_is_younger",
@@ -226,7 +226,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "a load that has met other tags than it was read under is not stored",
-        "cache/inherited_tags.py",
+        "cache/functions/inherited_tags.py",
         "            if met != known:\n",
         "            if False:\n",
         "tests/cache/test_inherited_tags.py::"
@@ -285,7 +285,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "a stamp is taken after what is there was read",
-        "cache/replacing.py",
+        "cache/tokens/replacing.py",
         "        outcomes = store.replace_many(copies, added, make)\n",
         "        early = dict(zip(copies, make(copies, added)))\n"
         "        outcomes = store.replace_many(\n"
@@ -296,7 +296,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "... and so it is by a process that was stopped before it read",
-        "cache/replacing.py",
+        "cache/tokens/replacing.py",
         "        outcomes = store.replace_many(copies, added, make)\n",
         "        early = dict(zip(copies, make(copies, added)))\n"
         "        outcomes = store.replace_many(\n"
@@ -307,7 +307,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "a write that begins again takes a new stamp",
-        "cache/replacing.py",
+        "cache/tokens/replacing.py",
         _REPLACED,
         _REPLACED_WITH_ONE_STAMP,
         _LATE + "test_an_apply_that_another_was_faster_than_takes_a_new_stamp",
@@ -315,7 +315,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "... a quarantine as well",
-        "cache/replacing.py",
+        "cache/tokens/replacing.py",
         _REPLACED,
         _REPLACED_WITH_ONE_STAMP,
         _LATE + "test_a_quarantine_that_another_was_faster_than_takes_a_new_stamp",
@@ -339,7 +339,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "a placeholder has no stamp",
-        "cache/replacing.py",
+        "cache/tokens/replacing.py",
         "        added = placeholders(len(copies), kind)\n",
         "        added = make(copies, placeholders(len(copies), kind))\n",
         _LATE + "test_a_late_apply_after_an_eviction_lets_no_old_snapshot_in",
@@ -359,7 +359,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "... which is later than every moment",
-        "cache/tokens.py",
+        "cache/tokens/token.py",
         "UNKNOWN_MS = 2**64 - 1\n",
         "UNKNOWN_MS = 1\n",
         _LATE + "test_a_late_token_of_a_reader_lets_no_old_snapshot_in",
@@ -367,7 +367,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "... so that it is never warm",
-        "cache/tokens.py",
+        "cache/tokens/token.py",
         "UNKNOWN_MS = 2**64 - 1\n",
         "UNKNOWN_MS = 1\n",
         _LATE + "test_a_late_token_of_a_reader_does_not_undo_a_quarantine",
@@ -393,7 +393,7 @@ PROTECTIONS = [
     Protection(
         "P4",
         "a flight is joined under the same tokens only",
-        "cache/load_coalescer.py",
+        "cache/loads/coalescer.py",
         "            (lookup.addresses[0], lookup.token_prefix),\n",
         '            (lookup.addresses[0], b""),\n',
         _HERD + "test_who_comes_after_an_invalidation_does_not_join",
@@ -412,7 +412,7 @@ PROTECTIONS = [
     Protection(
         "P4",
         "who may not store takes what began after it asked, and nothing else",
-        "cache/load_limit.py",
+        "cache/loads/limit.py",
         "self.snapshot is not None and other.asked_at < self.snapshot\n",
         "self.snapshot is not None\n",
         _HERD + "test_who_waits_takes_no_value_that_may_be_older_than_its_own",
@@ -420,7 +420,7 @@ PROTECTIONS = [
     Protection(
         "P4",
         "who shows rows of its own takes nothing of others",
-        "cache/load_coalescer.py",
+        "cache/loads/coalescer.py",
         "            or (since is not None and since <= NEVER)\n",
         "",
         _HERD + "test_who_shows_rows_of_its_own_takes_nothing_of_others",
@@ -459,7 +459,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "tokens are replaced before the commit",
-        "cache/strict.py",
+        "cache/tokens/strict.py",
         "        failure = self._mark()\n        if failure is None:\n",
         "        failure = None\n        if failure is None:\n",
         _STRICT + "test_a_read_after_the_commit_gets_the_new_value_before_any_worker",
@@ -467,7 +467,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "... by cold ones",
-        "cache/strict.py",
+        "cache/tokens/strict.py",
         "        return fresh_tokens(len(found), int(self._clock() * 1000), COLD)\n",
         "        return fresh_tokens(len(found), 0, COLD)\n",
         _STRICT + "test_what_is_read_between_quarantine_and_commit_is_not_stored",
@@ -492,7 +492,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "cold for as long again as clocks may differ",
-        "cache/token_policy.py",
+        "cache/tokens/policy.py",
         "        self._cooling = clock_skew + (",
         "        self._cooling = 0.0 + (",
         _STRICT + "test_a_writer_whose_clock_differs_is_waited_for_all_the_same",
@@ -500,7 +500,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "cold is judged by when the snapshot began",
-        "cache/token_policy.py",
+        "cache/tokens/policy.py",
         "        return _all_before(tokens, since - self._cooling)\n",
         "        return _all_before(tokens, since - self._skew)\n",
         _STRICT + "test_a_new_token_is_cold_for_snapshots_from_before_that_too",
@@ -508,7 +508,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "while a token is cold nobody joins a load that has started",
-        "cache/load_coalescer.py",
+        "cache/loads/coalescer.py",
         "begin(flight, shared=decision.refused is None)",
         "begin(flight, shared=True)",
         _HERD + "test_who_comes_after_a_commit_does_not_join_a_load_that_had_started",
@@ -516,7 +516,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "a COMMIT is not sent too late",
-        "cache/strict.py",
+        "cache/tokens/strict.py",
         "        if elapsed > self._hold_off.latest_commit:\n",
         "        if False:\n",
         _STRICT + "test_a_commit_that_would_be_too_late_is_not_sent",
@@ -524,7 +524,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "one that ended too late is held off again",
-        "cache/strict.py",
+        "cache/tokens/strict.py",
         "        if not self.strict or self._elapsed() <= self._hold_off.seconds:\n",
         "        if True:\n",
         _STRICT + "test_a_commit_that_took_too_long_is_held_off_anew_and_said",
@@ -532,7 +532,7 @@ PROTECTIONS = [
     Protection(
         "P5",
         "without the cache there is no commit, unless allowed",
-        "cache/strict.py",
+        "cache/tokens/strict.py",
         "        if not self._degrade:\n",
         "        if False:\n",
         _STRICT + "test_without_the_cache_the_commit_is_not_sent",
@@ -615,7 +615,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "of more hits than are remembered nothing is known",
-        "cache/seen_tokens.py",
+        "cache/tokens/seen.py",
         "        if len(hits) == hits.maxlen and hits[0][0] >= began:\n",
         "        if False:\n",
         "tests/cache/test_earlier_hits.py::"
@@ -648,7 +648,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "a token that was found after a snapshot began may be younger",
-        "cache/seen_tokens.py",
+        "cache/tokens/seen.py",
         "            or known[1] >= began\n",
         "",
         "tests/cache/test_seen_tokens.py::test_one_that_began_before_is_not",
@@ -656,7 +656,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "so may one that has taken the place of what was found",
-        "cache/seen_tokens.py",
+        "cache/tokens/seen.py",
         "            or known[0] != token[:TOKEN_ID_SIZE]\n",
         "",
         "tests/cache/test_seen_tokens.py::"
@@ -682,7 +682,7 @@ PROTECTIONS = [
     Protection(
         "P3",
         "what a load turned out to read decides whether it is stored",
-        "cache/load_coalescer.py",
+        "cache/loads/coalescer.py",
         "        if decision.refused is None and call.snapshot.since != since:\n",
         "        if False:\n",
         _AUTO + "test_nor_what_is_read_by_another_thread",
@@ -748,7 +748,7 @@ PROTECTIONS = [
     Protection(
         "P8",
         "a load of others that began before the bound is not joined",
-        "cache/load_coalescer.py",
+        "cache/loads/coalescer.py",
         "not leading and entries.is_too_old(flight.began_at)",
         "False",
         _BOUND + "test_load_that_began_before_the_bound_is_not_joined",

@@ -12,7 +12,7 @@ from typing import Sequence
 
 from hydracache_sync import MemcachedStore
 from hydracache_sync.cache.store import Copy, Maker, Write
-from hydracache_sync.cache.tokens import TOKEN_ID_SIZE, is_placeholder, stamped
+from hydracache_sync.cache.tokens.token import TOKEN_ID_SIZE, is_placeholder, stamped
 from hydracache_sync.errors import ApplyError
 
 

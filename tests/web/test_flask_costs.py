@@ -14,7 +14,7 @@ import pytest
 from shop import Shop, close_db, hydracache
 
 from hydracache_sync.memcached.transport import Connection
-from hydracache_sync.outbox.sqlite_sessions import SQLiteConnector
+from hydracache_sync.outbox.sqlite.sessions import SQLiteConnector
 from support.servers import Memcached
 
 

@@ -22,7 +22,7 @@ from hydracache_sync import (
 )
 from hydracache_sync.app.config import AppConfig
 from hydracache_sync.cache import Keyspace
-from hydracache_sync.cache.tokens import COLD, is_live
+from hydracache_sync.cache.tokens.token import COLD, is_live
 from support.servers import Memcached
 
 

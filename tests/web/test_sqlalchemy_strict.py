@@ -20,7 +20,7 @@ from hydracache_sync import (
     entity_tag,
 )
 from hydracache_sync.cache import Keyspace
-from hydracache_sync.cache.tokens import COLD, is_live
+from hydracache_sync.cache.tokens.token import COLD, is_live
 from hydracache_sync.integrations.sqlalchemy import attach
 
 

@@ -33,7 +33,7 @@ from hydracache_sync import (
     entity_tag,
 )
 from hydracache_sync.cache import Address, CacheStore, Copy, Keyspace, Maker
-from hydracache_sync.cache.tokens import fresh_token, is_live, stamp_ms
+from hydracache_sync.cache.tokens.token import fresh_token, is_live, stamp_ms
 from support.clock import FakeClock
 from support.faulty_memcached import FaultyMemcached, Mode
 from support.servers import Memcached

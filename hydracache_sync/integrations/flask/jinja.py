@@ -17,7 +17,7 @@ from jinja2.parser import Parser
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-from hydracache_sync.cache.inherited_tags import InheritedTags
+from hydracache_sync.cache.functions.inherited_tags import InheritedTags
 from hydracache_sync.cache.tag_sets import several
 from hydracache_sync.integrations.flask.state import state_of
 from hydracache_sync.keys import identity_text, identity_texts

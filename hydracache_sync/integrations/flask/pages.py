@@ -17,9 +17,9 @@ from flask import Response, current_app, has_request_context, request
 from werkzeug.datastructures import Headers
 
 from hydracache_sync.app.extension import Extension
-from hydracache_sync.cache.call_keys import text_of
-from hydracache_sync.cache.decorator import KeyOf, TagsOf, refuse_memory
-from hydracache_sync.cache.inherited_tags import InheritedTags
+from hydracache_sync.cache.functions.call_keys import text_of
+from hydracache_sync.cache.functions.decorator import KeyOf, TagsOf, refuse_memory
+from hydracache_sync.cache.functions.inherited_tags import InheritedTags
 from hydracache_sync.cache.tag_sets import several
 from hydracache_sync.cache.unstorable import NotToBeStored
 from hydracache_sync.integrations.flask.cookie_reads import (

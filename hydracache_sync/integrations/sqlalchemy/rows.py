@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.engine import Row
 from sqlalchemy.engine.result import result_tuple
 
-from hydracache_sync.cache.value_types import register
+from hydracache_sync.cache.codecs.value_types import register
 
 
 def cacheable_rows() -> None:

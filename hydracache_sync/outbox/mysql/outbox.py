@@ -22,17 +22,17 @@ from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.dialect import Dialect
 from hydracache_sync.outbox.history import MAX_HISTORY
-from hydracache_sync.outbox.mysql_callers import MySQLCallers
-from hydracache_sync.outbox.mysql_errors import READ_ONLY
-from hydracache_sync.outbox.mysql_identity import PATIENCE, ServerIdentity
-from hydracache_sync.outbox.mysql_inserts import MySQLInserts
-from hydracache_sync.outbox.mysql_poll import MySQLPoll
-from hydracache_sync.outbox.mysql_sessions import (
+from hydracache_sync.outbox.mysql.callers import MySQLCallers
+from hydracache_sync.outbox.mysql.errors import READ_ONLY
+from hydracache_sync.outbox.mysql.identity import PATIENCE, ServerIdentity
+from hydracache_sync.outbox.mysql.inserts import MySQLInserts
+from hydracache_sync.outbox.mysql.poll import MySQLPoll
+from hydracache_sync.outbox.mysql.sessions import (
     MySQLConnector,
     MySQLSessions,
     server_of,
 )
-from hydracache_sync.outbox.mysql_tables import MySQLTables
+from hydracache_sync.outbox.mysql.tables import MySQLTables
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
 from hydracache_sync.outbox.statements import ON_DUPLICATE_CARRY_AGAIN
 

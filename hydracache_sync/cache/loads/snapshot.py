@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Callable, Protocol, TypeVar
 
-from hydracache_sync.cache.seen_tokens import EarlierHits
+from hydracache_sync.cache.tokens.seen import EarlierHits
 from hydracache_sync.cache.unstorable import withhold
 
 T = TypeVar("T")

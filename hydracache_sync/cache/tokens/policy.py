@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from hydracache_sync.cache.tokens import COLD, LIVE, stamp_ms
+from hydracache_sync.cache.tokens.token import COLD, LIVE, stamp_ms
 from hydracache_sync.durations import checked_seconds
 
 #: Seconds for which a strict namespace holds off. A COMMIT has to end within it.

@@ -11,7 +11,7 @@ from hydracache_sync.drivers.sqlite import SQLiteConnection, opened_file
 from hydracache_sync.drivers.wrappers import own_connection, refusal
 from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.outbox.database import raise_as
-from hydracache_sync.outbox.sqlite_errors import sqlite_error
+from hydracache_sync.outbox.sqlite.errors import sqlite_error
 
 T = TypeVar("T")
 

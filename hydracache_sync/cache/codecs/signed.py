@@ -14,8 +14,8 @@ import hmac
 import pickle
 from typing import Any, Protocol, Sequence, Union
 
-from hydracache_sync.cache.codec import MISS, PICKLE, SIGNED, Codec
-from hydracache_sync.cache.compression import AUTO, Compression
+from hydracache_sync.cache.codecs.codec import MISS, PICKLE, SIGNED, Codec
+from hydracache_sync.cache.codecs.compression import AUTO, Compression
 from hydracache_sync.cache.diagnostics import Counter
 from hydracache_sync.cache.entry_format import pack, token_prefix_of, unpack
 from hydracache_sync.errors import ConfigurationError

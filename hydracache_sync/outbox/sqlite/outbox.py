@@ -15,11 +15,11 @@ from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.dialect import Dialect
 from hydracache_sync.outbox.history import MAX_HISTORY
 from hydracache_sync.outbox.schema import DEFAULT_TABLE
-from hydracache_sync.outbox.sqlite_callers import SQLiteCallers
-from hydracache_sync.outbox.sqlite_inserts import SQLiteInserts
-from hydracache_sync.outbox.sqlite_poll import FilePoll
-from hydracache_sync.outbox.sqlite_sessions import SQLiteConnector, SQLiteSessions
-from hydracache_sync.outbox.sqlite_tables import SQLiteTables
+from hydracache_sync.outbox.sqlite.callers import SQLiteCallers
+from hydracache_sync.outbox.sqlite.inserts import SQLiteInserts
+from hydracache_sync.outbox.sqlite.poll import FilePoll
+from hydracache_sync.outbox.sqlite.sessions import SQLiteConnector, SQLiteSessions
+from hydracache_sync.outbox.sqlite.tables import SQLiteTables
 
 #: Seconds to go on trying while others hold SQLite's write lock. Producers hold it
 #: for milliseconds; a backup or a long import may hold it for seconds.

@@ -25,7 +25,7 @@ from time import monotonic
 from typing import Callable, Deque, Optional, Sequence, Tuple
 
 from hydracache_sync.cache.keyspace import Address
-from hydracache_sync.cache.tokens import TOKEN_ID_SIZE
+from hydracache_sync.cache.tokens.token import TOKEN_ID_SIZE
 from hydracache_sync.fork import ProcessLocal
 
 #: Tokens that are remembered. With more all are forgotten, which costs a few loads.

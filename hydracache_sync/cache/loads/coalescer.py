@@ -39,14 +39,14 @@ from time import monotonic, sleep
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from hydracache_sync.backoff import Backoff
-from hydracache_sync.cache.codec import MISS
+from hydracache_sync.cache.codecs.codec import MISS
 from hydracache_sync.cache.entries import Entries, FillDecision, Lookup
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.lifetime import Lifetime
-from hydracache_sync.cache.load_limit import UNKNOWN, LoadLimit
 from hydracache_sync.cache.load_lock import LoadLock, is_worth_waiting_for
-from hydracache_sync.cache.load_snapshot import NEVER, LoadSnapshot
-from hydracache_sync.cache.single_flight import Flight, SingleFlight
+from hydracache_sync.cache.loads.limit import UNKNOWN, LoadLimit
+from hydracache_sync.cache.loads.single_flight import Flight, SingleFlight
+from hydracache_sync.cache.loads.snapshot import NEVER, LoadSnapshot
 from hydracache_sync.cache.unstorable import NotToBeStored
 from hydracache_sync.errors import ApplyError
 from hydracache_sync.outage import LoggedOutage

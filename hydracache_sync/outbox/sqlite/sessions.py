@@ -17,7 +17,7 @@ from hydracache_sync.fork import (
     fork_lock,
     keep_for_good,
 )
-from hydracache_sync.outbox.sqlite_errors import sqlite_error, to_text
+from hydracache_sync.outbox.sqlite.errors import sqlite_error, to_text
 
 
 class _Slot:

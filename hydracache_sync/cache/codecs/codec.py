@@ -4,7 +4,7 @@ A value comes back equal and of the same types, or it is refused when it is stor
 JSON keeps is JSON, and what it would change is ``typed``.
 Whatever is found in place of an entry is a miss and never an exception. What a cache
 needs of a codec is the two methods of :class:`Codec`; others, which sign, are in
-:mod:`hydracache_sync.cache.signed`.
+:mod:`hydracache_sync.cache.codecs.signed`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any, Sequence
 
-from hydracache_sync.cache.compression import (
+from hydracache_sync.cache.codecs.compression import (
     AUTO,
     COMPRESSED,
     COMPRESSED_ZSTD,
     Compression,
 )
+from hydracache_sync.cache.codecs.json_text import JsonText
 from hydracache_sync.cache.entry_format import unpack
-from hydracache_sync.cache.json_text import JsonText
 
 #: How to read a payload. A number is never given a second meaning: older entries and
 #: processes of another version are around.
@@ -37,7 +37,7 @@ MISS: Any = object()
 @lru_cache(maxsize=None)
 def _typed() -> ModuleType:
     # Here and not above: a program whose values are all JSON's need not have it loaded.
-    from hydracache_sync.cache import typed
+    from hydracache_sync.cache.codecs import typed
 
     return typed
 

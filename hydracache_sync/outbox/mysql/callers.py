@@ -9,8 +9,8 @@ from hydracache_sync.drivers.connection import TransactionEnd
 from hydracache_sync.drivers.wrappers import own_connection
 from hydracache_sync.errors import NotInTransactionError
 from hydracache_sync.outbox.database import raise_as
-from hydracache_sync.outbox.mysql_errors import mysql_error
-from hydracache_sync.outbox.mysql_inserts import literal
+from hydracache_sync.outbox.mysql.errors import mysql_error
+from hydracache_sync.outbox.mysql.inserts import literal
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ import time
 from typing import Callable, Sequence
 
 from hydracache_sync.cache.keyspace import Keyspace
-from hydracache_sync.cache.replacing import replace
 from hydracache_sync.cache.store import CacheStore, Copy
-from hydracache_sync.cache.token_policy import HoldOff
-from hydracache_sync.cache.tokens import COLD, fresh_tokens
+from hydracache_sync.cache.tokens.policy import HoldOff
+from hydracache_sync.cache.tokens.replacing import replace
+from hydracache_sync.cache.tokens.token import COLD, fresh_tokens
 from hydracache_sync.errors import ApplyError, QuarantineError
 from hydracache_sync.intents import InvalidationIntentBatch
 from hydracache_sync.printable import printable_logger

@@ -13,7 +13,7 @@ from typing import Any, Callable
 from hydracache_sync.drivers import CallersConnection
 from hydracache_sync.drivers.mysql import error_number, only_value
 from hydracache_sync.errors import NotInTransactionError, OutboxError
-from hydracache_sync.outbox.mysql_inserts import literal
+from hydracache_sync.outbox.mysql.inserts import literal
 from hydracache_sync.printable import printable_logger
 
 logger = printable_logger(__name__)

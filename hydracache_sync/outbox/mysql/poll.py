@@ -10,8 +10,8 @@ from hydracache_sync.drivers.pymysql_poll import encode_query, poll, poll_again
 from hydracache_sync.outbox.database import Database
 from hydracache_sync.outbox.due import NAMESPACES_PER_STATEMENT, Poll, QuietLook
 from hydracache_sync.outbox.lent_connections import LentConnections, is_apart
-from hydracache_sync.outbox.mysql_errors import is_unknown_index
-from hydracache_sync.outbox.mysql_inserts import literal
+from hydracache_sync.outbox.mysql.errors import is_unknown_index
+from hydracache_sync.outbox.mysql.inserts import literal
 from hydracache_sync.outbox.statements import DUE_ROWS
 
 #: Packets with queries for due rows that are kept; a pool has one.

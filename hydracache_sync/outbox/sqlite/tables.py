@@ -13,8 +13,8 @@ from hydracache_sync.outbox.schema_checker import (
     require_indexes,
     require_version,
 )
-from hydracache_sync.outbox.sqlite_errors import to_text
-from hydracache_sync.outbox.sqlite_sessions import (
+from hydracache_sync.outbox.sqlite.errors import to_text
+from hydracache_sync.outbox.sqlite.sessions import (
     SQLiteConnector,
     close_connection,
     rolled_back,

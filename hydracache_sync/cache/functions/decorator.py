@@ -21,10 +21,10 @@ from typing import (
     TypeVar,
 )
 
-from hydracache_sync.cache.call_keys import default_key
-from hydracache_sync.cache.inherited_tags import InheritedTags
+from hydracache_sync.cache.functions.call_keys import default_key
+from hydracache_sync.cache.functions.inherited_tags import InheritedTags
+from hydracache_sync.cache.functions.own_keys import own_key
 from hydracache_sync.cache.lifetime import check_lifetime
-from hydracache_sync.cache.own_keys import own_key
 from hydracache_sync.cache.tag_sets import several
 from hydracache_sync.cache.unstorable import NotToBeStored, value_of
 from hydracache_sync.intents import InvalidationIntent

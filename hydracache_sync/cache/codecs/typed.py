@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec.msgpack import Decoder, Encoder, Ext
 
-from hydracache_sync.cache.value_types import BY_CLASS, BY_NAME
+from hydracache_sync.cache.codecs.value_types import BY_CLASS, BY_NAME
 
 TEXT, INTEGER, TUPLE, SET, FROZENSET, DICT, DECIMAL, DATETIME = range(1, 9)
 DATE, TIME, TIMEDELTA, UUID_BYTES, OBJECT, NAIVE_DATETIME = range(9, 15)

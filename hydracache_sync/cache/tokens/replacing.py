@@ -20,7 +20,7 @@ from typing import Sequence
 
 from hydracache_sync.cache.keyspace import Address
 from hydracache_sync.cache.store import CacheStore, Failures, Maker, note
-from hydracache_sync.cache.tokens import placeholders
+from hydracache_sync.cache.tokens.token import placeholders
 from hydracache_sync.errors import ApplyUnavailable
 
 

@@ -20,7 +20,7 @@ from hydracache_sync.errors import OutboxBusyError, OutboxError
 from hydracache_sync.lending import MAX_IDLE, NoFreeConnection
 from hydracache_sync.outbox.call_limits import CallLimits
 from hydracache_sync.outbox.lent_connections import LentConnections, is_apart
-from hydracache_sync.outbox.mysql_errors import (
+from hydracache_sync.outbox.mysql.errors import (
     is_lost,
     mysql_error,
     own_error,

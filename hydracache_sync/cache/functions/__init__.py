@@ -1,0 +1,1 @@
+"""Cached functions: their keys, their tags, and the tags they inherit."""

@@ -1,0 +1,1 @@
+"""Loads of missing values: how many run at once, who runs them, what they may store."""
