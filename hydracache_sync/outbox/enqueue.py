@@ -256,10 +256,12 @@ class Enqueuer:
         now_ms: int,
         delay_ms: int = 0,
     ) -> Shared:
-        shared = namespace, position.value, batch.reason
         if self._binds_clock:
-            return (*shared, now_ms, now_ms + delay_ms)
-        return (*shared, delay_ms) if delay_ms else shared
+            due_ms = now_ms + delay_ms
+            return namespace, position.value, batch.reason, now_ms, due_ms
+        if delay_ms:
+            return namespace, position.value, batch.reason, delay_ms
+        return namespace, position.value, batch.reason
 
 
 def _receipt(
