@@ -31,9 +31,16 @@ _notable = re.compile(
     re.I | re.S,
 ).match
 
+#: The same further on in a text: drivers of MySQL can be told to allow that. It may be
+#: in a string, and then is looked for in vain.
+_notable_further = re.compile(
+    f";{_BEFORE}" r"(?:rollback|call|execute|begin\s+not\s+atomic)\b", re.I | re.S
+).search
+
 #: Statements that leave nothing behind to be committed.
 _changes_nothing = re.compile(
-    _BEFORE + r"(?:select|show|set|begin|start|savepoint|release|commit|rollback)\b",
+    _BEFORE + r"(?:select|show|set(?!\s+statement\b)|begin|start|savepoint|release"
+    r"|commit|rollback)\b[^;]*;?\s*\Z",
     re.I | re.S,
 ).match
 
@@ -64,13 +71,16 @@ def _this_thread() -> _OfThread:
 def note_statement(statement: Any) -> None:
     """State that this thread sends a statement, given its text or its bytes."""
     if isinstance(statement, bytes):
-        statement = statement[:200].decode("latin-1")
+        part = statement if b";" in statement else statement[:200]
+        statement = part.decode("latin-1")
     elif not isinstance(statement, str):
         return
     mine = _this_thread()
     if mine.has_ended and not _changes_nothing(statement):
         # The code goes on, and may commit this without what was written before.
         mine.has_ended = False
+        _note_undone_since(inf)
+    if ";" in statement and _notable_further(statement):
         _note_undone_since(inf)
     found = _notable(statement)
     if not found:

@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 from mysql_callers import CALLERS, Caller, PyMySQLCaller
 from mysql_databases import Database, fresh_database
+from pymysql.constants import CLIENT
 
 from hydracache_sync import InvalidationIntent, MemoryStore, NotInTransactionError
 from hydracache_sync.integrations.flask import HydraCache
@@ -134,6 +135,40 @@ def test_a_procedure_that_undoes_nothing_is_no_trouble(
     assert "called a procedure" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "update item set name = 'never' where id = 2; /* as before */ rollback to s",
+        "select 1; call go_back()",
+    ],
+    ids=["rollback to", "call"],
+)
+def test_what_is_undone_further_on_in_a_text_is_saved(
+    database: Database, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the one driver whose rows are not looked for in any case."""
+    database.sql("create procedure go_back() rollback to s")
+    caller = PyMySQLCaller()
+    several = CLIENT.MULTI_STATEMENTS
+    with closing(database.connect(autocommit=False, client_flag=several)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            caller.execute(connection, "update item set name = 'after' where id = 1")
+            caller.execute(connection, "savepoint s")
+            write(hydracache, connection)
+            caller.execute(connection, words)
+            connection.commit()
+
+        keys = run(database, view)
+
+    assert database.sql("select name from item order by id") == [
+        ("after",),
+        ("before",),
+    ]
+    assert keys == ["one"]
+    assert "went back to a savepoint" in caplog.text
+
+
 def deadlock(database: Database, connection: Any, caller: Caller) -> None:
     """Have the server roll back ``connection``, which has changed item 1 alone."""
     with closing(database.connect(autocommit=False)) as other:
@@ -197,6 +232,33 @@ def test_what_was_written_before_a_deadlock_is_saved_if_the_view_goes_on(
     assert database.sql("select name from item where id = 1") == [(name,)]
     assert keys == (["one"] if goes_on else [])
     assert ("such as a deadlock" in caplog.text) == goes_on
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "select 1; update item set name = 'after' where id = 1",
+        "set @a = 1; update item set name = 'after' where id = 1",
+    ],
+)
+def test_a_view_goes_on_after_a_deadlock_further_on_in_a_text(
+    database: Database, words: str
+) -> None:
+    caller = PyMySQLCaller()
+    several = CLIENT.MULTI_STATEMENTS
+    with closing(database.connect(autocommit=False, client_flag=several)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            caller.execute(connection, "update item set name = 'never' where id = 1")
+            write(hydracache, connection)
+            deadlock(database, connection, caller)
+            caller.execute(connection, words)
+            connection.commit()
+
+        keys = run(database, view)
+
+    assert database.sql("select name from item where id = 1") == [("after",)]
+    assert keys == ["one"]
 
 
 @pytest.mark.parametrize("snapshot", ["fresh", "request", "session"])

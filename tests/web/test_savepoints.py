@@ -86,7 +86,9 @@ def test_more_rollbacks_than_are_remembered_count_as_one_to_the_newest() -> None
     assert is_undone()
 
 
-@pytest.mark.parametrize("statement", ["ROLLBACK", "select 'SAVEPOINT a'", None, 7])
+@pytest.mark.parametrize(
+    "statement", ["ROLLBACK", "select 'SAVEPOINT a'", "select 1; select 2", None, 7]
+)
 def test_other_statements_are_none_of_them(statement: object) -> None:
     is_undone = savepoints.undone_after(savepoints.number())
     before = savepoints.number()
@@ -102,7 +104,9 @@ def test_other_statements_are_none_of_them(statement: object) -> None:
         ("update item set n = 1", True),
         (b"/* audit */ insert into log values (1)", True),
         ("call spend()", True),
-        ("SELECT 1", False),
+        ("set statement max_statement_time = 1 for update item set n = 1", True),
+        (b"set @n = 1; update item set n = @n", True),
+        ("SELECT 1;", False),
         ("rollback", False),
         ("start transaction", False),
     ],
