@@ -68,6 +68,18 @@ def test_closing_a_connection_without_a_commit_forgets(
     assert reads_own_writes()
 
 
+def test_a_connection_that_has_left_its_pool_commits_its_rows(
+    library: Library, attached: Attached
+) -> None:
+    with library.engine.connect() as connection:
+        with connection.begin():
+            connection.detach()
+            add(connection, "ada")
+            attached.invalidate(connection, ADA)
+
+    assert (library.names(), library.intents()) == (["ada"], [ADA])
+
+
 def test_savepoints_decide_for_what_is_in_them(
     library: Library, attached: Attached
 ) -> None:

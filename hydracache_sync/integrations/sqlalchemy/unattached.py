@@ -93,7 +93,10 @@ def has_committed(dbapi_connection: Any) -> bool:
 
 def dbapi_connection(connection: Connection) -> Any:
     """The driver's connection of one of SQLAlchemy's."""
-    return connection.connection.driver_connection
+    lent = connection.connection
+    found = lent.driver_connection
+    # One that was detached is known to no pool, of which the first asks.
+    return lent.dbapi_connection if found is None else found
 
 
 def _executes(
