@@ -23,7 +23,7 @@ from typing import (
     Union,
 )
 
-from hydracache_sync.app import app_settings, own_reads
+from hydracache_sync.app import app_settings, own_reads, savepoints
 from hydracache_sync.app.request_state import EnqueuedBatch, RequestState
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.app.runtime import Runtime
@@ -238,10 +238,10 @@ class Extension(abc.ABC):
         """Begin, run the block, write what was collected, commit; or roll back.
 
         A transaction that is open already is joined, and committed with the block. An
-        exception rolls back and forgets what the block has collected, unless the block
-        has ended the transaction itself, which may have been a commit. Do not: what
-        follows is not atomic with it, and a warning says so. On MySQL a COMMIT in text
-        that another transaction follows is not seen.
+        exception rolls back and forgets what the block has collected. It does not
+        forget if the block has ended the transaction itself, which may have been a
+        commit, or has sent a statement by which MySQL commits. Do neither: what follows
+        is not atomic with it, and a warning says so.
 
         Afterwards the rows are published at once in mode ``inline``, or the pool is
         woken; in mode ``strict`` the commit is in a :meth:`quarantine`.
@@ -256,6 +256,7 @@ class Extension(abc.ABC):
         driver = driver_of(own_connection(connection))
         driver.begin()
         blocks, is_over = collected.committed_blocks, None
+        commits = savepoints.commits()
         with driver.noted_end() as has_ended, collected.in_block():
             try:
                 yield connection
@@ -267,18 +268,15 @@ class Extension(abc.ABC):
                     driver.commit()
             except BaseException:
                 if is_over is None:
-                    is_over = has_ended() and blocks == collected.committed_blocks
+                    has_committed = has_ended() or savepoints.commits() != commits
+                    is_over = has_committed and blocks == collected.committed_blocks
                 if _has_ended(driver):
                     # A commit of its own, or a statement that commits by itself; what
                     # came after a deadlock perhaps, in autocommit.
-                    before = (*_undone_of(collected, earlier), *collected.intents)
-                    collected.doubt = "no transaction was open when its block raised"
+                    doubt = "no transaction was open when its block raised"
+                    before = kept_in_doubt(collected, earlier, doubt)
                 elif is_over:
-                    before = (*_undone_of(collected, earlier), *collected.intents)
-                    collected.doubt = (
-                        "its block ended the transaction that it had begun, and raised"
-                        " in another one"
-                    )
+                    before = kept_in_doubt(collected, earlier, ENDED_WITHIN)
                 try:
                     driver.roll_back()
                 finally:
@@ -588,17 +586,30 @@ def _say_ended(collected: RequestState, earlier: Sequence[EnqueuedBatch]) -> Non
         )
 
 
-def _undone_of(
-    collected: RequestState, earlier: Sequence[EnqueuedBatch]
-) -> list[InvalidationIntent]:
-    """What a block has written and its server has undone before the block went on."""
+#: Why it is not known whether what a block has collected is written.
+ENDED_WITHIN = (
+    "its block ended the transaction that it had begun, and raised in another one"
+)
+
+
+def kept_in_doubt(
+    collected: RequestState, earlier: Sequence[EnqueuedBatch], doubt: str
+) -> tuple[InvalidationIntent, ...]:
+    """Return what a block that has raised collected, which the request is to write.
+
+    :param earlier: what was written before the block.
+    :param doubt: why some of what it changed may be committed.
+    """
+    collected.doubt = doubt
+    # What it has written and its server has undone before the block went on.
     undone = [each for each in collected.written if each.is_undone()]
-    return [
+    intents = [
         intent
         for each in undone
         if each not in earlier
         for intent in each.receipt.batch or ()
     ]
+    return (*intents, *collected.intents)
 
 
 def _has_ended(driver: CallersConnection) -> bool:

@@ -22,19 +22,29 @@ REMEMBERED = 64
 #: Blanks, and the comments by which programs say where a statement comes from.
 _BEFORE = r"(?:\s|(?:--|#)[^\n]*\n|/\*.*?\*/)*"
 
-#: What a statement does to savepoints. Of what a procedure or a prepared statement does
-#: the server tells nobody: it may go back to one, roll back, or handle a deadlock.
+#: Of what a procedure or a prepared statement does the server tells nobody: it may go
+#: back to a savepoint, roll back, commit, or handle a deadlock.
+_HIDDEN = r"call|execute|begin\s+not\s+atomic"
+
+#: Statements by which MySQL commits what is open.
+_COMMITS = (
+    r"commit|begin|start\s+transaction|(?:create|drop)(?!\s+temporary\b)|alter"
+    r"|truncate|rename|lock|unlock|grant|revoke|analyze|check|optimize|repair|flush"
+    r"|(?:un)?install|set\s[^;]*?autocommit"
+)
+
+#: What a statement does to savepoints, and to the transaction.
 _notable = re.compile(
     _BEFORE + r"(?:savepoint\s+(?P<sets>\S+)"
     r"|rollback\s+(?:(?:work|transaction)\s+)?to\s+(?:savepoint\s+)?(?P<goes_back>\S+)"
-    r"|(?P<is_hidden>call|execute|begin\s+not\s+atomic)\b)",
+    rf"|(?P<is_hidden>{_HIDDEN})\b|(?P<commits>{_COMMITS})\b)",
     re.I | re.S,
 ).match
 
-#: The same further on in a text: drivers of MySQL can be told to allow that. It may be
-#: in a string, and then is looked for in vain.
+#: The same further on in a text: drivers of MySQL can be told to allow that. If it is
+#: in a string, the rows are looked for once too often.
 _notable_further = re.compile(
-    f";{_BEFORE}" r"(?:rollback|call|execute|begin\s+not\s+atomic)\b", re.I | re.S
+    rf";{_BEFORE}(?:rollback|{_HIDDEN}|{_COMMITS})\b", re.I | re.S
 ).search
 
 #: Statements that leave nothing behind to be committed.
@@ -52,6 +62,8 @@ class _OfThread:
         self.rollbacks = 0
         #: To which ones, by their numbers, the newest last.
         self.gone_back: Deque[float] = deque(maxlen=REMEMBERED)
+        #: Statements by which MySQL commits, and those that may hide such.
+        self.commits = 0
         #: The server may have ended a transaction, and nothing was changed since.
         self.has_ended = False
 
@@ -81,6 +93,7 @@ def note_statement(statement: Any) -> None:
         mine.has_ended = False
         _note_undone_since(inf)
     if ";" in statement and _notable_further(statement):
+        mine.commits += 1
         _note_undone_since(inf)
     found = _notable(statement)
     if not found:
@@ -90,7 +103,9 @@ def note_statement(statement: Any) -> None:
     elif found["goes_back"]:
         note_rollback(found["goes_back"])
     else:
-        _note_undone_since(inf)
+        mine.commits += 1
+        if found["is_hidden"]:
+            _note_undone_since(inf)
 
 
 def note_end() -> None:
@@ -122,6 +137,11 @@ def _note_undone_since(savepoint: float) -> None:
     mine = _this_thread()
     mine.gone_back.append(savepoint)
     mine.rollbacks += 1
+
+
+def commits() -> int:
+    """How many statements this thread has sent by which MySQL commits, or may."""
+    return _this_thread().commits
 
 
 def number() -> int:

@@ -317,6 +317,42 @@ def test_in_autocommit_a_block_that_goes_on_after_a_deadlock_keeps_what_it_wrote
     assert keys == (["one"] if goes_on else [])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "alter table item comment = 'new'",
+        "/* as before */ COMMIT",
+        "set @@session.autocommit = 1",
+        "create temporary table some as select 1 as n",
+    ],
+)
+def test_a_block_that_raises_keeps_what_it_collected_if_a_statement_has_committed(
+    database: Database, caller: Caller, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    has_committed = "temporary" not in words
+    with closing(caller.connect(database)) as connection:
+
+        def view(hydracache: HydraCache) -> None:
+            with contextlib.suppress(ZeroDivisionError):
+                with hydracache.transaction(connection):
+                    caller.execute(
+                        connection, "update item set name = 'after' where id = 1"
+                    )
+                    hydracache.invalidate_key("one")
+                    caller.execute(connection, words)
+                    caller.execute(
+                        connection, "update item set name = 'never' where id = 2"
+                    )
+                    raise ZeroDivisionError
+
+        keys = run(database, view)
+
+    name = "after" if has_committed else "before"
+    assert database.sql("select name from item where id = 1") == [(name,)]
+    assert keys == (["one"] if has_committed else [])
+    assert ("its block" in caplog.text) == has_committed
+
+
 def test_a_rollback_of_the_whole_transaction_takes_the_rows_along(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

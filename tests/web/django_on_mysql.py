@@ -113,6 +113,14 @@ def writes_outside_of_a_block() -> None:
         hydracache.discard()
 
 
+def commits_in_its_midst() -> None:
+    with hydracache.atomic():
+        rename("after")
+        execute("alter table item comment = 'new'")
+        rename("never")
+        raise ZeroDivisionError
+
+
 def loses_its_connection() -> None:
     with hydracache.atomic():
         rename("never")
@@ -129,6 +137,7 @@ VIEWS = [
     rolls_back_what_is_around_it,
     writes_by_hand,
     writes_outside_of_a_block,
+    commits_in_its_midst,
     loses_its_connection,
 ]
 

@@ -22,6 +22,7 @@ from django.db import (  # type: ignore[import-not-found,import-untyped,unused-i
 
 from hydracache_sync.app import open_transactions, replica_reads, savepoints
 from hydracache_sync.app.context_extension import ContextExtension, Scope
+from hydracache_sync.app.extension import ENDED_WITHIN, kept_in_doubt
 from hydracache_sync.app.known_connections import KnownReads, LeftOpen
 from hydracache_sync.app.request_writes import RequestWrites
 from hydracache_sync.drivers import find_driver
@@ -256,6 +257,7 @@ class HydraCache(ContextExtension):
             connection = connections[using]
             around_the_commit = around_all.enter_context(contextlib.ExitStack())
             is_outermost = not connection.in_atomic_block
+            commits = savepoints.commits()
             try:
                 with transaction.atomic(using=using, durable=durable):
                     yield
@@ -269,5 +271,7 @@ class HydraCache(ContextExtension):
                             self.runtime.quarantine(collected.written)
                         )
             except BaseException:
+                if connection.vendor == "mysql" and savepoints.commits() != commits:
+                    before = kept_in_doubt(collected, earlier, ENDED_WITHIN)
                 self._go_back(collected, before, earlier)
                 raise
