@@ -325,6 +325,7 @@ class TestOwnChanges:
             changed.close()
             changed = library.session()
         with changed:
+            transaction = changed.begin()
             if of == "unflushed":
                 changed.get(Author, 1).name = "never"
             else:
@@ -341,7 +342,7 @@ class TestOwnChanges:
             thread = threading.Thread(target=read_in_thread)
             thread.start()
             thread.join()
-            changed.rollback()
+            transaction.rollback()
 
             assert found == ["never"]
             assert cache.get("ada", tags=TAGS) is None
