@@ -274,7 +274,7 @@ def test_lock_that_is_held_for_too_long_is_busy_and_changes_nothing(own, outbox)
     outbox.enqueue(SHOP, batch_of("a"))
     rows = claim(outbox)
     before = outbox.rows(SHOP)
-    impatient = own.outbox(busy_timeout=0, read_timeout=3)
+    impatient = own.outbox(busy_timeout=0)
     with own.connect() as other:
         other.begin()
         other.cursor().execute("select id from hydracache_outbox for update")
