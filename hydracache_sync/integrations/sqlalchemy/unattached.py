@@ -94,8 +94,8 @@ def has_committed(dbapi_connection: Any) -> bool:
 def dbapi_connection(connection: Connection) -> Any:
     """The driver's connection of one of SQLAlchemy's."""
     lent = connection.connection
-    found = lent.driver_connection
-    # One that was detached is known to no pool, of which the first asks.
+    # One that was detached is known to no pool, which is asked: None, or no such name.
+    found = getattr(lent, "driver_connection", None)
     return lent.dbapi_connection if found is None else found
 
 
