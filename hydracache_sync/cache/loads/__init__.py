@@ -1,1 +1,1 @@
-"""Loads of missing values: how many run at once, who runs them, what they may store."""
+"""Loads of missing values: their limit, the reader that runs each, what is stored."""
